@@ -1,2 +1,58 @@
-//! Placeholder.
+//! The contract: generated types of `proto/**/*.proto`, raw descriptor sets, conversions to `weft-model`.
+//!
+//! Lives here: everything that must change when a `.proto` file changes. Does not: logic.
+//! Generated code is exempt from our lints here and nowhere else.
 #![forbid(unsafe_code)]
+
+mod convert;
+pub mod descriptors;
+
+pub use convert::{directory_entry, service_update_full};
+
+#[expect(missing_docs, reason = "prost copies the comments of the .proto files, but not onto everything it makes")]
+mod generated {
+    pub mod google {
+        pub mod api {
+            tonic::include_proto!("google.api");
+        }
+        pub mod rpc {
+            tonic::include_proto!("google.rpc");
+        }
+    }
+    pub mod weft {
+        pub mod model {
+            pub mod v1 {
+                tonic::include_proto!("weft.model.v1");
+            }
+        }
+        pub mod registry {
+            pub mod v1 {
+                tonic::include_proto!("weft.registry.v1");
+            }
+        }
+        pub mod discovery {
+            pub mod v1 {
+                tonic::include_proto!("weft.discovery.v1");
+            }
+        }
+        pub mod up {
+            pub mod v1 {
+                tonic::include_proto!("weft.up.v1");
+            }
+        }
+        pub mod testkit {
+            pub mod v1 {
+                tonic::include_proto!("weft.testkit.v1");
+            }
+        }
+    }
+    pub mod shop {
+        pub mod users {
+            pub mod v1 {
+                tonic::include_proto!("shop.users.v1");
+            }
+        }
+    }
+}
+
+pub use generated::{google, shop, weft};

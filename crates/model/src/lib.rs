@@ -1,2 +1,19 @@
-//! Placeholder.
+//! The vocabulary of the mesh: names, instances, endpoints, snapshots. Values of these types cannot be wrong.
+//!
+//! Lives here: types that two or more rooms share, and the rules that make a value valid. Does not: wire types (`weft-proto`), clocks, I/O.
+//! Invariants: nothing here awaits, reads a clock or allocates on comparison of ids.
 #![forbid(unsafe_code)]
+
+mod endpoint;
+mod instance;
+mod invalid;
+mod name;
+mod service;
+
+pub use endpoint::{Endpoint, Protocol, Transport};
+pub use instance::{
+    Check, CheckKind, Digest, Epoch, Instance, InstanceId, LeaseTtl, Locality, RemovalReason, Status, Weight,
+};
+pub use invalid::Invalid;
+pub use name::{ServiceName, SpiffeId};
+pub use service::{GrpcService, Method, ServiceInfo, ServiceSnapshot, Snapshot, Version};

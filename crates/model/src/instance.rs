@@ -1,0 +1,259 @@
+//! Instances: running processes of a service as they registered themselves, and the units of their leases.
+//!
+//! Lives here: identity, status, place, weight, checks of one instance. Does not: sets of instances (`service`), lease bookkeeping (registry).
+
+use std::{collections::BTreeMap, fmt, net::SocketAddr, str::FromStr, time::Duration};
+
+use uuid::Uuid;
+
+use crate::{Endpoint, Invalid, ServiceName};
+
+/// Id of one running process: a UUID, version 7 when we make it. A restarted process has a new one, so it never meets its own old lease.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InstanceId(Uuid);
+
+impl InstanceId {
+    /// Wraps a UUID made elsewhere; this crate has no clock to make one.
+    pub const fn new(id: Uuid) -> Self {
+        Self(id)
+    }
+
+    /// The UUID as 16 bytes.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// Reads what `as_bytes` gave.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+}
+
+impl FromStr for InstanceId {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let id = Uuid::try_parse(text).map_err(|_| Invalid::new("", format!("{text:?} is no UUID")))?;
+        if id.is_nil() { Err(Invalid::new("", "the nil UUID names no instance")) } else { Ok(Self(id)) }
+    }
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+impl fmt::Debug for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+/// Fencing number of a lease; rises with each registration of an id. 0 is never granted: on the wire it is an operator's word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Epoch(pub u64);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Time a lease lives without a beat: 1 s to 1 h, 15 s unless asked otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LeaseTtl(Duration);
+
+impl LeaseTtl {
+    /// What an instance gets that asks for nothing.
+    pub const DEFAULT: Self = Self(Duration::from_secs(15));
+
+    /// Accepts 1 s to 1 h.
+    pub fn new(ttl: Duration) -> Result<Self, Invalid> {
+        let allowed = Duration::from_secs(1)..=Duration::from_secs(3600);
+        if allowed.contains(&ttl) {
+            Ok(Self(ttl))
+        } else {
+            Err(Invalid::new("", format!("{ttl:?} is outside 1 s to 1 h")))
+        }
+    }
+
+    /// The time to live.
+    pub const fn get(self) -> Duration {
+        self.0
+    }
+
+    /// Wanted time between two beats: a third, so that two lost beats cost nothing.
+    pub fn beat_every(self) -> Duration {
+        self.0 / 3
+    }
+}
+
+/// Life-cycle state of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Status {
+    /// Registered, not ready for calls yet.
+    Starting,
+    /// Takes calls.
+    Serving,
+    /// Alive, but refuses calls or fails its check.
+    NotServing,
+    /// Leaving: finishes its calls, callers pick others.
+    Draining,
+    /// Its app ended and is not back.
+    Crashed,
+}
+
+impl Status {
+    /// Whether a balancer may send new calls.
+    pub const fn takes_calls(self) -> bool {
+        matches!(self, Self::Serving)
+    }
+}
+
+/// For people: `serving`, `not serving`.
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Starting => "starting",
+            Self::Serving => "serving",
+            Self::NotServing => "not serving",
+            Self::Draining => "draining",
+            Self::Crashed => "crashed",
+        })
+    }
+}
+
+/// Why an instance left the catalog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RemovalReason {
+    /// Its owner said so.
+    Deregistered,
+    /// It drained and left.
+    Drained,
+    /// An operator removed it.
+    Forced,
+    /// Its lease ran out.
+    Expired,
+}
+
+/// Place of an instance, coarse to fine; empty parts are unknown.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Locality {
+    /// Region.
+    pub region: String,
+    /// Zone within the region.
+    pub zone: String,
+    /// Part of the zone.
+    pub sub_zone: String,
+}
+
+/// Relative share of traffic, 1 to 65,535.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Weight(u16);
+
+impl Weight {
+    /// The usual share.
+    pub const ONE: Self = Self(1);
+
+    /// Accepts 1 to 65,535.
+    pub fn new(weight: u32) -> Result<Self, Invalid> {
+        match u16::try_from(weight) {
+            Ok(weight) if weight > 0 => Ok(Self(weight)),
+            _ => Err(Invalid::new("", format!("{weight} is outside 1 to 65535"))),
+        }
+    }
+
+    /// The share.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+}
+
+/// SHA-256 of a descriptor set.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+/// The first 8 bytes in hexadecimal: enough to tell sets apart in a log.
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0[..8].iter().try_for_each(|b| write!(f, "{b:02x}"))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A check that the registry itself runs against an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// What to ask.
+    pub kind: CheckKind,
+    /// Time between two polls.
+    pub interval: Duration,
+    /// Time one poll may take.
+    pub timeout: Duration,
+    /// Consecutive failures before `NotServing`.
+    pub unhealthy_after: u32,
+    /// Consecutive successes before `Serving`.
+    pub healthy_after: u32,
+}
+
+/// What a check asks. An address left out is the instance's endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CheckKind {
+    /// grpc.health.v1, Watch or Check.
+    Grpc {
+        /// Service asked about; empty for the server as a whole.
+        service: String,
+        /// Address to check.
+        address: Option<SocketAddr>,
+    },
+    /// HTTP GET; 2xx is healthy.
+    Http {
+        /// Path and query.
+        path: String,
+        /// Address to check.
+        address: Option<SocketAddr>,
+    },
+    /// A connection that opens.
+    Tcp {
+        /// Address to check.
+        address: Option<SocketAddr>,
+    },
+    /// The instance reports by itself.
+    Ttl {
+        /// Longest silence before `NotServing`.
+        ttl: Duration,
+    },
+}
+
+/// One running process of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// Id of the process.
+    pub id: InstanceId,
+    /// Service it belongs to.
+    pub service: ServiceName,
+    /// Fencing number of its lease; `Epoch(0)` before the registry granted one.
+    pub epoch: Epoch,
+    /// Where callers reach it.
+    pub endpoint: Endpoint,
+    /// State.
+    pub status: Status,
+    /// Why the status is what it is; may be empty.
+    pub reason: String,
+    /// Place.
+    pub locality: Locality,
+    /// Share of traffic.
+    pub weight: Weight,
+    /// Facts for people and views; `slot` names the place in a scale.
+    pub metadata: BTreeMap<String, String>,
+    /// Descriptor set it carries.
+    pub descriptors: Option<Digest>,
+    /// Check that the registry runs; none when a sidecar or SDK reports.
+    pub check: Option<Check>,
+}

@@ -1,0 +1,84 @@
+//! Services and snapshots: immutable, versioned sets of instances, built of shared parts so that a change copies what changed.
+//!
+//! Lives here: the shapes. Does not: how a change is made (registry catalog) or received (`weft-discovery`), nor choosing (`weft-traffic`).
+//! Simplifying assumption: a snapshot lists instances in id order for every view; the order carries no preference.
+
+use std::{fmt, sync::Arc};
+
+use imbl::OrdMap;
+
+use crate::{Digest, Instance, InstanceId, ServiceName};
+
+/// Version of a snapshot. Rises across restarts of the registry: generation in the high 32 bits, counter in the low.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Version(pub u64);
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0 >> 32, self.0 & 0xffff_ffff)
+    }
+}
+
+/// What callers may know of a method without its descriptors.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Method {
+    /// Name within its gRPC service.
+    pub name: String,
+    /// The client sends a stream.
+    pub client_streaming: bool,
+    /// The server sends a stream.
+    pub server_streaming: bool,
+    /// Declared NO_SIDE_EFFECTS or IDEMPOTENT.
+    pub idempotent: bool,
+}
+
+/// A gRPC service that a mesh service offers.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct GrpcService {
+    /// Full name, `shop.users.v1.Users`.
+    pub name: String,
+    /// Its methods.
+    pub methods: Vec<Method>,
+}
+
+/// Facts about a service that do not change with each instance.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct ServiceInfo {
+    /// gRPC services it owns by claim.
+    pub grpc_services: Vec<GrpcService>,
+    /// Digests of the descriptor sets its live instances carry, the newest first.
+    pub descriptors: Vec<Digest>,
+}
+
+/// One service at one version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceSnapshot {
+    /// Its name.
+    pub name: ServiceName,
+    /// Version of the catalog at which it last changed.
+    pub version: Version,
+    /// Its instances, in every status.
+    pub instances: OrdMap<InstanceId, Arc<Instance>>,
+    /// Whether an empty set is meant; a caller keeps its last good set otherwise.
+    pub authoritative: bool,
+    /// Its facts.
+    pub info: Arc<ServiceInfo>,
+}
+
+impl ServiceSnapshot {
+    /// Returns a service without instances.
+    pub fn empty(name: ServiceName, version: Version) -> Self {
+        Self { name, version, instances: OrdMap::new(), authoritative: true, info: Arc::default() }
+    }
+}
+
+/// Everything one reader knows of the mesh at one version.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Snapshot {
+    /// Version of the catalog.
+    pub version: Version,
+    /// Services with their instances: all of them in the registry, the subscribed ones elsewhere.
+    pub services: OrdMap<ServiceName, Arc<ServiceSnapshot>>,
+    /// Facts of all services, also of those not subscribed.
+    pub directory: OrdMap<ServiceName, Arc<ServiceInfo>>,
+}

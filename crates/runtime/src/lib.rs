@@ -1,2 +1,21 @@
-//! Placeholder.
+//! The frame of a process: environment, telemetry, signals, shutdown, listeners, admin server, data threads, clock.
+//!
+//! Lives here: what every process of ours needs before it knows what it is. Does not: anything of a role.
+//! Invariants: the environment is read once, in [`run`]; the wall clock is read in [`clock`] only; every task started here has an owner.
 #![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod clock;
+pub mod env;
+pub mod listen;
+pub mod metrics;
+mod process;
+pub mod shutdown;
+pub mod telemetry;
+pub mod threads;
+
+pub use env::Env;
+pub use metrics::Metrics;
+pub use process::{Context, Process, Usage, run};
+pub use shutdown::Shutdown;
+pub use telemetry::LogFormat;

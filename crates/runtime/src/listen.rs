@@ -1,0 +1,197 @@
+//! Listeners: addresses as people write them, exclusive binding with an error that names the owner, and the line that says where we listen.
+//!
+//! Lives here: parsing, binding, announcing. Does not: accepting (roles), TLS.
+
+use std::{
+    fmt, fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    str::FromStr,
+};
+
+use tokio::net::{TcpListener, TcpSocket};
+
+use crate::{Context, LogFormat, Usage};
+
+/// Connections the kernel may hold before we accept them.
+const BACKLOG: u32 = 1024;
+
+/// An address to listen on: `127.0.0.1:8080`, `[::1]:8080`, `localhost:8080`, or `:8080` for all interfaces. Port 0 takes any free port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenAddr(SocketAddr);
+
+impl ListenAddr {
+    /// Loopback at a port: what a flag left out means.
+    pub const fn loopback(port: u16) -> Self {
+        Self(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port))
+    }
+
+    /// The address.
+    pub const fn get(self) -> SocketAddr {
+        self.0
+    }
+
+    /// Where the admin server of a role listens: its port + 80 on the same IP, or any port if that is 0.
+    pub fn admin(self) -> Self {
+        let port = if self.0.port() == 0 { 0 } else { self.0.port().saturating_add(80) };
+        Self(SocketAddr::new(self.0.ip(), port))
+    }
+
+    /// Refuses an address off loopback unless `insecure` was asked for: until peers prove who they are, only this machine may call.
+    pub fn require_loopback(self, flag: &str, insecure: Insecure) -> Result<Self, Usage> {
+        if self.0.ip().is_loopback() || insecure == Insecure::Allowed {
+            return Ok(self);
+        }
+        Err(Usage::new(format!(
+            "{flag} {self} is reachable from other machines, and connections are not encrypted or authenticated; \
+             listen on 127.0.0.1, or accept that with --insecure"
+        )))
+    }
+}
+
+/// Whether plaintext off loopback is accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Insecure {
+    /// Only loopback.
+    Refused,
+    /// Anywhere: `--insecure`.
+    Allowed,
+}
+
+impl From<bool> for Insecure {
+    fn from(flag: bool) -> Self {
+        if flag { Self::Allowed } else { Self::Refused }
+    }
+}
+
+impl FromStr for ListenAddr {
+    type Err = Usage;
+
+    fn from_str(text: &str) -> Result<Self, Usage> {
+        let wrong =
+            || Usage::new(format!("{text:?} is no address to listen on, like 127.0.0.1:8080, [::1]:8080 or :8080"));
+        if let Some(port) = text.strip_prefix(':') {
+            return Ok(Self(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port.parse().map_err(|_| wrong())?)));
+        }
+        if let Some(port) = text.strip_prefix("localhost:") {
+            return Ok(Self::loopback(port.parse().map_err(|_| wrong())?));
+        }
+        text.parse().map(Self).map_err(|_| wrong())
+    }
+}
+
+impl fmt::Display for ListenAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) { write!(f, ":{}", self.0.port()) } else { self.0.fmt(f) }
+    }
+}
+
+/// Why a listener could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another process listens there.
+    #[error("{addr} is taken{}; stop that process or choose another address", owner.as_ref().map(|o| format!(" by {o}")).unwrap_or_default())]
+    Taken {
+        /// The address asked for.
+        addr: ListenAddr,
+        /// Program and process id, when `/proc` tells.
+        owner: Option<String>,
+    },
+    /// Anything else, such as a port that needs more rights.
+    #[error("cannot listen on {addr}")]
+    Other {
+        /// The address asked for.
+        addr: ListenAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Binds exclusively: a second process on the same port fails instead of sharing it. Accepted connections should get `TCP_NODELAY`.
+pub fn bind(addr: ListenAddr) -> Result<TcpListener, BindError> {
+    let listen = || {
+        let socket = if addr.get().is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?; // a restart need not wait for TIME_WAIT; two listeners still exclude each other
+        socket.bind(addr.get())?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => BindError::Taken { addr, owner: owner(addr.get().port()) },
+        _ => BindError::Other { addr, source },
+    })
+}
+
+/// Says where a role listens: with `--log-format json` one line on stdout, which supervisors read; else a log line for people.
+pub fn announce(context: &Context, proto: &str, addr: SocketAddr) {
+    let role = context.name();
+    tracing::info!(role, proto, %addr, "listening");
+    if context.log_format() == LogFormat::Json {
+        println!(
+            "{}",
+            serde_json::json!({"event": "listening", "role": role, "proto": proto, "addr": addr.to_string()})
+        );
+    }
+}
+
+/// Program and process id that listen on a TCP port, read from `/proc`. None where that is not ours to see.
+fn owner(port: u16) -> Option<String> {
+    let inode = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| listening_inode(table, port))?;
+    let link = format!("socket:[{inode}]");
+    let holds = |pid: &str| {
+        let fds = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+        fds.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|l| l == Path::new(&link))).then_some(())
+    };
+    let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|d| d.file_name().into_string().ok());
+    let pid = pids.filter(|name| name.bytes().all(|b| b.is_ascii_digit())).find(|pid| holds(pid).is_some())?;
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    Some(format!("{} (pid {pid})", name.trim()))
+}
+
+/// Inode of the socket in state LISTEN (0A) on a port; format: proc(5), /proc/net/tcp.
+fn listening_inode(table: &str, port: u16) -> Option<String> {
+    let suffix = format!(":{port:04X}");
+    fs::read_to_string(table).ok()?.lines().skip(1).find_map(|line| {
+        let mut columns = line.split_whitespace();
+        let local = columns.nth(1)?;
+        let state = columns.nth(1)?;
+        let inode = columns.nth(5)?;
+        (local.ends_with(&suffix) && state == "0A").then(|| inode.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_read_as_people_write_them() {
+        let get = |text: &str| text.parse::<ListenAddr>().map(|a| a.get().to_string()).unwrap_or_default();
+        assert_eq!(get("127.0.0.1:80"), "127.0.0.1:80");
+        assert_eq!(get("localhost:80"), "127.0.0.1:80");
+        assert_eq!(get(":80"), "[::]:80");
+        assert_eq!(get("example.com:80"), "");
+        assert_eq!(get("80"), "");
+    }
+
+    #[test]
+    fn admin_listens_eighty_ports_up_or_anywhere() {
+        assert_eq!(ListenAddr::loopback(7100).admin(), ListenAddr::loopback(7180));
+        assert_eq!(ListenAddr::loopback(0).admin(), ListenAddr::loopback(0));
+    }
+
+    #[test]
+    fn an_address_off_loopback_needs_a_word() {
+        let open: ListenAddr = ":80".parse().unwrap();
+        assert!(open.require_loopback("--listen", Insecure::Refused).is_err());
+        assert!(open.require_loopback("--listen", Insecure::Allowed).is_ok());
+        assert!(ListenAddr::loopback(80).require_loopback("--listen", Insecure::Refused).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_names_its_owner() {
+        let first = bind(ListenAddr::loopback(0)).unwrap();
+        let port = first.local_addr().unwrap().port();
+        let error = bind(ListenAddr::loopback(port)).unwrap_err().to_string();
+        assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
+    }
+}

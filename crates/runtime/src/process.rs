@@ -1,0 +1,151 @@
+//! A process from its first line to its exit code.
+//!
+//! Lives here: runtime, signals, error report, exit codes. Does not: what the process does.
+//! Exit codes: 0 ended as asked; 1 failed; 2 was started wrongly ([`Usage`]).
+
+use std::{fmt, process::ExitCode, time::Duration};
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+use crate::{Env, LogFormat, Metrics, Shutdown, telemetry};
+
+/// After `abort`, how long the main future may still take before the process ends without it.
+const ABORT_LIMIT: Duration = Duration::from_secs(5);
+
+/// What a process is before it runs.
+#[derive(Debug, Clone)]
+pub struct Process {
+    name: &'static str,
+    log: LogFormat,
+}
+
+impl Process {
+    /// Names the process: a role, or a service.
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, log: LogFormat::Auto }
+    }
+
+    /// Sets how log lines look.
+    #[must_use]
+    pub const fn log(mut self, format: LogFormat) -> Self {
+        self.log = format;
+        self
+    }
+}
+
+/// What the frame gives to the process's main future.
+#[derive(Debug, Clone)]
+pub struct Context {
+    name: &'static str,
+    shutdown: Shutdown,
+    env: Env,
+    metrics: Metrics,
+    log: LogFormat,
+}
+
+impl Context {
+    /// Makes a context outside [`run`]: for tests, which bring their own runtime.
+    pub fn for_test(name: &'static str, env: Env) -> Self {
+        Self { name, shutdown: Shutdown::new(), env, metrics: Metrics::default(), log: LogFormat::Text }
+    }
+
+    /// Name of the process.
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The process's shutdown.
+    pub fn shutdown(&self) -> Shutdown {
+        self.shutdown.clone()
+    }
+
+    /// The environment as it was at the start.
+    pub const fn env(&self) -> &Env {
+        &self.env
+    }
+
+    /// The process's metrics.
+    pub const fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// How log lines look.
+    pub const fn log_format(&self) -> LogFormat {
+        self.log
+    }
+}
+
+/// An error of how the process was started: flags, environment, configuration. Ends it with code 2.
+#[derive(Debug)]
+pub struct Usage(String);
+
+impl Usage {
+    /// Says what is wrong and what would be right.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
+
+/// Runs the process: starts logging and a runtime, drains on the first SIGTERM or SIGINT, aborts on the second, reports the error once.
+///
+/// The runtime is the control runtime: two threads, nothing of the data path.
+pub fn run<F>(process: Process, main: impl FnOnce(Context) -> F) -> ExitCode
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let env = Env::capture();
+    telemetry::init(process.log, &env);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return report(process.name, &anyhow::Error::new(error).context("starting the runtime")),
+    };
+    let context =
+        Context { name: process.name, shutdown: Shutdown::new(), env, metrics: Metrics::default(), log: process.log };
+    let shutdown = context.shutdown();
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = main(context) => result,
+            never = signals(shutdown) => never,
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(process.name, &error),
+    }
+}
+
+/// Moves the shutdown at each signal. Ends only when signals cannot be had, or `ABORT_LIMIT` after the second one.
+async fn signals(shutdown: Shutdown) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    loop {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        if !shutdown.is_draining() {
+            info!(signal = name, "draining; a second signal aborts");
+            shutdown.drain();
+            continue;
+        }
+        warn!(signal = name, "aborting");
+        shutdown.abort();
+        tokio::time::sleep(ABORT_LIMIT).await;
+        anyhow::bail!("aborted: still busy {ABORT_LIMIT:?} after the second signal");
+    }
+}
+
+fn report(name: &str, error: &anyhow::Error) -> ExitCode {
+    tracing::error!(error = format!("{error:#}"), "{name} failed");
+    ExitCode::from(if error.downcast_ref::<Usage>().is_some() { 2 } else { 1 })
+}

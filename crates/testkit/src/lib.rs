@@ -1,2 +1,12 @@
-//! Placeholder.
+//! What tests share: the workspace's binaries as real processes, a mesh made of them, an echo service, an open-loop load generator.
+//!
+//! Lives here: means of testing that more than one room needs. Does not: assertions about a room, fakes of what a user has for real.
+//! Only tests and benches depend on this crate.
 #![forbid(unsafe_code)]
+
+pub mod echo;
+pub mod load;
+pub mod mesh;
+pub mod outside;
+pub mod process;
+pub mod wait;

@@ -1,0 +1,185 @@
+//! An open-loop load generator over HTTP/1.1: calls start when they are due, whatever became of the ones before.
+//!
+//! Lives here: the schedule, the connections, the outcome of each call, a report. Does not: what to call (a closure), judging.
+//! Latency counts from the intended start, so that a stall shows in every call it delayed (no coordinated omission).
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::TcpStream,
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+
+/// A call that has not answered by then has failed.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+
+/// One call to make.
+#[derive(Debug, Clone)]
+pub struct Call {
+    /// Method.
+    pub method: Method,
+    /// Path and query.
+    pub path: String,
+    /// JSON body; none for an empty one.
+    pub body: Option<String>,
+}
+
+/// What became of one call.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// Position in the schedule.
+    pub index: usize,
+    /// The call.
+    pub call: Call,
+    /// Intended start, since the load began.
+    pub due: Duration,
+    /// From the intended start to the end of the answer.
+    pub latency: Duration,
+    /// Status and body, or what went wrong below HTTP.
+    pub answer: Result<(StatusCode, String), String>,
+}
+
+impl Outcome {
+    /// Whether the answer was a 2xx.
+    pub fn ok(&self) -> bool {
+        matches!(&self.answer, Ok((status, _)) if status.is_success())
+    }
+}
+
+/// Sends `rate` calls a second for `span` to `target`; `call` makes the n-th one when it is due. Returns every outcome in order.
+pub async fn run(target: SocketAddr, rate: u32, span: Duration, mut call: impl FnMut(usize) -> Call) -> Report {
+    let connections = Arc::new(Connections { target, idle: Mutex::new(Vec::new()) });
+    let total = (span.as_secs_f64() * f64::from(rate)).round() as usize;
+    let start = Instant::now();
+    let mut calls = JoinSet::new();
+    let mut outcomes = Vec::with_capacity(total);
+    for index in 0..total {
+        let due = span.mul_f64(index as f64 / total as f64);
+        sleep_until(start + due).await;
+        let (call, connections) = (call(index), Arc::clone(&connections));
+        calls.spawn(async move {
+            let limited = timeout(CALL_LIMIT, connections.send(&call)).await;
+            let answer = limited.unwrap_or_else(|_| Err(format!("no answer within {CALL_LIMIT:?}")));
+            Outcome { index, call, due, latency: start.elapsed().saturating_sub(due), answer }
+        });
+        while let Some(Ok(outcome)) = calls.try_join_next() {
+            outcomes.push(outcome);
+        }
+    }
+    outcomes.extend(calls.join_all().await);
+    outcomes.sort_by_key(|outcome| outcome.index);
+    Report { outcomes }
+}
+
+struct Connections {
+    target: SocketAddr,
+    idle: Mutex<Vec<(SendRequest<Full<Bytes>>, JoinSet<()>)>>,
+}
+
+impl Connections {
+    async fn send(&self, call: &Call) -> Result<(StatusCode, String), String> {
+        let (mut sender, driver) = match self.take() {
+            Some(connection) => connection,
+            None => self.connect().await.map_err(|e| format!("connect: {e}"))?,
+        };
+        let request = Request::builder()
+            .method(call.method.clone())
+            .uri(&call.path)
+            .header("host", self.target.to_string())
+            .header("content-type", "application/json")
+            .body(Full::from(call.body.clone().unwrap_or_default()))
+            .map_err(|e| format!("request: {e}"))?;
+        let response = sender.send_request(request).await.map_err(|e| format!("send: {e}"))?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(|e| format!("body: {e}"))?.to_bytes();
+        if !sender.is_closed() {
+            self.idle().push((sender, driver));
+        }
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+
+    /// Takes an idle connection; one that the other side closed meanwhile is no failure of a call and is dropped.
+    fn take(&self) -> Option<(SendRequest<Full<Bytes>>, JoinSet<()>)> {
+        let mut idle = self.idle();
+        while let Some((sender, driver)) = idle.pop() {
+            if sender.is_ready() {
+                return Some((sender, driver));
+            }
+        }
+        None
+    }
+
+    async fn connect(
+        &self,
+    ) -> Result<(SendRequest<Full<Bytes>>, JoinSet<()>), Box<dyn std::error::Error + Send + Sync>> {
+        let stream = TcpStream::connect(self.target).await?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let mut driver = JoinSet::new();
+        driver.spawn(async move { drop(connection.await) }); // its error reaches the call that is on it
+        Ok((sender, driver))
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(SendRequest<Full<Bytes>>, JoinSet<()>)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All outcomes of a load, in the order of their schedule.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The outcomes.
+    pub outcomes: Vec<Outcome>,
+}
+
+impl Report {
+    /// Calls that did not end with a 2xx.
+    pub fn failed(&self) -> Vec<&Outcome> {
+        self.outcomes.iter().filter(|outcome| !outcome.ok()).collect()
+    }
+
+    /// Failed calls of one method.
+    pub fn failed_with(&self, method: &Method) -> Vec<&Outcome> {
+        self.failed().into_iter().filter(|outcome| outcome.call.method == *method).collect()
+    }
+
+    /// Latency below which the share `q` (0 to 1) of the calls lies.
+    pub fn quantile(&self, q: f64) -> Duration {
+        let mut latencies: Vec<_> = self.outcomes.iter().map(|o| o.latency).collect();
+        latencies.sort();
+        let index = ((latencies.len().saturating_sub(1)) as f64 * q).round() as usize;
+        latencies.get(index).copied().unwrap_or_default()
+    }
+}
+
+/// One line of figures, then one line for each failed call, at most twenty.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let failed = self.failed();
+        write!(
+            f,
+            "{} calls, {} failed, p50 {:?}, p99 {:?}, max {:?}",
+            self.outcomes.len(),
+            failed.len(),
+            self.quantile(0.5),
+            self.quantile(0.99),
+            self.quantile(1.0)
+        )?;
+        for outcome in failed.iter().take(20) {
+            let Outcome { index, call, due, latency, answer } = outcome;
+            write!(f, "\n  #{index} {} {} due {due:?} took {latency:?}: {answer:?}", call.method, call.path)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,220 @@
+//! A real mesh of a test: registry, gateway, sidecars and apps as processes, on free ports, in a directory of their own.
+//!
+//! Lives here: starting the roles by hand, one process each, and asking the registry what it knows. Does not: `weft up`, which a test of it
+//! starts as a user would.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use tempfile::TempDir;
+use tonic::transport::Channel;
+use weft_proto::weft::{
+    discovery::v1::{ListRequest, ListResponse, discovery_client::DiscoveryClient, service_update::Body},
+    model::v1::{Instance, Status},
+};
+
+use crate::{outside, process::Process, wait};
+
+/// How long a mesh may take to serve, on a busy machine.
+const START: Duration = Duration::from_secs(60);
+
+/// An app that a mesh can run behind sidecars.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum App {
+    /// The example service `users`.
+    Users,
+    /// The echo service of this crate.
+    Echo,
+}
+
+impl App {
+    /// Name of the service.
+    pub const fn service(self) -> &'static str {
+        match self {
+            Self::Users => "users",
+            Self::Echo => "echo",
+        }
+    }
+
+    const fn binary(self) -> &'static str {
+        match self {
+            Self::Users => "users",
+            Self::Echo => "weft-echo",
+        }
+    }
+}
+
+/// One instance: a sidecar that supervises its app.
+#[derive(Debug)]
+pub struct Member {
+    /// What runs.
+    pub app: App,
+    /// Name of its place, `users-1`.
+    pub slot: String,
+    /// The sidecar.
+    pub sidecar: Process,
+}
+
+/// The processes of a mesh; they end with this value.
+#[derive(Debug)]
+pub struct Mesh {
+    weft: PathBuf,
+    dir: TempDir,
+    registry_at: SocketAddr,
+    gateway_at: SocketAddr,
+    started: usize,
+    /// The registry; none while it is down.
+    pub registry: Option<Process>,
+    /// The gateway.
+    pub gateway: Process,
+    /// The instances.
+    pub members: Vec<Member>,
+}
+
+impl Mesh {
+    /// Starts a mesh with these instances and waits until all serve. None if a binary is missing; the test named then skips loudly.
+    pub async fn start(test: &str, apps: &[App]) -> Option<Self> {
+        let names: Vec<_> = ["weft"].into_iter().chain(apps.iter().map(|app| app.binary())).collect();
+        let weft = outside::need_binaries(&names, test)?.swap_remove(0);
+        let dir = TempDir::new().expect("a temporary directory can be made");
+        let mut registry = registry(&weft, &dir, "127.0.0.1:0");
+        let registry_at = registry.address("grpc").await;
+        let args = [
+            "gateway",
+            "--listen",
+            "127.0.0.1:0",
+            "--registry",
+            &format!("http://{registry_at}"),
+            "--log-format",
+            "json",
+        ];
+        let mut gateway = Process::start("gateway", &weft, &weft, &args.map(str::to_owned), &[]).expect("weft starts");
+        let gateway_at = gateway.address("http").await;
+        let mut mesh = Self {
+            weft,
+            dir,
+            registry_at,
+            gateway_at,
+            started: 0,
+            registry: Some(registry),
+            gateway,
+            members: Vec::new(),
+        };
+        for app in apps {
+            mesh.add(*app);
+        }
+        mesh.all_serving().await;
+        Some(mesh)
+    }
+
+    /// Starts one more instance and does not wait for it.
+    pub fn add(&mut self, app: App) -> &mut Member {
+        self.started += 1;
+        let slot = format!("{}-{}", app.service(), self.started);
+        let program = outside::binary(app.binary()).expect("checked at the start of the mesh");
+        let data = self.dir.path().join(app.service());
+        let args = [
+            "sidecar",
+            "--service",
+            app.service(),
+            "--app",
+            "127.0.0.1:0",
+            "--registry",
+            &format!("http://{}", self.registry_at),
+            "--inbound",
+            "127.0.0.1:0",
+            "--outbound",
+            "127.0.0.1:0",
+            "--slot",
+            &slot,
+            "--data",
+            &data.to_string_lossy(),
+            "--log-format",
+            "json",
+            "--",
+            &program.to_string_lossy(),
+        ];
+        let sidecar =
+            Process::start(&slot, &self.weft, &self.weft, &args.map(str::to_owned), &[]).expect("weft starts");
+        self.members.push(Member { app, slot, sidecar });
+        self.members.last_mut().expect("pushed above")
+    }
+
+    /// Waits until every instance is listed as serving and the gateway answers for its service.
+    pub async fn all_serving(&self) {
+        wait::until("all instances to serve", START, || async {
+            let serving = self.instances().await.into_iter().filter(|i| i.status() == Status::Serving).count();
+            (serving >= self.members.len()).then_some(())
+        })
+        .await;
+        let mut services: Vec<_> = self.members.iter().map(|m| m.app.service()).collect();
+        services.dedup();
+        for service in services {
+            wait::until(&format!("the gateway to know {service}"), START, || self.gateway_serves(service)).await;
+        }
+    }
+
+    async fn gateway_serves(&self, service: &str) -> Option<()> {
+        let mut health = tonic_health::pb::health_client::HealthClient::new(self.gateway_channel());
+        let request = tonic_health::pb::HealthCheckRequest { service: service.to_owned() };
+        let status = health.check(request).await.ok()?.into_inner().status();
+        (status == tonic_health::pb::health_check_response::ServingStatus::Serving).then_some(())
+    }
+
+    /// Address of the gateway's main port.
+    pub const fn gateway_at(&self) -> SocketAddr {
+        self.gateway_at
+    }
+
+    /// Address of the registry's gRPC port; the same after a restart.
+    pub const fn registry_at(&self) -> SocketAddr {
+        self.registry_at
+    }
+
+    /// A channel to the gateway that connects when first used.
+    pub fn gateway_channel(&self) -> Channel {
+        channel(self.gateway_at)
+    }
+
+    /// Kills the registry with SIGKILL.
+    pub fn kill_registry(&mut self) {
+        if let Some(mut registry) = self.registry.take() {
+            registry.kill();
+        }
+    }
+
+    /// Starts the registry again on the same address with the same data.
+    pub async fn start_registry(&mut self) {
+        let mut registry = registry(&self.weft, &self.dir, &self.registry_at.to_string());
+        registry.address("grpc").await;
+        self.registry = Some(registry);
+    }
+
+    /// What the registry knows now. Fails while it is down.
+    pub async fn list(&self) -> Result<ListResponse, tonic::Status> {
+        let mut discovery = DiscoveryClient::new(channel(self.registry_at));
+        Ok(discovery.list(ListRequest::default()).await?.into_inner())
+    }
+
+    /// All instances the registry knows, of every service; empty while it is down.
+    pub async fn instances(&self) -> Vec<Instance> {
+        let services = self.list().await.map(|list| list.services).unwrap_or_default();
+        let instances = services.into_iter().filter_map(|service| match service.body {
+            Some(Body::Full(full)) => Some(full.instances),
+            _ => None,
+        });
+        instances.flatten().collect()
+    }
+}
+
+fn registry(weft: &std::path::Path, dir: &TempDir, listen: &str) -> Process {
+    let data = dir.path().join("registry");
+    let data = data.to_string_lossy();
+    let args = ["registry", "--listen", listen, "--http", "127.0.0.1:0", "--data", &data, "--log-format", "json"];
+    Process::start("registry", weft, weft, &args.map(str::to_owned), &[]).expect("weft starts")
+}
+
+/// A plaintext channel that connects when first used.
+pub fn channel(addr: SocketAddr) -> Channel {
+    let endpoint = Channel::from_shared(format!("http://{addr}")).expect("an address is a valid authority");
+    endpoint.connect_timeout(Duration::from_secs(2)).timeout(Duration::from_secs(10)).connect_lazy()
+}

@@ -1,0 +1,49 @@
+//! What tests take from outside: the workspace's binaries and stock tools, and how a test that lacks one says so.
+//!
+//! Lives here: the tests' only reading of `WEFT_TEST_*`; the protocol is described in `xtask/src/protocol.rs`. Does not: installing.
+
+use std::{fs::OpenOptions, io::Write, path::PathBuf};
+
+#[expect(clippy::disallowed_methods, reason = "tests have no frame that reads the environment for them")]
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from)
+}
+
+/// Returns a binary of the workspace: from `WEFT_TEST_BIN`, or beside the test's own target directory. None if it was not built.
+pub fn binary(name: &str) -> Option<PathBuf> {
+    let beside = || Some(std::env::current_exe().ok()?.parent()?.parent()?.to_path_buf());
+    let path = variable("WEFT_TEST_BIN").or_else(beside)?.join(name);
+    path.is_file().then_some(path)
+}
+
+/// Returns a Python interpreter that has grpcio, grpcio-tools, grpcio-reflection and grpcio-health-checking.
+pub fn python() -> Option<PathBuf> {
+    variable("WEFT_TEST_PYTHON")
+}
+
+/// Returns the grpcurl program.
+pub fn grpcurl() -> Option<PathBuf> {
+    variable("WEFT_TEST_GRPCURL")
+}
+
+/// Returns what a test needs from outside, or says loudly that the test named skips and returns none.
+pub fn need(found: Option<PathBuf>, test: &str, missing: &str) -> Option<PathBuf> {
+    if found.is_none() {
+        skip(test, missing, "cargo xtask test");
+    }
+    found
+}
+
+/// Returns all the binaries named, or says loudly that the test skips.
+pub fn need_binaries(names: &[&str], test: &str) -> Option<Vec<PathBuf>> {
+    names.iter().map(|name| need(binary(name), test, &format!("the binary `{name}`"))).collect()
+}
+
+fn skip(test: &str, missing: &str, command: &str) {
+    eprintln!("SKIPPED {test}: needs {missing}; `{command}` adds it");
+    let Some(file) = variable("WEFT_TEST_SKIPS") else { return };
+    let line = format!("{test}\t{missing}\t{command}\n");
+    let written =
+        OpenOptions::new().create(true).append(true).open(file).and_then(|mut f| f.write_all(line.as_bytes()));
+    written.expect("a skip must be seen: the file in WEFT_TEST_SKIPS can be written");
+}

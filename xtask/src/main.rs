@@ -1,3 +1,79 @@
-//! Placeholder.
+//! `cargo xtask`: the project's only task runner. Tests, what they need from outside, and the gate that a laptop and CI both run.
+//!
+//! Lives here: the command line and its help. Does not: what a command does (one module each: `testing`, `setup`, `ci`).
+//! A newcomer waits for this crate to compile, so it stands on a handful of small dependencies and on nothing of ours.
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod protocol;
+mod tally;
+mod testing;
+
+mod arrows;
+mod ci;
+mod headers;
+
+mod setup;
+mod tools;
+
+mod env;
+mod metadata;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::env::Env;
+
+#[derive(Parser)]
+#[command(
+    bin_name = "cargo xtask",
+    about = "Runs weft's tests and its gate",
+    max_term_width = 110,
+    after_help = "\
+First steps:
+  cargo xtask test                 everything that can be tested on this machine; about five minutes the first time
+  cargo xtask test drain           only tests whose name contains `drain`
+  cargo xtask ci fmt arrows        two stages of the gate, in seconds
+  cargo xtask ci                   the whole gate: what CI runs, nothing skipped
+
+Downloaded tools live in ~/.cache/weft; deleting that folder costs only the time to fetch them again."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Runs the tests of the whole workspace with cargo alone, using what this machine has
+    ///
+    /// Fetches the stock gRPC peers that tests talk to (Python's grpcio in a virtual environment, grpcurl) into ~/.cache/weft, builds
+    /// everything once, runs every test, and ends with the totals. A test that lacks something outside skips; each skip is listed
+    /// at the end with the command that adds what was missing. No system package is touched: that is `setup`.
+    Test(testing::Arguments),
+    /// Installs what the tests need from Debian (through apt, as root); says so and does nothing where all is there
+    Setup,
+    /// The gate: checks, documentation, dependencies and all tests; nothing may be skipped
+    ///
+    /// Runs its stages in order, goes on after a failed one so that a run shows all that is wrong, prints the minutes of each, and
+    /// fails if any failed or if the whole took longer than 55 minutes. With CI=true it builds in ~/.cache/weft/target, which runs
+    /// share, unless CARGO_TARGET_DIR names another place.
+    Ci(ci::Arguments),
+}
+
+fn main() -> ExitCode {
+    let task = Arguments::parse().command;
+    let done = Env::read().and_then(|env| match task {
+        Task::Test(arguments) => testing::run(&env, &arguments),
+        Task::Setup => setup::run(&env),
+        Task::Ci(arguments) => ci::run(env, &arguments),
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

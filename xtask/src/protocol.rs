@@ -1,0 +1,75 @@
+//! What `cargo xtask test` and the tests say to each other: environment variables on the way in, lines of one file on the way out.
+//!
+//! The other end is `weft-testkit`, the only crate that reads these variables; a test asks testkit and never the environment.
+//! Under plain `cargo test` none of them is set: testkit then looks for binaries beside the test's own, and what needs an outside
+//! tool skips.
+//!
+//! | variable | value |
+//! | --- | --- |
+//! | `WEFT_TEST_BIN` | directory of the workspace's binaries (`weft`, `users`, testkit's own), freshly built |
+//! | `WEFT_TEST_PYTHON` | a Python interpreter with grpcio, grpcio-tools, grpcio-reflection and grpcio-health-checking |
+//! | `WEFT_TEST_GRPCURL` | the grpcurl program |
+//! | `WEFT_TEST_SKIPS` | a file; a test that skips appends one line to it, in one write |
+//!
+//! A skip line is `TEST <tab> MISSING <tab> COMMAND`: the test's name, what it lacks, and the command that adds it, for example
+//! `grpcurl_lists_the_shop_services	grpcurl	cargo xtask test`. All values are absolute paths; a tool that could not be had is
+//! unset, not empty.
+
+use std::collections::BTreeSet;
+
+/// Directory of the workspace's binaries.
+pub(crate) const BIN: &str = "WEFT_TEST_BIN";
+/// Python interpreter with the pinned gRPC packages.
+pub(crate) const PYTHON: &str = "WEFT_TEST_PYTHON";
+/// The grpcurl program.
+pub(crate) const GRPCURL: &str = "WEFT_TEST_GRPCURL";
+/// File to which skipping tests append.
+pub(crate) const SKIPS: &str = "WEFT_TEST_SKIPS";
+
+/// One test that did not do its work because something outside is missing.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Skip {
+    /// What the test lacks.
+    pub(crate) missing: String,
+    /// The command that adds it.
+    pub(crate) command: String,
+    /// The test's name, as cargo prints it.
+    pub(crate) test: String,
+}
+
+/// Reads the skip file's text. A line in another form is kept as a skip without a command: a skip must never go unseen.
+pub(crate) fn skips(text: &str) -> BTreeSet<Skip> {
+    text.lines().filter(|line| !line.trim().is_empty()).map(skip).collect()
+}
+
+fn skip(line: &str) -> Skip {
+    let mut fields = line.splitn(3, '\t').map(str::trim);
+    let mut next = |otherwise: &str| fields.next().filter(|it| !it.is_empty()).unwrap_or(otherwise).to_owned();
+    let test = next("(unnamed)");
+    Skip { missing: next("(unnamed)"), command: next("(the test names no command)"), test }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn skip_of(test: &str, missing: &str, command: &str) -> Skip {
+        Skip { missing: missing.into(), command: command.into(), test: test.into() }
+    }
+
+    #[test]
+    fn skip_lines_are_read_once_each_and_grouped_by_what_is_missing() {
+        let read =
+            skips("b\tgrpcurl\tcargo xtask setup\na\tpython\tx\n\nb\tgrpcurl\tcargo xtask setup\na\tgrpcurl\ty\n");
+        let read: Vec<_> = read.into_iter().collect();
+        let wanted =
+            [skip_of("b", "grpcurl", "cargo xtask setup"), skip_of("a", "grpcurl", "y"), skip_of("a", "python", "x")];
+        assert_eq!(read, wanted);
+    }
+
+    #[test]
+    fn a_malformed_skip_line_is_still_a_skip() {
+        let read = skips("only a name\n");
+        assert_eq!(read.into_iter().next(), Some(skip_of("only a name", "(unnamed)", "(the test names no command)")));
+    }
+}

@@ -1,0 +1,165 @@
+//! User-level tools, pinned here and fetched into the cache when first wanted: stock gRPC peers for tests, cargo-deny for the gate.
+//!
+//! Lives here: versions, and how each tool is installed by the ordinary client of its registry. Does not: anything that needs root
+//! (`setup`). A tool's folder carries its version, so that two checkouts can want different ones. A tool is there if it answers:
+//! an interrupted install, or a Python that the system has since replaced, is cleared away and done again.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::env::Env;
+use crate::protocol;
+use crate::run::{self, Limit};
+
+const GRPCIO: &str = "1.85.1";
+const GRPCIO_PACKAGES: [&str; 4] = ["grpcio", "grpcio-tools", "grpcio-reflection", "grpcio-health-checking"];
+const GRPCURL: &str = "1.9.4";
+const CARGO_DENY: &str = "0.20.2";
+
+/// Minutes for one step of an install: a registry that does not answer must not hold up the tests for ever.
+const STEP: u64 = 15;
+
+struct Tool {
+    /// What a person calls it, and how long it takes.
+    what: String,
+    /// The folder that holds it and nothing else.
+    home: PathBuf,
+    /// Answers if the machine has what the steps need.
+    needs: Command,
+    /// Answers if the tool is installed.
+    works: Command,
+    steps: Vec<Command>,
+}
+
+/// Returns the environment variables that tell tests where the tools are. A tool that cannot be had is said on standard error and
+/// left out: the tests that want it skip, and name the cure.
+pub(crate) fn for_tests(env: &Env) -> Vec<(&'static str, PathBuf)> {
+    let tools = [(protocol::PYTHON, python(env)), (protocol::GRPCURL, grpcurl(env))];
+    tools.into_iter().filter_map(|(name, tool)| Some((name, had(install(env, tool))?))).collect()
+}
+
+/// Returns the cargo-deny program.
+pub(crate) fn cargo_deny(env: &Env) -> Result<PathBuf> {
+    let home = env.cache().join(format!("tools/cargo-deny-{CARGO_DENY}"));
+    let mut steps = env.cargo();
+    steps.args(["install", "--locked", "--debug", "--no-track", "--root"]).arg(&home);
+    steps.arg(format!("cargo-deny@{CARGO_DENY}"));
+    // Unoptimised and without debug information it builds in 47 s on two cores instead of minutes, and works for under a second.
+    steps.env("CARGO_PROFILE_DEV_DEBUG", "0").env("CARGO_INCREMENTAL", "0");
+    // Nobody builds it again: cargo's own choice of a target directory is one that it deletes.
+    steps.env_remove("CARGO_TARGET_DIR").env_remove("CARGO_BUILD_TARGET_DIR");
+    install(
+        env,
+        Tool {
+            what: format!("cargo-deny {CARGO_DENY} (about a minute)"),
+            needs: answer(env.cargo(), &["--version"]),
+            works: answer(env.command(home.join("bin/cargo-deny")), &["--version"]),
+            steps: vec![steps],
+            home,
+        },
+    )
+}
+
+fn python(env: &Env) -> Tool {
+    let home = env.cache().join(format!("tools/grpcio-{GRPCIO}"));
+    let python = || env.command(home.join("bin/python"));
+    let mut venv = env.command("python3");
+    venv.args(["-m", "venv"]).arg(&home);
+    let mut pip = python();
+    pip.args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]);
+    pip.args(GRPCIO_PACKAGES.map(|package| format!("{package}=={GRPCIO}")));
+    Tool {
+        what: format!("Python's grpcio {GRPCIO} (ten seconds)"),
+        needs: answer(env.command("python3"), &["-c", "import venv, ensurepip"]),
+        works: answer(python(), &["-c", "import grpc, grpc_tools, grpc_reflection, grpc_health"]),
+        steps: vec![venv, pip],
+        home,
+    }
+}
+
+fn grpcurl(env: &Env) -> Tool {
+    let home = env.cache().join(format!("tools/grpcurl-{GRPCURL}"));
+    let mut go = env.command("go");
+    go.arg("install").arg(format!("github.com/fullstorydev/grpcurl/cmd/grpcurl@v{GRPCURL}"));
+    go.env("GOBIN", home.join("bin"));
+    Tool {
+        what: format!("grpcurl {GRPCURL} (about a minute)"),
+        needs: answer(env.command("go"), &["version"]),
+        works: answer(env.command(home.join("bin/grpcurl")), &["-version"]),
+        steps: vec![go],
+        home,
+    }
+}
+
+fn answer(mut command: Command, arguments: &[&str]) -> Command {
+    command.args(arguments);
+    command
+}
+
+fn had(place: Result<PathBuf>) -> Option<PathBuf> {
+    place.inspect_err(|error| eprintln!("xtask: going on without: {error:#}")).ok()
+}
+
+/// Returns the tool's program, installed if need be. One install at a time on this machine: checkouts share the cache.
+fn install(env: &Env, tool: Tool) -> Result<PathBuf> {
+    let Tool { what, home, mut needs, mut works, steps } = tool;
+    let program = PathBuf::from(works.get_program());
+    fs::create_dir_all(env.cache()).with_context(|| format!("cannot make {}", env.cache().display()))?;
+    let lock = File::create(env.cache().join("lock")).context("cannot make the lock of the cache")?;
+    lock.lock().context("cannot lock the cache")?;
+    if run::answers(&mut works) {
+        return Ok(program);
+    }
+    let with = needs.get_program().to_string_lossy().into_owned();
+    ensure!(run::answers(&mut needs), "{what}: no usable `{with}` here; `cargo xtask setup` adds it");
+    eprintln!("fetching {what} into {}", home.display());
+    if home.exists() {
+        fs::remove_dir_all(&home).with_context(|| format!("cannot clear {}", home.display()))?;
+    }
+    for step in steps {
+        run::succeed(step, Limit::minutes(STEP)).with_context(|| format!("{what} could not be fetched"))?;
+    }
+    ensure!(run::answers(&mut works), "{what} was installed into {} but does not run", home.display());
+    Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::path::Path;
+
+    fn sh(env: &Env, script: &str, home: &Path) -> Command {
+        let mut command = env.command("sh");
+        command.args(["-c", script]).env("TOOL", home).current_dir("/");
+        command
+    }
+
+    /// A tool whose installer runs `step` and which is there once its file `done` is.
+    fn tool(env: &Env, needs: &str, step: &str) -> Tool {
+        let home = env.cache().join("tools/thing-1");
+        let works = sh(env, "test -f $TOOL/done", &home);
+        let steps = vec![sh(env, step, &home)];
+        Tool { what: "thing 1".into(), needs: sh(env, needs, &home), works, steps, home }
+    }
+
+    fn check(home: &Path, needs: &str, step: &str, wanted: &str) {
+        let env = Env::at(home);
+        let said = install(&env, tool(&env, needs, step)).map_or_else(|error| format!("{error:#}"), |_| "ok".into());
+        assert!(said.contains(wanted), "{said}");
+    }
+
+    #[test]
+    fn an_interrupted_install_is_cleared_and_done_again_and_a_working_one_is_kept() {
+        let home = std::env::temp_dir().join(format!("weft-xtask-install-{}", std::process::id()));
+        check(&home, "false", "true", "`cargo xtask setup` adds it");
+        check(&home, "true", "mkdir -p $TOOL && touch $TOOL/half && false", "thing 1 could not be fetched");
+        check(&home, "true", "true", "does not run");
+        check(&home, "true", "test ! -e $TOOL/half && mkdir -p $TOOL && touch $TOOL/done", "ok");
+        check(&home, "false", "false", "ok");
+        fs::remove_dir_all(home).unwrap();
+    }
+}

@@ -1,0 +1,189 @@
+//! Why a call got no answer from upstream, and what that means to the caller.
+//!
+//! Lives here: the one error of the stack, whose fault it is, whether it may be sent again, its gRPC code. Does not: answers that upstream gave (they
+//! pass through, whatever their status), failures after response headers (`BodyError`, inside the body).
+
+use std::sync::Arc;
+
+use http::{HeaderValue, Response, StatusCode, header};
+use weft_model::ServiceName;
+
+use crate::{Body, Code, pool::ConnectError};
+
+/// Where a failure began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The caller's request is at fault, or the caller left.
+    Downstream,
+    /// An endpoint or the way to it.
+    Upstream,
+    /// This process decided so: no route, deadline, limits.
+    Local,
+}
+
+/// Whether the caller may send the call again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// Sending it again cannot help.
+    Never,
+    /// No endpoint's application has seen it.
+    Safe,
+    /// An application may have seen it; only a method that may run twice may be sent again.
+    OnlyIfNotSent,
+}
+
+/// A call that got no response headers from upstream.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No service of the mesh offers this gRPC service, and the authority names none.
+    #[error("no service offers {path}")]
+    NoRoute {
+        /// The request's path.
+        path: String,
+    },
+    /// The authority has the form of a service's name, but no such service is known (yet), or the mesh is not known yet.
+    #[error("service {name} is not known")]
+    UnknownService {
+        /// What was asked for.
+        name: String,
+    },
+    /// The service is known, but none of its endpoints takes calls, and none came while the call waited.
+    #[error("no endpoint of {service} takes calls")]
+    NoEndpoint {
+        /// Service asked for.
+        service: ServiceName,
+    },
+    /// `grpc-timeout` is malformed.
+    #[error("malformed grpc-timeout {value:?}")]
+    Timeout {
+        /// What was sent.
+        value: String,
+    },
+    /// The deadline passed.
+    #[error("deadline exceeded")]
+    Deadline,
+    /// No connection could be opened to any endpoint tried.
+    #[error("cannot connect to {service}")]
+    Connect {
+        /// Service asked for.
+        service: ServiceName,
+        /// The last failure.
+        #[source]
+        source: Arc<ConnectError>,
+    },
+    /// Every endpoint tried handed the call back unprocessed.
+    #[error("{service} refused the call unprocessed")]
+    Refused {
+        /// Service asked for.
+        service: ServiceName,
+        /// The last failure.
+        #[source]
+        source: hyper::Error,
+    },
+    /// The connection or stream broke before response headers; an application may have seen the call.
+    #[error("call to {service} broke off")]
+    Broken {
+        /// Service asked for.
+        service: ServiceName,
+        /// What broke.
+        #[source]
+        source: hyper::Error,
+    },
+}
+
+impl Error {
+    /// Where the failure began.
+    pub fn origin(&self) -> Origin {
+        match self {
+            Self::NoRoute { .. } | Self::Timeout { .. } => Origin::Downstream,
+            Self::UnknownService { .. } | Self::NoEndpoint { .. } | Self::Deadline => Origin::Local,
+            Self::Connect { .. } | Self::Refused { .. } | Self::Broken { .. } => Origin::Upstream,
+        }
+    }
+
+    /// Whether the call may be sent again.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::NoRoute { .. } | Self::Timeout { .. } | Self::Deadline => Retry::Never,
+            Self::UnknownService { .. } | Self::NoEndpoint { .. } | Self::Connect { .. } | Self::Refused { .. } => {
+                Retry::Safe
+            }
+            Self::Broken { .. } => Retry::OnlyIfNotSent,
+        }
+    }
+
+    /// The gRPC status a caller sees. Its HTTP status is [`Code::http_status`], see [`Error::http_status`].
+    pub fn grpc_code(&self) -> Code {
+        match self {
+            Self::NoRoute { .. } => Code::Unimplemented,
+            Self::Timeout { .. } => Code::InvalidArgument,
+            Self::Deadline => Code::DeadlineExceeded,
+            Self::UnknownService { .. }
+            | Self::NoEndpoint { .. }
+            | Self::Connect { .. }
+            | Self::Refused { .. }
+            | Self::Broken { .. } => Code::Unavailable,
+        }
+    }
+
+    /// The HTTP status a REST caller sees.
+    pub fn http_status(&self) -> StatusCode {
+        self.grpc_code().http_status()
+    }
+
+    /// Returns a trailers-only gRPC answer: HTTP 200 with `grpc-status` and `grpc-message`; 400 for a malformed timeout (PROTOCOL-HTTP2.md).
+    pub fn to_response(&self) -> Response<Body> {
+        let mut response = Response::new(Body::empty());
+        if matches!(self, Self::Timeout { .. }) {
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+        }
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        self.grpc_code().write(&self.to_string(), headers);
+        response
+    }
+
+    /// Returns an error that makes hyper's server answer RST_STREAM with REFUSED_STREAM when a service returns it, so that callers of any make may send
+    /// the call again. None if an application may have seen the call.
+    pub fn refusal(&self) -> Option<Reset> {
+        (self.retry() == Retry::Safe).then(|| Reset(h2::Reason::REFUSED_STREAM.into()))
+    }
+}
+
+/// An error whose only effect is an RST_STREAM: hyper's server looks for the [`h2::Error`] among its sources.
+#[derive(Debug, thiserror::Error)]
+#[error("stream reset")]
+pub struct Reset(#[source] h2::Error);
+
+impl From<h2::Reason> for Reset {
+    fn from(reason: h2::Reason) -> Self {
+        Self(reason.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_failure_has_its_origin_retry_and_status() {
+        let service: ServiceName = "users".parse().unwrap();
+        let connect = || Arc::new(ConnectError::Timeout);
+        let cases = [
+            (Error::NoRoute { path: "/a.B/C".into() }, Origin::Downstream, Retry::Never, Code::Unimplemented, 501),
+            (Error::UnknownService { name: "x".into() }, Origin::Local, Retry::Safe, Code::Unavailable, 503),
+            (Error::NoEndpoint { service: service.clone() }, Origin::Local, Retry::Safe, Code::Unavailable, 503),
+            (Error::Timeout { value: "1".into() }, Origin::Downstream, Retry::Never, Code::InvalidArgument, 400),
+            (Error::Deadline, Origin::Local, Retry::Never, Code::DeadlineExceeded, 504),
+            (Error::Connect { service, source: connect() }, Origin::Upstream, Retry::Safe, Code::Unavailable, 503),
+        ];
+        for (error, origin, retry, code, http) in cases {
+            assert_eq!((error.origin(), error.retry(), error.grpc_code()), (origin, retry, code), "{error}");
+            assert_eq!(error.http_status().as_u16(), http, "{error}");
+            let response = error.to_response();
+            assert_eq!(Code::from_headers(response.headers()), Some(code), "{error}");
+            assert_eq!(error.refusal().is_some(), retry == Retry::Safe, "{error}");
+        }
+    }
+}

@@ -1,2 +1,18 @@
-//! Placeholder.
+//! Client of the registry: watches that yield `weft-model` snapshots, leases kept alive, descriptor sets fetched and stored.
+//!
+//! Lives here: the wire's client side and what survives an outage of the registry. Does not: balancing (`weft-traffic`), the
+//! registry's side of the wire, deciding when an app is ready (`weft-sidecar`).
+//! Invariants: nothing here spawns a task that its caller does not own; every wait has a bound; what a consumer holds never gets
+//! worse because the registry is away.
 #![forbid(unsafe_code)]
+
+mod backoff;
+mod descriptors;
+mod lease;
+mod registries;
+mod watch;
+
+pub use descriptors::{BadDescriptors, DescriptorSet};
+pub use lease::{Drained, Lease, LeaseState, LeaseTask, Leases};
+pub use registries::{BadUrl, CallError, Registries, RegistryUrls};
+pub use watch::{Subscriptions, Topic, Update, Watch, WatchConfig, WatchTask};

@@ -1,0 +1,227 @@
+//! Descriptor sets: what a service's reflection said, named by its digest, fetched from and stored in the registry.
+//!
+//! Lives here: the digest rule and the two calls. Does not: reading reflection (`weft-sidecar`), linking and meaning (gateway, registry).
+//! The files stay raw bytes all the way: a typed `FileDescriptorSet` drops custom options such as `google.api.http`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use prost_types::FileDescriptorProto;
+use sha2::{Digest as _, Sha256};
+use tonic::Request;
+use weft_model::{Digest, ServiceName};
+use weft_proto::weft::discovery::v1::{self as discovery, discovery_client::DiscoveryClient};
+use weft_proto::weft::registry::v1::{self as registry, registry_client::RegistryClient};
+
+use crate::{CallError, Registries};
+
+/// A set is larger than any single message of the control plane; the registry's own bound is below this.
+const MAX_MESSAGE: usize = 64 << 20;
+
+/// The files of a service, dependencies included, each once, sorted by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DescriptorSet {
+    files: BTreeMap<String, Bytes>,
+    digest: Digest,
+}
+
+/// The bytes are no descriptor set.
+#[derive(Debug, thiserror::Error)]
+pub enum BadDescriptors {
+    /// A file cannot be read.
+    #[error("file {index} of the set is no FileDescriptorProto")]
+    File {
+        /// Its place, from 0.
+        index: usize,
+        /// Why not.
+        source: prost::DecodeError,
+    },
+    /// Two files of one name differ.
+    #[error("the set has two files named {name:?} that differ")]
+    Clash {
+        /// The name.
+        name: String,
+    },
+    /// The set's bytes do not have the digest they were asked by.
+    #[error("asked for descriptor set {asked}, got {got}")]
+    Other {
+        /// The digest asked for.
+        asked: Digest,
+        /// The digest of what came.
+        got: Digest,
+    },
+    /// The registry did not give it.
+    #[error("fetching descriptors")]
+    Call(#[source] CallError),
+}
+
+impl DescriptorSet {
+    /// Returns the set of these encoded `FileDescriptorProto`s, in any order.
+    pub fn new(files: impl IntoIterator<Item = Bytes>) -> Result<Self, BadDescriptors> {
+        let mut named = BTreeMap::new();
+        for (index, bytes) in files.into_iter().enumerate() {
+            let name = FileDescriptorProto::decode(bytes.as_ref())
+                .map_err(|source| BadDescriptors::File { index, source })?
+                .name
+                .unwrap_or_default();
+            if named.get(&name).is_some_and(|known| *known != bytes) {
+                return Err(BadDescriptors::Clash { name });
+            }
+            named.insert(name, bytes);
+        }
+        let digest = digest(named.values());
+        Ok(Self { files: named, digest })
+    }
+
+    /// Reads an encoded `FileDescriptorSet`, for example from `protoc -o` with `--include_imports`, without losing options.
+    pub fn from_encoded_set(bytes: &[u8]) -> Result<Self, BadDescriptors> {
+        let raw = RawSet::decode(bytes).map_err(|source| BadDescriptors::File { index: 0, source })?;
+        Self::new(raw.file)
+    }
+
+    /// Its name in the registry.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The files, sorted by name.
+    pub fn files(&self) -> impl ExactSizeIterator<Item = &Bytes> {
+        self.files.values()
+    }
+
+    /// Returns the full names of the gRPC services in it, sorted; those of dependencies too.
+    pub fn services(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for bytes in self.files.values() {
+            let file = FileDescriptorProto::decode(bytes.as_ref()).expect("was decoded when the set was made");
+            let package = file.package.unwrap_or_default();
+            let dot = if package.is_empty() { "" } else { "." };
+            names.extend(file.service.iter().map(|service| format!("{package}{dot}{}", service.name())));
+        }
+        names.sort_unstable();
+        names
+    }
+}
+
+/// `google.protobuf.FileDescriptorSet` with its files left unread.
+#[derive(Clone, PartialEq, Message)]
+struct RawSet {
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    file: Vec<Bytes>,
+}
+
+/// SHA-256 over the files in order of their names, each preceded by its length as a big-endian u64 (registry.proto, PutDescriptors).
+fn digest<'a>(files: impl Iterator<Item = &'a Bytes>) -> Digest {
+    let mut hash = Sha256::new();
+    for file in files {
+        hash.update((file.len() as u64).to_be_bytes());
+        hash.update(file);
+    }
+    Digest(hash.finalize().into())
+}
+
+impl Registries {
+    /// Returns a descriptor set of `service`: the one named by `digest`, or the newest that a ready instance carries. NOT_FOUND is a
+    /// [`CallError::Refused`].
+    pub async fn descriptors(
+        &self,
+        service: &ServiceName,
+        digest: Option<Digest>,
+        within: Duration,
+    ) -> Result<DescriptorSet, BadDescriptors> {
+        let ask = discovery::DescriptorsRequest {
+            service: service.full().to_owned(),
+            digest: digest.map(|digest| Bytes::copy_from_slice(&digest.0)).unwrap_or_default(),
+        };
+        let answer = self
+            .call(within, |channel| {
+                let ask = Request::new(ask.clone());
+                async move {
+                    let mut client = DiscoveryClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+                    client.descriptors(ask).await
+                }
+            })
+            .await
+            .map_err(BadDescriptors::Call)?;
+        let set = DescriptorSet::new(answer.into_inner().files)?;
+        match digest {
+            Some(asked) if asked != set.digest => Err(BadDescriptors::Other { asked, got: set.digest }),
+            Some(_) | None => Ok(set),
+        }
+    }
+
+    /// Makes sure that the registry has this set: asks whether it lacks it, and sends it then. A set that does not link is refused
+    /// with file and symbol.
+    pub async fn store_descriptors(&self, set: &DescriptorSet, within: Duration) -> Result<(), CallError> {
+        let deadline = tokio::time::Instant::now() + within;
+        let ask = registry::MissingDescriptorsRequest { digests: vec![Bytes::copy_from_slice(&set.digest.0)] };
+        let missing = self
+            .call(within, |channel| {
+                let ask = ask.clone();
+                async move { RegistryClient::new(channel).missing_descriptors(ask).await }
+            })
+            .await?
+            .into_inner();
+        if missing.digests.is_empty() {
+            return Ok(());
+        }
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+        self.call(left, |channel| {
+            let put = registry::PutDescriptorsRequest { files: set.files.values().cloned().collect() };
+            async move {
+                let mut client = RegistryClient::new(channel).max_encoding_message_size(MAX_MESSAGE);
+                client.put_descriptors(put).await
+            }
+        })
+        .await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn users() -> DescriptorSet {
+        DescriptorSet::from_encoded_set(weft_proto::descriptors::SHOP_USERS).unwrap()
+    }
+
+    #[test]
+    fn the_digest_does_not_depend_on_the_order_of_files() {
+        let set = users();
+        let backwards: Vec<Bytes> = set.files().cloned().collect::<Vec<_>>().into_iter().rev().collect();
+        assert_eq!(DescriptorSet::new(backwards).unwrap().digest(), set.digest());
+    }
+
+    #[test]
+    fn a_changed_byte_changes_the_digest() {
+        let set = users();
+        let mut files: Vec<Bytes> = set.files().cloned().collect();
+        let mut file = FileDescriptorProto::decode(files[0].as_ref()).unwrap();
+        file.syntax = Some("editions".to_owned());
+        files[0] = file.encode_to_vec().into();
+        assert_ne!(DescriptorSet::new(files).unwrap().digest(), set.digest());
+    }
+
+    #[test]
+    fn a_set_names_its_services_and_keeps_custom_options() {
+        let set = users();
+        assert_eq!(set.services(), ["shop.users.v1.Users"]);
+        let raw = RawSet { file: set.files().cloned().collect() }.encode_to_vec();
+        let http = b"/api/users";
+        assert!(raw.windows(http.len()).any(|window| window == http));
+    }
+
+    #[test]
+    fn two_different_files_of_one_name_are_refused() {
+        let file = |package: &str| -> Bytes {
+            FileDescriptorProto { name: Some("a.proto".into()), package: Some(package.into()), ..Default::default() }
+                .encode_to_vec()
+                .into()
+        };
+        assert!(matches!(DescriptorSet::new([file("a"), file("b")]), Err(BadDescriptors::Clash { .. })));
+        assert!(DescriptorSet::new([file("a"), file("a")]).is_ok());
+    }
+}

@@ -1,0 +1,421 @@
+//! Leases: the right of this process's instances to be listed, registered and kept alive on one stream.
+//!
+//! Lives here: the owner's end of a lease, the task that registers and beats. Does not: the rules of a lease's life (`table`), deciding
+//! a status (`weft-sidecar`, SDK).
+//! While the registry is away a lease is kept as it is: after the outage it beats on with the same id and epoch, and is registered
+//! again only if the registry says that it does not know it.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+use tonic::{Code, Status as RpcStatus, Streaming};
+use weft_model::{Epoch, Instance, InstanceId, LeaseTtl, Status, Version};
+use weft_proto::weft::registry::v1::{self as pb, registry_client::RegistryClient};
+
+use crate::backoff::Backoff;
+use crate::registries::is_an_answer;
+use crate::{CallError, Registries};
+use table::Table;
+
+mod table;
+
+/// Time a registry has to open the stream, to answer a registration, or to answer a beat.
+const ANSWER: Duration = Duration::from_secs(3);
+/// Requests on their way to the registry.
+const REQUESTS: usize = 8;
+/// Beats that the registry may not undercut or stretch: what it asks for is kept within.
+const BEAT: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
+/// Time beyond a drain's own bound for its answer to arrive.
+const SLACK: Duration = Duration::from_secs(1);
+
+/// The leases of this process. Cheap to clone, callable from any thread.
+#[derive(Debug, Clone)]
+pub struct Leases {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    registries: Registries,
+    /// Held for a look-up or a change of one entry, never across an await.
+    table: Mutex<Table>,
+    /// Wakes the task; carries nothing, the table does.
+    changed: Notify,
+}
+
+/// One lease. Dropping it stops the beats, and the registry lists the instance until the lease runs out.
+#[derive(Debug)]
+pub struct Lease {
+    id: InstanceId,
+    state: watch::Receiver<LeaseState>,
+    shared: Arc<Shared>,
+}
+
+/// Where a lease is in its life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeaseState {
+    /// Not listed yet, or no longer known to the registry; being registered for as long as it takes.
+    Registering {
+        /// What the last attempt met.
+        failure: Option<String>,
+    },
+    /// Listed.
+    Held {
+        /// The lease's fencing number.
+        epoch: Epoch,
+    },
+    /// A newer registration holds the id: leave.
+    Fenced {
+        /// Why, for people.
+        reason: String,
+    },
+    /// An operator removed the instance: keep running, unlisted.
+    Revoked {
+        /// Why, for people.
+        reason: String,
+    },
+    /// The registry will never list this instance as it is described.
+    Refused {
+        /// Which field, and what is wrong with it.
+        reason: String,
+    },
+}
+
+/// How a drain ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drained {
+    /// Every live watcher that held the instance has acknowledged a version without it.
+    pub acknowledged: bool,
+    /// Watchers that had not when time was up, by name.
+    pub waiting: Vec<String>,
+    /// Watchers that were waited for, by name.
+    pub waited_for: Vec<String>,
+}
+
+/// The running part: registers what is held and beats; its owner runs it.
+#[derive(Debug)]
+pub struct LeaseTask {
+    shared: Arc<Shared>,
+    ttl: LeaseTtl,
+}
+
+impl Leases {
+    /// Returns the leases of this process, none yet, and the task that keeps them.
+    pub fn new(registries: Registries, ttl: LeaseTtl) -> (LeaseTask, Self) {
+        let shared = Arc::new(Shared { registries, table: Mutex::default(), changed: Notify::new() });
+        (LeaseTask { shared: shared.clone(), ttl }, Self { shared })
+    }
+
+    /// Lists an instance and keeps it listed. Returns at once; the state of the lease tells what became of it.
+    pub fn hold(&self, instance: Instance) -> Lease {
+        let id = instance.id;
+        let state = self.shared.table().hold(instance);
+        self.shared.changed.notify_one();
+        Lease { id, state, shared: self.shared.clone() }
+    }
+}
+
+impl Shared {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lease {
+    /// The instance.
+    pub fn id(&self) -> InstanceId {
+        self.id
+    }
+
+    /// Returns the state as it is now.
+    pub fn state(&self) -> LeaseState {
+        self.state.borrow().clone()
+    }
+
+    /// Waits for the next change of state. `None` when the task has ended. Cancel-safe.
+    pub async fn changed(&mut self) -> Option<LeaseState> {
+        self.state.changed().await.ok()?;
+        Some(self.state.borrow_and_update().clone())
+    }
+
+    /// Sets status and reason; the registry hears it at once, or as soon as it can be reached.
+    pub fn report(&self, status: Status, reason: &str) {
+        self.shared.table().report(self.id, status, reason);
+        self.shared.changed.notify_one();
+    }
+
+    /// Marks the instance as draining and waits until no watcher sends it new calls, at most `at_most`. Without a registry in reach it
+    /// fails after `at_most`; the lease is kept in any case.
+    pub async fn drain(&self, at_most: Duration) -> Result<Drained, CallError> {
+        self.report(Status::Draining, "");
+        let Some(epoch) = self.epoch() else {
+            return Ok(Drained { acknowledged: true, waiting: Vec::new(), waited_for: Vec::new() }); // nobody was told of it
+        };
+        let deadline = Instant::now() + at_most;
+        let asked = self.shared.registries.call(at_most + SLACK, |channel| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let ask = pb::DrainRequest { id: self.id.to_string(), epoch: epoch.0, at_most_ms: millis(left).max(1) };
+            async move {
+                if left.is_zero() {
+                    return Err(RpcStatus::failed_precondition(
+                        "time for the drain was over before a registry answered",
+                    ));
+                }
+                RegistryClient::new(channel).drain(ask).await
+            }
+        });
+        let answer = asked.await?.into_inner();
+        Ok(Drained { acknowledged: answer.acknowledged, waiting: answer.waiting, waited_for: answer.waited_for })
+    }
+
+    /// Ends the lease. Returns the catalog's version without it, `None` if it was not listed. When no registry answers `within` that
+    /// time the lease runs out by itself.
+    pub async fn deregister(self, within: Duration) -> Result<Option<Version>, CallError> {
+        let epoch = self.epoch();
+        self.shared.table().release(self.id); // a beat after the deregistration would be answered UNKNOWN and register again
+        let Some(epoch) = epoch else { return Ok(None) };
+        let ask = pb::DeregisterRequest { id: self.id.to_string(), epoch: epoch.0 };
+        let asked = self.shared.registries.call(within, |channel| {
+            let ask = ask.clone();
+            async move { RegistryClient::new(channel).deregister(ask).await }
+        });
+        Ok(Some(Version(asked.await?.into_inner().version)))
+    }
+
+    fn epoch(&self) -> Option<Epoch> {
+        self.shared.table().epoch(self.id)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.shared.table().release(self.id);
+    }
+}
+
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// What became of one registration.
+type Asked = (InstanceId, Result<pb::Lease, RpcStatus>);
+
+/// What can happen while a stream is open.
+enum Event {
+    Verdicts(Option<pb::KeepAliveResponse>),
+    Broken(RpcStatus),
+    Registered(Asked),
+    Changed,
+    BeatDue,
+    Unanswered,
+    Stop,
+}
+
+/// Whether the task goes on after a stream.
+enum End {
+    Lost(RpcStatus),
+    Stop,
+}
+
+impl LeaseTask {
+    /// Registers and beats until `shutdown`. Leases are not ended here: that is their owner's, or they run out.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut backoff = Backoff::default();
+        let mut failed = 0;
+        loop {
+            let (url, channel) = self.shared.registries.current();
+            let mut session = Session::new(&self, channel);
+            let end = session.run(&shutdown).await;
+            if session.answered {
+                backoff.reset();
+                failed = 0;
+            }
+            self.shared.table().disconnected();
+            match end {
+                End::Stop => return,
+                End::Lost(status) => tracing::info!(
+                    registry = url,
+                    error = status.message(),
+                    "the keep-alive stream is lost; opening another"
+                ),
+            }
+            self.shared.registries.give_up_on(url);
+            failed += 1;
+            if failed % self.shared.registries.count() == 0 {
+                tokio::select! {
+                    () = sleep(backoff.delay(&mut rand::rng())) => {}
+                    () = shutdown.cancelled() => return,
+                }
+            }
+        }
+    }
+}
+
+/// One keep-alive stream and the registrations made beside it.
+struct Session<'a> {
+    shared: &'a Shared,
+    ttl: LeaseTtl,
+    channel: Channel,
+    registering: FuturesUnordered<std::pin::Pin<Box<dyn Future<Output = Asked> + Send>>>,
+    beat_every: Duration,
+    next_beat: Instant,
+    /// When the oldest beat that has no answer was sent.
+    waiting_since: Option<Instant>,
+    /// A registration failed; it is tried again at this time.
+    retry_at: Option<Instant>,
+    retries: Backoff,
+    answered: bool,
+}
+
+impl<'a> Session<'a> {
+    fn new(task: &'a LeaseTask, channel: Channel) -> Self {
+        let beat_every = task.ttl.beat_every();
+        Self {
+            shared: &task.shared,
+            ttl: task.ttl,
+            channel,
+            registering: FuturesUnordered::new(),
+            beat_every,
+            next_beat: Instant::now() + beat_every,
+            waiting_since: None,
+            retry_at: None,
+            retries: Backoff::default(),
+            answered: false,
+        }
+    }
+
+    async fn run(&mut self, shutdown: &CancellationToken) -> End {
+        let (requests, queue) = mpsc::channel(REQUESTS);
+        let first = self.beats();
+        requests.try_send(first).expect("the queue is new and empty");
+        let mut client = RegistryClient::new(self.channel.clone());
+        let opened = tokio::select! {
+            opened = timeout(ANSWER, client.keep_alive(ReceiverStream::new(queue))) => opened,
+            () = shutdown.cancelled() => return End::Stop,
+        };
+        let mut verdicts = match opened {
+            Ok(Ok(stream)) => stream.into_inner(),
+            Ok(Err(status)) => return End::Lost(status),
+            Err(_) => return End::Lost(RpcStatus::deadline_exceeded("the registry did not open the stream in time")),
+        };
+        loop {
+            self.register();
+            if self.shared.table().take_urgent() && self.beat(&requests).await.is_err() {
+                return End::Lost(RpcStatus::unavailable("the registry closed the stream"));
+            }
+            match self.event(&mut verdicts, shutdown).await {
+                Event::Verdicts(Some(answer)) => self.obey(&answer),
+                Event::Verdicts(None) => return End::Lost(RpcStatus::unavailable("the registry ended the stream")),
+                Event::Broken(status) => return End::Lost(status),
+                Event::Registered(asked) => self.registered(asked),
+                Event::Changed => {}
+                Event::BeatDue => {
+                    if self.beat(&requests).await.is_err() {
+                        return End::Lost(RpcStatus::unavailable("the registry closed the stream"));
+                    }
+                }
+                Event::Unanswered => {
+                    return End::Lost(RpcStatus::deadline_exceeded("the registry does not answer beats"));
+                }
+                Event::Stop => return End::Stop,
+            }
+        }
+    }
+
+    async fn event(&mut self, verdicts: &mut Streaming<pb::KeepAliveResponse>, shutdown: &CancellationToken) -> Event {
+        let overdue = self.waiting_since.map(|since| since + ANSWER);
+        let retry = self.retry_at;
+        tokio::select! {
+            message = verdicts.message() => match message {
+                Ok(answer) => Event::Verdicts(answer),
+                Err(status) => Event::Broken(status),
+            },
+            Some(asked) = self.registering.next() => Event::Registered(asked),
+            () = self.shared.changed.notified() => Event::Changed,
+            () = sleep_until(self.next_beat) => Event::BeatDue,
+            () = sleep_until(retry.unwrap_or(self.next_beat)), if retry.is_some() => {
+                self.retry_at = None;
+                Event::Changed
+            }
+            () = sleep_until(overdue.unwrap_or(self.next_beat)), if overdue.is_some() => Event::Unanswered,
+            () = shutdown.cancelled() => Event::Stop,
+        }
+    }
+
+    /// Asks for every lease that is wanted, beside the stream.
+    fn register(&mut self) {
+        if self.retry_at.is_some() {
+            return;
+        }
+        for instance in self.shared.table().to_register() {
+            let mut client = RegistryClient::new(self.channel.clone());
+            let ask = pb::RegisterRequest { ttl_ms: millis(self.ttl.get()), instance: Some((&instance).into()) };
+            self.registering.push(Box::pin(async move {
+                let answer = timeout(ANSWER, client.register(ask)).await;
+                let answer = answer.map_err(|_| RpcStatus::deadline_exceeded("the registry did not answer in time"));
+                let lease = answer.and_then(|answer| answer).and_then(|granted| {
+                    granted.into_inner().lease.ok_or_else(|| RpcStatus::internal("the registry granted nothing"))
+                });
+                (instance.id, lease)
+            }));
+        }
+    }
+
+    fn registered(&mut self, (id, answer): Asked) {
+        let mut table = self.shared.table();
+        match answer {
+            Ok(lease) => {
+                table.granted(id, Epoch(lease.epoch));
+                self.retries.reset();
+            }
+            Err(status) if status.code() == Code::FailedPrecondition => {
+                table.over(id, LeaseState::Revoked { reason: status.message().to_owned() });
+            }
+            Err(status) if is_an_answer(status.code()) => {
+                tracing::error!(instance = %id, error = status.message(), "the registry refuses to list this instance");
+                table.over(id, LeaseState::Refused { reason: status.message().to_owned() });
+            }
+            Err(status) => {
+                table.failed(id, status.message().to_owned());
+                self.retry_at = Some(Instant::now() + self.retries.delay(&mut rand::rng()));
+            }
+        }
+    }
+
+    fn obey(&mut self, answer: &pb::KeepAliveResponse) {
+        self.answered = true;
+        if answer.beat_every_ms > 0 {
+            let asked = Duration::from_millis(answer.beat_every_ms.into()).clamp(*BEAT.start(), *BEAT.end());
+            if asked < self.beat_every {
+                self.next_beat = self.next_beat.min(Instant::now() + asked);
+            }
+            self.beat_every = asked;
+        }
+        let mut table = self.shared.table();
+        table.verdicts(&answer.verdicts);
+        self.waiting_since = table.is_waiting().then(Instant::now);
+    }
+
+    async fn beat(&mut self, requests: &mpsc::Sender<pb::KeepAliveRequest>) -> Result<(), ()> {
+        let beats = self.beats();
+        // A registry that takes nothing fails its PING, which drops the queue's other end.
+        requests.send(beats).await.map_err(drop)
+    }
+
+    fn beats(&mut self) -> pb::KeepAliveRequest {
+        self.next_beat = Instant::now() + self.beat_every;
+        let mut table = self.shared.table();
+        let _ = table.take_urgent();
+        let beats = table.beats();
+        if !beats.beats.is_empty() {
+            self.waiting_since.get_or_insert_with(Instant::now);
+        }
+        beats
+    }
+}

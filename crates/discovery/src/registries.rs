@@ -1,0 +1,249 @@
+//! The registries a process may talk to: their addresses, one shared connection to each, and calls that try them in turn.
+//!
+//! Lives here: which registry is asked next, what is worth asking another for. Does not: what is asked (`watch`, `lease`, `descriptors`).
+//! Invariant: a call ends by its deadline, whatever the registries do.
+
+use std::future::Future;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rand::Rng;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+
+use crate::backoff::Backoff;
+
+/// Time a TCP connection to a registry may take.
+const CONNECT: Duration = Duration::from_secs(1);
+/// A registry that answers no PING for this long after one was due is gone: half-open connections are found within 10 s.
+const PING: Duration = Duration::from_secs(5);
+const WINDOW: u32 = 1 << 20;
+
+/// Addresses of registries as a person writes them: `http://10.0.0.5:7100,http://10.0.0.6:7100`; the scheme may be left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RegistryUrls(Vec<String>);
+
+/// Not an address of a registry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadUrl {
+    /// There is none.
+    #[error("no registry is named")]
+    Empty,
+    /// It is no URL of the form `http://host:port`.
+    #[error("{url:?} is no registry: expected http://host:port")]
+    Malformed {
+        /// As it was given.
+        url: String,
+    },
+}
+
+impl FromStr for RegistryUrls {
+    type Err = BadUrl;
+
+    fn from_str(text: &str) -> Result<Self, BadUrl> {
+        let urls =
+            text.split(',').map(str::trim).filter(|url| !url.is_empty()).map(parse).collect::<Result<Vec<_>, _>>()?;
+        if urls.is_empty() { Err(BadUrl::Empty) } else { Ok(Self(urls)) }
+    }
+}
+
+fn parse(url: &str) -> Result<String, BadUrl> {
+    let malformed = || BadUrl::Malformed { url: url.to_owned() };
+    let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+    let endpoint = Endpoint::from_shared(full.clone()).map_err(|_| malformed())?;
+    let uri = endpoint.uri();
+    let plain = uri.scheme_str() == Some("http") && uri.port_u16().is_some() && matches!(uri.path(), "" | "/");
+    if plain { Ok(full) } else { Err(malformed()) }
+}
+
+impl std::fmt::Display for RegistryUrls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join(","))
+    }
+}
+
+/// The registries of this process. Clones share one connection to each and agree on which one is in use.
+#[derive(Debug, Clone)]
+pub struct Registries {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    all: Vec<(String, Channel)>,
+    /// The one that answered last; the next call starts with it.
+    current: AtomicUsize,
+}
+
+/// Why a call to the registries failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// None answered in time; the last failure is linked. Trying later may succeed.
+    #[error("no registry answered within {within:?}")]
+    OutOfReach {
+        /// How long was tried.
+        within: Duration,
+        /// The last failure, if there was one before time was up.
+        source: Option<Box<Status>>,
+    },
+    /// A registry answered no; asking again gives the same.
+    #[error("the registry refused: {}", .0.message())]
+    Refused(Box<Status>),
+}
+
+impl CallError {
+    /// Returns the code of the registry's answer, if it gave one.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Refused(status) => Some(status.code()),
+            Self::OutOfReach { .. } => None,
+        }
+    }
+}
+
+impl Registries {
+    /// Returns the registries at `urls`, starting with one at random. Nothing is dialled yet. To be called within a tokio runtime,
+    /// on which the connections will live.
+    pub fn new(urls: &RegistryUrls) -> Self {
+        let all: Vec<_> = urls.0.iter().map(|url| (url.clone(), channel(url))).collect();
+        let current = AtomicUsize::new(rand::rng().random_range(0..all.len()));
+        Self { shared: Arc::new(Shared { all, current }) }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.shared.all.len()
+    }
+
+    /// Returns the registry in use, with its URL for people.
+    pub(crate) fn current(&self) -> (&str, Channel) {
+        let (url, channel) = &self.shared.all[self.shared.current.load(Ordering::Relaxed)];
+        (url, channel.clone())
+    }
+
+    /// Moves on from the registry at `url`, unless somebody else did already.
+    pub(crate) fn give_up_on(&self, url: &str) {
+        let current = self.shared.current.load(Ordering::Relaxed);
+        if self.shared.all[current].0 == url {
+            let next = (current + 1) % self.count();
+            let _ = self.shared.current.compare_exchange(current, next, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// Makes a call that may be made twice: tries the registries in turn until one answers or `within` is over.
+    pub(crate) async fn call<T, F>(
+        &self,
+        within: Duration,
+        mut attempt: impl FnMut(Channel) -> F,
+    ) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let deadline = Instant::now() + within;
+        let mut backoff = Backoff::default();
+        let mut last = None;
+        for tried in 1.. {
+            let (url, channel) = self.current();
+            let status = match timeout_at(deadline, attempt(channel)).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(status)) if is_an_answer(status.code()) => return Err(CallError::Refused(Box::new(status))),
+                Ok(Err(status)) => status,
+                Err(_) => break,
+            };
+            last = Some(Box::new(status));
+            self.give_up_on(url);
+            if tried % self.count() == 0 {
+                let next = Instant::now() + backoff.delay(&mut rand::rng());
+                if next >= deadline {
+                    break;
+                }
+                sleep_until(next).await;
+            }
+        }
+        Err(CallError::OutOfReach { within, source: last })
+    }
+}
+
+/// Whether a status is the registry's word, which another registry would repeat; anything else may be the connection's.
+pub(crate) fn is_an_answer(code: Code) -> bool {
+    match code {
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::FailedPrecondition
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::DataLoss
+        | Code::Unauthenticated => true,
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::ResourceExhausted
+        | Code::Aborted
+        | Code::Internal
+        | Code::Unavailable => false,
+    }
+}
+
+fn channel(url: &str) -> Channel {
+    Endpoint::from_shared(url.to_owned())
+        .expect("the URL was parsed when it was read")
+        .connect_timeout(CONNECT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(PING)
+        .keep_alive_timeout(PING)
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(8 * WINDOW)
+        .connect_lazy()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_read_with_or_without_a_scheme() {
+        let urls: RegistryUrls = "http://10.0.0.5:7100, 10.0.0.6:7100".parse().unwrap();
+        assert_eq!(urls.to_string(), "http://10.0.0.5:7100,http://10.0.0.6:7100");
+    }
+
+    #[test]
+    fn what_is_no_registry_is_refused_by_name() {
+        assert_eq!(" , ".parse::<RegistryUrls>(), Err(BadUrl::Empty));
+        for bad in ["https://a:1", "http://a", "http://a:1/x", "http://a:b", "::"] {
+            assert_eq!(bad.parse::<RegistryUrls>(), Err(BadUrl::Malformed { url: bad.to_owned() }), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_tries_every_registry_and_ends_by_its_deadline() {
+        let registries = Registries::new(&"127.0.0.1:1,127.0.0.1:2".parse().unwrap());
+        let mut asked = 0;
+        let failed = registries
+            .call(Duration::from_millis(50), |_| {
+                asked += 1;
+                async { Err::<(), _>(Status::unavailable("away")) }
+            })
+            .await;
+        assert!(matches!(failed, Err(CallError::OutOfReach { source: Some(_), .. })), "{failed:?}");
+        assert_eq!(asked, 2);
+    }
+
+    #[tokio::test]
+    async fn the_word_of_a_registry_is_not_asked_for_twice() {
+        let registries = Registries::new(&"127.0.0.1:1,127.0.0.1:2".parse().unwrap());
+        let mut asked = 0;
+        let failed = registries
+            .call(Duration::from_secs(5), |_| {
+                asked += 1;
+                async { Err::<(), _>(Status::not_found("no")) }
+            })
+            .await;
+        assert_eq!((failed.unwrap_err().code(), asked), (Some(Code::NotFound), 1));
+    }
+}

@@ -1,0 +1,74 @@
+//! The process around the services: environment in, listener, exit code out.
+//!
+//! Lives here: `serve` and what it tells the author. Does not: serving itself (`services`), logs and signals (`weft-runtime`).
+
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use weft_runtime::listen::{self, ListenAddr};
+use weft_runtime::{Context, Process};
+
+use crate::Services;
+
+/// Where a service listens when `PORT` is not set: what gRPC examples use.
+pub const DEFAULT_PORT: u16 = 50051;
+
+/// What a service may know about its place.
+#[derive(Debug, Clone)]
+pub struct App {
+    name: String,
+    data: PathBuf,
+}
+
+impl App {
+    fn new(context: &Context) -> Self {
+        let name = context.env().service().unwrap_or(context.name()).to_owned();
+        let data = context.env().data().unwrap_or_else(|| [".weft", "data", &name].iter().collect());
+        App { name, data }
+    }
+
+    /// Returns the name of the service: `WEFT_SERVICE`, else the one given to [`serve`].
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the directory for its data, created if it was not there: `WEFT_DATA`, else `.weft/data/<name>` in the working
+    /// directory. Several instances may share it.
+    ///
+    /// # Errors
+    /// The system's, when the directory cannot be created.
+    pub fn data_dir(&self) -> io::Result<PathBuf> {
+        std::fs::create_dir_all(&self.data)?;
+        Ok(self.data.clone())
+    }
+}
+
+/// Runs a service until SIGTERM or SIGINT: `setup` opens what it needs and returns what it serves. The whole body of a `main`.
+///
+/// The port is taken first, calls are accepted once `setup` is done. A first signal finishes what is in flight, a second one ends at
+/// once. Exit codes: 0 ended as asked, 1 failed, 2 started wrongly.
+pub fn serve<F>(name: &'static str, setup: impl FnOnce(App) -> F) -> ExitCode
+where
+    F: Future<Output = anyhow::Result<Services>>,
+{
+    weft_runtime::run(Process::new(name), |context| run(context, setup))
+}
+
+async fn run<F>(context: Context, setup: impl FnOnce(App) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<Services>>,
+{
+    let port = context.env().port()?.unwrap_or(DEFAULT_PORT);
+    let listener = listen::bind(ListenAddr::loopback(port))?;
+    let shutdown = context.shutdown();
+    let services = tokio::select! {
+        services = setup(App::new(&context)) => services.context("starting")?,
+        () = shutdown.draining() => return Ok(()), // nothing was served yet, so nothing is in flight
+    };
+    tracing::info!(service = context.env().service(), instance = context.env().instance(), "ready");
+    listen::announce(&context, "grpc", listener.local_addr()?);
+    services.run(listener, shutdown).await.context("serving")
+}

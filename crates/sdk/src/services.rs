@@ -1,0 +1,110 @@
+//! What a process serves: the author's services beside health and reflection, on one listener, until a shutdown.
+//!
+//! Lives here: composing the server, the graceful end. Does not: where the listener comes from (`process`).
+//! The end: no new connection, health says NOT_SERVING, GOAWAY, calls in flight finish (at most 30 s, or until aborted).
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tonic::service::{Routes, RoutesBuilder};
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tower::Service;
+use weft_runtime::Shutdown;
+
+use crate::guard::GuardLayer;
+use crate::reflection::{BadDescriptors, Descriptors};
+use crate::{health, reflection};
+
+/// How long calls in flight may take after the shutdown began.
+const DRAIN_LIMIT: Duration = Duration::from_secs(30);
+/// Flow control: what a peer may send ahead, for one stream and for a connection. The larger window also bounds how many small DATA
+/// frames h2 takes before it suspects an attack.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+
+/// The services of a process.
+#[derive(Debug, Clone)]
+pub struct Services {
+    descriptor_set: &'static [u8],
+    routes: RoutesBuilder,
+    names: Vec<&'static str>,
+}
+
+/// Why serving ended, other than by a shutdown.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The descriptor set does not describe what is served: a mistake of the build.
+    #[error("the descriptor set is unusable")]
+    Descriptors(#[from] BadDescriptors),
+    /// The server failed.
+    #[error("the server failed")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+impl Services {
+    /// Starts with the encoded `FileDescriptorSet` of all services that will be added, imports included. It is served byte by byte,
+    /// so that options such as `google.api.http` arrive.
+    pub fn new(descriptor_set: &'static [u8]) -> Self {
+        Services { descriptor_set, routes: Routes::builder(), names: Vec::new() }
+    }
+
+    /// Adds a tonic service.
+    pub fn add<S>(mut self, service: S) -> Self
+    where
+        S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+        S: NamedService + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+    {
+        self.names.push(S::NAME);
+        self.routes.add_service(service);
+        self
+    }
+
+    /// Serves on `listener` until `shutdown` drains, then finishes what is in flight.
+    ///
+    /// # Errors
+    /// A descriptor set that does not fit, before anything is served; a failure of the server.
+    pub async fn run(mut self, listener: TcpListener, shutdown: Shutdown) -> Result<(), ServeError> {
+        let descriptors = Descriptors::new(self.descriptor_set, &self.names)?;
+        reflection::add_to(&mut self.routes, descriptors, &shutdown);
+        health::add_to(&mut self.routes, &self.names, &shutdown);
+        let server = Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .trace_fn(call_span)
+            .layer(GuardLayer)
+            .add_routes(self.routes.routes().prepare())
+            .serve_with_incoming_shutdown(
+                TcpIncoming::from(listener).with_nodelay(Some(true)),
+                drained(shutdown.clone()),
+            );
+        tokio::select! {
+            served = server => Ok(served?),
+            () = end_of_patience(&shutdown) => {
+                tracing::warn!("calls were still in flight at the end");
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn end_of_patience(shutdown: &Shutdown) {
+    shutdown.draining().await;
+    // No answer from either side of this wait means anything else than: enough.
+    let _ = tokio::time::timeout(DRAIN_LIMIT, shutdown.aborting()).await;
+}
+
+/// The span of a call, so that a line logged in it names the call and its trace. Source: W3C Trace Context, section 3.2.
+fn call_span(request: &http::Request<()>) -> tracing::Span {
+    let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+    let trace_id = traceparent.and_then(|value| value.split('-').nth(1));
+    tracing::info_span!("call", method = request.uri().path(), trace_id)
+}
+
+async fn drained(shutdown: Shutdown) {
+    shutdown.draining().await;
+}

@@ -78,8 +78,9 @@ pub(crate) fn run(env: Env, arguments: &Arguments) -> Result<()> {
     if let Some(tests) = &gate.tests {
         println!("{}", tests.closing());
     }
-    let failed = passages.iter().filter(|passage| passage.result.is_err()).count();
-    ensure!(failed == 0, "{failed} stages failed");
+    let failed = passages.iter().filter(|passage| passage.result.is_err()).map(|passage| name(passage.stage));
+    let failed = failed.collect::<Vec<_>>().join(", ");
+    ensure!(failed.is_empty(), "failed: {failed}");
     ensure!(total <= Duration::from_secs(60 * LIMIT), "the gate took longer than {LIMIT} minutes");
     Ok(())
 }

@@ -11,8 +11,7 @@
 //! | `WEFT_TEST_GRPCURL` | the grpcurl program |
 //! | `WEFT_TEST_SKIPS` | a file; a test that skips appends one line to it, in one write |
 //!
-//! A skip line is `TEST <tab> MISSING <tab> COMMAND`: the test's name, what it lacks, and the command that adds it, for example
-//! `grpcurl_lists_the_shop_services	grpcurl	cargo xtask test`. All values are absolute paths; a tool that could not be had is
+//! A skip line is `TEST <tab> MISSING <tab> COMMAND`: the test's name, what it lacks, and the command that adds it. Places are absolute paths; a tool that could not be had is
 //! unset, not empty.
 
 use std::collections::BTreeSet;

@@ -8,26 +8,40 @@
 pub(crate) struct Tally {
     /// Tests that passed, skipping ones among them: a skipping test returns early and cargo cannot tell.
     pub(crate) passed: u64,
-    /// Tests that failed.
+    /// Tests that failed, and test binaries that died before they could say how many did.
     pub(crate) failed: u64,
     /// Tests that cargo itself left out: `#[ignore]`, or a documentation example marked `ignore`.
     pub(crate) ignored: u64,
     /// `binary: test` of each that failed, in order.
     pub(crate) failures: Vec<String>,
     binary: String,
+    /// The binary has begun its tests and not said their result.
+    running: bool,
 }
 
 impl Tally {
     /// Folds one line in.
     pub(crate) fn read(&mut self, line: &str) {
         if let Some(binary) = binary(line) {
+            self.close();
             self.binary = binary.to_owned();
+        } else if begins(line) {
+            self.running = true;
         } else if let Some(counts) = line.strip_prefix("test result: ") {
+            self.running = false;
             self.passed += count(counts, "passed");
             self.failed += count(counts, "failed");
             self.ignored += count(counts, "ignored");
         } else if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
             self.failures.push(format!("{}: {name}", self.binary));
+        }
+    }
+
+    /// Says that the current binary has nothing more to print.
+    pub(crate) fn close(&mut self) {
+        if std::mem::take(&mut self.running) {
+            self.failed += 1;
+            self.failures.push(format!("{}: died before its result", self.binary));
         }
     }
 
@@ -48,6 +62,11 @@ fn binary(line: &str) -> Option<&str> {
     Some(file.rsplit_once('-').map_or(file, |(name, _)| name))
 }
 
+/// `running 3 tests`, `running 1 test`.
+fn begins(line: &str) -> bool {
+    line.strip_prefix("running ").is_some_and(|rest| rest.ends_with(" test") || rest.ends_with(" tests"))
+}
+
 /// The number before `word` in `ok. 5 passed; 0 failed; …`.
 fn count(counts: &str, word: &str) -> u64 {
     let before = |part: &str| part.trim().strip_suffix(word)?.split_whitespace().last()?.parse().ok();
@@ -61,6 +80,7 @@ mod tests {
     fn tally(text: &str) -> Tally {
         let mut tally = Tally::default();
         text.lines().for_each(|line| tally.read(line));
+        tally.close();
         tally
     }
 
@@ -94,6 +114,15 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
         let failures = ["weft_model: id::tests::a_bad_id_is_refused", "drain: an_acking_watcher_is_not_waited_for"];
         assert_eq!(read.failures, failures);
         assert!(read.any());
+    }
+
+    #[test]
+    fn a_binary_that_dies_counts_as_failed_and_is_named() {
+        let next = "     Running tests/b.rs (t/debug/deps/b-1)\nrunning 1 test\ntest result: ok. 1 passed; 0 failed\n";
+        let read = tally(&format!("   Running tests/a.rs (t/debug/deps/a-1)\nrunning 2 tests\ntest x ... ok\n{next}"));
+        assert_eq!((read.passed, read.failed), (1, 1));
+        assert_eq!(read.failures, ["a: died before its result"]);
+        assert_eq!(tally("   Doc-tests a\nrunning 1 test\n").failures, ["a: died before its result"]);
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub(crate) struct Arguments {
 pub(crate) struct Report {
     tally: Tally,
     skips: Vec<Skip>,
+    /// Why tools that tests use could not be had.
+    absent: Vec<String>,
     /// Cargo's own end, which also knows of a test binary that died without a result line.
     cargo: Result<()>,
 }
@@ -67,18 +69,19 @@ pub(crate) fn execute(env: &Env, names: &[String], limit: Limit) -> Result<Repor
     if !names.is_empty() {
         cargo.arg("--").args(names);
     }
-    cargo.envs(tools).env(protocol::BIN, binaries).env(protocol::SKIPS, &skips);
+    cargo.envs(tools.variables).env(protocol::BIN, binaries).env(protocol::SKIPS, &skips);
     let mut tally = Tally::default();
     let ended = run::lines(cargo, Hear::Both, limit, |line| {
         println!("{line}");
         tally.read(line);
     });
+    tally.close();
     let cargo = ended.and_then(|status| {
         ensure!(status.success(), "cargo test ended with {status}");
         Ok(())
     });
     let skips = fs::read_to_string(&skips).with_context(|| format!("cannot read {}", skips.display()))?;
-    Ok(Report { tally, skips: protocol::skips(&skips).into_iter().collect(), cargo })
+    Ok(Report { tally, skips: protocol::skips(&skips).into_iter().collect(), absent: tools.absent, cargo })
 }
 
 /// Builds the workspace with its tests. Returns the directory of the binaries.
@@ -131,6 +134,9 @@ impl Report {
             }
             lines.push(format!("  {test}"));
         }
+        if !self.skips.is_empty() {
+            lines.extend(self.absent.iter().map(|why| format!("could not be had: {why}")));
+        }
         if self.tally.ignored > 0 {
             lines.push(format!("left out by cargo (`ignore`): {}", self.tally.ignored));
         }
@@ -150,11 +156,11 @@ impl Report {
 
     /// Returns whether the run is good. The tests themselves come before cargo's own word on them.
     pub(crate) fn verdict(&self, skips: Skips) -> Result<()> {
-        ensure!(self.tally.failed == 0, "{} tests failed", self.tally.failed);
+        ensure!(self.tally.failed == 0, "failed: {}", self.tally.failures.join(", "));
         if let Err(error) = &self.cargo {
             bail!("{error:#}");
         }
-        ensure!(self.tally.any(), "no test ran: no test's name contains what was asked for");
+        ensure!(self.tally.any(), "no test ran");
         match skips {
             Skips::Listed => Ok(()),
             Skips::Refused => {
@@ -173,7 +179,7 @@ mod tests {
     fn report(tally: &str, skips: &str) -> Report {
         let mut read = Tally::default();
         tally.lines().for_each(|line| read.read(line));
-        Report { tally: read, skips: protocol::skips(skips).into_iter().collect(), cargo: Ok(()) }
+        Report { tally: read, skips: protocol::skips(skips).into_iter().collect(), absent: vec![], cargo: Ok(()) }
     }
 
     fn verdict(report: &Report, skips: Skips) -> Option<String> {
@@ -182,8 +188,9 @@ mod tests {
 
     #[test]
     fn a_skip_is_no_pass_and_is_listed_once_with_its_cure() {
-        let report =
+        let mut report =
             report("test result: ok. 5 passed; 0 failed; 0 ignored", "a\tgrpcurl\tx\nb\tgrpcurl\tx\na\tpython\ty\n");
+        report.absent.push("grpcurl: no go".into());
         assert_eq!(report.closing(), "3 passed, 0 failed, 2 skipped");
         let wanted = [
             "",
@@ -192,6 +199,7 @@ mod tests {
             "  b",
             "skipped for want of python; `y` adds it:",
             "  a",
+            "could not be had: grpcurl: no go",
         ];
         assert_eq!(report.lines(), wanted);
         assert_eq!(verdict(&report, Skips::Listed), None);
@@ -208,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_run_without_tests_fails_and_so_does_one_that_cargo_calls_failed() {
-        assert!(verdict(&report("", ""), Skips::Listed).is_some_and(|it| it.starts_with("no test ran")));
+        assert!(verdict(&report("", ""), Skips::Listed).is_some_and(|it| it == "no test ran"));
         let mut died = report("test result: ok. 5 passed; 0 failed", "");
         died.cargo = Err(anyhow::anyhow!("cargo test ended with signal 6"));
         assert_eq!(verdict(&died, Skips::Listed).as_deref(), Some("cargo test ended with signal 6"));

@@ -34,11 +34,25 @@ struct Tool {
     steps: Vec<Command>,
 }
 
-/// Returns the environment variables that tell tests where the tools are. A tool that cannot be had is said on standard error and
-/// left out: the tests that want it skip, and name the cure.
-pub(crate) fn for_tests(env: &Env) -> Vec<(&'static str, PathBuf)> {
-    let tools = [(protocol::PYTHON, python(env)), (protocol::GRPCURL, grpcurl(env))];
-    tools.into_iter().filter_map(|(name, tool)| Some((name, had(install(env, tool))?))).collect()
+/// What tests get to use.
+#[derive(Default)]
+pub(crate) struct ForTests {
+    /// Environment variables that say where each tool is.
+    pub(crate) variables: Vec<(&'static str, PathBuf)>,
+    /// Why the others are not there. The tests that want one skip.
+    pub(crate) absent: Vec<String>,
+}
+
+/// Installs what tests use, as far as this machine can.
+pub(crate) fn for_tests(env: &Env) -> ForTests {
+    let mut tools = ForTests::default();
+    for (name, tool) in [(protocol::PYTHON, python(env)), (protocol::GRPCURL, grpcurl(env))] {
+        match install(env, tool) {
+            Ok(place) => tools.variables.push((name, place)),
+            Err(error) => tools.absent.push(format!("{error:#}")),
+        }
+    }
+    tools
 }
 
 /// Returns the cargo-deny program.
@@ -97,10 +111,6 @@ fn grpcurl(env: &Env) -> Tool {
 fn answer(mut command: Command, arguments: &[&str]) -> Command {
     command.args(arguments);
     command
-}
-
-fn had(place: Result<PathBuf>) -> Option<PathBuf> {
-    place.inspect_err(|error| eprintln!("xtask: going on without: {error:#}")).ok()
 }
 
 /// Returns the tool's program, installed if need be. One install at a time on this machine: checkouts share the cache.

@@ -4,10 +4,18 @@
 //! Invariants: a path variable beats the query and the body; a value of the wrong type is a 400 whatever else the request holds.
 //! Source: google/api/http.proto, "Rules for HTTP mapping"; differs: well-known types with a string form may be bound, because clients expect it.
 
-use crate::routes::PathVariables;
-use crate::status::Status;
+mod escape;
+pub(crate) mod text;
 
-/// The parts of an HTTP request that become a message.
+use prost::Message;
+use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, Value};
+
+use crate::plan::{Body, FieldPath, MethodPlan, dotted};
+use crate::routes::PathVariables;
+use crate::settings::{Settings, Unknown};
+use crate::status::{Detail, Status};
+
+/// The parts of an HTTP request that become a message, but for its body.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestParts<'a> {
     /// HTTP method as sent, upper case.
@@ -46,30 +54,226 @@ pub struct FieldViolation {
 impl BindError {
     /// Returns a 400 with code INVALID_ARGUMENT about one field, parameter or header.
     pub fn field(field: impl Into<String>, description: impl Into<String>) -> Self {
-        let _ = (field.into(), description.into());
-        todo!()
+        let (field, description) = (field.into(), description.into());
+        let message = format!("{field}: {description}");
+        Self { violations: vec![FieldViolation { field, description }], ..Self::invalid(message) }
     }
 
     /// Returns the 404 for a path that no template matches.
     pub fn not_found(path: &str) -> Self {
-        let _ = path;
-        todo!()
+        Self {
+            http_status: 404,
+            code: 5,
+            message: format!("no method is bound to path {path}"),
+            violations: Vec::new(),
+        }
     }
 
     /// Returns the 405 for a path that exists for other methods; the caller sets `Allow`.
     pub fn method_not_allowed(http_method: &str, allow: &[String]) -> Self {
-        let _ = (http_method, allow);
-        todo!()
+        let message = format!("method {http_method} is not allowed here; allowed: {}", allow.join(", "));
+        Self { http_status: 405, code: 12, message, violations: Vec::new() }
     }
 
     /// Returns the 413 for a body longer than `limit` bytes.
     pub fn too_large(limit: u64) -> Self {
-        let _ = limit;
-        todo!()
+        let message = format!("request body is larger than the limit of {limit} bytes");
+        Self { http_status: 413, code: 8, message, violations: Vec::new() }
+    }
+
+    /// Returns a 400 with code INVALID_ARGUMENT that no field can be blamed for.
+    pub(crate) fn invalid(message: String) -> Self {
+        Self { http_status: 400, code: 3, message, violations: Vec::new() }
     }
 
     /// Returns the error as a status, with its violations as a `google.rpc.BadRequest` detail.
     pub fn status(&self) -> Status {
-        todo!()
+        let mut status = Status::new(self.code, self.message.clone());
+        if !self.violations.is_empty() {
+            let pairs = self.violations.iter();
+            let field_violations =
+                pairs.map(|it| RawViolation { field: it.field.clone(), description: it.description.clone() });
+            let value = RawBadRequest { field_violations: field_violations.collect() }.encode_to_vec().into();
+            status.details.push(Detail { type_url: "type.googleapis.com/google.rpc.BadRequest".to_owned(), value });
+        }
+        status
+    }
+}
+
+/// `google.rpc.BadRequest`.
+#[derive(Clone, PartialEq, Message)]
+struct RawBadRequest {
+    #[prost(message, repeated, tag = "1")]
+    field_violations: Vec<RawViolation>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RawViolation {
+    #[prost(string, tag = "1")]
+    field: String,
+    #[prost(string, tag = "2")]
+    description: String,
+}
+
+/// Values from path and query, checked and waiting for the message they go into.
+#[derive(Debug)]
+pub(crate) struct Bindings {
+    path: Vec<(FieldPath, Value)>,
+    query: Vec<(String, FieldPath, Value)>,
+}
+
+impl Bindings {
+    /// Reads path variables and query string.
+    pub(crate) fn read(plan: &MethodPlan, parts: RequestParts<'_>, settings: &Settings) -> Result<Self, BindError> {
+        let path = path_values(plan, parts.variables, settings)?;
+        let query = parts.query.map_or(Ok(Vec::new()), |query| query_values(plan, query, settings))?;
+        Ok(Self { path, query })
+    }
+
+    /// Writes the values into a message that already holds the body.
+    pub(crate) fn apply(self, message: &mut DynamicMessage) -> Result<(), BindError> {
+        for (name, path, value) in self.query {
+            add(message, &path, value).map_err(|reason| BindError::field(name, reason))?;
+        }
+        for (path, value) in self.path {
+            let (leaf, parents) = path.split_last().expect("a field path is never empty");
+            descend(message, parents).set_field(leaf, value);
+        }
+        Ok(())
+    }
+
+    /// Returns whether the query named this field or something below it.
+    pub(crate) fn has_query_for(&self, field: &FieldDescriptor) -> bool {
+        self.query.iter().any(|(_, path, _)| path.first() == Some(field))
+    }
+}
+
+fn path_values(
+    plan: &MethodPlan,
+    raw: &PathVariables,
+    settings: &Settings,
+) -> Result<Vec<(FieldPath, Value)>, BindError> {
+    let template = plan.template();
+    let variables = template.variables().iter().zip(plan.variables()).zip(&raw.0);
+    variables
+        .map(|((variable, path), raw)| {
+            let fault =
+                |reason: String| BindError::field(dotted(path), format!("path value {}: {reason}", text::quoted(raw)));
+            let decoded = match template.is_multi_segment(variable) {
+                false => escape::decode(raw),
+                true => escape::decode_multi_segment(raw, settings.path_unescape),
+            };
+            let leaf = path.last().expect("a field path is never empty");
+            let value = decoded.and_then(|it| text::value(&it, &leaf.kind(), settings)).map_err(fault)?;
+            Ok((path.clone(), value))
+        })
+        .collect()
+}
+
+fn query_values(
+    plan: &MethodPlan,
+    query: &str,
+    settings: &Settings,
+) -> Result<Vec<(String, FieldPath, Value)>, BindError> {
+    let mut values = Vec::new();
+    for pair in query.split('&').filter(|it| !it.is_empty()) {
+        let (name, raw) = pair.split_once('=').unwrap_or((pair, ""));
+        let name = escape::decode_query(name, settings)
+            .map_err(|reason| BindError::field(name, format!("parameter name: {reason}")))?;
+        if settings.ignored_query_params.contains(&name) {
+            continue;
+        }
+        let path = match resolve(plan.method().input(), &name) {
+            Ok(path) if plan.variables().contains(&path) => continue,
+            Ok(path) if !in_body(plan.body(), &path) => path,
+            Err(Unresolved::Unbindable(reason)) => return Err(BindError::field(name, reason)),
+            Ok(_) | Err(Unresolved::Unknown) if settings.unknown_query == Unknown::Ignore => continue,
+            Ok(_) => return Err(BindError::field(name, "not a query parameter: the request body holds this field")),
+            Err(Unresolved::Unknown) => {
+                let message = plan.method().input().full_name();
+                return Err(BindError::field(name, format!("unknown query parameter: {message} has no such field")));
+            }
+        };
+        let leaf = path.last().expect("a resolved path is never empty");
+        let value = escape::decode_query(raw, settings).and_then(|it| text::value(&it, &leaf.kind(), settings));
+        let value =
+            value.map_err(|reason| BindError::field(&name, format!("query value {}: {reason}", text::quoted(raw))))?;
+        values.push((name, path, value));
+    }
+    Ok(values)
+}
+
+fn in_body(body: &Body, path: &[FieldDescriptor]) -> bool {
+    match body {
+        Body::None => false,
+        Body::Whole => true,
+        Body::Field(field) => path.first() == Some(field),
+    }
+}
+
+/// Why a query parameter's name leads to no field that a string can fill.
+enum Unresolved {
+    /// Some part of it names nothing.
+    Unknown,
+    /// It names something, but not that.
+    Unbindable(String),
+}
+
+fn resolve(message: &MessageDescriptor, name: &str) -> Result<FieldPath, Unresolved> {
+    let mut path = FieldPath::new();
+    let mut scope = Some(message.clone());
+    for part in name.split('.') {
+        let Some(message) = scope else { return Err(Unresolved::Unknown) };
+        if path.last().is_some_and(|it| it.is_list() || it.is_map()) {
+            return Err(Unresolved::Unbindable(
+                "goes through a repeated field, which a query cannot address".to_owned(),
+            ));
+        }
+        let field = find_field(&message, part).ok_or(Unresolved::Unknown)?;
+        scope = field.kind().as_message().cloned();
+        path.push(field);
+    }
+    let leaf = path.last().ok_or(Unresolved::Unknown)?;
+    if leaf.is_map() || !text::is_bindable(&leaf.kind()) {
+        return Err(Unresolved::Unbindable("is a message; name one of its fields".to_owned()));
+    }
+    Ok(path)
+}
+
+/// Finds a field by JSON name or by proto name.
+pub(crate) fn find_field(message: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
+    message.get_field_by_json_name(name).or_else(|| message.get_field_by_name(name))
+}
+
+fn descend<'m>(message: &'m mut DynamicMessage, parents: &[FieldDescriptor]) -> &'m mut DynamicMessage {
+    parents.iter().fold(message, |message, field| {
+        message
+            .get_field_mut(field)
+            .as_message_mut()
+            .expect("a path goes through singular messages only: checked when it was resolved")
+    })
+}
+
+fn add(message: &mut DynamicMessage, path: &[FieldDescriptor], value: Value) -> Result<(), String> {
+    let (leaf, parents) = path.split_last().expect("a field path is never empty");
+    let mut message = message;
+    for parent in parents {
+        check_oneof(message, parent)?;
+        message = descend(message, std::slice::from_ref(parent));
+    }
+    check_oneof(message, leaf)?;
+    match leaf.is_list() {
+        true => message.get_field_mut(leaf).as_list_mut().expect("a repeated field holds a list").push(value),
+        false => message.set_field(leaf, value),
+    }
+    Ok(())
+}
+
+/// Refuses a second member of a oneof.
+pub(crate) fn check_oneof(message: &DynamicMessage, field: &FieldDescriptor) -> Result<(), String> {
+    let Some(oneof) = field.containing_oneof() else { return Ok(()) };
+    match oneof.fields().find(|it| it != field && message.has_field(it)) {
+        Some(other) => Err(format!("oneof {} already has {}", oneof.name(), other.json_name())),
+        None => Ok(()),
     }
 }

@@ -4,20 +4,21 @@
 
 use std::sync::Arc;
 
-use prost_reflect::FieldDescriptor;
+use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
+use crate::codec::well_known::WellKnown;
 use crate::schema::Method;
-use crate::template::Template;
+use crate::template::{Segment, Template};
 
 /// A method bound to an HTTP method and a path template, with its field names resolved.
 #[derive(Debug)]
 pub struct MethodPlan {
-    pub(crate) method: Arc<Method>,
-    pub(crate) http_method: String,
-    pub(crate) template: Template,
-    pub(crate) variables: Vec<FieldPath>,
-    pub(crate) body: Body,
-    pub(crate) response_body: Option<FieldDescriptor>,
+    method: Arc<Method>,
+    http_method: String,
+    template: Template,
+    variables: Vec<FieldPath>,
+    body: Body,
+    response_body: Option<FieldDescriptor>,
 }
 
 /// Fields from the request message down to the one meant; never empty.
@@ -35,12 +36,63 @@ pub(crate) enum Body {
 }
 
 impl MethodPlan {
+    /// Returns the binding every method has: `POST /package.Service/Method` with the whole message as body.
+    pub(crate) fn plain(method: &Arc<Method>) -> Self {
+        Self {
+            method: Arc::clone(method),
+            http_method: "POST".to_owned(),
+            template: Template {
+                segments: vec![
+                    Segment::Literal(method.service().to_owned()),
+                    Segment::Literal(method.name().to_owned()),
+                ],
+                variables: Vec::new(),
+                verb: None,
+            },
+            variables: Vec::new(),
+            body: Body::Whole,
+            response_body: None,
+        }
+    }
+
+    /// Resolves an HTTP rule; the error says what about the rule is wrong.
+    pub(crate) fn bound(
+        method: &Arc<Method>,
+        http_method: &str,
+        template: &str,
+        body: &str,
+        response_body: &str,
+    ) -> Result<Self, String> {
+        let template: Template = template.parse().map_err(|error: crate::template::TemplateError| error.to_string())?;
+        let variables = template.variables().iter();
+        let variables: Vec<_> =
+            variables.map(|it| variable(method.input(), &it.field_path)).collect::<Result<_, _>>()?;
+        if let Some(at) = (1..variables.len()).find(|at| variables[..*at].contains(&variables[*at])) {
+            return Err(format!("field {} is bound twice", template.variables()[at].field_path.join(".")));
+        }
+        Ok(Self {
+            method: Arc::clone(method),
+            http_method: http_method.to_owned(),
+            template,
+            variables,
+            body: match body {
+                "" => Body::None,
+                "*" => Body::Whole,
+                name => Body::Field(top_level(method.input(), name, "body")?),
+            },
+            response_body: match response_body {
+                "" | "*" => None,
+                name => Some(top_level(method.output(), name, "response_body")?),
+            },
+        })
+    }
+
     /// Returns the method that is called.
     pub fn method(&self) -> &Arc<Method> {
         &self.method
     }
 
-    /// Returns the HTTP method of the binding, upper case as annotated, or `*` for any.
+    /// Returns the HTTP method of the binding in upper case, or `*` for any.
     pub fn http_method(&self) -> &str {
         &self.http_method
     }
@@ -57,11 +109,72 @@ impl MethodPlan {
 
     /// Returns whether the HTTP body is taken as raw bytes into a `google.api.HttpBody`.
     pub fn takes_raw_body(&self) -> bool {
-        todo!()
+        match &self.body {
+            Body::None => false,
+            Body::Whole => is_http_body(self.method.input()),
+            Body::Field(field) => is_http_body_field(field),
+        }
     }
 
     /// Returns whether replies are the raw bytes of a `google.api.HttpBody`.
     pub fn returns_raw_body(&self) -> bool {
-        todo!()
+        match &self.response_body {
+            None => is_http_body(self.method.output()),
+            Some(field) => is_http_body_field(field),
+        }
+    }
+
+    pub(crate) fn body(&self) -> &Body {
+        &self.body
+    }
+
+    pub(crate) fn response_body(&self) -> Option<&FieldDescriptor> {
+        self.response_body.as_ref()
+    }
+
+    pub(crate) fn variables(&self) -> &[FieldPath] {
+        &self.variables
+    }
+}
+
+/// Prints a field path as the client would write it.
+pub(crate) fn dotted(path: &[FieldDescriptor]) -> String {
+    path.iter().map(FieldDescriptor::json_name).collect::<Vec<_>>().join(".")
+}
+
+fn is_http_body(message: &MessageDescriptor) -> bool {
+    message.full_name() == "google.api.HttpBody"
+}
+
+fn is_http_body_field(field: &FieldDescriptor) -> bool {
+    !field.is_list() && field.kind().as_message().is_some_and(is_http_body)
+}
+
+fn top_level(message: &MessageDescriptor, name: &str, what: &str) -> Result<FieldDescriptor, String> {
+    message
+        .get_field_by_name(name)
+        .ok_or_else(|| format!("{what} names {name}, which is no field of {}", message.full_name()))
+}
+
+fn variable(message: &MessageDescriptor, names: &[String]) -> Result<FieldPath, String> {
+    let mut scope = Some(message.clone());
+    let mut path = FieldPath::new();
+    for name in names {
+        let parent =
+            scope.ok_or_else(|| format!("variable {}: nothing lies below {}", names.join("."), dotted(&path)))?;
+        let field = parent.get_field_by_name(name).ok_or_else(|| {
+            format!("variable {} names {name}, which is no field of {}", names.join("."), parent.full_name())
+        })?;
+        if field.is_list() || field.is_map() {
+            return Err(format!("variable {} goes through {name}, which is repeated", names.join(".")));
+        }
+        scope = field.kind().as_message().cloned();
+        path.push(field);
+    }
+    match path.last().map(FieldDescriptor::kind) {
+        Some(Kind::Message(leaf)) if !WellKnown::of(&leaf).is_some_and(WellKnown::is_text) => {
+            Err(format!("variable {} is a {}, which has no text form", names.join("."), leaf.full_name()))
+        }
+        _ => Ok(path),
     }
 }

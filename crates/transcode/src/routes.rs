@@ -1,25 +1,44 @@
 //! The table from HTTP method and path to the method to call.
 //!
 //! Lives here: building the table from many schemas, looking up a raw path, saying what is wrong with the set of routes. Does not: decoding
-//! what a variable matched (`bind`).
+//! what a variable matched (`bind`), walking segments (`trie`).
 //! Invariants: at the leftmost segment where two templates differ, a literal beats `*` and `*` beats `**`, among the bindings of the request's HTTP
-//! method; what was added first keeps a service name or a template; the path is matched undecoded.
+//! method; what was added first keeps a service name or a template; the path is matched undecoded; a trailing `:word` is a verb only if some template
+//! of the table declares it, and then it is never part of a value.
 
+mod trie;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::plan::MethodPlan;
 use crate::schema::Schema;
+use trie::{Claim, Trie};
 
 /// Routes of many services. `T` says whose a route is; the table only hands it back.
 #[derive(Debug)]
 pub struct RouteTable<T> {
-    _owners: Vec<T>,
+    routes: Vec<Route>,
+    owners: Vec<T>,
+    trie: Trie,
+    verbs: HashSet<String>,
+    /// Index of the plain binding by `/package.Service/Method`.
+    methods: HashMap<String, usize>,
+    /// Index of the owner by service name.
+    services: HashMap<String, usize>,
+    problems: Vec<RouteProblem<T>>,
+}
+
+#[derive(Debug)]
+struct Route {
+    plan: Arc<MethodPlan>,
+    owner: usize,
 }
 
 /// Collects schemas for a `RouteTable`. Order matters: the first to claim a name or a template keeps it.
 #[derive(Debug)]
 pub struct RouteTableBuilder<T> {
-    _owners: Vec<T>,
+    table: RouteTable<T>,
 }
 
 /// What a path leads to.
@@ -43,11 +62,11 @@ pub struct Match<T> {
     pub plan: Arc<MethodPlan>,
     /// What the schema was added with.
     pub owner: T,
-    /// What the template's variables matched, undecoded, in the order of the template.
+    /// What the template's variables matched.
     pub variables: PathVariables,
 }
 
-/// Raw values of a template's variables.
+/// Raw values of a template's variables, undecoded, in the order of the template.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PathVariables(pub(crate) Vec<String>);
 
@@ -83,55 +102,192 @@ pub enum RouteProblem<T> {
 impl<T: Clone> RouteTable<T> {
     /// Returns a builder with nothing in it.
     pub fn builder() -> RouteTableBuilder<T> {
-        todo!()
+        RouteTableBuilder {
+            table: Self {
+                routes: Vec::new(),
+                owners: Vec::new(),
+                trie: Trie::new(),
+                verbs: HashSet::new(),
+                methods: HashMap::new(),
+                services: HashMap::new(),
+                problems: Vec::new(),
+            },
+        }
     }
 
     /// Returns what `path` leads to for an HTTP method (upper case). `path` is as on the wire, undecoded, without the query string.
     pub fn lookup(&self, http_method: &str, path: &str) -> Lookup<T> {
-        let _ = (http_method, path);
-        todo!()
+        let Some(segments) = Segments::of(path, &self.verbs) else { return Lookup::NotFound };
+        let mut allow = BTreeSet::new();
+        let found = self.trie.find(&segments.parts, |claims| {
+            allow.extend(
+                claims.iter().filter(|it| it.verb.as_deref() == segments.verb).map(|it| it.http_method.as_str()),
+            );
+            pick(claims, segments.verb, http_method)
+        });
+        match found {
+            Some(route) => Lookup::Found(self.matched(&self.routes[route], path, &segments)),
+            None if allow.is_empty() => Lookup::NotFound,
+            None => Lookup::MethodNotAllowed { allow: allow.into_iter().map(str::to_owned).collect() },
+        }
+    }
+
+    fn matched(&self, route: &Route, path: &str, segments: &Segments<'_>) -> Match<T> {
+        let template = route.plan.template();
+        // A `**` matched as many segments as the request has more than the template has others; all else is one to one.
+        let double = template.segments().iter().position(|it| *it == crate::template::Segment::DoubleStar);
+        let shift = |at: usize| match double {
+            Some(double) if at > double => at + segments.parts.len() - template.segments().len(),
+            _ => at,
+        };
+        let variables = template.variables().iter();
+        let raw = variables.map(|it| segments.slice(path, shift(it.span.start), shift(it.span.end)).to_owned());
+        Match {
+            plan: Arc::clone(&route.plan),
+            owner: self.owners[route.owner].clone(),
+            variables: PathVariables(raw.collect()),
+        }
     }
 
     /// Returns the method at `/package.Service/Method` and its owner, for native gRPC, gRPC-Web and Connect.
     pub fn method(&self, grpc_path: &str) -> Option<(&Arc<MethodPlan>, &T)> {
-        let _ = grpc_path;
-        todo!()
+        self.methods.get(grpc_path).map(|at| self.entry(&self.routes[*at]))
     }
 
     /// Returns the owner of a gRPC service name.
     pub fn service(&self, full_name: &str) -> Option<&T> {
-        let _ = full_name;
-        todo!()
+        self.services.get(full_name).map(|at| &self.owners[*at])
     }
 
     /// Returns every routed binding with its owner, in the order added.
     pub fn plans(&self) -> impl Iterator<Item = (&Arc<MethodPlan>, &T)> {
-        std::iter::empty()
+        self.routes.iter().map(|it| self.entry(it))
     }
 
     /// Returns what was left out while building, with reasons.
     pub fn problems(&self) -> &[RouteProblem<T>] {
-        todo!()
+        &self.problems
+    }
+
+    fn entry<'t>(&'t self, route: &'t Route) -> (&'t Arc<MethodPlan>, &'t T) {
+        (&route.plan, &self.owners[route.owner])
+    }
+
+    fn add(&mut self, schema: &Schema, wanted: impl Fn(&str) -> bool, owner: T) {
+        let owner_at = self.owners.len();
+        self.owners.push(owner);
+        let mut refused: HashSet<&str> = HashSet::new();
+        for plan in schema.plans() {
+            let service = plan.method().service();
+            if !wanted(service) || service.starts_with("grpc.") || refused.contains(service) {
+                continue;
+            }
+            let holder = *self.services.entry(service.to_owned()).or_insert(owner_at);
+            if holder != owner_at {
+                refused.insert(service);
+                self.problems.push(RouteProblem::Service {
+                    service: service.to_owned(),
+                    kept: self.owners[holder].clone(),
+                    refused: self.owners[owner_at].clone(),
+                });
+                continue;
+            }
+            self.claim(plan, owner_at);
+        }
+    }
+
+    fn claim(&mut self, plan: &Arc<MethodPlan>, owner: usize) {
+        let template = plan.template();
+        let route = self.routes.len();
+        let claim =
+            Claim { verb: template.verb().map(str::to_owned), http_method: plan.http_method().to_owned(), route };
+        if let Err(holder) = self.trie.claim(template.segments(), claim) {
+            let holder = &self.routes[holder];
+            self.problems.push(RouteProblem::Binding {
+                http_method: plan.http_method().to_owned(),
+                template: template.to_string(),
+                kept_method: holder.plan.method().full_name().to_owned(),
+                kept: self.owners[holder.owner].clone(),
+                refused_method: plan.method().full_name().to_owned(),
+                refused: self.owners[owner].clone(),
+            });
+            return;
+        }
+        // A schema lists a method's plain binding first.
+        self.methods.entry(plan.method().grpc_path().to_owned()).or_insert(route);
+        self.verbs.extend(template.verb().map(str::to_owned));
+        self.routes.push(Route { plan: Arc::clone(plan), owner });
     }
 }
 
 impl<T: Clone> RouteTableBuilder<T> {
     /// Adds all services of a schema for `owner`. `grpc.*` services (health, reflection) are never routed.
     #[must_use]
-    pub fn add(self, schema: &Schema, owner: T) -> Self {
-        let _ = (schema, owner);
-        todo!()
+    pub fn add(mut self, schema: &Schema, owner: T) -> Self {
+        self.table.add(schema, |_| true, owner);
+        self
     }
 
     /// Adds one service of a schema, by full name; nothing if the schema lacks it.
     #[must_use]
-    pub fn add_service(self, schema: &Schema, service: &str, owner: T) -> Self {
-        let _ = (schema, service, owner);
-        todo!()
+    pub fn add_service(mut self, schema: &Schema, service: &str, owner: T) -> Self {
+        self.table.add(schema, |it| it == service, owner);
+        self
     }
 
     /// Returns the table.
     pub fn build(self) -> RouteTable<T> {
-        todo!()
+        self.table
     }
 }
+
+/// Returns the claim for an HTTP method, one that names it before one for any.
+fn pick(claims: &[Claim], verb: Option<&str>, http_method: &str) -> Option<usize> {
+    let of = |wanted: &str| {
+        claims.iter().find(|it| it.verb.as_deref() == verb && it.http_method == wanted).map(|it| it.route)
+    };
+    of(http_method).or_else(|| of("*"))
+}
+
+/// A path taken apart: where its segments lie, and its verb.
+struct Segments<'p> {
+    parts: Vec<&'p str>,
+    /// Byte offset of each segment in the path.
+    starts: Vec<usize>,
+    verb: Option<&'p str>,
+}
+
+impl<'p> Segments<'p> {
+    /// Returns none for a path that no template can match, such as `*`.
+    fn of(path: &'p str, verbs: &HashSet<String>) -> Option<Self> {
+        let mut it = Self { parts: Vec::new(), starts: Vec::new(), verb: None };
+        let mut at = 1;
+        for part in path.strip_prefix('/')?.split('/') {
+            it.parts.push(part);
+            it.starts.push(at);
+            at += part.len() + 1;
+        }
+        while it.parts.last().is_some_and(|it| it.is_empty()) {
+            it.parts.pop();
+        }
+        if let Some(last) = it.parts.last_mut()
+            && let Some((head, word)) = last.rsplit_once(':')
+            && verbs.contains(word)
+        {
+            (*last, it.verb) = (head, Some(word));
+        }
+        Some(it)
+    }
+
+    /// Returns the part of the path from one segment to before another, separators between them included.
+    fn slice(&self, path: &'p str, from: usize, to: usize) -> &'p str {
+        if from >= to {
+            return "";
+        }
+        let last = to - 1;
+        &path[self.starts[from]..self.starts[last] + self.parts[last].len()]
+    }
+}
+
+#[cfg(test)]
+mod tests;

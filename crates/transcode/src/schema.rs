@@ -5,9 +5,15 @@
 //! Invariants: one pool per schema, so two services may each own a `common.proto`; options are read from raw bytes, because typed descriptor
 //! messages drop extensions.
 
+pub(crate) mod builtin;
+mod raw;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use prost_reflect::{DescriptorPool, MessageDescriptor};
+use prost::Message;
+use prost_reflect::prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorProto};
+use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor, ServiceDescriptor};
 
 use crate::plan::MethodPlan;
 
@@ -15,7 +21,7 @@ use crate::plan::MethodPlan;
 #[derive(Clone, Debug)]
 pub struct Schema {
     pool: DescriptorPool,
-    methods: Arc<[Arc<MethodPlan>]>,
+    plans: Arc<[Arc<MethodPlan>]>,
     problems: Arc<[RuleProblem]>,
 }
 
@@ -99,8 +105,7 @@ impl Schema {
     /// # Errors
     /// `SchemaError` if the bytes cannot be decoded or a file does not link. A REST binding that cannot be served is no error: see `problems`.
     pub fn decode(set: &[u8]) -> Result<Self, SchemaError> {
-        let _ = set;
-        todo!()
+        Self::from_files(raw::FileSet::decode(set).map_err(malformed)?.file)
     }
 
     /// Links encoded `FileDescriptorProto`s, as server reflection and the registry hand them out.
@@ -108,8 +113,30 @@ impl Schema {
     /// # Errors
     /// As `decode`.
     pub fn from_files<F: AsRef<[u8]>>(files: impl IntoIterator<Item = F>) -> Result<Self, SchemaError> {
-        let _ = files.into_iter().count();
-        todo!()
+        let files = Files::read(files)?;
+        let mut pool = DescriptorPool::new();
+        let set = raw::FileSet { file: files.encoded };
+        pool.decode_file_descriptor_set(set.encode_to_vec().as_slice()).map_err(|error| SchemaError::Link {
+            file: error.file().unwrap_or("descriptor set").to_owned(),
+            symbol: symbol_at(&set, error.file(), error.path()),
+            reason: error.to_string(),
+        })?;
+        let mut plans = Vec::new();
+        let mut problems = Vec::new();
+        for service in pool.services().filter(|it| !files.supplied.contains(it.parent_file().name())) {
+            for descriptor in service.methods() {
+                let options = files.options.get(descriptor.full_name());
+                let method = Arc::new(Method::new(&service, &descriptor, options));
+                plans.push(Arc::new(MethodPlan::plain(&method)));
+                for rule in options.and_then(|it| it.http.as_ref()).into_iter().flat_map(rules) {
+                    match bind_rule(&method, rule) {
+                        Ok(plan) => plans.push(Arc::new(plan)),
+                        Err(problem) => problems.push(problem),
+                    }
+                }
+            }
+        }
+        Ok(Self { pool, plans: plans.into(), problems: problems.into() })
     }
 
     /// Returns the full names of the services in the set.
@@ -119,7 +146,7 @@ impl Schema {
 
     /// Returns every way to call every method: first its plain binding `POST /package.Service/Method`, then its `google.api.http` ones.
     pub fn plans(&self) -> &[Arc<MethodPlan>] {
-        &self.methods
+        &self.plans
     }
 
     /// Returns the REST bindings that were left out, with reasons.
@@ -134,6 +161,28 @@ impl Schema {
 }
 
 impl Method {
+    fn new(service: &ServiceDescriptor, method: &MethodDescriptor, options: Option<&raw::MethodOptions>) -> Self {
+        Self {
+            service: service.full_name().to_owned(),
+            name: method.name().to_owned(),
+            full_name: method.full_name().to_owned(),
+            grpc_path: format!("/{}/{}", service.full_name(), method.name()),
+            input: method.input(),
+            output: method.output(),
+            streaming: match (method.is_client_streaming(), method.is_server_streaming()) {
+                (false, false) => Streaming::Unary,
+                (true, false) => Streaming::Client,
+                (false, true) => Streaming::Server,
+                (true, true) => Streaming::Bidi,
+            },
+            idempotency: match options.map(|it| it.idempotency_level) {
+                Some(1) => Idempotency::NoSideEffects,
+                Some(2) => Idempotency::Idempotent,
+                _ => Idempotency::Unknown,
+            },
+        }
+    }
+
     /// Returns the full service name, `package.Service`.
     pub fn service(&self) -> &str {
         &self.service
@@ -185,4 +234,129 @@ impl Streaming {
     pub fn server(self) -> bool {
         matches!(self, Self::Server | Self::Bidi)
     }
+}
+
+/// A set before linking: what to link, which of it we supplied, and the method options by full name.
+struct Files {
+    encoded: Vec<Vec<u8>>,
+    supplied: HashSet<String>,
+    options: HashMap<String, raw::MethodOptions>,
+}
+
+impl Files {
+    fn read<F: AsRef<[u8]>>(files: impl IntoIterator<Item = F>) -> Result<Self, SchemaError> {
+        let mut read = Self { encoded: Vec::new(), supplied: HashSet::new(), options: HashMap::new() };
+        let mut present: HashMap<String, usize> = HashMap::new();
+        let mut wanted = Vec::new();
+        for bytes in files {
+            let bytes = bytes.as_ref();
+            let file = raw::File::decode(bytes).map_err(malformed)?;
+            // Reflection may send one file twice; a different file of that name is a clash, which the linker reports.
+            if present.get(&file.name).is_some_and(|at| read.encoded[*at] == bytes) {
+                continue;
+            }
+            present.insert(file.name, read.encoded.len());
+            read.encoded.push(bytes.to_vec());
+            wanted.extend(file.dependency);
+            for service in file.service {
+                let scope =
+                    if file.package.is_empty() { service.name } else { format!("{}.{}", file.package, service.name) };
+                let methods = service.method.into_iter();
+                read.options.extend(methods.filter_map(|it| Some((format!("{scope}.{}", it.name), it.options?))));
+            }
+        }
+        while let Some(name) = wanted.pop() {
+            if present.contains_key(&name) {
+                continue;
+            }
+            let Some(bytes) = builtin::file(&name) else { continue };
+            wanted.extend(raw::File::decode(bytes.as_slice()).map_err(malformed)?.dependency);
+            present.insert(name.clone(), read.encoded.len());
+            read.supplied.insert(name);
+            read.encoded.push(bytes);
+        }
+        Ok(read)
+    }
+}
+
+fn malformed(error: prost::DecodeError) -> SchemaError {
+    SchemaError::Malformed { reason: error.to_string() }
+}
+
+/// Returns a rule and its additional bindings; those of an additional binding do not count (http.proto: one level).
+fn rules(rule: &raw::HttpRule) -> impl Iterator<Item = &raw::HttpRule> {
+    std::iter::once(rule).chain(&rule.additional_bindings)
+}
+
+fn bind_rule(method: &Arc<Method>, rule: &raw::HttpRule) -> Result<MethodPlan, RuleProblem> {
+    let (kind, template) = rule.pattern().unwrap_or_default();
+    let refuse = |reason: String| RuleProblem {
+        method: method.full_name.clone(),
+        kind: kind.clone(),
+        template: template.to_owned(),
+        reason,
+    };
+    if kind.is_empty() {
+        return Err(refuse("the rule names no HTTP method".to_owned()));
+    }
+    MethodPlan::bound(method, &kind, template, &rule.body, &rule.response_body).map_err(refuse)
+}
+
+/// Returns the full name of what `path` leads to in a file descriptor, or the file's name.
+///
+/// `path` is as in `SourceCodeInfo.Location`: field numbers of descriptor.proto alternating with indexes.
+fn symbol_at(set: &raw::FileSet, file: Option<&str>, path: Option<&[i32]>) -> String {
+    let (Some(name), Some(path)) = (file, path) else { return "descriptor set".to_owned() };
+    let decoded = set.file.iter().filter_map(|it| FileDescriptorProto::decode(it.as_slice()).ok());
+    let Some(file) = decoded.into_iter().find(|it| it.name() == name) else { return name.to_owned() };
+    let mut symbol = file.package().to_owned();
+    let mut push = |part: Option<&str>| {
+        if let Some(part) = part {
+            symbol = if symbol.is_empty() { part.to_owned() } else { format!("{symbol}.{part}") };
+        }
+    };
+    match path {
+        [3, at, ..] => return file.dependency.get(index(*at)).cloned().unwrap_or_else(|| name.to_owned()),
+        [4, at, rest @ ..] => {
+            file.message_type.get(index(*at)).into_iter().for_each(|it| message_symbol(it, rest, &mut push))
+        }
+        [5, at, rest @ ..] => {
+            file.enum_type.get(index(*at)).into_iter().for_each(|it| enum_symbol(it, rest, &mut push))
+        }
+        [6, at, rest @ ..] => {
+            let service = file.service.get(index(*at));
+            push(service.map(|it| it.name()));
+            if let [2, at, ..] = rest {
+                push(service.and_then(|it| it.method.get(index(*at))).map(|it| it.name()));
+            }
+        }
+        [7, at, ..] => push(file.extension.get(index(*at)).map(|it| it.name())),
+        _ => return name.to_owned(),
+    }
+    symbol
+}
+
+fn message_symbol(message: &DescriptorProto, path: &[i32], push: &mut impl FnMut(Option<&str>)) {
+    push(Some(message.name()));
+    match path {
+        [2, at, ..] => push(message.field.get(index(*at)).map(|it| it.name())),
+        [3, at, rest @ ..] => {
+            message.nested_type.get(index(*at)).into_iter().for_each(|it| message_symbol(it, rest, push))
+        }
+        [4, at, rest @ ..] => message.enum_type.get(index(*at)).into_iter().for_each(|it| enum_symbol(it, rest, push)),
+        [6, at, ..] => push(message.extension.get(index(*at)).map(|it| it.name())),
+        [8, at, ..] => push(message.oneof_decl.get(index(*at)).map(|it| it.name())),
+        _ => {}
+    }
+}
+
+fn enum_symbol(it: &EnumDescriptorProto, path: &[i32], push: &mut impl FnMut(Option<&str>)) {
+    push(Some(it.name()));
+    if let [2, at, ..] = path {
+        push(it.value.get(index(*at)).map(|it| it.name()));
+    }
+}
+
+fn index(at: i32) -> usize {
+    usize::try_from(at).unwrap_or(usize::MAX)
 }

@@ -1,35 +1,87 @@
 //! Streams over HTTP bodies: chunks in to request messages, reply messages out to a framed body.
 //!
-//! Lives here: splitting JSON arrays and NDJSON incrementally, framing as JSON array, NDJSON or SSE, raw bodies both ways. Does not: reading or
-//! writing sockets, back-pressure. Memory held is one message.
+//! Lives here: framing replies as JSON array, NDJSON or SSE, raw bodies both ways, which framing a client asked for. Does not: reading or writing
+//! sockets, back-pressure, finding the documents in a body (`split`). Memory held is one message.
+//! Source: Envoy's array framing with errors in band; the WHATWG "Server-sent events" syntax.
+
+mod split;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
+use prost::Message;
+use prost_reflect::DynamicMessage;
 
-use crate::bind::BindError;
-use crate::codec::EncodeError;
+use crate::bind::{BindError, Bindings};
+use crate::codec::json::Position;
+use crate::codec::{Codec, EncodeError, raw_message};
+use crate::plan::MethodPlan;
 use crate::settings::StreamFormat;
-use crate::status::Status;
+use crate::status::{JSON, Status};
+use split::{Document, Splitter};
 
 /// Request messages of a client stream, as the body arrives.
 #[derive(Debug)]
 pub struct RequestStream {
-    _buffer: Vec<u8>,
+    codec: Codec,
+    plan: Arc<MethodPlan>,
+    /// Path and query, until the first message takes them.
+    bindings: Option<Bindings>,
+    intake: Intake,
 }
 
-/// Reply messages of a server stream, framed.
+/// What a body is made of.
 #[derive(Debug)]
-pub struct ReplyStream {
-    _format: StreamFormat,
+enum Intake {
+    /// Nothing: the message is path and query.
+    Nothing,
+    /// One message, complete at the end.
+    Whole(Vec<u8>),
+    /// Raw bytes; each chunk is a message.
+    Raw { content_type: Option<String> },
+    /// Raw bytes of a method that takes one message.
+    RawWhole { content_type: Option<String>, held: Vec<u8> },
+    /// JSON documents.
+    Documents(Splitter),
 }
 
 impl RequestStream {
+    pub(crate) fn new(codec: Codec, plan: Arc<MethodPlan>, bindings: Bindings, content_type: Option<&str>) -> Self {
+        let many = plan.method().streaming().client();
+        let owned = || content_type.map(str::to_owned);
+        let intake = match (plan.has_body(), plan.takes_raw_body(), many) {
+            (false, _, _) => Intake::Nothing,
+            (true, true, true) => Intake::Raw { content_type: owned() },
+            (true, true, false) => Intake::RawWhole { content_type: owned(), held: Vec::new() },
+            (true, false, false) => Intake::Whole(Vec::new()),
+            (true, false, true) if is_ndjson(content_type) => Intake::Documents(Splitter::lines()),
+            (true, false, true) => Intake::Documents(Splitter::array()),
+        };
+        Self { codec, plan, bindings: Some(bindings), intake }
+    }
+
     /// Takes a chunk of the body; returns the messages that it completes, encoded.
     ///
     /// # Errors
-    /// `BindError` for what cannot be a message; the call should be cancelled and the error answered.
+    /// `BindError` for what cannot be a message; the call should be cancelled and the error answered. The stream is then of no more use.
     pub fn feed(&mut self, chunk: &[u8]) -> Result<Vec<Bytes>, BindError> {
-        let _ = chunk;
-        todo!()
+        match &mut self.intake {
+            Intake::Nothing => Ok(Vec::new()),
+            Intake::Whole(held) | Intake::RawWhole { held, .. } => {
+                held.extend_from_slice(chunk);
+                Ok(Vec::new())
+            }
+            Intake::Raw { .. } if chunk.is_empty() => Ok(Vec::new()),
+            Intake::Raw { content_type } => {
+                let content_type = content_type.take();
+                let message = raw_message(&self.plan, content_type.as_deref(), Bytes::copy_from_slice(chunk))?;
+                Ok(vec![self.bind(message)?])
+            }
+            Intake::Documents(splitter) => {
+                let documents = splitter.feed(chunk)?;
+                self.messages(documents)
+            }
+        }
     }
 
     /// Takes the end of the body; returns the messages that were still due.
@@ -37,19 +89,86 @@ impl RequestStream {
     /// # Errors
     /// `BindError` if the body ends in the middle.
     pub fn finish(&mut self) -> Result<Vec<Bytes>, BindError> {
-        todo!()
+        let message = match &mut self.intake {
+            Intake::Nothing => DynamicMessage::new(self.plan.method().input().clone()),
+            Intake::Whole(held) => self.codec.json_message(&self.plan, held, Position::START)?,
+            Intake::RawWhole { content_type, held } => {
+                raw_message(&self.plan, content_type.as_deref(), std::mem::take(held).into())?
+            }
+            // An empty body is still a message, or path and query would be lost.
+            Intake::Raw { content_type } if self.bindings.is_some() => {
+                raw_message(&self.plan, content_type.as_deref(), Bytes::new())?
+            }
+            Intake::Raw { .. } => return Ok(Vec::new()),
+            Intake::Documents(splitter) => {
+                let documents = splitter.finish()?;
+                return self.messages(documents);
+            }
+        };
+        Ok(vec![self.bind(message)?])
     }
 
     /// Returns how many bytes of an unfinished message are held, for the caller's limit on message size.
     pub fn buffered(&self) -> usize {
-        self._buffer.len()
+        match &self.intake {
+            Intake::Nothing | Intake::Raw { .. } => 0,
+            Intake::Whole(held) | Intake::RawWhole { held, .. } => held.len(),
+            Intake::Documents(splitter) => splitter.buffered(),
+        }
+    }
+
+    fn messages(&mut self, documents: Vec<Document>) -> Result<Vec<Bytes>, BindError> {
+        let mut messages = Vec::with_capacity(documents.len());
+        for document in documents {
+            let message = self.codec.json_message(&self.plan, &document.text, document.origin)?;
+            messages.push(self.bind(message)?);
+        }
+        Ok(messages)
+    }
+
+    /// Adds path and query to the first message; the others are the body's alone.
+    fn bind(&mut self, mut message: DynamicMessage) -> Result<Bytes, BindError> {
+        if let Some(bindings) = self.bindings.take() {
+            bindings.apply(&mut message)?;
+        }
+        Ok(message.encode_to_vec().into())
     }
 }
 
+/// Reply messages of a server stream, framed.
+#[derive(Debug)]
+pub struct ReplyStream {
+    codec: Codec,
+    plan: Arc<MethodPlan>,
+    framing: Framing,
+    content_type: String,
+    started: bool,
+}
+
+/// How messages follow one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    Json(StreamFormat),
+    /// Bytes of `google.api.HttpBody`, nothing between them.
+    Raw,
+}
+
 impl ReplyStream {
-    /// Returns the content type of the answer; for raw bodies known only after the first message.
+    pub(crate) fn new(codec: Codec, plan: Arc<MethodPlan>, accept: Option<&str>) -> Self {
+        let format = accept.and_then(accepted).unwrap_or(codec.settings().stream_format);
+        let framing = if plan.returns_raw_body() { Framing::Raw } else { Framing::Json(format) };
+        let content_type = match framing {
+            Framing::Json(StreamFormat::JsonArray) => JSON,
+            Framing::Json(StreamFormat::Ndjson) => "application/x-ndjson",
+            Framing::Json(StreamFormat::Sse) => "text/event-stream",
+            Framing::Raw => "application/octet-stream",
+        };
+        Self { codec, plan, framing, content_type: content_type.to_owned(), started: false }
+    }
+
+    /// Returns the content type of the answer; for raw bodies it is that of the first message, so ask after it.
     pub fn content_type(&self) -> &str {
-        todo!()
+        &self.content_type
     }
 
     /// Returns the bytes to send for a reply message.
@@ -57,23 +176,83 @@ impl ReplyStream {
     /// # Errors
     /// `EncodeError`; pass it on through `fail`.
     pub fn message(&mut self, wire: &[u8]) -> Result<Bytes, EncodeError> {
-        let _ = wire;
-        todo!()
+        let reply = self.codec.encode_reply(&self.plan, wire)?;
+        if self.framing == Framing::Raw && !self.started {
+            self.content_type = reply.content_type;
+        }
+        let framed = self.frame("", &reply.body);
+        self.started = true;
+        Ok(framed)
     }
 
     /// Returns the bytes that end the body after success.
     pub fn finish(&mut self) -> Bytes {
-        todo!()
+        Bytes::from_static(match self.framing {
+            Framing::Json(StreamFormat::JsonArray) if self.started => b"]",
+            Framing::Json(StreamFormat::JsonArray) => b"[]",
+            Framing::Json(StreamFormat::Ndjson | StreamFormat::Sse) | Framing::Raw => b"",
+        })
     }
 
     /// Returns whether any message was framed; if not, a failure is still a plain status answer.
     pub fn started(&self) -> bool {
-        todo!()
+        self.started
     }
 
-    /// Returns the bytes that report a failure in the stream, `{"error": status}`, and end the body.
+    /// Returns the bytes that report a failure in the stream, `{"error": status}`, and end the body. A raw body has no room for it: the bytes are
+    /// empty, and the caller should break the connection off so that the client notices.
     pub fn fail(&mut self, status: &Status) -> Bytes {
-        let _ = status;
-        todo!()
+        if self.framing == Framing::Raw {
+            return Bytes::new();
+        }
+        let status = self.codec.encode_status(status, Some(&self.plan));
+        let element = [b"{\"error\":", &status[..], b"}"].concat();
+        let mut framed = self.frame("event: error\n", &element).to_vec();
+        self.started = true;
+        framed.extend_from_slice(&self.finish());
+        framed.into()
+    }
+
+    /// Frames one JSON document, which holds no line break. `event` is what SSE puts before its data.
+    fn frame(&self, event: &str, json: &[u8]) -> Bytes {
+        let (before, after): (&[u8], &[u8]) = match self.framing {
+            Framing::Json(StreamFormat::JsonArray) if self.started => (b",", b""),
+            Framing::Json(StreamFormat::JsonArray) => (b"[", b""),
+            Framing::Json(StreamFormat::Ndjson) => (b"", b"\n"),
+            Framing::Json(StreamFormat::Sse) => return [event.as_bytes(), b"data: ", json, b"\n\n"].concat().into(),
+            Framing::Raw => return Bytes::copy_from_slice(json),
+        };
+        [before, json, after].concat().into()
     }
 }
+
+/// Returns whether a body is JSON documents on lines of their own.
+fn is_ndjson(content_type: Option<&str>) -> bool {
+    let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    matches!(
+        essence.as_str(),
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl" | "application/x-jsonlines"
+    )
+}
+
+/// Returns the framing that an `Accept` header asks for: the best of those we have by weight, then by order; none if it names none of them.
+fn accepted(accept: &str) -> Option<StreamFormat> {
+    let mut best: Option<(f32, StreamFormat)> = None;
+    for range in accept.split(',') {
+        let mut parts = range.split(';').map(str::trim);
+        let format = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
+            "application/json" => StreamFormat::JsonArray,
+            "text/event-stream" => StreamFormat::Sse,
+            other if is_ndjson(Some(other)) => StreamFormat::Ndjson,
+            _ => continue,
+        };
+        let weight = parts.find_map(|it| it.strip_prefix("q=")).and_then(|it| it.parse().ok()).unwrap_or(1.0_f32);
+        if weight > best.map_or(0.0, |(weight, _)| weight) {
+            best = Some((weight, format));
+        }
+    }
+    best.map(|(_, format)| format)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,400 @@
+//! A pull reader for strict JSON that knows where it is.
+//!
+//! Lives here: RFC 8259 syntax, positions, the nesting limit. Does not: meaning (`decode`).
+//! Invariants: it accepts exactly RFC 8259 in UTF-8 without a byte order mark; it never looks at a byte twice but by `rewind`; recursion of its callers is
+//! bounded by `DEPTH`.
+
+use std::borrow::Cow;
+
+use crate::bind::BindError;
+
+/// Nested arrays and objects accepted; protobuf's own usual limit.
+pub(crate) const DEPTH: usize = 100;
+
+/// What is wrong with a document, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fault {
+    /// Byte offset in the document.
+    at: usize,
+    reason: String,
+    /// Steps from the value at fault outwards.
+    steps: Vec<String>,
+}
+
+pub(crate) type Read<T> = Result<T, Fault>;
+
+impl Fault {
+    pub(crate) fn new(at: usize, reason: impl Into<String>) -> Self {
+        Self { at, reason: reason.into(), steps: Vec::new() }
+    }
+
+    /// Says that the value at fault lies in a member.
+    pub(crate) fn within(mut self, member: &str) -> Self {
+        self.steps.push(format!(".{member}"));
+        self
+    }
+
+    /// Says that the value at fault lies in an array's element.
+    pub(crate) fn within_element(mut self, index: usize) -> Self {
+        self.steps.push(format!("[{index}]"));
+        self
+    }
+
+    /// Says that the value at fault lies under a map's key.
+    pub(crate) fn within_entry(mut self, key: &str) -> Self {
+        self.steps.push(format!("[{key:?}]"));
+        self
+    }
+
+    /// Returns the client's error: field path where known, then what is wrong, then line and column in `document`, which starts at `origin` of the body.
+    pub(crate) fn into_error(self, document: &[u8], origin: Position) -> BindError {
+        let position = origin.after(&document[..self.at.min(document.len())]);
+        let description = format!("{} at line {} column {}", self.reason, position.line, position.column);
+        let path: String = self.steps.iter().rev().map(String::as_str).collect();
+        match path.strip_prefix('.').unwrap_or(&path) {
+            "" => BindError::invalid(format!("malformed request body: {description}")),
+            path => BindError::field(path, description),
+        }
+    }
+}
+
+/// A place in a text, both counted from 1, columns in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) line: usize,
+    pub(crate) column: usize,
+}
+
+impl Position {
+    pub(crate) const START: Self = Self { line: 1, column: 1 };
+
+    /// Returns the position after some text.
+    pub(crate) fn after(self, text: &[u8]) -> Self {
+        text.iter().fold(self, |at, byte| match byte {
+            b'\n' => Self { line: at.line + 1, column: 1 },
+            // Bytes that continue a UTF-8 character take no column.
+            byte if byte & 0xC0 == 0x80 => at,
+            _ => Self { column: at.column + 1, ..at },
+        })
+    }
+}
+
+/// What a value starts as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Null,
+    Bool,
+    Number,
+    String,
+    Array,
+    Object,
+}
+
+impl Shape {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool => "a boolean",
+            Self::Number => "a number",
+            Self::String => "a string",
+            Self::Array => "an array",
+            Self::Object => "an object",
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Reader<'d> {
+    text: &'d str,
+    at: usize,
+    depth: usize,
+}
+
+/// A place to come back to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mark {
+    at: usize,
+    depth: usize,
+}
+
+impl<'d> Reader<'d> {
+    pub(crate) fn new(document: &'d [u8]) -> Read<Self> {
+        match std::str::from_utf8(document) {
+            Ok(text) => Ok(Self { text, at: 0, depth: 0 }),
+            Err(error) => Err(Fault::new(error.valid_up_to(), "not UTF-8")),
+        }
+    }
+
+    /// Returns the byte offset of the next token.
+    pub(crate) fn at(&mut self) -> usize {
+        self.skip_space();
+        self.at
+    }
+
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { at: self.at, depth: self.depth }
+    }
+
+    pub(crate) fn rewind(&mut self, mark: Mark) {
+        (self.at, self.depth) = (mark.at, mark.depth);
+    }
+
+    /// Returns whether nothing but space is left.
+    pub(crate) fn is_blank(&mut self) -> bool {
+        self.skip_space();
+        self.at == self.text.len()
+    }
+
+    /// Checks that nothing but space is left.
+    pub(crate) fn end(&mut self) -> Read<()> {
+        if self.is_blank() { Ok(()) } else { Err(self.unexpected("the end of the document")) }
+    }
+
+    /// Returns what the next value is, without taking it.
+    pub(crate) fn shape(&mut self) -> Read<Shape> {
+        self.skip_space();
+        match self.peek() {
+            Some(b'n') => Ok(Shape::Null),
+            Some(b't' | b'f') => Ok(Shape::Bool),
+            Some(b'-' | b'0'..=b'9') => Ok(Shape::Number),
+            Some(b'"') => Ok(Shape::String),
+            Some(b'[') => Ok(Shape::Array),
+            Some(b'{') => Ok(Shape::Object),
+            _ => Err(self.unexpected("a JSON value")),
+        }
+    }
+
+    pub(crate) fn null(&mut self) -> Read<()> {
+        self.word("null")
+    }
+
+    pub(crate) fn bool(&mut self) -> Read<bool> {
+        self.skip_space();
+        match self.peek() {
+            Some(b't') => self.word("true").map(|()| true),
+            _ => self.word("false").map(|()| false),
+        }
+    }
+
+    /// Returns a number's text, its syntax checked.
+    pub(crate) fn number(&mut self) -> Read<&'d str> {
+        self.skip_space();
+        let start = self.at;
+        self.take_if(|it| it == b'-');
+        if !self.take_if(|it| it == b'0') && self.take_digits() == 0 {
+            return Err(self.unexpected("a digit"));
+        }
+        if self.peek().is_some_and(|it| it.is_ascii_digit()) {
+            return Err(Fault::new(start, "a number cannot start with 0"));
+        }
+        if self.take_if(|it| it == b'.') && self.take_digits() == 0 {
+            return Err(self.unexpected("a digit"));
+        }
+        if self.take_if(|it| it == b'e' || it == b'E') {
+            self.take_if(|it| it == b'+' || it == b'-');
+            if self.take_digits() == 0 {
+                return Err(self.unexpected("a digit"));
+            }
+        }
+        Ok(&self.text[start..self.at])
+    }
+
+    pub(crate) fn string(&mut self) -> Read<Cow<'d, str>> {
+        self.expect(b'"', "a string")?;
+        let start = self.at;
+        self.take_plain();
+        if self.take_if(|it| it == b'"') {
+            return Ok(Cow::Borrowed(&self.text[start..self.at - 1]));
+        }
+        let mut decoded = self.text[start..self.at].to_owned();
+        loop {
+            match self.peek() {
+                Some(b'"') => break,
+                Some(b'\\') => decoded.push(self.escape()?),
+                Some(_) => return Err(Fault::new(self.at, "a control character in a string must be escaped")),
+                None => return Err(Fault::new(self.at, "the string does not end")),
+            }
+            let start = self.at;
+            self.take_plain();
+            decoded.push_str(&self.text[start..self.at]);
+        }
+        self.at += 1;
+        Ok(Cow::Owned(decoded))
+    }
+
+    /// Enters an object; then `member` until it returns none.
+    pub(crate) fn open_object(&mut self) -> Read<()> {
+        self.expect(b'{', "an object")?;
+        self.enter()
+    }
+
+    /// Returns the next member's name and where it stands; its value must then be read. None at the end of the object, which is left.
+    pub(crate) fn member(&mut self, first: bool) -> Read<Option<(Cow<'d, str>, usize)>> {
+        if !self.continues(first, b'}', "',' or '}'")? {
+            return Ok(None);
+        }
+        let at = self.at();
+        if self.peek() != Some(b'"') {
+            return Err(self.unexpected("a member name in quotes"));
+        }
+        let name = self.string()?;
+        self.expect(b':', "':' after the member name")?;
+        Ok(Some((name, at)))
+    }
+
+    /// Enters an array; then `element` until it returns false.
+    pub(crate) fn open_array(&mut self) -> Read<()> {
+        self.expect(b'[', "an array")?;
+        self.enter()
+    }
+
+    /// Returns whether another element follows, which must then be read. False at the end of the array, which is left.
+    pub(crate) fn element(&mut self, first: bool) -> Read<bool> {
+        self.continues(first, b']', "',' or ']'")
+    }
+
+    /// Reads past a value, checking its syntax.
+    pub(crate) fn skip(&mut self) -> Read<()> {
+        match self.shape()? {
+            Shape::Null => self.null(),
+            Shape::Bool => self.bool().map(drop),
+            Shape::Number => self.number().map(drop),
+            Shape::String => self.string().map(drop),
+            Shape::Array => {
+                self.open_array()?;
+                let mut first = true;
+                while self.element(first)? {
+                    first = false;
+                    self.skip()?;
+                }
+                Ok(())
+            }
+            Shape::Object => {
+                self.open_object()?;
+                let mut first = true;
+                while self.member(first)?.is_some() {
+                    first = false;
+                    self.skip()?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn continues(&mut self, first: bool, close: u8, expected: &str) -> Read<bool> {
+        self.skip_space();
+        if self.take_if(|it| it == close) {
+            self.depth -= 1;
+            return Ok(false);
+        }
+        if first {
+            return Ok(true);
+        }
+        self.expect(b',', expected)?;
+        self.skip_space();
+        if self.peek() == Some(close) {
+            return Err(Fault::new(self.at, format!("a comma cannot stand before {:?}", char::from(close))));
+        }
+        Ok(true)
+    }
+
+    fn enter(&mut self) -> Read<()> {
+        self.depth += 1;
+        if self.depth > DEPTH {
+            return Err(Fault::new(self.at - 1, format!("nested deeper than {DEPTH} levels")));
+        }
+        Ok(())
+    }
+
+    /// Moves to the next byte of a string that is not to be taken as it is.
+    fn take_plain(&mut self) {
+        let rest = &self.text.as_bytes()[self.at..];
+        self.at += rest.iter().position(|it| matches!(it, b'"' | b'\\' | 0..=0x1F)).unwrap_or(rest.len());
+    }
+
+    fn escape(&mut self) -> Read<char> {
+        let start = self.at;
+        let kind = self.text.as_bytes().get(start + 1);
+        self.at += 2;
+        Ok(match kind {
+            Some(b'"') => '"',
+            Some(b'\\') => '\\',
+            Some(b'/') => '/',
+            Some(b'b') => '\u{8}',
+            Some(b'f') => '\u{c}',
+            Some(b'n') => '\n',
+            Some(b'r') => '\r',
+            Some(b't') => '\t',
+            Some(b'u') => {
+                let unit = self.code_unit(start)?;
+                let code = match unit {
+                    0xD800..0xDC00 => {
+                        let low = if self.text[self.at..].starts_with("\\u") { Some(self.at) } else { None };
+                        self.at += 2;
+                        let low =
+                            low.map(|at| self.code_unit(at)).transpose()?.filter(|it| (0xDC00..0xE000).contains(it));
+                        low.map(|low| 0x10000 + ((unit - 0xD800) << 10) + (low - 0xDC00))
+                    }
+                    _ => Some(unit),
+                };
+                code.and_then(char::from_u32)
+                    .ok_or_else(|| Fault::new(start, "an unpaired surrogate is no character"))?
+            }
+            _ => return Err(Fault::new(start, "no such escape in a string")),
+        })
+    }
+
+    /// Reads four hexadecimal digits.
+    fn code_unit(&mut self, escape_at: usize) -> Read<u32> {
+        let digits = self.text.as_bytes().get(self.at..self.at + 4).filter(|it| it.iter().all(u8::is_ascii_hexdigit));
+        let digits = digits.ok_or_else(|| Fault::new(escape_at, "\\u must be followed by four hexadecimal digits"))?;
+        self.at += 4;
+        Ok(digits.iter().fold(0, |unit, digit| unit << 4 | char::from(*digit).to_digit(16).unwrap_or_default()))
+    }
+
+    fn word(&mut self, word: &str) -> Read<()> {
+        self.skip_space();
+        let rest = &self.text.as_bytes()[self.at..];
+        let boundary = rest.get(word.len()).is_none_or(|it| !it.is_ascii_alphanumeric());
+        if !rest.starts_with(word.as_bytes()) || !boundary {
+            return Err(self.unexpected("a JSON value"));
+        }
+        self.at += word.len();
+        Ok(())
+    }
+
+    fn expect(&mut self, wanted: u8, expected: &str) -> Read<()> {
+        self.skip_space();
+        if self.take_if(|it| it == wanted) { Ok(()) } else { Err(self.unexpected(expected)) }
+    }
+
+    fn unexpected(&self, expected: &str) -> Fault {
+        match self.text[self.at..].chars().next() {
+            Some(found) => Fault::new(self.at, format!("expected {expected}, found {found:?}")),
+            None => Fault::new(self.at, format!("expected {expected}, found the end of the document")),
+        }
+    }
+
+    fn skip_space(&mut self) {
+        while self.take_if(|it| matches!(it, b' ' | b'\t' | b'\n' | b'\r')) {}
+    }
+
+    fn take_digits(&mut self) -> usize {
+        let start = self.at;
+        while self.take_if(|it| it.is_ascii_digit()) {}
+        self.at - start
+    }
+
+    fn take_if(&mut self, wanted: impl Fn(u8) -> bool) -> bool {
+        let taken = self.peek().is_some_and(wanted);
+        self.at += usize::from(taken);
+        taken
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! Just enough of descriptor.proto and google/api/http.proto to read what typed descriptors drop.
+//!
+//! Lives here: message types decoded from the raw bytes of a descriptor set. Does not: linking, or judging what was read.
+//! Source: google/protobuf/descriptor.proto; google/api/annotations.proto (extension 72295728) and google/api/http.proto. Fields not named are skipped.
+
+/// `google.protobuf.FileDescriptorSet`, its files left encoded.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct FileSet {
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub(super) file: Vec<Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct File {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(string, tag = "2")]
+    pub(super) package: String,
+    #[prost(string, repeated, tag = "3")]
+    pub(super) dependency: Vec<String>,
+    #[prost(message, repeated, tag = "6")]
+    pub(super) service: Vec<Service>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Service {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(message, repeated, tag = "2")]
+    pub(super) method: Vec<Method>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Method {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(message, optional, tag = "4")]
+    pub(super) options: Option<MethodOptions>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct MethodOptions {
+    #[prost(int32, tag = "34")]
+    pub(super) idempotency_level: i32,
+    #[prost(message, optional, tag = "72295728")]
+    pub(super) http: Option<HttpRule>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct HttpRule {
+    #[prost(string, optional, tag = "2")]
+    pub(super) get: Option<String>,
+    #[prost(string, optional, tag = "3")]
+    pub(super) put: Option<String>,
+    #[prost(string, optional, tag = "4")]
+    pub(super) post: Option<String>,
+    #[prost(string, optional, tag = "5")]
+    pub(super) delete: Option<String>,
+    #[prost(string, optional, tag = "6")]
+    pub(super) patch: Option<String>,
+    #[prost(message, optional, tag = "8")]
+    pub(super) custom: Option<CustomPattern>,
+    #[prost(string, tag = "7")]
+    pub(super) body: String,
+    #[prost(string, tag = "12")]
+    pub(super) response_body: String,
+    #[prost(message, repeated, tag = "11")]
+    pub(super) additional_bindings: Vec<HttpRule>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct CustomPattern {
+    #[prost(string, tag = "1")]
+    pub(super) kind: String,
+    #[prost(string, tag = "2")]
+    pub(super) path: String,
+}
+
+impl HttpRule {
+    /// Returns the HTTP method and the template, if the rule names them.
+    pub(super) fn pattern(&self) -> Option<(String, &str)> {
+        let fixed = [
+            ("GET", &self.get),
+            ("PUT", &self.put),
+            ("POST", &self.post),
+            ("DELETE", &self.delete),
+            ("PATCH", &self.patch),
+        ];
+        let found = fixed.iter().find_map(|(method, path)| path.as_deref().map(|path| ((*method).to_owned(), path)));
+        found.or_else(|| self.custom.as_ref().map(|it| (it.kind.to_ascii_uppercase(), it.path.as_str())))
+    }
+}

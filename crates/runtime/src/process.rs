@@ -18,18 +18,26 @@ const ABORT_LIMIT: Duration = Duration::from_secs(5);
 pub struct Process {
     name: &'static str,
     log: LogFormat,
+    log_filter: &'static str,
 }
 
 impl Process {
     /// Names the process: a role, or a service.
     pub const fn new(name: &'static str) -> Self {
-        Self { name, log: LogFormat::Auto }
+        Self { name, log: LogFormat::Auto, log_filter: "info" }
     }
 
     /// Sets how log lines look.
     #[must_use]
     pub const fn log(mut self, format: LogFormat) -> Self {
         self.log = format;
+        self
+    }
+
+    /// Sets which log lines are written where `RUST_LOG` says nothing; "info" if left out. For commands that talk to a person themselves.
+    #[must_use]
+    pub const fn log_filter(mut self, filter: &'static str) -> Self {
+        self.log_filter = filter;
         self
     }
 }
@@ -103,7 +111,7 @@ where
     F: Future<Output = anyhow::Result<()>>,
 {
     let env = Env::capture();
-    telemetry::init(process.log, &env);
+    telemetry::init(process.log, env.log_filter().unwrap_or(process.log_filter));
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return report(process.name, &anyhow::Error::new(error).context("starting the runtime")),

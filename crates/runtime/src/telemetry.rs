@@ -6,8 +6,6 @@ use std::io::IsTerminal;
 
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::Env;
-
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum LogFormat {
@@ -31,8 +29,8 @@ impl LogFormat {
 }
 
 /// Starts logging for the process. A second call is ignored: tests share a process.
-pub(crate) fn init(format: LogFormat, env: &Env) {
-    let filter = EnvFilter::builder().parse_lossy(env.log_filter().unwrap_or("info"));
+pub(crate) fn init(format: LogFormat, filter: &str) {
+    let filter = EnvFilter::builder().parse_lossy(filter);
     let registry = tracing_subscriber::registry().with(filter);
     let started = if format.is_json() {
         let json = fmt::layer().json().flatten_event(true).with_span_list(false).with_writer(std::io::stderr);

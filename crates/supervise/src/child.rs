@@ -101,6 +101,8 @@ pub struct Status {
     pub since: Instant,
     /// Starts after the first, for whatever reason.
     pub restarts: u64,
+    /// Number of the first line of output that the present process wrote or will write; lines before it are an earlier one's.
+    pub first_line: u64,
 }
 
 /// A child process kept running. Dropping it kills its process group at once.
@@ -170,7 +172,7 @@ impl Child {
         let logs = Logs::new(spec.bounds());
         let history = Restarts::new(spec.restart_policy().clone());
         let now = Instant::now();
-        let status = watch::Sender::new(Status { state: State::Starting, since: now, restarts: 0 });
+        let status = watch::Sender::new(Status { state: State::Starting, since: now, restarts: 0, first_line: 0 });
         let (order, orders) = mpsc::channel(ORDERS);
         let handle = Handle { name: spec.name().into(), status: status.subscribe(), orders: order, logs };
         let (spec, phase, told) = (Arc::new(spec), Phase::Due(now), VecDeque::new());
@@ -349,9 +351,13 @@ impl Child {
             Phase::GaveUp(exit) => State::GaveUp { exit: exit.clone() },
             Phase::Stopped => State::Stopped,
         };
+        let first_line = match &phase {
+            Phase::Running(process) | Phase::Leaving { process, .. } => process.first_line(),
+            Phase::Due(_) | Phase::Spawning(_) | Phase::GaveUp(_) | Phase::Stopped => self.handle.logs.next_number(),
+        };
         self.phase = phase;
         let restarts = self.starts.saturating_sub(1);
-        self.status.send_replace(Status { state, since: Instant::now(), restarts });
+        self.status.send_replace(Status { state, since: Instant::now(), restarts, first_line });
     }
 }
 

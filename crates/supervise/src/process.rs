@@ -62,6 +62,11 @@ impl Process {
         self.group.pid()
     }
 
+    /// Number of the first line this run wrote or will write.
+    pub(crate) fn first_line(&self) -> u64 {
+        self.first_line
+    }
+
     /// Waits for the end, and for the last lines (at most 0.3 s more). May be called again, with the same answer. Cancel-safe.
     pub async fn wait(&mut self) -> Exit {
         let (outcome, at) = match &self.ended {

@@ -1,0 +1,445 @@
+//! What runs: one row a process, put together from what the supervisor, the process itself and the registry say.
+//!
+//! Lives here: the rows and the rule that gives each its state; reading what processes write. Does not: changing anything (`director`).
+//! One task writes the rows; everybody else reads them through a [`View`] and waits for a state.
+//! Invariant: an instance counts as serving when the registry lists the inbound address that its present process announced, so that a
+//! lease left by a process that was killed never speaks for the one after it.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use serde::Deserialize;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::interval,
+};
+use weft_model::{InstanceId, Snapshot, Status};
+use weft_supervise::{ChildEvent, Event as Happened, Followed, Handle, Logs, Noticed, Stream};
+
+use crate::{logfile::LogFile, plan::Slot, probe, procfs};
+
+/// Events on their way to the board; who tells more waits.
+const EVENTS: usize = 256;
+/// App processes come and go without anybody telling us; `ps` shows them at most this late.
+const TICK: Duration = Duration::from_secs(1);
+/// A log file is written when a process has been silent for this long, or when the buffer is full.
+const LOG_IDLE: Duration = Duration::from_millis(50);
+/// Readiness of a role is asked this often until it is there, and then to see whether it stays.
+const PROBE_STARTING: Duration = Duration::from_millis(25);
+const PROBE_READY: Duration = Duration::from_secs(1);
+
+/// Names one supervised process for the life of `weft up`; its replacement in the same slot has another.
+pub(crate) type Key = u64;
+
+/// What a process is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Registry,
+    Instance(Slot),
+    Gateway,
+}
+
+impl Kind {
+    /// Name for people: the role, or the slot.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Registry => "registry".to_owned(),
+            Self::Gateway => "gateway".to_owned(),
+            Self::Instance(slot) => slot.to_string(),
+        }
+    }
+}
+
+/// Where a process is in its life, in the words of `weft.up.v1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Starting,
+    Serving,
+    NotServing,
+    Draining,
+    Crashed,
+    GaveUp,
+    Stopped,
+}
+
+impl State {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Serving => "serving",
+            Self::NotServing => "not serving",
+            Self::Draining => "draining",
+            Self::Crashed => "crashed",
+            Self::GaveUp => "gave up",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// One process at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Row {
+    pub(crate) key: Key,
+    pub(crate) kind: Kind,
+    pub(crate) state: State,
+    /// Why; may be empty.
+    pub(crate) reason: String,
+    pub(crate) pid: Option<u32>,
+    /// The app behind a sidecar.
+    pub(crate) app: Option<u32>,
+    /// Where it listens, by the protocol it announced.
+    pub(crate) addresses: BTreeMap<String, SocketAddr>,
+    pub(crate) restarts: u64,
+    /// When the present process started.
+    pub(crate) since: Option<SystemTime>,
+    pub(crate) instance: Option<InstanceId>,
+}
+
+impl Row {
+    pub(crate) fn name(&self) -> String {
+        self.kind.name()
+    }
+}
+
+/// What the board hears.
+enum Event {
+    Added(Box<Unit>),
+    Leaving(Key),
+    Removed(Key),
+    Announced(Key, Announced),
+    Ready(Key, Result<(), String>),
+    World(Arc<Snapshot>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Announced {
+    /// Number of the line that said it.
+    line: u64,
+    proto: String,
+    addr: SocketAddr,
+}
+
+/// One supervised process and what is known of it.
+struct Unit {
+    key: Key,
+    kind: Kind,
+    handle: Handle,
+    log: LogFile,
+    /// The latest for each protocol.
+    announced: BTreeMap<String, Announced>,
+    /// What a role's `/readyz` says.
+    ready: Result<(), String>,
+    /// Somebody asked it to leave.
+    leaving: bool,
+    /// How it ended last, and that it has not served since.
+    failed: Option<String>,
+}
+
+/// The task that writes the rows.
+pub(crate) struct Board {
+    events: mpsc::Receiver<Event>,
+    happened: weft_supervise::Events,
+    units: BTreeMap<Key, Unit>,
+    world: Arc<Snapshot>,
+    rows: watch::Sender<Arc<[Row]>>,
+    outputs: watch::Sender<Arc<[Output]>>,
+    view: View,
+    parts: JoinSet<()>,
+}
+
+/// What one process writes, for those who want to read it.
+#[derive(Debug, Clone)]
+pub(crate) struct Output {
+    pub(crate) key: Key,
+    pub(crate) kind: Kind,
+    pub(crate) logs: Logs,
+}
+
+/// A hold on the board; clones are cheap.
+#[derive(Debug, Clone)]
+pub(crate) struct View {
+    events: mpsc::Sender<Event>,
+    rows: watch::Receiver<Arc<[Row]>>,
+    outputs: watch::Receiver<Arc<[Output]>>,
+}
+
+impl std::fmt::Debug for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Event")
+    }
+}
+
+impl Board {
+    /// Returns the board and a view of it. `happened` tells when something changed with the children.
+    pub(crate) fn new(happened: weft_supervise::Events) -> (Self, View) {
+        let (tell, events) = mpsc::channel(EVENTS);
+        let (rows, seen) = watch::channel(Arc::from([]));
+        let (outputs, written) = watch::channel(Arc::from([]));
+        let view = View { events: tell, rows: seen, outputs: written };
+        let (units, world, parts) = (BTreeMap::new(), Arc::default(), JoinSet::new());
+        (Self { events, happened, units, world, rows, outputs, view: view.clone(), parts }, view)
+    }
+
+    /// Writes rows until dropped.
+    pub(crate) async fn run(mut self) {
+        let mut tick = interval(TICK);
+        loop {
+            tokio::select! {
+                Some(event) = self.events.recv() => self.hear(event),
+                Some(noticed) = self.happened.next() => self.notice(noticed),
+                Some(_) = self.parts.join_next() => {}
+                _ = tick.tick() => {}
+            }
+            self.publish();
+        }
+    }
+
+    fn hear(&mut self, event: Event) {
+        match event {
+            Event::Added(unit) => self.add(*unit),
+            Event::Leaving(key) => self.with(key, |unit| unit.leaving = true),
+            Event::Removed(key) => {
+                self.units.remove(&key);
+                self.publish_outputs();
+            }
+            Event::Announced(key, it) => self.with(key, |unit| drop(unit.announced.insert(it.proto.clone(), it))),
+            Event::Ready(key, ready) => self.with(key, |unit| unit.ready = ready),
+            Event::World(world) => self.world = world,
+        }
+    }
+
+    /// Only how a process ended is taken from here: where it is now, its handle says.
+    fn notice(&mut self, noticed: Noticed) {
+        let Noticed::Event(ChildEvent { child, event: Happened::Exited { exit } }) = noticed else { return };
+        if let Some(unit) = self.units.values_mut().find(|unit| unit.handle.name() == &*child) {
+            unit.failed = Some(exit.to_string());
+            unit.ready = Err("starting".to_owned());
+        }
+    }
+
+    fn with(&mut self, key: Key, change: impl FnOnce(&mut Unit)) {
+        if let Some(unit) = self.units.get_mut(&key) {
+            change(unit);
+        }
+    }
+
+    fn add(&mut self, mut unit: Unit) {
+        let log = std::mem::replace(&mut unit.log, LogFile::new("/dev/null".into()));
+        self.parts.spawn(read(unit.key, unit.handle.clone(), log, self.view.events.clone()));
+        if !matches!(unit.kind, Kind::Instance(_)) {
+            self.parts.spawn(ask(unit.key, self.view.clone()));
+        }
+        self.units.insert(unit.key, unit);
+        self.publish_outputs();
+    }
+
+    fn publish_outputs(&self) {
+        let output = |unit: &Unit| Output { key: unit.key, kind: unit.kind.clone(), logs: unit.handle.logs().clone() };
+        self.outputs.send_replace(self.units.values().map(output).collect());
+    }
+
+    fn publish(&mut self) {
+        let world = &self.world;
+        let rows: Vec<Row> = self.units.values_mut().map(|unit| unit.row(world)).collect();
+        self.rows.send_if_modified(|before| {
+            let changed = **before != rows[..];
+            if changed {
+                *before = rows.into();
+            }
+            changed
+        });
+    }
+}
+
+impl Unit {
+    fn row(&mut self, world: &Snapshot) -> Row {
+        let status = self.handle.status();
+        let present = self.announced.values().filter(|it| it.line >= status.first_line);
+        let mut addresses: BTreeMap<_, _> = present.map(|it| (it.proto.clone(), it.addr)).collect();
+        let pid = self.handle.pid();
+        if pid.is_none() {
+            addresses.clear();
+        }
+        let listed = match &self.kind {
+            Kind::Instance(slot) => addresses.get("inbound").and_then(|inbound| listed(world, slot, *inbound)),
+            Kind::Registry | Kind::Gateway => None,
+        };
+        let (state, reason) = self.state(&status.state, listed.as_ref());
+        if state == State::Serving {
+            self.failed = None;
+        }
+        let app = pid
+            .filter(|_| matches!(self.kind, Kind::Instance(_)))
+            .and_then(|pid| procfs::children(pid).first().copied());
+        let since = pid.and_then(procfs::started_at);
+        let instance = listed.map(|(id, ..)| id);
+        let (key, kind) = (self.key, self.kind.clone());
+        Row { key, kind, state, reason, pid, app, addresses, restarts: status.restarts, since, instance }
+    }
+
+    fn state(&self, child: &weft_supervise::State, listed: Option<&(InstanceId, Status, String)>) -> (State, String) {
+        use weft_supervise::State as Child;
+        let failed = || self.failed.clone().unwrap_or_default();
+        match child {
+            Child::Starting if self.failed.is_none() => (State::Starting, String::new()),
+            Child::Starting | Child::Waiting { .. } => (State::Crashed, failed()),
+            Child::Stopping { .. } => (State::Draining, String::new()),
+            Child::GaveUp { exit } => (State::GaveUp, exit.to_string()),
+            Child::Stopped => (State::Stopped, failed()),
+            Child::Running { .. } if self.leaving => (State::Draining, String::new()),
+            Child::Running { .. } => match (&self.kind, listed) {
+                (Kind::Registry | Kind::Gateway, _) => match &self.ready {
+                    Ok(()) => (State::Serving, String::new()),
+                    Err(why) => (State::Starting, why.clone()),
+                },
+                (Kind::Instance(_), None) => (State::Starting, failed()),
+                (Kind::Instance(_), Some((_, status, reason))) => (of(*status), reason.clone()),
+            },
+        }
+    }
+}
+
+const fn of(status: Status) -> State {
+    match status {
+        Status::Starting => State::Starting,
+        Status::Serving => State::Serving,
+        Status::NotServing => State::NotServing,
+        Status::Draining => State::Draining,
+        Status::Crashed => State::Crashed,
+    }
+}
+
+/// What the registry says of the instance at this address.
+fn listed(world: &Snapshot, slot: &Slot, inbound: SocketAddr) -> Option<(InstanceId, Status, String)> {
+    let service = world.services.get(&slot.service)?;
+    let instance = service.instances.values().find(|it| it.endpoint.address == inbound)?;
+    Some((instance.id, instance.status, instance.reason.clone()))
+}
+
+impl View {
+    /// Shows a process that the supervisor keeps; what it writes goes to `log`, too.
+    pub(crate) async fn add(&self, key: Key, kind: Kind, handle: Handle, log: LogFile) {
+        let (announced, ready) = (BTreeMap::new(), Err("starting".to_owned()));
+        let unit = Unit { key, kind, handle, log, announced, ready, leaving: false, failed: None };
+        self.tell(Event::Added(Box::new(unit))).await;
+    }
+
+    /// Shows a process as draining from now on.
+    pub(crate) async fn leaving(&self, key: Key) {
+        self.tell(Event::Leaving(key)).await;
+    }
+
+    /// Shows a process no more.
+    pub(crate) async fn remove(&self, key: Key) {
+        self.tell(Event::Removed(key)).await;
+    }
+
+    /// What the registry says.
+    pub(crate) async fn world(&self, world: Arc<Snapshot>) {
+        self.tell(Event::World(world)).await;
+    }
+
+    /// The rows now.
+    pub(crate) fn rows(&self) -> Arc<[Row]> {
+        self.rows.borrow().clone()
+    }
+
+    /// What the processes write: changes when one comes or goes.
+    pub(crate) fn outputs(&self) -> watch::Receiver<Arc<[Output]>> {
+        self.outputs.clone()
+    }
+
+    /// Waits for a change and returns the rows; `None` when the board is gone. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Option<Arc<[Row]>> {
+        self.rows.changed().await.ok()?;
+        Some(self.rows.borrow_and_update().clone())
+    }
+
+    /// Waits until `wanted` finds what it looks for in the rows; `None` when the board is gone. Cancel-safe.
+    pub(crate) async fn find<T>(&self, wanted: impl Fn(&[Row]) -> Option<T>) -> Option<T> {
+        let mut rows = self.rows.clone();
+        loop {
+            let now = rows.borrow_and_update().clone();
+            if let Some(found) = wanted(&now) {
+                return Some(found);
+            }
+            rows.changed().await.ok()?;
+        }
+    }
+
+    async fn tell(&self, event: Event) {
+        // The board lives as long as the process; at its end nobody reads rows any more.
+        let _ = self.events.send(event).await;
+    }
+}
+
+/// A line on stdout that says where a process listens.
+#[derive(Deserialize)]
+struct Listening {
+    event: String,
+    proto: String,
+    addr: SocketAddr,
+}
+
+/// Reads what a process writes, to its end.
+async fn read(key: Key, handle: Handle, mut log: LogFile, tell: mpsc::Sender<Event>) {
+    let mut lines = handle.logs().follow(usize::MAX);
+    let mut full_disk = false;
+    loop {
+        let next = tokio::time::timeout(LOG_IDLE, lines.next()).await;
+        let written = match next {
+            Err(_) => {
+                let flushed = log.flush().await;
+                match lines.next().await {
+                    None => return,
+                    Some(it) => flushed.and(heard(key, &it, &mut log, &tell).await),
+                }
+            }
+            Ok(Some(it)) => heard(key, &it, &mut log, &tell).await,
+            Ok(None) => {
+                drop(log.flush().await);
+                return;
+            }
+        };
+        if let (Err(error), false) = (&written, full_disk) {
+            full_disk = true;
+            tracing::warn!(%error, name = handle.name(), "cannot write the log file; lines are lost there");
+        }
+    }
+}
+
+async fn heard(key: Key, it: &Followed, log: &mut LogFile, tell: &mpsc::Sender<Event>) -> std::io::Result<()> {
+    let line = match it {
+        Followed::Missed(count) => return log.write(&format!("({count} lines lost)")).await,
+        Followed::Line(line) => line,
+    };
+    if line.stream == Stream::Stdout
+        && let Ok(Listening { event, proto, addr }) = serde_json::from_str(&line.text)
+        && event == "listening"
+    {
+        let announced = Announced { line: line.number, proto, addr };
+        let _ = tell.send(Event::Announced(key, announced)).await; // nobody listens at the end
+        return Ok(());
+    }
+    log.write(&line.text).await
+}
+
+/// Asks a role's `/readyz`, again and again, wherever it listens by then.
+async fn ask(key: Key, view: View) {
+    loop {
+        let address = |rows: &[Row]| {
+            let row = rows.iter().find(|row| row.key == key)?;
+            row.addresses.get("admin").or_else(|| row.addresses.get("http")).copied()
+        };
+        let Some(addr) = view.find(address).await else { return };
+        let ready = probe::ready(addr).await;
+        let pause = if ready.is_ok() { PROBE_READY } else { PROBE_STARTING };
+        view.tell(Event::Ready(key, ready)).await;
+        tokio::time::sleep(pause).await;
+    }
+}

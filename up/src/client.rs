@@ -1,0 +1,39 @@
+//! The other end of the control socket, for `weft ps` and its like.
+//!
+//! Lives here: finding and dialling the socket of the mesh in this directory or above. Does not: what is asked (`weft-cli`).
+
+use std::path::{Path, PathBuf};
+
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+use weft_proto::weft::up::v1::up_client::UpClient;
+
+use crate::{config, place};
+
+/// Why there is nobody to ask.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// There is no `weft.toml`, so no mesh either.
+    #[error(transparent)]
+    Config(#[from] config::ConfigError),
+    /// No `weft up` runs beside the file.
+    #[error("no mesh runs beside {}; start it with `weft up`", .file.display())]
+    NoMesh {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+/// Connects to the `weft up` that runs `file`, or the first `weft.toml` in `dir` and the directories above it.
+pub async fn connect(file: Option<&Path>, dir: &Path) -> Result<UpClient<Channel>, ConnectError> {
+    let file = config::locate(file, dir)?;
+    let socket = place::socket(file.parent().unwrap_or(Path::new("/")));
+    let connector = tower::service_fn(move |_: Uri| {
+        let socket = socket.clone();
+        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    // The name is never looked up: the connector knows where to go.
+    let channel = Endpoint::from_static("http://up.weft").connect_with_connector(connector).await;
+    Ok(UpClient::new(channel.map_err(|_| ConnectError::NoMesh { file })?))
+}

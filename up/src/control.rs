@@ -1,0 +1,305 @@
+//! The control socket of `weft up`: `weft.up.v1` on `.weft/up.sock`, for this user only.
+//!
+//! Lives here: the socket, the RPCs, their statuses. Does not: carrying anything out (`director`), knowing what runs (`board`).
+//! One function maps each failure to a gRPC status: an unknown name is NOT_FOUND, a number out of range INVALID_ARGUMENT, an action
+//! that did not succeed FAILED_PRECONDITION with what the process said.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use tokio::{
+    net::UnixListener,
+    sync::{broadcast::error::RecvError, mpsc},
+    task::JoinSet,
+};
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Response, Status, transport::Server};
+use weft_model::ServiceName;
+use weft_proto::weft::up::v1::{
+    self as pb,
+    up_server::{Up, UpServer},
+};
+use weft_runtime::{Shutdown, clock};
+use weft_supervise::Followed;
+
+use crate::{
+    board::{Kind, Output, Row, View},
+    config::{Config, MAX_SCALE},
+    director::{Action, Failed, Order},
+    plan::Target,
+    screen::Screen,
+};
+
+/// Messages on their way to one client; a client that reads slowly slows its own stream down.
+const QUEUE: usize = 64;
+/// Steps of one action on their way.
+const STEPS: usize = 16;
+/// Lines from the past at most, as in `weft.up.v1`.
+const MAX_TAIL: u32 = 10_000;
+/// Bytes of a socket's path that every kernel takes, with its ending zero: sun_path of unix(7), 104 on macOS.
+const MAX_PATH: usize = 103;
+
+/// Binds the socket; whatever lies there is a dead owner's.
+pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
+    if path.as_os_str().len() > MAX_PATH {
+        return Err(io::Error::other(format!("the path is longer than {MAX_PATH} bytes, which no socket may be")));
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?; // the directory is closed to others, so nobody gets in before the next line
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// What the socket answers with.
+#[derive(Debug, Clone)]
+pub(crate) struct Control {
+    pub(crate) config: Arc<Config>,
+    pub(crate) board: View,
+    pub(crate) orders: mpsc::Sender<Order>,
+    pub(crate) screen: Screen,
+    pub(crate) shutdown: Shutdown,
+    /// Everything has been stopped.
+    pub(crate) stopped: CancellationToken,
+    pub(crate) started_at: SystemTime,
+    /// Where people reach the mesh; known when it is ready.
+    pub(crate) urls: Arc<OnceLock<Vec<pb::Url>>>,
+    /// Streams under way; they end when their client or what they read from is gone.
+    pub(crate) tasks: TaskTracker,
+}
+
+impl Control {
+    /// Serves until everything has been stopped and the clients have heard of it.
+    pub(crate) async fn serve(self, listener: UnixListener) -> Result<(), tonic::transport::Error> {
+        let stopped = self.stopped.clone().cancelled_owned();
+        let tasks = self.tasks.clone();
+        let server = Server::builder().add_service(UpServer::new(self));
+        let served = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped).await;
+        tasks.close();
+        tasks.wait().await;
+        served
+    }
+
+    fn service(&self, name: &str) -> Result<ServiceName, Status> {
+        let name = name.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
+        if self.config.services.contains_key(&name) { Ok(name) } else { Err(self.unknown(&name.to_string())) }
+    }
+
+    fn unknown(&self, name: &str) -> Status {
+        let known: Vec<_> = self.config.services.keys().map(ToString::to_string).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        Status::not_found(format!("there is no service {name:?} here; services are: {known}"))
+    }
+
+    fn order(&self, action: Action) -> Result<Response<Steps>, Status> {
+        let (steps, mut taken) = mpsc::channel(STEPS);
+        let full = |_| Status::resource_exhausted("many actions wait already; try again when they are done");
+        self.orders.try_send(Order { action, steps }).map_err(full)?;
+        let (send, receive) = mpsc::channel(QUEUE);
+        self.tasks.spawn(async move {
+            while let Some(step) = taken.recv().await {
+                let failed = step.is_err();
+                let message = step.map(|message| pb::Progress { message, done: false }).map_err(|it| status(&it));
+                if send.send(message).await.is_err() || failed {
+                    return;
+                }
+            }
+            let _ = send.send(Ok(done())).await; // who asked has gone
+        });
+        Ok(Response::new(ReceiverStream::new(receive)))
+    }
+
+    /// Stops the whole mesh; its lines are what the screen says meanwhile.
+    fn stop(&self) -> Response<Steps> {
+        let (mut said, stopped) = (self.screen.listen(), self.stopped.clone());
+        let (send, receive) = mpsc::channel(QUEUE);
+        self.shutdown.drain();
+        self.tasks.spawn(async move {
+            loop {
+                let message = tokio::select! {
+                    biased; // what was said is told before the end
+                    line = said.recv() => match line {
+                        Ok(message) => pb::Progress { message, done: false },
+                        Err(RecvError::Lagged(_)) => continue,
+                        Err(RecvError::Closed) => done(),
+                    },
+                    () = stopped.cancelled() => done(),
+                };
+                let last = message.done;
+                if send.send(Ok(message)).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+        Response::new(ReceiverStream::new(receive))
+    }
+}
+
+type Steps = ReceiverStream<Result<pb::Progress, Status>>;
+
+fn done() -> pb::Progress {
+    pb::Progress { message: String::new(), done: true }
+}
+
+/// The one mapping of a failed action.
+fn status(failed: &Failed) -> Status {
+    Status::failed_precondition(failed.to_string())
+}
+
+#[tonic::async_trait]
+impl Up for Control {
+    type LogsStream = ReceiverStream<Result<pb::LogLine, Status>>;
+    type ScaleStream = Steps;
+    type RestartStream = Steps;
+    type StopStream = Steps;
+
+    async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
+        Ok(Response::new(pb::StatusResponse {
+            processes: self.board.rows().iter().map(process).collect(),
+            urls: self.urls.get().cloned().unwrap_or_default(),
+            started_at_s: unix(self.started_at),
+        }))
+    }
+
+    async fn logs(&self, request: Request<pb::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
+        let pb::LogsRequest { name, tail, follow } = request.into_inner();
+        let outputs = self.board.outputs();
+        let known = outputs.borrow().iter().any(|output| is_meant(&output.kind, &name));
+        if !known && self.service(&name).is_err() {
+            let names: BTreeSet<_> = outputs.borrow().iter().map(|output| output.kind.name()).collect();
+            let names = names.into_iter().collect::<Vec<_>>().join(", ");
+            return Err(Status::not_found(format!("nothing named {name:?} runs here; there are: {names}")));
+        }
+        let (send, receive) = mpsc::channel(QUEUE);
+        let tail = tail.min(MAX_TAIL) as usize;
+        if follow {
+            self.tasks.spawn(pump(outputs, name, tail, send, self.stopped.clone()));
+        } else {
+            let meant: Vec<_> = outputs.borrow().iter().filter(|it| is_meant(&it.kind, &name)).cloned().collect();
+            self.tasks.spawn(past(meant, tail, send));
+        }
+        Ok(Response::new(ReceiverStream::new(receive)))
+    }
+
+    async fn scale(&self, request: Request<pb::ScaleRequest>) -> Result<Response<Steps>, Status> {
+        let pb::ScaleRequest { service, instances } = request.into_inner();
+        if instances > MAX_SCALE {
+            return Err(Status::invalid_argument(format!("instances: {instances} is more than {MAX_SCALE}")));
+        }
+        self.order(Action::Scale { service: self.service(&service)?, instances })
+    }
+
+    async fn restart(&self, request: Request<pb::RestartRequest>) -> Result<Response<Steps>, Status> {
+        let name = request.into_inner().name;
+        let target = Target::find(&name, |service| self.config.services.contains_key(service));
+        self.order(Action::Restart(target.ok_or_else(|| self.unknown(&name))?))
+    }
+
+    async fn stop(&self, request: Request<pb::StopRequest>) -> Result<Response<Steps>, Status> {
+        let service = request.into_inner().service;
+        if service.is_empty() {
+            return Ok(Control::stop(self));
+        }
+        self.order(Action::Stop(self.service(&service)?))
+    }
+}
+
+/// A role, a slot, a service, or everything.
+fn is_meant(kind: &Kind, name: &str) -> bool {
+    let of_service = matches!(kind, Kind::Instance(slot) if slot.service.to_string() == name);
+    name.is_empty() || kind.name() == name || of_service
+}
+
+async fn past(outputs: Vec<Output>, tail: usize, send: mpsc::Sender<Result<pb::LogLine, Status>>) {
+    for output in outputs {
+        for line in output.logs.last(tail) {
+            let line = pb::LogLine { process: output.kind.name(), line: line.text.to_string(), lost: 0 };
+            if send.send(Ok(line)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Follows everything that is meant, also processes that start later; of those all lines.
+async fn pump(
+    mut outputs: tokio::sync::watch::Receiver<Arc<[Output]>>,
+    name: String,
+    tail: usize,
+    send: mpsc::Sender<Result<pb::LogLine, Status>>,
+    stopped: CancellationToken,
+) {
+    let mut followed = BTreeSet::new();
+    let mut readers = JoinSet::new();
+    let mut back = tail;
+    loop {
+        let now = outputs.borrow_and_update().clone();
+        for output in now.iter().filter(|output| is_meant(&output.kind, &name)) {
+            if followed.insert(output.key) {
+                readers.spawn(follow(output.clone(), back, send.clone()));
+            }
+        }
+        back = usize::MAX;
+        tokio::select! {
+            changed = outputs.changed() => if changed.is_err() { return },
+            Some(_) = readers.join_next() => {}
+            () = send.closed() => return,
+            () = stopped.cancelled() => return,
+        }
+    }
+}
+
+async fn follow(output: Output, back: usize, send: mpsc::Sender<Result<pb::LogLine, Status>>) {
+    let mut lines = output.logs.follow(back);
+    let mut lost = 0;
+    while let Some(it) = lines.next().await {
+        let line = match it {
+            Followed::Missed(count) => {
+                lost += count;
+                continue;
+            }
+            Followed::Line(line) => line.text.to_string(),
+        };
+        let line = pb::LogLine { process: output.kind.name(), line, lost: std::mem::take(&mut lost) };
+        if send.send(Ok(line)).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn process(row: &Row) -> pb::Process {
+    let service = match &row.kind {
+        Kind::Instance(slot) => slot.service.to_string(),
+        Kind::Registry | Kind::Gateway => String::new(),
+    };
+    pb::Process {
+        name: row.name(),
+        service,
+        state: row.state.name().to_owned(),
+        pid: row.pid.unwrap_or(0),
+        addresses: row.addresses.iter().map(|(proto, addr)| (proto.clone(), addr.to_string())).collect(),
+        restarts: row.restarts.try_into().unwrap_or(u32::MAX),
+        since_s: row.since.map_or(0, unix),
+        reason: row.reason.clone(),
+        instance_id: row.instance.map(|id| id.to_string()).unwrap_or_default(),
+        app_pid: row.app.unwrap_or(0),
+    }
+}
+
+fn unix(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed())
+}
+
+/// The moment a mesh starts.
+pub(crate) fn now() -> SystemTime {
+    clock::wall()
+}

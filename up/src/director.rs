@@ -1,0 +1,372 @@
+//! What is done to the mesh: start it, scale, restart and stop services, stop it. One action at a time.
+//!
+//! Lives here: the order of steps and what is waited for between them. Does not: deciding which slots (`plan`), what is started with
+//! what (`launch`), what runs (`board`), keeping it running (`weft-supervise`).
+//! A replacement serves before the instance it replaces is asked to leave; an instance leaves by SIGTERM to its sidecar, which drains.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+use weft_model::ServiceName;
+use weft_supervise::{Control, Handle, Spec};
+
+use crate::{
+    board::{Key, Kind, Row, State, View},
+    config::Config,
+    launch::Launch,
+    logfile::LogFile,
+    order,
+    place::Place,
+    plan::{self, Slot, Target},
+    probe,
+    screen::{Screen, seconds},
+};
+
+/// How long a process may take to serve before a start is called failed.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// Lines of a process's output shown when it fails.
+const LAST_LINES: usize = 20;
+/// Pause between two questions to the gateway whether it reaches a service.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What somebody asks for.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// This many instances.
+    Scale { service: ServiceName, instances: u32 },
+    /// New processes, one at a time.
+    Restart(Target),
+    /// No instances.
+    Stop(ServiceName),
+}
+
+/// An action and where its steps are told. Steps nobody reads any more are not told; the action goes on.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) action: Action,
+    pub(crate) steps: mpsc::Sender<Result<String, Failed>>,
+}
+
+/// A process that does not serve, or an action that cannot be.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{what}{}", details(.last_lines, .hint))]
+pub(crate) struct Failed {
+    what: String,
+    last_lines: Vec<String>,
+    hint: String,
+}
+
+fn details(last_lines: &[String], hint: &str) -> String {
+    let mut text = String::new();
+    if !last_lines.is_empty() {
+        text.push_str("; its last lines:");
+        last_lines.iter().for_each(|line| text.extend(["\n    ", line]));
+    }
+    if !hint.is_empty() {
+        text.extend(["\n  hint: ", hint]);
+    }
+    text
+}
+
+impl Failed {
+    fn because(what: impl Into<String>) -> Self {
+        Self { what: what.into(), last_lines: Vec::new(), hint: String::new() }
+    }
+}
+
+/// Carries out actions. Dropping it leaves everything as it is.
+pub(crate) struct Director {
+    config: Arc<Config>,
+    launch: Launch,
+    control: Control,
+    board: View,
+    place: Arc<Place>,
+    screen: Screen,
+    /// Where the registry's gRPC is.
+    registry: SocketAddr,
+    next: Key,
+    running: BTreeMap<Key, (Kind, Handle)>,
+}
+
+impl Director {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        launch: Launch,
+        control: Control,
+        board: View,
+        place: Arc<Place>,
+        screen: Screen,
+    ) -> Self {
+        let registry = config.registry.listen.get();
+        Self { config, launch, control, board, place, screen, registry, next: 0, running: BTreeMap::new() }
+    }
+
+    /// Takes note of the executables that instances run.
+    pub(crate) fn built(&mut self, executables: BTreeMap<String, PathBuf>) {
+        self.launch.executables = executables;
+    }
+
+    /// Starts the registry and waits until it is ready.
+    pub(crate) async fn start_registry(&mut self) -> Result<(), Failed> {
+        let stage = self.screen.stage("registry");
+        let key = self.start(Kind::Registry).await?;
+        let row = self.serving(key).await?;
+        self.registry = row.addresses.get("grpc").copied().unwrap_or(self.registry);
+        stage.done(&format!("ready on {}", self.registry));
+        Ok(())
+    }
+
+    /// Starts every service after those it needs; the ones of a stage together.
+    pub(crate) async fn start_services(&mut self) -> Result<(), Failed> {
+        for stage in self.stages() {
+            let shown = self.screen.stage(&names(&stage));
+            let slots: Vec<Slot> = stage.iter().flat_map(|name| self.first_slots(name)).collect();
+            let instances = slots.len();
+            let mut keys = Vec::with_capacity(instances);
+            for slot in slots {
+                keys.push(self.start(Kind::Instance(slot)).await?);
+            }
+            for key in keys {
+                self.serving(key).await?;
+            }
+            shown.done(&match instances {
+                1 => "1 instance serves".to_owned(),
+                count => format!("{count} instances serve"),
+            });
+        }
+        Ok(())
+    }
+
+    /// Starts the gateway and waits until it reaches every service there is.
+    pub(crate) async fn start_gateway(
+        &mut self,
+        grpc_services: impl Fn() -> Vec<String>,
+    ) -> Result<SocketAddr, Failed> {
+        let stage = self.screen.stage("gateway");
+        let key = self.start(Kind::Gateway).await?;
+        let row = self.serving(key).await?;
+        let Some(addr) = row.addresses.get("http").copied() else {
+            return Err(self.failed(key, "the gateway announced no address"));
+        };
+        let deadline = Instant::now() + START_LIMIT;
+        for service in grpc_services() {
+            while !probe::serves(addr, &service).await {
+                if Instant::now() > deadline {
+                    return Err(self.failed(key, &format!("the gateway does not reach {service}")));
+                }
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        }
+        stage.done(&format!("ready on http://{addr}"));
+        Ok(addr)
+    }
+
+    /// Carries out orders until nobody can give any. Cancel-safe between the steps of an action: what runs is on the board.
+    pub(crate) async fn serve(&mut self, orders: &mut mpsc::Receiver<Order>) {
+        while let Some(Order { action, steps }) = orders.recv().await {
+            let done = match action {
+                Action::Scale { service, instances } => self.scale(&service, instances, &steps).await,
+                Action::Restart(target) => self.restart(target, &steps).await,
+                Action::Stop(service) => self.scale(&service, 0, &steps).await,
+            };
+            if let Err(failed) = done {
+                self.screen.say(&failed.to_string());
+                let _ = steps.send(Err(failed)).await; // as `tell`
+            }
+        }
+    }
+
+    /// Stops everything: the gateway first, services before those they need, the registry last.
+    pub(crate) async fn stop(&mut self) {
+        let is = |kind: Kind| move |it: &Kind| *it == kind;
+        self.stop_all("gateway", is(Kind::Gateway)).await;
+        for stage in self.stages().into_iter().rev() {
+            let of = |kind: &Kind| matches!(kind, Kind::Instance(slot) if stage.contains(&slot.service));
+            self.stop_all(&names(&stage), of).await;
+        }
+        self.stop_all("registry", is(Kind::Registry)).await;
+    }
+
+    async fn stop_all(&mut self, shown: &str, which: impl Fn(&Kind) -> bool) {
+        let keys: Vec<_> = self.running.iter().filter(|(_, (kind, _))| which(kind)).map(|(key, _)| *key).collect();
+        if keys.is_empty() {
+            return;
+        }
+        let stage = self.screen.stage(shown);
+        self.leave(keys).await;
+        stage.done("stopped");
+    }
+
+    async fn scale(
+        &mut self,
+        service: &ServiceName,
+        instances: u32,
+        steps: &mpsc::Sender<Result<String, Failed>>,
+    ) -> Result<(), Failed> {
+        let present = self.present(service);
+        let plan = plan::scale(&present.keys().copied().collect(), instances);
+        let slot = |number| Slot { service: service.clone(), number };
+        let started = Instant::now();
+        let mut new = Vec::new();
+        for number in plan.start {
+            new.push(self.start(Kind::Instance(slot(number))).await?);
+        }
+        for key in new.clone() {
+            let row = match self.serving(key).await {
+                Ok(row) => row,
+                Err(failed) => {
+                    self.leave(new).await; // all or nothing
+                    return Err(failed);
+                }
+            };
+            self.step(steps, format!("{} serves after {}", row.name(), seconds(started.elapsed()))).await;
+        }
+        if !plan.stop.is_empty() {
+            let names: Vec<_> = plan.stop.iter().map(|number| slot(*number).to_string()).collect();
+            self.leave(plan.stop.iter().filter_map(|number| present.get(number).copied()).collect()).await;
+            self.step(steps, format!("{} drained and left after {}", names.join(", "), seconds(started.elapsed())))
+                .await;
+        }
+        self.step(steps, format!("{service}: {instances} wanted, {} here", self.present(service).len())).await;
+        Ok(())
+    }
+
+    async fn restart(&mut self, target: Target, steps: &mpsc::Sender<Result<String, Failed>>) -> Result<(), Failed> {
+        let (service, only) = match target {
+            Target::Service(service) => (service, None),
+            Target::Slot(Slot { service, number }) => (service, Some(number)),
+        };
+        let present = self.present(&service);
+        let numbers = plan::restart(&present.keys().copied().collect(), only)
+            .ok_or_else(|| Failed::because(format!("{service}-{} is not there", only.unwrap_or_default())))?;
+        for number in numbers {
+            let slot = Slot { service: service.clone(), number };
+            let name = slot.to_string();
+            let started = Instant::now();
+            let new = self.start(Kind::Instance(slot)).await?;
+            if let Err(failed) = self.serving(new).await {
+                self.leave(vec![new]).await;
+                let what = format!("{}; {name} runs on as before", failed.what);
+                return Err(Failed { what, ..failed });
+            }
+            self.step(steps, format!("{name}: its replacement serves after {}", seconds(started.elapsed()))).await;
+            let leaving = Instant::now();
+            self.leave(present.get(&number).copied().into_iter().collect()).await;
+            self.step(steps, format!("{name}: the old one drained and left after {}", seconds(leaving.elapsed())))
+                .await;
+        }
+        Ok(())
+    }
+
+    async fn step(&self, steps: &mpsc::Sender<Result<String, Failed>>, message: String) {
+        self.screen.say(&message);
+        let _ = steps.send(Ok(message)).await; // who asked has gone; the action goes on
+    }
+
+    async fn start(&mut self, kind: Kind) -> Result<Key, Failed> {
+        self.next += 1;
+        let key = self.next;
+        let name = kind.name();
+        let spec = self.spec(&kind, format!("{name}/{key}"));
+        let handle = self.control.start(spec).await.map_err(|closed| Failed::because(closed.to_string()))?;
+        self.running.insert(key, (kind.clone(), handle.clone()));
+        self.board.add(key, kind, handle, LogFile::new(self.place.log(&name))).await;
+        Ok(key)
+    }
+
+    fn spec(&self, kind: &Kind, child: String) -> Spec {
+        match kind {
+            Kind::Registry => self.launch.registry(child, &self.config),
+            Kind::Gateway => self.launch.gateway(child, &self.config, self.registry),
+            Kind::Instance(slot) => {
+                let service = self.config.services.get(&slot.service).expect("only configured services get slots");
+                self.launch.instance(child, slot, service, self.registry)
+            }
+        }
+    }
+
+    /// Waits until a process serves, and returns its row.
+    async fn serving(&self, key: Key) -> Result<Row, Failed> {
+        let end = |rows: &[Row]| {
+            let row = rows.iter().find(|row| row.key == key)?;
+            match row.state {
+                State::Serving => Some(Ok(row.clone())),
+                State::GaveUp | State::Stopped => Some(Err(row.reason.clone())),
+                State::Starting | State::NotServing | State::Draining | State::Crashed => None,
+            }
+        };
+        match timeout(START_LIMIT, self.board.find(end)).await {
+            Ok(Some(Ok(row))) => Ok(row),
+            Ok(Some(Err(reason))) => Err(self.failed(key, &format!("{} failed: {reason}", self.name(key)))),
+            Ok(None) => Err(Failed::because("shutting down")),
+            Err(_) => {
+                let rows = self.board.rows();
+                let why = rows.iter().find(|row| row.key == key).map_or("", |row| &row.reason);
+                let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
+                Err(self.failed(key, &format!("{} does not serve after {START_LIMIT:?}{why}", self.name(key))))
+            }
+        }
+    }
+
+    fn failed(&self, key: Key, what: &str) -> Failed {
+        let handle = self.running.get(&key).map(|(_, handle)| handle);
+        let lines = handle.map(|handle| handle.logs().last(LAST_LINES)).unwrap_or_default();
+        let last_lines: Vec<_> = lines.iter().map(|line| crate::text::for_people(&line.text)).collect();
+        let hint = format!("all its output: {}", self.place.log(&self.name(key)).display());
+        Failed { what: what.to_owned(), last_lines, hint }
+    }
+
+    fn name(&self, key: Key) -> String {
+        self.running.get(&key).map(|(kind, _)| kind.name()).unwrap_or_default()
+    }
+
+    /// Asks processes to leave and waits until they have.
+    async fn leave(&mut self, keys: Vec<Key>) {
+        let mut stops = JoinSet::new();
+        for key in &keys {
+            self.board.leaving(*key).await;
+            if let Some((_, handle)) = self.running.get(key).cloned() {
+                stops.spawn(async move { handle.stop().await });
+            }
+        }
+        stops.join_all().await;
+        for key in keys {
+            self.running.remove(&key);
+            self.board.remove(key).await;
+        }
+    }
+
+    /// The slots of a service that have a process, the latest where there are two.
+    fn present(&self, service: &ServiceName) -> BTreeMap<u32, Key> {
+        let slots = self.running.iter().filter_map(|(key, (kind, _))| match kind {
+            Kind::Instance(slot) if slot.service == *service => Some((slot.number, *key)),
+            Kind::Instance(_) | Kind::Registry | Kind::Gateway => None,
+        });
+        slots.collect()
+    }
+
+    fn first_slots(&self, name: &ServiceName) -> Vec<Slot> {
+        let wanted = self.config.services.get(name).map_or(0, |service| service.scale);
+        let numbers = plan::scale(&BTreeSet::new(), wanted).start;
+        numbers.into_iter().map(|number| Slot { service: name.clone(), number }).collect()
+    }
+
+    fn stages(&self) -> Vec<Vec<ServiceName>> {
+        let services = self.config.services.iter().map(|(name, it)| (name, it.needs.as_slice()));
+        order::stages(services).expect("checked when the file was read")
+    }
+}
+
+fn names(services: &[ServiceName]) -> String {
+    services.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,120 @@
+//! The command lines of the mesh's processes.
+//!
+//! Lives here: what each is started with, how long it has to leave. Does not: when (`director`), keeping it running (`weft-supervise`).
+//! Every one is a process of its own, `weft <role> …`, started through `weft trampoline`, so that it ends with us however we end.
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use weft_runtime::Env;
+use weft_supervise::{Restart, Spec};
+
+use crate::{
+    config::{Config, Data, Run, Service},
+    plan::Slot,
+};
+
+/// A sidecar drains for at most 5 s of notice and 30 s of calls in flight, then its app has 10 s; see design of drain in `weft-sidecar`.
+const INSTANCE_GRACE: Duration = Duration::from_secs(50);
+/// A gateway finishes its calls within 30 s.
+const GATEWAY_GRACE: Duration = Duration::from_secs(35);
+const REGISTRY_GRACE: Duration = Duration::from_secs(10);
+
+/// What all command lines share.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    /// Our own binary, which holds every role.
+    exe: PathBuf,
+    env: Vec<(String, String)>,
+    root: PathBuf,
+    /// Executables of the packages built.
+    pub(crate) executables: BTreeMap<String, PathBuf>,
+}
+
+impl Launch {
+    pub(crate) fn new(exe: &Path, env: &Env, root: &Path) -> Self {
+        let env = env.without_cargo().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        Self { exe: exe.to_owned(), env, root: root.to_owned(), executables: BTreeMap::new() }
+    }
+
+    pub(crate) fn registry(&self, child: String, config: &Config) -> Spec {
+        let registry = &config.registry;
+        let args = self.role("registry").flag("--listen", registry.listen.to_string());
+        let args = args.flag("--http", registry.http.to_string()).flag("--data", &registry.data);
+        self.spec(child, args).grace(REGISTRY_GRACE)
+    }
+
+    pub(crate) fn gateway(&self, child: String, config: &Config, registry: SocketAddr) -> Spec {
+        let args = self.role("gateway").flag("--listen", config.gateway.listen.to_string());
+        let args = args.flag("--registry", format!("http://{registry}"));
+        let args = match &config.gateway.config {
+            Some(file) => args.flag("--config", file),
+            None => args,
+        };
+        self.spec(child, args).grace(GATEWAY_GRACE)
+    }
+
+    /// A sidecar and behind it the app.
+    pub(crate) fn instance(&self, child: String, slot: &Slot, service: &Service, registry: SocketAddr) -> Spec {
+        let any_port = "127.0.0.1:0";
+        let args = (self.role("sidecar"))
+            .flag("--service", slot.service.to_string())
+            .flag("--slot", slot.to_string())
+            .flag("--registry", format!("http://{registry}"))
+            .flag("--app", any_port)
+            .flag("--inbound", any_port)
+            .flag("--outbound", any_port)
+            .flag("--data", self.data(slot, service.data))
+            .rest(self.app(&service.run));
+        self.spec(child, args).envs(service.env.clone()).grace(INSTANCE_GRACE)
+    }
+
+    fn app(&self, run: &Run) -> Vec<OsString> {
+        match run {
+            // A package that was not built is reported by the build; its name makes the failure readable if it ever gets here.
+            Run::Package(name) => vec![self.executables.get(name).map_or_else(|| name.into(), |path| path.into())],
+            Run::Command(command) => command.iter().map(Into::into).collect(),
+        }
+    }
+
+    fn data(&self, slot: &Slot, data: Data) -> PathBuf {
+        let name = match data {
+            Data::Shared => slot.service.to_string(),
+            Data::PerInstance => slot.to_string(),
+        };
+        self.root.join(".weft/data").join(name)
+    }
+
+    fn role(&self, role: &str) -> Args {
+        Args(vec![role.into(), "--log-format".into(), "json".into()])
+    }
+
+    fn spec(&self, child: String, args: Args) -> Spec {
+        Spec::new(child, &self.exe)
+            .args(args.0)
+            .envs(self.env.iter().cloned())
+            .cwd(&self.root)
+            .trampoline([self.exe.as_os_str(), "trampoline".as_ref(), "--".as_ref()])
+            .restart(Restart::Permanent)
+    }
+}
+
+struct Args(Vec<OsString>);
+
+impl Args {
+    fn flag(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.0.extend([name.into(), value.into()]);
+        self
+    }
+
+    fn rest(mut self, command: Vec<OsString>) -> Self {
+        self.0.push("--".into());
+        self.0.extend(command);
+        self
+    }
+}

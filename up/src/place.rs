@@ -1,0 +1,181 @@
+//! The directory `.weft` beside `weft.toml`: one owner at a time, and what an owner that was killed left running.
+//!
+//! Lives here: the lock, `run.json`, ending leftovers, the paths of everything kept there. Does not: what is written to the paths.
+//! Invariants: the lock is held as long as a [`Place`] lives, and the kernel gives it back however we end; a process is only ended
+//! when its id and its start time are those written down, so an id that was given to somebody else is safe.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::{Pid, Signal, kill_process_group},
+};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
+
+use crate::procfs;
+
+/// How long leftovers have between SIGTERM and SIGKILL. They are of no use to anybody, but may want to flush.
+const LEFTOVER_GRACE: Duration = Duration::from_secs(3);
+
+/// Where the control socket of the mesh beside `root` is.
+pub(crate) fn socket(root: &Path) -> PathBuf {
+    root.join(".weft/up.sock")
+}
+
+/// Why the place cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PlaceError {
+    /// Another `weft up` owns it.
+    #[error(
+        "a mesh runs here already (weft up, pid {pid}); look at it with `{program} ps`, stop it with `{program} stop`"
+    )]
+    Taken {
+        /// Its process id.
+        pid: u32,
+        /// What the person typed to start us.
+        program: String,
+    },
+    /// The file system refuses.
+    #[error("cannot use {}", .path.display())]
+    Io {
+        /// What was to be used.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// The directory, ours until dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    dir: PathBuf,
+    _lock: File,
+}
+
+/// A process as it is written down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    /// Role or slot.
+    pub(crate) name: String,
+    /// Its process id, and that of its group.
+    pub(crate) pid: u32,
+    /// When it started, in clock ticks since boot.
+    pub(crate) started: u64,
+}
+
+impl Place {
+    /// Makes `root/.weft` ours. `program` is what the person typed to start us.
+    pub(crate) fn take(root: &Path, program: &str) -> Result<Self, PlaceError> {
+        let dir = root.join(".weft");
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| PlaceError::Io { path, source }
+        };
+        for dir in [&dir, &dir.join("log")] {
+            DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed(dir))?;
+        }
+        let path = dir.join("up.lock");
+        let mut lock = (OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600))
+            .open(&path)
+            .map_err(failed(&path))?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let pid = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+            return Err(PlaceError::Taken { pid, program: program.to_owned() });
+        }
+        lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(failed(&path))?;
+        Ok(Self { dir, _lock: lock })
+    }
+
+    /// File that a process's output goes to.
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
+        self.dir.join("log").join(format!("{name}.log"))
+    }
+
+    /// Writes down what runs, for the next owner. A reader sees the old list or the new.
+    pub(crate) fn write_down(&self, entries: &[Entry]) -> io::Result<()> {
+        let draft = self.dir.join("run.json.new");
+        fs::write(&draft, serde_json::to_vec_pretty(entries)?)?;
+        fs::rename(draft, self.dir.join("run.json"))
+    }
+
+    /// Ends what an earlier owner left running and returns the names: SIGTERM to each group, SIGKILL after 3 s.
+    pub(crate) async fn end_leftovers(&self) -> Vec<String> {
+        let text = fs::read(self.dir.join("run.json")).unwrap_or_default();
+        let written: Vec<Entry> = serde_json::from_slice(&text).unwrap_or_default(); // damaged: the kernel ended them, on Linux at least
+        let left: Vec<Entry> = written.into_iter().filter(runs).collect();
+        left.iter().for_each(|it| signal(it, Signal::TERM));
+        let deadline = Instant::now() + LEFTOVER_GRACE;
+        while left.iter().any(runs) && Instant::now() < deadline {
+            sleep(Duration::from_millis(20)).await;
+        }
+        left.iter().filter(|it| runs(it)).for_each(|it| signal(it, Signal::KILL));
+        left.into_iter().map(|it| format!("{} (pid {})", it.name, it.pid)).collect()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // What is left would be found by nobody: nothing of ours runs any more.
+        let _ = fs::remove_file(self.dir.join("run.json"));
+        let _ = fs::remove_file(self.dir.join("up.sock"));
+    }
+}
+
+fn runs(entry: &Entry) -> bool {
+    procfs::start_time(entry.pid) == Some(entry.started)
+}
+
+fn signal(entry: &Entry, signal: Signal) {
+    if let Some(group) = i32::try_from(entry.pid).ok().and_then(Pid::from_raw) {
+        // An error means that it ended in between.
+        let _ = kill_process_group(group, signal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::process::CommandExt, process::Command};
+
+    use super::*;
+
+    #[test]
+    fn a_place_has_one_owner_and_says_who() {
+        let root = tempfile::tempdir().unwrap();
+        let place = Place::take(root.path(), "weft").unwrap();
+        let error = Place::take(root.path(), "target/debug/weft").unwrap_err().to_string();
+        assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
+        assert!(error.contains("`target/debug/weft stop`"), "{error}");
+        drop(place);
+        assert!(Place::take(root.path(), "weft").is_ok());
+    }
+
+    #[tokio::test]
+    async fn leftovers_are_ended_and_a_stranger_with_the_same_id_is_not() {
+        let root = tempfile::tempdir().unwrap();
+        let mut left = Command::new("sleep").arg("600").process_group(0).spawn().unwrap();
+        let mut stranger = Command::new("sleep").arg("600").process_group(0).spawn().unwrap();
+        let entry = |name: &str, pid, started| Entry { name: name.to_owned(), pid, started };
+        let started = |pid| procfs::start_time(pid).unwrap();
+        let first = Place::take(root.path(), "weft").unwrap();
+        let entries = [
+            entry("users-1", left.id(), started(left.id())),
+            entry("users-2", stranger.id(), started(stranger.id()) + 1),
+        ];
+        first.write_down(&entries).unwrap();
+        let reaper = std::thread::spawn(move || left.wait().unwrap()); // a zombie would count as ended, too
+        assert_eq!(first.end_leftovers().await, [format!("users-1 (pid {})", entries[0].pid)]);
+        assert!(!reaper.join().unwrap().success());
+        assert!(stranger.try_wait().unwrap().is_none(), "the stranger still runs");
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+        drop(first);
+        assert!(!root.path().join(".weft/run.json").exists());
+    }
+}

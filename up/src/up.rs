@@ -1,0 +1,331 @@
+//! The life of `weft up`, from its first line to its last.
+//!
+//! Lives here: composition and the phases. Does not: any one of its parts.
+//! ```text
+//! Building ──► Starting ──► Serving ──► Stopping        first signal, `weft stop`, a failed start: stop in order
+//!    └────────────┴────────────┴──────────► Killed      second signal: everything at once
+//! ```
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use weft_discovery::{Registries, Topic, Watch, WatchConfig};
+use weft_model::Snapshot;
+use weft_runtime::{
+    Context,
+    listen::{self, ListenAddr},
+};
+use weft_supervise::{Spawner, Supervisor};
+
+use crate::{
+    board::{Board, Kind, Row, View},
+    cargo::Cargo,
+    config::Config,
+    control::{self, Control},
+    director::{Director, Order},
+    launch::Launch,
+    place::{Entry, Place},
+    procfs,
+    screen::{self, Screen},
+    welcome,
+};
+
+/// Orders that wait while one is carried out; more are refused.
+const ORDERS: usize = 16;
+/// How long clients of the control socket have to hear that all is stopped.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Flags of `weft up`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// The file that describes the mesh; else weft.toml in this directory or above
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+}
+
+/// Runs the mesh until it is stopped. `program` is what the person typed to start us, for lines to copy.
+pub async fn run(args: Args, program: String, context: Context) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let screen = Screen::new();
+    let dir = std::env::current_dir().context("finding the working directory")?;
+    let config = Config::load(args.file.as_deref(), &dir)?;
+    screen.say(&headline(&config));
+    let place = Arc::new(Place::take(config.root(), &program)?);
+    for name in place.end_leftovers().await {
+        screen.say(&format!("  ended what an earlier `weft up` left running: {name}"));
+    }
+    let config = Arc::new(with_ports(config)?);
+    let mut up = Up::prepare(config, place, screen, program, started, &context)?;
+    let outcome = up.until_stop(&context).await;
+    let stopped = up.stop(&context, outcome.is_err()).await;
+    outcome.and(stopped)
+}
+
+fn headline(config: &Config) -> String {
+    let services = config.services.iter().map(|(name, service)| match service.scale {
+        1 => name.to_string(),
+        scale => format!("{scale} × {name}"),
+    });
+    let all: Vec<_> = ["registry".to_owned(), "gateway".to_owned()].into_iter().chain(services).collect();
+    format!("weft up: {} from {}", all.join(", "), config.file.display())
+}
+
+/// Makes sure that the ports are free before anything is built or started, and chooses one where the file says 0, so that a role that is
+/// started again listens where it did before.
+fn with_ports(mut config: Config) -> anyhow::Result<Config> {
+    let choose = |addr: ListenAddr, key: &str| -> anyhow::Result<ListenAddr> {
+        let bound = listen::bind(addr).with_context(|| format!("{key} of {}", config.file.display()))?;
+        Ok(bound.local_addr()?.to_string().parse()?)
+    };
+    let (listen, http) =
+        (choose(config.registry.listen, "[registry] listen")?, choose(config.registry.http, "[registry] http")?);
+    let gateway = choose(config.gateway.listen, "[gateway] listen")?;
+    (config.registry.listen, config.registry.http, config.gateway.listen) = (listen, http, gateway);
+    Ok(config)
+}
+
+/// Everything `weft up` is made of.
+struct Up {
+    config: Arc<Config>,
+    screen: Screen,
+    program: String,
+    started: Instant,
+    exe: PathBuf,
+    spawner: Spawner,
+    director: Director,
+    board: View,
+    orders: mpsc::Receiver<Order>,
+    urls: Arc<OnceLock<Vec<weft_proto::weft::up::v1::Url>>>,
+    /// Cancelled when the registry is there to be watched.
+    watchable: CancellationToken,
+    world: watch::Receiver<Arc<Snapshot>>,
+    /// Cancelled when everything is stopped.
+    stopped: CancellationToken,
+    /// Control socket, board, watch, screen, `run.json`: none of them ends before we do.
+    parts: JoinSet<anyhow::Result<()>>,
+    /// The supervisor; dropping it kills what still runs.
+    supervisor: JoinSet<()>,
+    children_gone: CancellationToken,
+}
+
+impl Up {
+    fn prepare(
+        config: Arc<Config>,
+        place: Arc<Place>,
+        screen: Screen,
+        program: String,
+        started: Instant,
+        context: &Context,
+    ) -> anyhow::Result<Self> {
+        let exe = weft_runtime::env::current_exe().context("finding our own binary")?;
+        let supervisor = Supervisor::new().context("starting the supervisor")?;
+        let control = supervisor.control();
+        let (board, view) = Board::new(control.events());
+        let launch = Launch::new(&exe, context.env(), config.root());
+        let director = Director::new(config.clone(), launch, control, view.clone(), place.clone(), screen.clone());
+        let (orders, ordered) = mpsc::channel(ORDERS);
+        let (stopped, watchable, children_gone) = Default::default();
+        let urls = Arc::new(OnceLock::new());
+        let (world_in, world) = watch::channel(Arc::default());
+        let path = crate::place::socket(config.root());
+        let listener = control::bind(&path).with_context(|| format!("control socket {}", path.display()))?;
+        let control = Control {
+            config: config.clone(),
+            board: view.clone(),
+            orders,
+            screen: screen.clone(),
+            shutdown: context.shutdown(),
+            stopped: CancellationToken::clone(&stopped),
+            started_at: control::now(),
+            urls: Arc::clone(&urls),
+            tasks: Default::default(),
+        };
+        let mut parts = JoinSet::new();
+        parts.spawn(async move { Ok(control.serve(listener).await?) });
+        parts.spawn(async move {
+            board.run().await;
+            Ok(())
+        });
+        parts.spawn(write_down(view.clone(), place));
+        parts.spawn(show(view.clone(), screen.clone()));
+        parts.spawn(watch_registry(Arc::clone(&config), CancellationToken::clone(&watchable), world_in, view.clone()));
+        let mut supervising = JoinSet::new();
+        supervising.spawn(supervisor.run(CancellationToken::clone(&children_gone)));
+        Ok(Self {
+            config,
+            screen,
+            program,
+            started,
+            exe,
+            spawner: Spawner::new().context("starting a thread")?,
+            director,
+            board: view,
+            orders: ordered,
+            urls,
+            watchable,
+            world,
+            stopped,
+            parts,
+            supervisor: supervising,
+            children_gone,
+        })
+    }
+
+    /// Builds, starts and serves; an error means that something did not start.
+    async fn until_stop(&mut self, context: &Context) -> anyhow::Result<()> {
+        let shutdown = context.shutdown();
+        let mut parts = std::mem::take(&mut self.parts);
+        let outcome = tokio::select! {
+            outcome = self.start_and_serve(context) => outcome,
+            () = shutdown.draining() => Ok(()),
+            Some(ended) = parts.join_next() => Err(anyhow::anyhow!("a part of weft up ended: {ended:?}")),
+        };
+        self.parts = parts;
+        outcome
+    }
+
+    async fn start_and_serve(&mut self, context: &Context) -> anyhow::Result<()> {
+        self.build(context).await?;
+        self.director.start_registry().await?;
+        self.watchable.cancel();
+        self.director.start_services().await?;
+        let (world, config) = (self.world.clone(), Arc::clone(&self.config));
+        let gateway = self.director.start_gateway(move || grpc_services(&world.borrow(), &config)).await?;
+        let rows = self.board.rows();
+        let facts = welcome::Facts {
+            config: &self.config,
+            gateway,
+            rows: &rows,
+            program: &self.program,
+            took: self.started.elapsed(),
+        };
+        self.screen.print(&welcome::text(&facts));
+        self.urls.get_or_init(|| welcome::urls(gateway, &rows));
+        self.director.serve(&mut self.orders).await;
+        Ok(())
+    }
+
+    async fn build(&mut self, context: &Context) -> anyhow::Result<()> {
+        let packages = self.config.packages();
+        if packages.is_empty() {
+            return Ok(());
+        }
+        let stage = self.screen.stage("build");
+        let cargo = Cargo {
+            root: self.config.root(),
+            exe: &self.exe,
+            env: context.env(),
+            spawner: &self.spawner,
+            color: self.screen.is_live(),
+        };
+        let built = cargo.build(&packages, |what| stage.busy(what)).await?;
+        self.director.built(built);
+        stage.done(&packages.join(", "));
+        Ok(())
+    }
+
+    /// Stops in order; kills at once when asked for that. Leaves no process.
+    async fn stop(mut self, context: &Context, failed: bool) -> anyhow::Result<()> {
+        let shutdown = context.shutdown();
+        let since = Instant::now();
+        self.screen.say(if failed {
+            "stopping what was started"
+        } else {
+            "stopping; Ctrl-C again kills everything at once"
+        });
+        shutdown.drain();
+        let in_order = tokio::select! {
+            () = self.director.stop() => true,
+            () = shutdown.aborting() => false,
+        };
+        if in_order {
+            self.screen.say(&format!("stopped after {}", screen::seconds(since.elapsed())));
+            self.children_gone.cancel();
+            while self.supervisor.join_next().await.is_some() {}
+        } else {
+            self.screen.say("killed");
+            self.supervisor.shutdown().await;
+        }
+        self.stopped.cancel();
+        let farewell = async { while self.parts.join_next().await.is_some_and(|part| !matches!(part, Ok(Ok(())))) {} };
+        drop(timeout(FAREWELL, farewell).await); // a client that does not read learns from the closed socket
+        self.screen.close();
+        Ok(())
+    }
+}
+
+/// gRPC services of the mesh's services, as the registry knows them.
+fn grpc_services(world: &Snapshot, config: &Config) -> Vec<String> {
+    let services = config.services.keys().filter_map(|name| world.services.get(name));
+    services.flat_map(|service| service.info.grpc_services.iter().map(|grpc| grpc.name.clone())).collect()
+}
+
+/// Tells the board what the registry says. We send no call anywhere, so a version is acted upon when it has arrived.
+async fn watch_registry(
+    config: Arc<Config>,
+    watchable: CancellationToken,
+    world: watch::Sender<Arc<Snapshot>>,
+    board: View,
+) -> anyhow::Result<()> {
+    watchable.cancelled().await;
+    let urls = format!("http://{}", config.registry.listen).parse().context("address of the registry")?;
+    let watcher = format!("up:{}", std::process::id());
+    let watch_config = WatchConfig { watcher, topics: vec![Topic::All], last_good: None };
+    let (task, mut watch) = Watch::new(Registries::new(&urls), watch_config);
+    let mut running = JoinSet::new();
+    running.spawn(task.run(CancellationToken::new()));
+    while let Some(update) = watch.next().await {
+        world.send_replace(Arc::clone(&update.snapshot));
+        board.world(update.snapshot).await;
+        watch.ack(update.version);
+    }
+    running.join_next().await.transpose()?;
+    anyhow::bail!("the watch of the registry ended")
+}
+
+/// Keeps the table and the lines about changes up to date.
+async fn show(mut board: View, screen: Screen) -> anyhow::Result<()> {
+    let mut before = board.rows();
+    while let Some(rows) = board.next().await {
+        for line in screen::changes(&before, &rows) {
+            screen.say(&format!("  {line}"));
+        }
+        screen.table(&rows);
+        before = rows;
+    }
+    Ok(())
+}
+
+/// Keeps `run.json` up to date: what runs, for the next `weft up` beside the same file.
+async fn write_down(mut board: View, place: Arc<Place>) -> anyhow::Result<()> {
+    let mut written = Vec::new();
+    while let Some(rows) = board.next().await {
+        let entries: Vec<_> = rows.iter().flat_map(entries).collect();
+        if entries != written {
+            if let Err(error) = place.write_down(&entries) {
+                tracing::warn!(%error, "cannot write run.json; should weft up be killed, its processes end without it on Linux only");
+            }
+            written = entries;
+        }
+    }
+    Ok(())
+}
+
+fn entries(row: &Row) -> impl Iterator<Item = Entry> {
+    let app = match &row.kind {
+        Kind::Instance(_) => row.app.map(|pid| (format!("app of {}", row.name()), pid)),
+        Kind::Registry | Kind::Gateway => None,
+    };
+    let processes = row.pid.map(|pid| (row.name(), pid)).into_iter().chain(app);
+    processes.filter_map(|(name, pid)| Some(Entry { name, pid, started: procfs::start_time(pid)? }))
+}

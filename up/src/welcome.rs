@@ -1,0 +1,76 @@
+//! What a person reads when the mesh is ready: where everything is, and what to try.
+//!
+//! Lives here: the text. Does not: printing it (`screen`).
+
+use std::{fmt::Write, net::SocketAddr, time::Duration};
+
+use weft_proto::weft::up::v1::Url;
+
+use crate::{
+    board::{Kind, Row},
+    config::{Config, Run},
+    screen::seconds,
+};
+
+/// What the text is made of.
+pub(crate) struct Facts<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) gateway: SocketAddr,
+    pub(crate) rows: &'a [Row],
+    /// What the person typed to start us.
+    pub(crate) program: &'a str,
+    pub(crate) took: Duration,
+}
+
+/// Every address people may want, in the order of usefulness.
+pub(crate) fn urls(gateway: SocketAddr, rows: &[Row]) -> Vec<Url> {
+    let url = |name: &str, url: String| Url { name: name.to_owned(), url };
+    let of = |kind: &Kind, proto: &str| {
+        rows.iter().find(|row| row.kind == *kind).and_then(|row| row.addresses.get(proto)).copied()
+    };
+    let mut urls = vec![url("REST and gRPC", format!("http://{gateway}"))];
+    urls.extend(of(&Kind::Gateway, "admin").map(|addr| url("gateway metrics", format!("http://{addr}/metrics"))));
+    urls.extend(of(&Kind::Registry, "grpc").map(|addr| url("registry", format!("http://{addr}"))));
+    let http = of(&Kind::Registry, "http").or_else(|| of(&Kind::Registry, "admin"));
+    urls.extend(http.map(|addr| url("registry metrics", format!("http://{addr}/metrics"))));
+    urls
+}
+
+/// The whole text.
+pub(crate) fn text(facts: &Facts) -> String {
+    let Facts { config, gateway, rows, program, took } = facts;
+    let mut text = format!("\nready after {}\n\n", seconds(*took));
+    for url in urls(*gateway, rows) {
+        line(&mut text, &url.name, &url.url);
+    }
+    text.push('\n');
+    if has_users(config) {
+        // A new address at each start: the second user with one is refused.
+        let email = format!("ada+{}@example.com", std::process::id());
+        let curl = format!(
+            "curl -i http://{gateway}/api/users -H 'content-type: application/json' -d '{{\"name\":\"Ada\",\"email\":\"{email}\"}}'"
+        );
+        line(&mut text, "call it", &curl);
+        line(&mut text, "or by gRPC", &format!("grpcurl -plaintext {gateway} shop.users.v1.Users/ListUsers"));
+    } else {
+        line(&mut text, "by gRPC", &format!("grpcurl -plaintext {gateway} list"));
+    }
+    if let Some((app, name)) = rows.iter().find_map(|row| Some((row.app?, row.name()))) {
+        line(
+            &mut text,
+            "break it",
+            &format!("kill -9 {app}   # the app of {name}; calls go on, its sidecar starts it again"),
+        );
+    }
+    line(&mut text, "watch it", &format!("{program} ps;  {program} logs -f"));
+    line(&mut text, "end it", &format!("Ctrl-C here, or {program} stop"));
+    text
+}
+
+fn line(text: &mut String, name: &str, what: &str) {
+    writeln!(text, "  {name:<17} {what}").expect("a String takes what is written to it");
+}
+
+fn has_users(config: &Config) -> bool {
+    config.services.values().any(|service| service.run == Run::Package("weft-users".to_owned()))
+}

@@ -9,7 +9,7 @@
 //! fn main() -> std::process::ExitCode {
 //!     weft::serve("users", |app| async move {
 //!         let _store = open(app.data_dir()?).await?;
-//!         Ok(weft::Services::new(DESCRIPTORS) /* .add(UsersServer::new(…)) */)
+//!         Ok(weft::Services::new(DESCRIPTORS) /* .with(UsersServer::new(…)) */)
 //!     })
 //! }
 //! ```

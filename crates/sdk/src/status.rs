@@ -7,38 +7,17 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Response, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-/// What is wrong with a request, field by field, gathered so that the caller learns of all at once.
-#[derive(Debug, Clone, Default)]
-pub struct Violations(Vec<FieldViolation>);
-
-impl Violations {
-    /// Returns an empty list.
-    pub fn new() -> Self {
-        Violations::default()
-    }
-
-    /// Adds what is wrong with a field, named by its path in the request (`user.email`).
-    pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        self.0.push(FieldViolation::new(field, description));
-    }
-
-    /// Returns true if nothing is wrong so far.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Ends the check.
-    ///
-    /// # Errors
-    /// INVALID_ARGUMENT with a `google.rpc.BadRequest`, if anything was added; its message names every field.
-    pub fn check(self) -> Result<(), Status> {
-        if self.0.is_empty() {
-            return Ok(());
-        }
-        let parts: Vec<String> = self.0.iter().map(|it| format!("{}: {}", it.field, it.description)).collect();
-        let details = ErrorDetails::with_bad_request(self.0);
-        Err(Status::with_error_details(Code::InvalidArgument, parts.join("; "), details))
-    }
+/// Returns INVALID_ARGUMENT with a `google.rpc.BadRequest`: what is wrong with a request, as pairs of a field's path (`user.email`) and
+/// a description that reads on from it (`is required`). Give all of them at once, so that the caller learns of all at once; the
+/// message repeats them.
+pub fn invalid_argument<F, D>(violations: impl IntoIterator<Item = (F, D)>) -> Status
+where
+    F: Into<String>,
+    D: Into<String>,
+{
+    let violations: Vec<_> = violations.into_iter().map(|(field, wrong)| FieldViolation::new(field, wrong)).collect();
+    let parts: Vec<String> = violations.iter().map(|it| format!("{} {}", it.field, it.description)).collect();
+    Status::with_error_details(Code::InvalidArgument, parts.join("; "), ErrorDetails::with_bad_request(violations))
 }
 
 /// Returns INTERNAL that tells the caller nothing, after logging the error with its causes for the operator.
@@ -60,15 +39,11 @@ mod tests {
 
     #[test]
     fn violations_travel_as_one_bad_request() {
-        let mut wrong = Violations::new();
-        wrong.add("name", "is required");
-        wrong.add("email", "has no @");
-        let status = wrong.check().unwrap_err();
-        assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "name: is required; email: has no @"));
+        let status = invalid_argument([("name", "is required"), ("email", "has no @")]);
+        assert_eq!((status.code(), status.message()), (Code::InvalidArgument, "name is required; email has no @"));
         let details = status.get_details_bad_request().unwrap();
         let fields: Vec<_> = details.field_violations.iter().map(|it| it.field.as_str()).collect();
         assert_eq!(fields, ["name", "email"]);
-        assert!(Violations::new().check().is_ok());
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl Served {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (addr, shutdown, mut task) = (listener.local_addr().unwrap(), Shutdown::new(), JoinSet::new());
-        let services = Services::new(weft_proto::descriptors::TESTKIT).add(EchoServer::new(Teller));
+        let services = Services::new(weft_proto::descriptors::TESTKIT).with(EchoServer::new(Teller));
         task.spawn(services.run(listener, shutdown.clone()));
         Served { addr, shutdown, task }
     }
@@ -176,7 +176,7 @@ async fn both_reflections_tell_the_services_and_do_not_hold_the_end() {
 #[tokio::test]
 async fn a_descriptor_set_of_other_services_is_refused_at_the_start() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let services = Services::new(weft_proto::descriptors::SHOP_USERS).add(EchoServer::new(Teller));
+    let services = Services::new(weft_proto::descriptors::SHOP_USERS).with(EchoServer::new(Teller));
     let error = services.run(listener, Shutdown::new()).await.unwrap_err();
     assert!(matches!(error, ServeError::Descriptors(_)), "{error}");
 }

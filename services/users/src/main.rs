@@ -1,3 +1,15 @@
-//! Placeholder.
+//! The `users` service of the example shop.
+//!
+//! Lives here: putting store and service into a process. Does not: anything else; `weft::serve` does what every service does.
 #![forbid(unsafe_code)]
-fn main() {}
+
+use std::process::ExitCode;
+
+use weft_users::{Store, services};
+
+fn main() -> ExitCode {
+    weft::serve("users", |app| async move {
+        let store = Store::open(&app.data_dir()?).await?;
+        Ok(services(store))
+    })
+}

@@ -9,7 +9,11 @@ pub mod descriptors;
 
 pub use convert::{directory_entry, service_update_full};
 
-#[expect(missing_docs, reason = "prost copies the comments of the .proto files, but not onto everything it makes")]
+#[expect(
+    missing_docs,
+    clippy::allow_attributes,
+    reason = "prost copies the comments of the .proto files, but not onto everything it makes; tonic writes `allow`"
+)]
 mod generated {
     pub mod google {
         pub mod api {

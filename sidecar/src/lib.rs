@@ -1,2 +1,27 @@
-//! Placeholder.
+//! The sidecar: a process beside one app that registers it, supervises it and carries its calls.
+//!
+//! Lives here: the role, from its flags to its exit. Does not: parsing messages (bodies pass through), choosing an endpoint
+//! (`weft-traffic`), the registry's wire (`weft-discovery`), the life of a child process (`weft-supervise`).
+//!
+//! Read in this order: `sidecar` puts the parts together; `lifecycle` decides what the registry is told and when the parts leave;
+//! `inbound` and `outbound` carry calls; `app`, `health` and `reflection` look after the app.
 #![forbid(unsafe_code)]
+
+mod app;
+mod args;
+mod config;
+mod health;
+mod inbound;
+mod lifecycle;
+mod metrics;
+mod outbound;
+mod reflection;
+mod server;
+mod services;
+mod sidecar;
+
+pub use args::Args;
+pub use config::{Config, HealthCheck, Source};
+pub use health::Timing;
+pub use lifecycle::DrainLimits;
+pub use sidecar::{Addresses, Sidecar};

@@ -1,0 +1,76 @@
+//! The sidecar's flags, as a person writes them.
+//!
+//! Lives here: names, defaults, help. Does not: what follows from them (`config`).
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use weft_discovery::RegistryUrls;
+use weft_model::ServiceName;
+use weft_runtime::LogFormat;
+use weft_runtime::listen::ListenAddr;
+
+use crate::HealthCheck;
+
+/// Stands beside one app: registers it, supervises it, carries its calls.
+///
+/// Calls to the app come in at --inbound and go on to --app; the app's own calls to other services go to --outbound with the service's
+/// name as authority. With a COMMAND the sidecar starts the app itself, tells it by PORT where to listen, and restarts it when it fails.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Service the app belongs to: NAME or NAME.NAMESPACE
+    #[arg(long, value_name = "NAME")]
+    pub service: ServiceName,
+
+    /// Where the app listens; port 0 picks a free one and tells the COMMAND by PORT
+    #[arg(long, value_name = "HOST:PORT")]
+    pub app: ListenAddr,
+
+    /// Registries to register with and to learn of other services from
+    #[arg(long, value_name = "URL[,URL…]", required_unless_present = "services", conflicts_with = "services")]
+    pub registry: Option<RegistryUrls>,
+
+    /// Static mode, without a registry: TOML file of NAME = ["HOST:PORT", …], read again when it changes
+    #[arg(long, value_name = "FILE")]
+    pub services: Option<PathBuf>,
+
+    /// Where calls to the app come in
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7300")]
+    pub inbound: ListenAddr,
+
+    /// Where the app's calls to other services come in
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7301")]
+    pub outbound: ListenAddr,
+
+    /// Address that callers are told [default: the inbound address]
+    #[arg(long, value_name = "IP:PORT")]
+    pub advertise: Option<std::net::SocketAddr>,
+
+    /// How the app's health is checked: grpc (falls back to tcp), http:/PATH, or tcp
+    #[arg(long, value_name = "CHECK", default_value = "grpc")]
+    pub health: HealthCheck,
+
+    /// Encoded FileDescriptorSet of the app, with imports [default: asked by gRPC reflection]
+    #[arg(long, value_name = "FILE")]
+    pub descriptor_set: Option<PathBuf>,
+
+    /// Name of the app's place among the instances of its service, for people: users-1
+    #[arg(long, value_name = "NAME")]
+    pub slot: Option<String>,
+
+    /// Directory for the app's data, made if it is not there and told by WEFT_DATA
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+
+    /// Listen off loopback although connections are neither encrypted nor authenticated
+    #[arg(long)]
+    pub insecure: bool,
+
+    /// How logs are written; json also writes one line a listener on stdout
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    pub log_format: LogFormat,
+
+    /// The app's program and its arguments
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}

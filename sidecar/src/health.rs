@@ -1,0 +1,291 @@
+//! The app's health: asked on loopback, told as transitions.
+//!
+//! Lives here: the three checks, when an answer counts. Does not: what the registry is told (`lifecycle`).
+//! gRPC health is watched, so that a change shows at once, and polled beside it, since a watch of a hung app stays silent. An explicit
+//! "not serving" and a lost connection count at once; silence counts when it is met twice in a row.
+//! ```text
+//! Unknown ─► Healthy ⇄ Unhealthy      while not healthy the app is asked every 20 to 200 ms: a start should not be waited for
+//! ```
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http_body_util::Empty;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status, Streaming};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_client::HealthClient};
+
+use crate::HealthCheck;
+
+/// Time between two attempts while the app is not healthy; doubles up to the second figure.
+const EAGER: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
+/// Unanswered polls in a row that make an app unhealthy.
+const SILENCE: u32 = 2;
+
+/// When the app is asked.
+#[derive(Debug, Clone, Copy)]
+pub struct Timing {
+    /// Time between two polls of a healthy app. Default 2 s.
+    pub interval: Duration,
+    /// Time an answer may take. Default 1 s.
+    pub timeout: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(2), timeout: Duration::from_secs(1) }
+    }
+}
+
+/// What is known of the app's health.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// It was not healthy since the monitor started.
+    Unknown {
+        /// What the last attempt met.
+        reason: String,
+    },
+    /// It takes calls.
+    Healthy,
+    /// It was healthy and is not any more.
+    Unhealthy {
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// Asks one app until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    health: watch::Receiver<Health>,
+    /// Holds the one task that asks; dropped with the monitor, so that nothing is asked of a process that is gone.
+    _task: JoinSet<()>,
+}
+
+impl Monitor {
+    pub(crate) fn start(app: SocketAddr, check: HealthCheck, timing: Timing) -> Self {
+        let (told, health) = watch::channel(Health::Unknown { reason: "not asked yet".to_owned() });
+        let mut task = JoinSet::new();
+        task.spawn(Prober { app, check, timing, told, falls_back: false }.run());
+        Self { health, _task: task }
+    }
+
+    /// Waits for the next change. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Health {
+        match self.health.changed().await {
+            Ok(()) => self.health.borrow_and_update().clone(),
+            Err(_) => std::future::pending().await, // the task never ends before the monitor
+        }
+    }
+}
+
+struct Prober {
+    app: SocketAddr,
+    check: HealthCheck,
+    timing: Timing,
+    told: watch::Sender<Health>,
+    /// The app does not implement grpc.health.v1: from now on a connection that opens is enough.
+    falls_back: bool,
+}
+
+impl Prober {
+    async fn run(mut self) {
+        let mut pause = EAGER.0;
+        loop {
+            let began = Instant::now();
+            let reason = match (&self.check, self.falls_back) {
+                (HealthCheck::Grpc, false) => self.grpc().await,
+                (HealthCheck::Http(path), _) => self.poll(|| get(self.app, path)).await,
+                (HealthCheck::Grpc, true) | (HealthCheck::Tcp, _) => self.poll(|| connect(self.app)).await,
+            };
+            self.unhealthy(reason);
+            if began.elapsed() > self.timing.interval {
+                pause = EAGER.0;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(EAGER.1);
+        }
+    }
+
+    /// Polls with a check of one question; returns why the app is not healthy.
+    async fn poll<F: Future<Output = Result<(), String>>>(&self, ask: impl Fn() -> F) -> String {
+        let mut silent = 0;
+        loop {
+            match timeout(self.timing.timeout, ask()).await {
+                Ok(Ok(())) => {
+                    silent = 0;
+                    self.healthy();
+                }
+                Ok(Err(reason)) => return reason,
+                Err(_) => silent += 1,
+            }
+            if silent >= SILENCE || (silent > 0 && !self.is_healthy()) {
+                return format!("no answer within {:?}", self.timing.timeout);
+            }
+            sleep(if silent > 0 {
+                self.timing.interval.saturating_sub(self.timing.timeout)
+            } else {
+                self.timing.interval
+            })
+            .await;
+        }
+    }
+
+    /// One connection's worth of gRPC health; returns why the app is not healthy (any more).
+    async fn grpc(&mut self) -> String {
+        let endpoint = match Endpoint::from_shared(format!("http://{}", self.app)) {
+            Ok(endpoint) => endpoint.tcp_nodelay(true),
+            Err(error) => return error.to_string(),
+        };
+        let channel = match timeout(self.timing.timeout, endpoint.connect()).await {
+            Ok(Ok(channel)) => channel,
+            Ok(Err(_)) => {
+                return match timeout(self.timing.timeout, connect(self.app)).await {
+                    Ok(Err(reason)) => reason,
+                    Ok(Ok(())) | Err(_) => "does not speak HTTP/2".to_owned(),
+                };
+            }
+            Err(_) => return format!("no connection within {:?}", self.timing.timeout),
+        };
+        match self.grpc_on(channel).await {
+            Ok(never) => match never {},
+            Err(NotHealthy::Says(reason)) => reason,
+            Err(NotHealthy::Unimplemented) => {
+                tracing::info!(
+                    "the app does not implement grpc.health.v1; it counts as healthy while a connection opens"
+                );
+                self.falls_back = true;
+                "health is checked by connecting".to_owned()
+            }
+        }
+    }
+
+    async fn grpc_on(&self, channel: Channel) -> Result<std::convert::Infallible, NotHealthy> {
+        let mut client = HealthClient::new(channel.clone());
+        let mut polls = interval(self.timing.interval); // the first at once
+        polls.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut watch = Watching::open(channel, self.timing.timeout).await;
+        let mut silent = 0;
+        loop {
+            tokio::select! {
+                said = watch.next() => self.said(said)?,
+                _ = polls.tick() => {
+                    match timeout(self.timing.timeout, client.check(HealthCheckRequest::default())).await {
+                        Ok(answer) => {
+                            silent = 0;
+                            self.said(answer.map(|answer| answer.into_inner().status()))?;
+                        }
+                        Err(_) => silent += 1,
+                    }
+                    if silent >= SILENCE || (silent > 0 && !self.is_healthy()) {
+                        return Err(NotHealthy::Says(format!("no answer within {:?}", self.timing.timeout)));
+                    }
+                }
+            }
+        }
+    }
+
+    fn said(&self, answer: Result<ServingStatus, Status>) -> Result<(), NotHealthy> {
+        match answer {
+            Ok(ServingStatus::Serving) => self.healthy(),
+            Ok(ServingStatus::NotServing) => return Err(NotHealthy::Says("says that it is not serving".to_owned())),
+            // The server answers, and has no opinion of itself as a whole.
+            Ok(ServingStatus::Unknown | ServingStatus::ServiceUnknown) => self.healthy(),
+            Err(status) if status.code() == Code::NotFound => self.healthy(),
+            Err(status) if status.code() == Code::Unimplemented => return Err(NotHealthy::Unimplemented),
+            Err(status) => return Err(NotHealthy::Says(format!("health check failed: {}", text(&status)))),
+        }
+        Ok(())
+    }
+
+    fn is_healthy(&self) -> bool {
+        *self.told.borrow() == Health::Healthy
+    }
+
+    fn healthy(&self) {
+        self.tell(|_| Health::Healthy);
+    }
+
+    fn unhealthy(&self, reason: String) {
+        self.tell(|health| match health {
+            Health::Unknown { .. } => Health::Unknown { reason },
+            Health::Healthy | Health::Unhealthy { .. } => Health::Unhealthy { reason },
+        });
+    }
+
+    fn tell(&self, next: impl FnOnce(&Health) -> Health) {
+        self.told.send_if_modified(|health| {
+            let next = next(health);
+            let changed = *health != next;
+            *health = next;
+            changed
+        });
+    }
+}
+
+fn text(status: &Status) -> String {
+    if status.message().is_empty() { status.code().to_string() } else { status.message().to_owned() }
+}
+
+enum NotHealthy {
+    Says(String),
+    Unimplemented,
+}
+
+/// A health watch, or its absence: not every app that implements Check implements Watch.
+enum Watching {
+    Open(Streaming<HealthCheckResponse>),
+    None,
+}
+
+impl Watching {
+    async fn open(channel: Channel, within: Duration) -> Self {
+        let mut client = HealthClient::new(channel);
+        match timeout(within, client.watch(HealthCheckRequest::default())).await {
+            Ok(Ok(stream)) => Self::Open(stream.into_inner()),
+            Ok(Err(_)) | Err(_) => Self::None,
+        }
+    }
+
+    /// Waits for the next word of the watch. Cancel-safe.
+    async fn next(&mut self) -> Result<ServingStatus, Status> {
+        let Self::Open(stream) = self else { return std::future::pending().await };
+        match stream.message().await {
+            Ok(Some(answer)) => Ok(answer.status()),
+            Ok(None) => Err(Status::unavailable("the app ended the health watch")),
+            Err(status) if status.code() == Code::Unimplemented => {
+                *self = Self::None;
+                std::future::pending().await
+            }
+            Err(status) => Err(status),
+        }
+    }
+}
+
+async fn connect(app: SocketAddr) -> Result<(), String> {
+    TcpStream::connect(app).await.map(drop).map_err(|error| match error.kind() {
+        std::io::ErrorKind::ConnectionRefused => format!("nothing listens on {app}"),
+        _ => format!("cannot connect to {app}: {error}"),
+    })
+}
+
+async fn get(app: SocketAddr, path: &str) -> Result<(), String> {
+    let stream = TcpStream::connect(app).await.map_err(|error| format!("cannot connect to {app}: {error}"))?;
+    let broken = |error: hyper::Error| format!("health check failed: {error}");
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let request = http::Request::get(path)
+        .header(http::header::HOST, app.to_string())
+        .body(Empty::<bytes::Bytes>::new())
+        .expect("the path was checked when it was read");
+    let answer = tokio::select! { // the connection has no end of its own: dropping it closes it
+        answer = sender.send_request(request) => answer.map_err(broken)?,
+        ended = connection => return Err(ended.err().map_or_else(|| "the app closed the connection".to_owned(), broken)),
+    };
+    if answer.status().is_success() { Ok(()) } else { Err(format!("{path} answers {}", answer.status())) }
+}

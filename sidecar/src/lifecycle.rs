@@ -1,0 +1,466 @@
+//! The life of the app as the mesh sees it: started, healthy, registered, crashed and back, leaving.
+//!
+//! Lives here: which status the registry is told and when, and the order of leaving. Does not: running the process (`weft-supervise`),
+//! asking for its health (`health`), calls (`inbound`, `outbound`).
+//! ```text
+//!  app started ─► healthy ─► descriptors read and stored ─► registered SERVING ⇄ NOT_SERVING (health)
+//!                                                               │ app ends: CRASHED at once, before it is started again
+//!                                                               │           └ healthy again: SERVING      gave up: deregistered, exit 1
+//!  Leaving (DRAINING, still accepting, ≤ notice) ─► Draining (GOAWAY, ≤ limit) ─► app SIGTERM, SIGKILL ─► outbound ─► deregistered
+//! ```
+//! Invariants: SERVING is said only of an app that was found healthy since its last start; a crash is said before the restart.
+//! Source: design of drain and of supervision, `ARCHITECTURE.md`.
+
+use std::future::pending;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use weft_discovery::{CallError, Drained, Lease, LeaseState, Leases, Registries};
+use weft_model::{Digest, Instance, Status};
+use weft_runtime::Shutdown;
+use weft_runtime::admin::Readiness;
+use weft_supervise::{Child, Event as AppEvent, Exit};
+
+use crate::health::{Health, Monitor};
+use crate::metrics::Metrics;
+use crate::server::Side;
+use crate::{HealthCheck, Timing, reflection};
+use weft_discovery::DescriptorSet;
+
+/// Time the app's reflection may take.
+const REFLECT: Duration = Duration::from_secs(5);
+/// Time one attempt to store the descriptors may take; without a registry there is always another.
+const STORE: Duration = Duration::from_secs(5);
+const STORE_PAUSE: Duration = Duration::from_millis(500);
+/// Time a crash has to reach the registry when the sidecar ends right after it.
+const LAST_WORD: Duration = Duration::from_secs(2);
+
+/// How long the steps of leaving may take.
+#[derive(Debug, Clone, Copy)]
+pub struct DrainLimits {
+    /// Until every caller has heard that it should call others. Default 5 s.
+    pub notice: Duration,
+    /// For calls in flight. Default 30 s.
+    pub limit: Duration,
+    /// For the app, between SIGTERM and SIGKILL. Default 10 s.
+    pub app: Duration,
+    /// For the app's own calls after its end, which an app we do not run may still make. Default 2 s.
+    pub outbound: Duration,
+}
+
+impl Default for DrainLimits {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self { notice: seconds(5), limit: seconds(30), app: seconds(10), outbound: seconds(2) }
+    }
+}
+
+/// The registry's side of a life; none in static mode.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    pub(crate) registries: Registries,
+    pub(crate) leases: Leases,
+    /// What is registered; status, reason and descriptors are filled in.
+    pub(crate) instance: Instance,
+    /// Given by flag; none asks the app.
+    pub(crate) descriptors: Option<DescriptorSet>,
+}
+
+/// What a life is made of.
+pub(crate) struct Parts {
+    pub(crate) app: SocketAddr,
+    pub(crate) child: Option<Child>,
+    pub(crate) health: HealthCheck,
+    pub(crate) timing: Timing,
+    pub(crate) registration: Option<Registration>,
+    pub(crate) inbound: Side,
+    pub(crate) outbound: Side,
+    pub(crate) limits: DrainLimits,
+    pub(crate) readiness: Readiness,
+    pub(crate) metrics: Metrics,
+    /// Tells `/drain` how the drain went.
+    pub(crate) drained: watch::Sender<Option<String>>,
+}
+
+/// One app's life.
+pub(crate) struct Lifecycle {
+    parts: Parts,
+    monitor: Monitor,
+    healthy: bool,
+    status: Status,
+    reason: String,
+    lease: Option<Lease>,
+    /// Descriptors being read and stored; the registration waits for them.
+    describing: Option<Pin<Box<dyn Future<Output = Option<DescriptorSet>> + Send>>>,
+    /// Descriptors being stored again, for a registry that may have forgotten them.
+    storing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    described: Option<DescriptorSet>,
+}
+
+enum Event {
+    App(Option<AppEvent>),
+    Health(Health),
+    Described(Option<DescriptorSet>),
+    Stored,
+    Lease(Option<LeaseState>),
+    Drain,
+}
+
+/// How a life goes on after an event.
+enum Next {
+    On,
+    Leave(Why),
+}
+
+/// Why the sidecar leaves.
+enum Why {
+    /// Asked to, or the app ended by its own word.
+    Asked,
+    /// The app failed too often.
+    GaveUp(anyhow::Error),
+    /// The registry wants us gone.
+    Unwanted(anyhow::Error),
+}
+
+impl Lifecycle {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let monitor = Monitor::start(parts.app, parts.health.clone(), parts.timing);
+        Self {
+            parts,
+            monitor,
+            healthy: false,
+            status: Status::Starting,
+            reason: String::new(),
+            lease: None,
+            describing: None,
+            storing: None,
+            described: None,
+        }
+    }
+
+    /// Lives until told to leave, and leaves. A second signal cuts every wait short.
+    pub(crate) async fn run(mut self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let why = loop {
+            let event = self.event(&shutdown).await;
+            match self.on(event) {
+                Next::On => {}
+                Next::Leave(why) => break why,
+            }
+        };
+        self.parts.readiness.not_ready("leaving");
+        tokio::select! {
+            result = self.leave(why) => result,
+            () = shutdown.aborting() => Err(anyhow!("aborted before the drain was over")),
+        }
+    }
+
+    async fn event(&mut self, shutdown: &Shutdown) -> Event {
+        let child = async {
+            match &mut self.parts.child {
+                Some(child) => child.next().await,
+                None => pending().await,
+            }
+        };
+        let lease = async {
+            match &mut self.lease {
+                Some(lease) => lease.changed().await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            event = child => Event::App(event),
+            health = self.monitor.next() => Event::Health(health),
+            described = done(&mut self.describing) => Event::Described(described),
+            () = done(&mut self.storing) => Event::Stored,
+            state = lease => Event::Lease(state),
+            () = shutdown.draining() => Event::Drain,
+        }
+    }
+
+    fn on(&mut self, event: Event) -> Next {
+        match event {
+            Event::App(event) => return self.on_app(event),
+            Event::Health(health) => self.on_health(health),
+            Event::Described(set) => self.on_described(set),
+            Event::Stored => self.storing = None,
+            Event::Lease(state) => return self.on_lease(state),
+            Event::Drain => return Next::Leave(Why::Asked),
+        }
+        Next::On
+    }
+
+    fn on_app(&mut self, event: Option<AppEvent>) -> Next {
+        match event {
+            Some(AppEvent::Started { pid }) => {
+                tracing::info!(pid, "the app runs");
+                // The old process may have been found healthy a moment before its end; nothing known of it counts for this one.
+                self.watch_health();
+            }
+            Some(AppEvent::Exited { exit }) => self.on_exit(&exit),
+            Some(AppEvent::Restarting { after }) => {
+                tracing::info!(after_ms = after.as_millis(), "the app is started again");
+                self.parts.metrics.restarts.inc();
+            }
+            Some(AppEvent::GaveUp { restarts, within, exit }) => {
+                return Next::Leave(Why::GaveUp(gave_up(restarts, within, &exit)));
+            }
+            Some(AppEvent::Stopped) | None => {
+                tracing::info!("the app is done");
+                return Next::Leave(Why::Asked);
+            }
+        }
+        Next::On
+    }
+
+    fn on_exit(&mut self, exit: &Exit) {
+        tracing::error!(%exit, "the app ended");
+        self.healthy = false;
+        self.describing = None;
+        self.say(Status::Crashed, &exit.to_string());
+    }
+
+    fn watch_health(&mut self) {
+        self.healthy = false;
+        self.monitor = Monitor::start(self.parts.app, self.parts.health.clone(), self.parts.timing);
+    }
+
+    fn on_health(&mut self, health: Health) {
+        match health {
+            Health::Unknown { reason } => tracing::debug!(reason, "the app is not healthy yet"),
+            Health::Unhealthy { reason } => {
+                self.healthy = false;
+                self.describing = None;
+                // A crash says more than the lost connection that it shows by.
+                if self.status != Status::Crashed {
+                    tracing::warn!(reason, "the app is not healthy");
+                    self.say(Status::NotServing, &reason);
+                }
+            }
+            Health::Healthy => {
+                self.healthy = true;
+                self.describe();
+            }
+        }
+    }
+
+    /// Reads what the app offers; a new process may offer something else.
+    fn describe(&mut self) {
+        let app = self.parts.app;
+        let Some(registration) = &self.parts.registration else { return self.serve() };
+        let (registries, given) = (registration.registries.clone(), registration.descriptors.clone());
+        let stored = self.described.as_ref().map(DescriptorSet::digest);
+        self.describing = Some(Box::pin(async move {
+            let set = match given {
+                Some(set) => set,
+                None => read_descriptors(app).await?,
+            };
+            let is_stored = stored == Some(set.digest()) || store(&registries, &set).await;
+            is_stored.then_some(set)
+        }));
+        if self.lease.is_some() && self.status != Status::Crashed {
+            self.serve(); // the same process is back: what it offers is known, and callers should not wait for a second reading
+        }
+    }
+
+    fn on_described(&mut self, set: Option<DescriptorSet>) {
+        self.describing = None;
+        let digest = |set: &Option<DescriptorSet>| set.as_ref().map(DescriptorSet::digest);
+        let changed = digest(&set) != digest(&self.described);
+        self.described = set;
+        if self.lease.is_none() || changed {
+            self.register(digest(&self.described));
+        }
+        self.serve();
+    }
+
+    fn register(&mut self, descriptors: Option<Digest>) {
+        let Some(registration) = &self.parts.registration else { return };
+        drop(self.lease.take()); // before the next one is held: both are of one id
+        let instance =
+            Instance { status: Status::Serving, reason: String::new(), descriptors, ..registration.instance.clone() };
+        self.lease = Some(registration.leases.hold(instance));
+    }
+
+    fn serve(&mut self) {
+        if self.healthy {
+            self.say(Status::Serving, "");
+        }
+    }
+
+    fn say(&mut self, status: Status, reason: &str) {
+        if self.status != status {
+            tracing::info!(%status, reason, "the app's status");
+        }
+        self.status = status;
+        reason.clone_into(&mut self.reason);
+        self.parts.metrics.status(status);
+        if status.takes_calls() {
+            self.parts.readiness.ready();
+        } else {
+            self.parts.readiness.not_ready(if reason.is_empty() {
+                status.to_string()
+            } else {
+                format!("{status}: {reason}")
+            });
+        }
+        if let Some(lease) = &self.lease {
+            lease.report(status, reason);
+        }
+    }
+
+    fn on_lease(&mut self, state: Option<LeaseState>) -> Next {
+        match state {
+            Some(LeaseState::Held { epoch }) => {
+                tracing::info!(%epoch, "registered");
+                if let (Some(registration), Some(set)) = (&self.parts.registration, &self.described) {
+                    let (registries, set) = (registration.registries.clone(), set.clone());
+                    self.storing = Some(Box::pin(async move {
+                        store(&registries, &set).await; // a refusal is in the log
+                    }));
+                }
+            }
+            Some(LeaseState::Registering { failure }) => tracing::warn!(failure, "not registered; trying again"),
+            Some(LeaseState::Revoked { reason }) => {
+                tracing::warn!(reason, "an operator removed this instance; the app keeps running, unlisted");
+            }
+            Some(LeaseState::Fenced { reason }) => {
+                return Next::Leave(Why::Unwanted(anyhow!("a newer registration holds this instance's id: {reason}")));
+            }
+            Some(LeaseState::Refused { reason }) => {
+                return Next::Leave(Why::Unwanted(anyhow!("the registry does not list this instance: {reason}")));
+            }
+            None => return Next::Leave(Why::Unwanted(anyhow!("the keep-alive task ended"))),
+        }
+        Next::On
+    }
+
+    async fn leave(mut self, why: Why) -> anyhow::Result<()> {
+        let result = match why {
+            Why::Asked => {
+                self.notify_callers().await;
+                Ok(())
+            }
+            Why::GaveUp(error) => {
+                self.say(Status::Crashed, "failed too often");
+                Err(error)
+            }
+            Why::Unwanted(error) => Err(error),
+        };
+        self.describing = None;
+        tracing::info!(phase = "draining", "no new connections; calls in flight may finish");
+        let cut = self.parts.inbound.finish(self.parts.limits.limit).await;
+        if cut > 0 {
+            tracing::warn!(connections = cut, "calls did not finish in time and were cut");
+        }
+        if let Some(child) = &mut self.parts.child {
+            if let Some(exit) = child.stop().await {
+                tracing::info!(%exit, "the app ended");
+            }
+        }
+        self.parts.outbound.finish(self.parts.limits.outbound).await;
+        self.deregister().await;
+        result
+    }
+
+    /// Tells every caller to call others, and accepts until they have heard it, or for `notice`.
+    async fn notify_callers(&mut self) {
+        let notice = self.parts.limits.notice;
+        tracing::info!(phase = "leaving", ?notice, "draining: still accepting until callers have heard of it");
+        let told = match &self.lease {
+            Some(lease) => how_it_went(&lease.drain(notice).await),
+            None => "no registry lists this instance".to_owned(),
+        };
+        tracing::info!(told, "callers were told");
+        self.parts.drained.send_replace(Some(told));
+    }
+
+    async fn deregister(&mut self) {
+        let Some(lease) = self.lease.take() else { return };
+        match lease.deregister(LAST_WORD).await {
+            Ok(_) => tracing::info!(phase = "flushed", "deregistered"),
+            Err(error) => tracing::warn!(error = chain(&error), "not deregistered; the lease will run out"),
+        }
+    }
+}
+
+/// Waits for a future that may not be there. Cancel-safe: the future stays where it is.
+async fn done<T>(slot: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> T {
+    match slot {
+        Some(future) => {
+            let value = future.await;
+            *slot = None;
+            value
+        }
+        None => pending().await,
+    }
+}
+
+async fn read_descriptors(app: SocketAddr) -> Option<DescriptorSet> {
+    match reflection::read(app, REFLECT).await {
+        Ok(set) => {
+            tracing::info!(digest = %set.digest(), services = ?set.services(), "the app's descriptors");
+            Some(set)
+        }
+        Err(error) => {
+            tracing::warn!(
+                error = chain(&error),
+                "the app's descriptors are not known: no REST, and no retries by method"
+            );
+            None
+        }
+    }
+}
+
+/// Returns whether the registry has the set now. Without a registry it goes on trying; a set that is refused is not offered again.
+async fn store(registries: &Registries, set: &DescriptorSet) -> bool {
+    loop {
+        match registries.store_descriptors(set, STORE).await {
+            Ok(()) => return true,
+            Err(error @ CallError::Refused(_)) => {
+                tracing::error!(error = chain(&error), "the registry refuses the app's descriptors");
+                return false;
+            }
+            Err(error @ CallError::OutOfReach { .. }) => {
+                tracing::warn!(error = chain(&error), "the app's descriptors are not stored yet");
+                sleep(STORE_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn how_it_went(answer: &Result<Drained, CallError>) -> String {
+    match answer {
+        Ok(Drained { acknowledged: true, waited_for, .. }) if waited_for.is_empty() => {
+            "no caller knew this instance".to_owned()
+        }
+        Ok(Drained { acknowledged: true, waited_for, .. }) => format!("acknowledged by {}", waited_for.join(", ")),
+        Ok(Drained { waiting, .. }) => format!("not acknowledged in time by {}", waiting.join(", ")),
+        Err(error) => format!("not proven: {}", chain(error)),
+    }
+}
+
+fn gave_up(restarts: u32, within: Duration, exit: &Exit) -> anyhow::Error {
+    let lines: Vec<_> = exit.last_lines.iter().map(|line| format!("\n  | {line}")).collect();
+    anyhow!(
+        "the app crashed {} times within {within:?}, the last time with {exit}; its last lines:{}",
+        restarts + 1,
+        lines.concat()
+    )
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        source = error.source();
+    }
+    text
+}

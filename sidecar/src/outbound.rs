@@ -1,0 +1,58 @@
+//! Outbound: the app's calls to other services.
+//!
+//! Lives here: the entry from the app's side, and which services are subscribed. Does not: everything between (`weft-traffic`).
+//! A service is subscribed at its first call and dropped when no call used it for a while: a sidecar of a large mesh knows what its app
+//! calls and no more.
+
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use weft_discovery::{Subscriptions, Topic, Watch};
+use weft_traffic::{Body, CallOptions, Interests, Outbound, Reset, Worlds};
+
+/// A subscription goes when no call used it for this long.
+const IDLE: Duration = Duration::from_secs(600);
+const LOOK: Duration = Duration::from_secs(60);
+
+pub(crate) async fn call(outbound: Outbound, request: Request<Incoming>) -> Result<Response<Body>, Reset> {
+    let answer = outbound.call_with(request.map(Body::from), CallOptions::default()).await;
+    // The app's own client need not know how to send a call again: it gets an answer in any case.
+    Ok(answer.unwrap_or_else(|error| error.to_response()))
+}
+
+/// Joins discovery and traffic: each state becomes the world, and is acknowledged once every new call goes by it.
+pub(crate) async fn follow(mut watch: Watch, worlds: Worlds) {
+    while let Some(update) = watch.next().await {
+        worlds.apply(&update.snapshot);
+        watch.ack(update.version);
+    }
+}
+
+/// Subscribes what calls ask for and drops what they do not use any more, until `shutdown`.
+pub(crate) async fn subscribe(
+    mut interests: Interests,
+    subscriptions: Subscriptions,
+    worlds: Worlds,
+    shutdown: CancellationToken,
+) {
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            wanted = interests.next() => match wanted {
+                Some(service) => subscriptions.subscribe(Topic::Service(service)),
+                None => return,
+            },
+            _ = looks.tick() => {
+                for service in worlds.unused_for(IDLE) {
+                    tracing::debug!(%service, "no call for a while; the subscription goes");
+                    subscriptions.unsubscribe(&Topic::Service(service));
+                }
+            }
+            () = shutdown.cancelled() => return,
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The HTTP/2 server that both listeners share: accepting on the control runtime, serving on the data thread, leaving in order.
+//!
+//! Lives here: connections, from accept to GOAWAY. Does not: what a call meets (`inbound`, `outbound`).
+//! Cleartext HTTP/2 with prior knowledge only. A side (inbound, outbound) leaves in two steps: `leave` ends accepting and sends GOAWAY;
+//! `cut` ends what is left. One data thread carries both sides, so a connection's side is told by the port it came in at.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use weft_runtime::threads::{Connection, DataThreads, ThreadEnded};
+use weft_traffic::{Body, Reset};
+
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Streams a caller may have open on one connection; hyper's own default of 200 stalls a busy gateway.
+const STREAMS: u32 = 1_000;
+const HEADERS: u32 = 64 << 10;
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause after a failed accept: out of descriptors, spinning would not free one.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// One of the two sides: its connections and how they are told to leave. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Side {
+    leave: CancellationToken,
+    cut: CancellationToken,
+    connections: TaskTracker,
+    /// Counts of connections on their way to the data thread, so that leaving waits for them, too. Held for a push or a pop.
+    handed_over: Arc<Mutex<Vec<TaskTrackerToken>>>,
+}
+
+impl Side {
+    /// Accepts until the side leaves; the listener is closed then, so that callers are refused by the kernel.
+    pub(crate) async fn accept(self, listener: TcpListener, to: mpsc::Sender<Accepted>) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.leave.cancelled() => break,
+            };
+            match accepted {
+                Ok((stream, downstream)) => self.send(stream, downstream, &to).await,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        // The kernel has taken these for us, and their callers may have sent a call already: they get a GOAWAY and no reset.
+        while let Some(Ok((stream, downstream))) = listener.accept().now_or_never() {
+            self.send(stream, downstream, &to).await;
+        }
+    }
+
+    async fn send(&self, stream: TcpStream, downstream: SocketAddr, to: &mpsc::Sender<Accepted>) {
+        self.on_their_way().push(self.connections.token());
+        // Fails only when the process ends, which ends the connection, too.
+        let _ = to.send(Accepted { side: self.clone(), stream, downstream }).await;
+    }
+
+    fn on_their_way(&self) -> MutexGuard<'_, Vec<TaskTrackerToken>> {
+        self.handed_over.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Serves one connection to its end on the data thread.
+    pub(crate) async fn serve<S, F>(self, connection: Connection, call: S)
+    where
+        S: Fn(Request<Incoming>) -> F,
+        F: Future<Output = Result<Response<Body>, Reset>> + Send + 'static,
+    {
+        let _counted = self.on_their_way().pop().unwrap_or_else(|| self.connections.token());
+        let Connection { stream, load, .. } = connection;
+        let service = service_fn(move |request| {
+            let (stream, answer) = (load.enter(), call(request));
+            async move {
+                let answer = answer.await;
+                drop(stream);
+                answer
+            }
+        });
+        let mut http = http2::Builder::new(TokioExecutor::new());
+        http.timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(HEADERS)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_TIMEOUT);
+        let mut served = pin!(http.serve_connection(TokioIo::new(stream), service));
+        let ended = tokio::select! {
+            ended = served.as_mut() => ended,
+            () = self.leave.cancelled() => {
+                served.as_mut().graceful_shutdown(); // GOAWAY now, and again with the last id once the caller has seen the first
+                tokio::select! {
+                    ended = served.as_mut() => ended,
+                    () = self.cut.cancelled() => return,
+                }
+            }
+            () = self.cut.cancelled() => return,
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection broke");
+        }
+    }
+
+    /// Takes nothing new, lets calls finish for at most `limit`, then ends the rest. Returns how many connections had to be ended.
+    pub(crate) async fn finish(&self, limit: Duration) -> usize {
+        self.leave.cancel();
+        self.connections.close();
+        if timeout(limit, self.connections.wait()).await.is_ok() {
+            return 0;
+        }
+        let left = self.connections.len();
+        self.cut.cancel();
+        self.connections.wait().await;
+        left
+    }
+
+    /// Ends everything now.
+    pub(crate) fn cut(&self) {
+        self.leave.cancel();
+        self.cut.cancel();
+    }
+}
+
+/// A connection that waits for its data thread.
+pub(crate) struct Accepted {
+    side: Side,
+    stream: TcpStream,
+    downstream: SocketAddr,
+}
+
+/// Hands what is accepted to the data threads; returns when one of them ends.
+pub(crate) async fn carry(threads: &mut DataThreads, mut accepted: mpsc::Receiver<Accepted>) -> ThreadEnded {
+    loop {
+        let Accepted { side, stream, downstream } = tokio::select! {
+            Some(next) = accepted.recv() => next,
+            ended = threads.ended() => return ended,
+        };
+        // A socket that fails here concerns its caller only.
+        if let Err(error) = threads.hand_over(stream, downstream).await {
+            side.on_their_way().pop();
+            tracing::debug!(%error, "a connection was lost before it was served");
+        }
+    }
+}
+
+/// Whether a connection came in at this listener. Both sides share the data thread, and their listeners differ by port.
+pub(crate) fn came_in_at(connection: &Connection, listener: SocketAddr) -> bool {
+    connection.stream.local_addr().is_ok_and(|local| local.port() == listener.port())
+}

@@ -1,0 +1,304 @@
+//! The role put together: what is bound before anything starts, which parts run, who ends whom.
+//!
+//! Lives here: composition. Does not: behaviour.
+//! One control runtime (accept, watch, leases, health, admin) and one data thread that carries every connection of both sides.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use weft_discovery::{LeaseTask, Leases, Registries, RegistryUrls, Topic, Watch, WatchConfig, WatchTask};
+use weft_model::{Endpoint, Epoch, Instance, InstanceId, LeaseTtl, Locality, Protocol, Status, Transport, Weight};
+use weft_runtime::admin::{Admin, Readiness};
+use weft_runtime::threads::{Connection, DataThreads};
+use weft_runtime::{Context, Shutdown, Usage, listen};
+use weft_supervise::Child;
+use weft_traffic::{Interests, Outbound, OutboundConfig, Pool, PoolConfig, ToApp, Worlds};
+
+use crate::app::{self, Told};
+use crate::lifecycle::{Lifecycle, Parts, Registration};
+use crate::metrics::Metrics;
+use crate::server::{Side, came_in_at, carry};
+use crate::services::Services;
+use crate::{Config, Source, inbound, outbound};
+
+/// The app is on this machine: what does not answer a connection at once is not there.
+const CONNECT_TO_APP: Duration = Duration::from_millis(300);
+/// Connections accepted and not yet with the data thread; more wait in the kernel.
+const ACCEPTED: usize = 64;
+
+/// A sidecar whose listeners are bound; nothing is accepted, started or told yet.
+pub struct Sidecar {
+    config: Config,
+    context: Context,
+    id: InstanceId,
+    inbound: TcpListener,
+    outbound: TcpListener,
+    admin: TcpListener,
+    addresses: Addresses,
+    child: Option<Child>,
+    worlds: Worlds,
+    interests: Interests,
+    traffic: weft_traffic::Metrics,
+    source: Joined,
+}
+
+/// Where a sidecar listens, and where its app should.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    /// Calls to the app come in here.
+    pub inbound: SocketAddr,
+    /// The app's own calls come in here.
+    pub outbound: SocketAddr,
+    /// `/metrics`, `/healthz`, `/readyz`, `/drain`.
+    pub admin: SocketAddr,
+    /// The app itself.
+    pub app: SocketAddr,
+}
+
+/// Where the world comes from, ready to run.
+enum Joined {
+    Registry(Box<Control>),
+    Services(Services),
+}
+
+/// The parts that talk to the registry.
+struct Control {
+    registries: Registries,
+    leases: Leases,
+    lease_task: LeaseTask,
+    watch: Watch,
+    watch_task: WatchTask,
+}
+
+impl Sidecar {
+    /// Binds the listeners and reads what must be there before anything starts.
+    ///
+    /// # Errors
+    /// A port that is taken, a services file that cannot be read ([`Usage`]), a data directory that cannot be made.
+    pub async fn bind(mut config: Config, context: &Context) -> anyhow::Result<Self> {
+        let admin = listen::bind(config.inbound.admin())?;
+        let (inbound, outbound) = (listen::bind(config.inbound)?, listen::bind(config.outbound)?);
+        if config.app.port() == 0 {
+            config.app.set_port(app::free_port(config.app.ip()).context("finding a port for the app")?);
+        }
+        let addresses = Addresses {
+            inbound: inbound.local_addr()?,
+            outbound: outbound.local_addr()?,
+            admin: admin.local_addr()?,
+            app: config.app,
+        };
+        let id = InstanceId::new(uuid::Uuid::now_v7());
+        let data = config.data.as_deref().map(made).transpose()?;
+        let told =
+            Told { app: config.app, instance: id.to_string(), outbound: addresses.outbound, data: data.as_deref() };
+        let child = app::child(&config, context.env(), &told).context("starting the thread that runs the app")?;
+        let traffic = context.metrics().register(|registry| weft_traffic::Metrics::register(registry, "sidecar"));
+        let (worlds, interests) = Worlds::new(traffic.clone());
+        let source = match &config.source {
+            Source::Registry(urls) => Joined::Registry(Box::new(Control::new(urls, &config, data.as_deref()))),
+            Source::Services(path) => {
+                Joined::Services(Services::load(path.clone(), &worlds).map_err(|error| Usage::new(error.to_string()))?)
+            }
+        };
+        let context = context.clone();
+        Ok(Self { config, context, id, inbound, outbound, admin, addresses, child, worlds, interests, traffic, source })
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Id of the instance it will register.
+    pub fn id(&self) -> InstanceId {
+        self.id
+    }
+
+    /// Runs until told to drain, until the app is done or was given up, or until a part fails.
+    ///
+    /// # Errors
+    /// An app that failed too often, with its last lines; a registry that fences or refuses the instance; an abort.
+    pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let (inside, outside) = (Side::default(), Side::default());
+        let mut threads = self.start_data_thread(&inside, &outside, &shutdown)?;
+        let registration = self.registration();
+        let readiness = Readiness::starting("the app is not ready yet");
+        let (drained, drain_told) = watch::channel(None);
+        let (accepted, queue) = mpsc::channel(ACCEPTED);
+        // What serves the lifecycle ends after it: the lease is needed to its last step, and so is `/metrics`.
+        let (stop, until_the_end) = (CancellationToken::new(), Shutdown::new());
+        self.announce();
+
+        let mut parts = JoinSet::new();
+        if let Some(child) = &self.child {
+            parts.spawn(app::relay(child.handle().logs().clone()));
+        }
+        let hook = drain_hook(shutdown.clone(), drain_told);
+        let admin = Admin::new(self.context.metrics().clone(), readiness.clone()).drain(hook);
+        parts.spawn(admin.run(self.admin, until_the_end.clone()));
+        parts.spawn(inside.clone().accept(self.inbound, accepted.clone()));
+        parts.spawn(outside.clone().accept(self.outbound, accepted));
+        run_source(&mut parts, self.source, self.interests, self.worlds, &stop);
+        let lifecycle = Lifecycle::new(Parts {
+            app: self.config.app,
+            child: self.child,
+            health: self.config.health,
+            timing: self.config.timing,
+            registration,
+            inbound: inside.clone(),
+            outbound: outside.clone(),
+            limits: self.config.drain,
+            readiness,
+            metrics: Metrics::register(self.context.metrics()),
+            drained,
+        });
+        let result = tokio::select! {
+            result = lifecycle.run(shutdown) => result,
+            ended = carry(&mut threads, queue) => Err(ended.into()),
+            failed = first_failure(&mut parts) => Err(failed),
+        };
+
+        inside.cut();
+        outside.cut();
+        threads.finish().await;
+        stop.cancel();
+        until_the_end.abort();
+        while parts.join_next().await.is_some() {}
+        result
+    }
+
+    fn start_data_thread(&self, inside: &Side, outside: &Side, shutdown: &Shutdown) -> std::io::Result<DataThreads> {
+        let (inside, outside, inbound_at) = (inside.clone(), outside.clone(), self.addresses.inbound);
+        let (service, app) = (self.config.service.clone(), self.config.app);
+        let (worlds, metrics) = (self.worlds.clone(), self.traffic.clone());
+        let build = move |_| {
+            let near = PoolConfig { connect_timeout: CONNECT_TO_APP, ..PoolConfig::default() };
+            let to_app = ToApp::new(service.clone(), app, worlds.clone(), Pool::new(near, metrics.clone()));
+            let pool = Pool::new(PoolConfig::default(), metrics.clone());
+            let to_mesh = Outbound::new(OutboundConfig::default(), worlds.clone(), pool);
+            let (inside, outside) = (inside.clone(), outside.clone());
+            move |connection: Connection| {
+                let (inside, outside) = (inside.clone(), outside.clone());
+                let (to_app, to_mesh) = (to_app.clone(), to_mesh.clone());
+                async move {
+                    if came_in_at(&connection, inbound_at) {
+                        inside.serve(connection, move |request| inbound::call(to_app.clone(), request)).await;
+                    } else {
+                        outside.serve(connection, move |request| outbound::call(to_mesh.clone(), request)).await;
+                    }
+                }
+            }
+        };
+        DataThreads::start("sidecar", NonZeroUsize::MIN, shutdown, build)
+    }
+
+    fn announce(&self) {
+        let Addresses { inbound, outbound, admin, app } = self.addresses;
+        for (proto, addr) in [("inbound", inbound), ("outbound", outbound), ("admin", admin)] {
+            listen::announce(&self.context, proto, addr);
+        }
+        tracing::info!(service = %self.config.service, instance = %self.id, %app, "standing beside the app");
+    }
+
+    fn registration(&self) -> Option<Registration> {
+        let Joined::Registry(control) = &self.source else { return None };
+        let instance = Instance {
+            id: self.id,
+            service: self.config.service.clone(),
+            epoch: Epoch::default(),
+            endpoint: Endpoint {
+                address: self.config.advertise.unwrap_or(self.addresses.inbound),
+                transport: Transport::Plaintext, // until step 2 brings identities
+                protocol: Protocol::H2,
+            },
+            status: Status::Starting,
+            reason: String::new(),
+            locality: Locality::default(),
+            weight: Weight::ONE,
+            metadata: self.config.slot.iter().map(|slot| ("slot".to_owned(), slot.clone())).collect(),
+            descriptors: None,
+            check: None, // we report
+        };
+        Some(Registration {
+            registries: control.registries.clone(),
+            leases: control.leases.clone(),
+            instance,
+            descriptors: self.config.descriptors.clone(),
+        })
+    }
+}
+
+impl Control {
+    fn new(urls: &RegistryUrls, config: &Config, data: Option<&Path>) -> Self {
+        let registries = Registries::new(urls);
+        let (lease_task, leases) = Leases::new(registries.clone(), LeaseTtl::DEFAULT);
+        let place = config.slot.clone().unwrap_or_else(|| config.service.to_string());
+        let (watch_task, watch) = Watch::new(
+            registries.clone(),
+            WatchConfig {
+                watcher: format!("sidecar/{place}:{}", std::process::id()),
+                topics: vec![Topic::Directory],
+                last_good: data.map(|data| data.join(format!(".weft-{place}.last-good"))),
+            },
+        );
+        Self { registries, leases, lease_task, watch, watch_task }
+    }
+}
+
+/// Starts what keeps the world up to date.
+fn run_source(parts: &mut JoinSet<()>, source: Joined, interests: Interests, worlds: Worlds, stop: &CancellationToken) {
+    match source {
+        Joined::Registry(control) => {
+            let Control { lease_task, watch, watch_task, .. } = *control;
+            let subscriptions = watch.subscriptions();
+            parts.spawn(lease_task.run(stop.clone()));
+            parts.spawn(watch_task.run(stop.clone()));
+            parts.spawn(outbound::follow(watch, worlds.clone()));
+            parts.spawn(outbound::subscribe(interests, subscriptions, worlds, stop.clone()));
+        }
+        Joined::Services(services) => {
+            parts.spawn(services.run(worlds, stop.clone()));
+        }
+    }
+}
+
+/// Waits until a part fails. Parts that end by themselves have nothing left to do.
+async fn first_failure(parts: &mut JoinSet<()>) -> anyhow::Error {
+    while let Some(ended) = parts.join_next().await {
+        if let Err(error) = ended {
+            return anyhow::Error::new(error).context("a part of the sidecar failed");
+        }
+    }
+    std::future::pending().await
+}
+
+/// What `/drain` does: starts the drain and answers when every caller has heard of it, so that a `preStop` hook that waits for the
+/// answer lets the app be stopped no earlier.
+fn drain_hook(
+    shutdown: Shutdown,
+    told: watch::Receiver<Option<String>>,
+) -> impl Fn() -> Pin<Box<dyn Future<Output = String> + Send>> + Send + Sync + 'static {
+    move || {
+        let mut told = told.clone();
+        shutdown.drain();
+        Box::pin(async move {
+            match told.wait_for(Option::is_some).await {
+                Ok(how) => format!("draining: {}", how.clone().unwrap_or_default()),
+                Err(_) => "leaving".to_owned(),
+            }
+        })
+    }
+}
+
+fn made(data: &Path) -> anyhow::Result<PathBuf> {
+    std::fs::create_dir_all(data).with_context(|| format!("--data {}", data.display()))?;
+    Ok(std::path::absolute(data)?)
+}

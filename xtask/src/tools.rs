@@ -23,8 +23,10 @@ const CARGO_DENY: &str = "0.20.2";
 const STEP: u64 = 15;
 
 struct Tool {
-    /// What a person calls it, and how long it takes.
+    /// What a person calls it.
     what: String,
+    /// How long the steps take, for somebody who waits.
+    takes: &'static str,
     /// The folder that holds it and nothing else.
     home: PathBuf,
     /// Answers if the machine has what the steps need.
@@ -68,7 +70,8 @@ pub(crate) fn cargo_deny(env: &Env) -> Result<PathBuf> {
     install(
         env,
         Tool {
-            what: format!("cargo-deny {CARGO_DENY} (about a minute)"),
+            what: format!("cargo-deny {CARGO_DENY}"),
+            takes: "about a minute",
             needs: answer(env.cargo(), &["--version"]),
             works: answer(env.command(home.join("bin/cargo-deny")), &["--version"]),
             steps: vec![steps],
@@ -86,7 +89,8 @@ fn python(env: &Env) -> Tool {
     pip.args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]);
     pip.args(GRPCIO_PACKAGES.map(|package| format!("{package}=={GRPCIO}")));
     Tool {
-        what: format!("Python's grpcio {GRPCIO} (ten seconds)"),
+        what: format!("Python's grpcio {GRPCIO}"),
+        takes: "ten seconds",
         needs: answer(env.command("python3"), &["-c", "import venv, ensurepip"]),
         works: answer(python(), &["-c", "import grpc, grpc_tools, grpc_reflection, grpc_health"]),
         steps: vec![venv, pip],
@@ -100,7 +104,8 @@ fn grpcurl(env: &Env) -> Tool {
     go.arg("install").arg(format!("github.com/fullstorydev/grpcurl/cmd/grpcurl@v{GRPCURL}"));
     go.env("GOBIN", home.join("bin"));
     Tool {
-        what: format!("grpcurl {GRPCURL} (about a minute)"),
+        what: format!("grpcurl {GRPCURL}"),
+        takes: "about a minute",
         needs: answer(env.command("go"), &["version"]),
         works: answer(env.command(home.join("bin/grpcurl")), &["-version"]),
         steps: vec![go],
@@ -115,7 +120,7 @@ fn answer(mut command: Command, arguments: &[&str]) -> Command {
 
 /// Returns the tool's program, installed if need be. One install at a time on this machine: checkouts share the cache.
 fn install(env: &Env, tool: Tool) -> Result<PathBuf> {
-    let Tool { what, home, mut needs, mut works, steps } = tool;
+    let Tool { what, takes, home, mut needs, mut works, steps } = tool;
     let program = PathBuf::from(works.get_program());
     fs::create_dir_all(env.cache()).with_context(|| format!("cannot make {}", env.cache().display()))?;
     let lock = File::create(env.cache().join("lock")).context("cannot make the lock of the cache")?;
@@ -125,7 +130,7 @@ fn install(env: &Env, tool: Tool) -> Result<PathBuf> {
     }
     let with = needs.get_program().to_string_lossy().into_owned();
     ensure!(run::answers(&mut needs), "{what}: no usable `{with}` here; `cargo xtask setup` adds it");
-    eprintln!("fetching {what} into {}", home.display());
+    eprintln!("fetching {what} into {} ({takes})", home.display());
     if home.exists() {
         fs::remove_dir_all(&home).with_context(|| format!("cannot clear {}", home.display()))?;
     }
@@ -153,7 +158,7 @@ mod tests {
         let home = env.cache().join("tools/thing-1");
         let works = sh(env, "test -f $TOOL/done", &home);
         let steps = vec![sh(env, step, &home)];
-        Tool { what: "thing 1".into(), needs: sh(env, needs, &home), works, steps, home }
+        Tool { what: "thing 1".into(), takes: "no time", needs: sh(env, needs, &home), works, steps, home }
     }
 
     fn check(home: &Path, needs: &str, step: &str, wanted: &str) {

@@ -1,2 +1,20 @@
-//! Placeholder.
+//! weft-gateway: north-south. REST and native gRPC on one port, to the live instances of every service of the mesh.
+//!
+//! Reading order: `args` and `config` say what a person sets; `gateway` puts the role together; `listener` owns connections; `protocol` tells what
+//! a request speaks and answers it (`protocol::rest`, `protocol::grpc`, reflection and health for the whole mesh); `routes` is the live table that
+//! both ask; `edge` counts and logs every call.
+//! Lives here: the edge of the mesh. Does not: balancing, retries, deadlines (`weft-traffic`), JSON and templates (`weft-transcode`), the
+//! registry's wire (`weft-discovery`). It keeps no state worth saving: everything it knows it learns again.
 #![forbid(unsafe_code)]
+
+mod args;
+mod config;
+mod edge;
+mod gateway;
+mod listener;
+mod protocol;
+mod routes;
+
+pub use args::Args;
+pub use config::{Config, Limits, Source};
+pub use gateway::{Error, Gateway};

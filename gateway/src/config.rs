@@ -1,0 +1,207 @@
+//! Configuration of the gateway: what the code may assume after flags and file were read.
+//!
+//! Lives here: `Config`, the file's schema, defaults. Does not: the meaning of transcoding settings (`weft_transcode::settings`).
+//! Every mistake is a [`Usage`] that names the flag, or the file with line and column.
+
+use std::{fs, num::NonZeroUsize, path::Path, str::FromStr, time::Duration};
+
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, de::Error as _};
+use weft_discovery::RegistryUrls;
+use weft_runtime::{Usage, listen::ListenAddr};
+use weft_transcode::Settings;
+
+use crate::Args;
+
+/// Everything a gateway needs to know before it starts.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where REST and gRPC are served. Already checked against `--insecure`.
+    pub listen: ListenAddr,
+    /// Where services and endpoints come from.
+    pub source: Source,
+    /// Data threads; `None` means one a core.
+    pub workers: Option<NonZeroUsize>,
+    /// How REST becomes gRPC.
+    pub transcoding: Settings,
+    /// Bounds of a call.
+    pub limits: Limits,
+}
+
+/// Where services and endpoints come from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// Registries, by URL; live.
+    Registry(RegistryUrls),
+    /// A descriptor set and one upstream; fixed.
+    Static {
+        /// Encoded `google.protobuf.FileDescriptorSet`.
+        descriptor_set: Bytes,
+        /// `host:port` that every call goes to, plaintext HTTP/2.
+        upstream: String,
+    },
+}
+
+/// Bounds of a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Longest REST request body in bytes, and longest message of a client stream; longer is 413. Default 4 MiB.
+    pub max_request_bytes: u64,
+    /// Deadline of a unary REST call that brings no `grpc-timeout`. Default 60 s. Streams and native gRPC calls get none.
+    pub default_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_request_bytes: 4 << 20, default_timeout: Duration::from_secs(60) }
+    }
+}
+
+impl Config {
+    /// Reads flags and the files they name.
+    ///
+    /// # Errors
+    /// `Usage` for flags that contradict each other, a file that cannot be read, an unknown key, a value out of range.
+    pub fn load(args: Args) -> Result<Self, Usage> {
+        let file = args.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+        let source = match (args.descriptor_set, args.upstream) {
+            (Some(path), Some(upstream)) => Source::Static {
+                descriptor_set: fs::read(&path).map_err(|e| Usage::new(format!("{}: {e}", path.display())))?.into(),
+                upstream: plaintext(&upstream)?,
+            },
+            (None, None) => Source::Registry(args.registry),
+            _ => return Err(Usage::new("--descriptor-set and --upstream need each other")),
+        };
+        Ok(Self {
+            listen: args.listen.require_loopback("--listen", args.insecure.into())?,
+            source,
+            workers: args.workers,
+            transcoding: file.transcoding,
+            limits: file.limits.into(),
+        })
+    }
+}
+
+/// Accepts `host:port` and `http://host:port`.
+fn plaintext(upstream: &str) -> Result<String, Usage> {
+    let address = upstream.strip_prefix("http://").unwrap_or(upstream).trim_end_matches('/');
+    match address.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok() => {
+            Ok(address.to_owned())
+        }
+        _ => Err(Usage::new(format!("--upstream {upstream:?} is no HOST:PORT, like 127.0.0.1:50051"))),
+    }
+}
+
+/// The file as people write it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    transcoding: Settings,
+    limits: RawLimits,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawLimits {
+    max_request_bytes: Option<u64>,
+    default_timeout: Option<HumanDuration>,
+}
+
+impl File {
+    fn read(path: &Path) -> Result<Self, Usage> {
+        let text = fs::read_to_string(path).map_err(|e| Usage::new(format!("{}: {e}", path.display())))?;
+        text.parse().map_err(|e: toml::de::Error| Usage::new(format!("{}: {e}", path.display())))
+    }
+}
+
+impl FromStr for File {
+    type Err = toml::de::Error;
+
+    fn from_str(text: &str) -> Result<Self, toml::de::Error> {
+        toml::from_str(text)
+    }
+}
+
+impl From<RawLimits> for Limits {
+    fn from(raw: RawLimits) -> Self {
+        let default = Self::default();
+        Self {
+            max_request_bytes: raw.max_request_bytes.unwrap_or(default.max_request_bytes),
+            default_timeout: raw.default_timeout.map_or(default.default_timeout, |d| d.0),
+        }
+    }
+}
+
+/// A duration with its unit: `250ms`, `15s`, `2m`, `1h`.
+#[derive(Debug)]
+struct HumanDuration(Duration);
+
+impl<'de> Deserialize<'de> for HumanDuration {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let wrong =
+            || D::Error::custom(format!("{text:?} is no duration above zero, like \"250ms\", \"15s\", \"2m\", \"1h\""));
+        let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let number: u64 = text[..digits].parse().map_err(|_| wrong())?;
+        let millis = match &text[digits..] {
+            "ms" => Some(number),
+            "s" => number.checked_mul(1_000),
+            "m" => number.checked_mul(60_000),
+            "h" => number.checked_mul(3_600_000),
+            _ => None,
+        };
+        let millis = millis.filter(|ms| (1..=86_400_000).contains(ms)).ok_or_else(wrong)?;
+        Ok(Self(Duration::from_millis(millis)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_transcode::settings::{PathUnescape, StreamFormat};
+
+    #[test]
+    fn a_file_sets_what_it_names_and_leaves_the_rest() {
+        let file: File = r#"
+            [transcoding]
+            path_unescape = "all"
+            stream_format = "sse"
+            [transcoding.json_output]
+            emit_defaults = true
+            [limits]
+            max_request_bytes = 2048
+            default_timeout = "15s"
+        "#
+        .parse()
+        .unwrap();
+        assert_eq!(file.transcoding.path_unescape, PathUnescape::All);
+        assert_eq!(file.transcoding.stream_format, StreamFormat::Sse);
+        assert!(file.transcoding.json_output.emit_defaults && !file.transcoding.json_output.enums_as_ints);
+        let expected = Limits { max_request_bytes: 2048, default_timeout: Duration::from_secs(15) };
+        assert_eq!(Limits::from(file.limits), expected);
+        assert_eq!(Limits::from(File::default().limits), Limits::default());
+    }
+
+    #[test]
+    fn unknown_keys_and_bare_numbers_are_errors_that_name_the_line() {
+        let error = |text: &str| text.parse::<File>().unwrap_err().to_string();
+        assert!(error("[limits]\nmax_bytes = 1").contains("line 2"), "{}", error("[limits]\nmax_bytes = 1"));
+        assert!(error("[transcoding]\n\nunknown_querry = \"ignore\"").contains("line 3"));
+        assert!(error("[transcoding.json_output]\nemit = true").contains("line 2"));
+        assert!(error("[limit]").contains("line 1"));
+        for bad in ["15", "\"15\"", "\"15 s\"", "\"s\"", "\"0s\"", "\"1d\"", "\"25h\""] {
+            assert!(error(&format!("[limits]\ndefault_timeout = {bad}")).contains("line 2"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_upstream_is_host_and_port() {
+        assert_eq!(plaintext("127.0.0.1:80").unwrap(), "127.0.0.1:80");
+        assert_eq!(plaintext("http://localhost:80/").unwrap(), "localhost:80");
+        assert_eq!(plaintext("[::1]:80").unwrap(), "[::1]:80");
+        for bad in ["localhost", ":80", "https://a:443", "a:b", "a:1/x"] {
+            assert!(plaintext(bad).is_err(), "{bad}");
+        }
+    }
+}

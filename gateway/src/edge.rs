@@ -1,0 +1,7 @@
+//! What every call meets whatever its protocol: counting, logging, trace and request id.
+//!
+//! Lives here: the parts. Does not: decoding a protocol (`protocol`), routes (`routes`).
+
+pub(crate) mod access_log;
+pub(crate) mod call;
+pub(crate) mod metrics;

@@ -1,0 +1,155 @@
+//! One call from its head to its end: who called, how it is traced, how it ended.
+//!
+//! Lives here: the facts, and telling metrics and access log once, when the answer's last byte was taken or nobody waits for it any more.
+//! Does not: answering (`protocol`).
+//! Invariant: dropping a `Call` ends it, so a client that leaves is counted like any other end: 499 or CANCELLED.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
+use http_body::{Frame, SizeHint};
+use tokio::time::Instant;
+use weft_model::ServiceName;
+use weft_runtime::threads::LoadGuard;
+use weft_traffic::{Body, BodyError, Code, Root, TraceContext};
+
+use crate::edge::{
+    access_log::{AccessLog, Line},
+    metrics::{RouteMeter, Status},
+};
+
+/// Names a call for people, across services.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longest request id that is taken over from a client.
+const MAX_REQUEST_ID: usize = 128;
+
+/// A call that has not ended.
+#[derive(Debug)]
+pub(crate) struct Call {
+    /// When its head was complete; deadlines count from here.
+    pub(crate) received: Instant,
+    /// Who called.
+    pub(crate) downstream: SocketAddr,
+    pub(crate) trace: TraceContext,
+    pub(crate) request_id: HeaderValue,
+    /// Route it took.
+    pub(crate) meter: Arc<RouteMeter>,
+    /// Service that answers.
+    pub(crate) service: Option<ServiceName>,
+    /// How it would be said to have ended if it ended now.
+    pub(crate) status: Status,
+    method: Method,
+    uri: Uri,
+    log: AccessLog,
+    _load: LoadGuard,
+}
+
+impl Call {
+    /// Begins a call at a request's head: takes over or begins its trace and gives it an id.
+    pub(crate) fn begin<B>(
+        request: &Request<B>,
+        downstream: SocketAddr,
+        load: LoadGuard,
+        meter: Arc<RouteMeter>,
+        log: AccessLog,
+    ) -> Self {
+        let trace =
+            TraceContext::from_headers(request.headers()).unwrap_or_else(|| Root::default().begin(&mut rand::rng()));
+        Self {
+            received: Instant::now(),
+            downstream,
+            request_id: request_id(request.headers(), trace),
+            trace,
+            meter,
+            service: None,
+            status: Status::Http(499),
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            log,
+            _load: load,
+        }
+    }
+
+    /// Writes trace and request id into a head on its way upstream.
+    pub(crate) fn mark(&self, headers: &mut HeaderMap) {
+        self.trace.write(headers);
+        headers.insert(REQUEST_ID, self.request_id.clone());
+    }
+
+    /// Ties the call's end to the end of its answer's body.
+    pub(crate) fn answered(self, mut response: Response<Body>) -> Response<Observed> {
+        response.headers_mut().insert(REQUEST_ID, self.request_id.clone());
+        response.map(|body| Observed { body, call: Some(self) })
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let took = self.received.elapsed();
+        self.meter.ended(self.status, took);
+        self.log.write(|| Line {
+            downstream: self.downstream,
+            method: self.method.clone(),
+            uri: self.uri.clone(),
+            route: self.meter.route().to_owned(),
+            service: self.service.clone(),
+            status: self.status,
+            took,
+            trace: self.trace,
+            request_id: self.request_id.to_str().unwrap_or_default().to_owned(),
+        });
+    }
+}
+
+/// The id a client sent, if it is short printable ASCII, else the trace's.
+fn request_id(headers: &HeaderMap, trace: TraceContext) -> HeaderValue {
+    let sent = headers.get(&REQUEST_ID).filter(|id| {
+        (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(|byte| matches!(byte, b'!'..=b'~'))
+    });
+    sent.cloned().unwrap_or_else(|| {
+        HeaderValue::try_from(format!("{:032x}", trace.trace_id())).expect("hexadecimal digits are valid in a header")
+    })
+}
+
+/// The body of an answer, and the call that ends with it.
+#[derive(Debug)]
+pub(crate) struct Observed {
+    body: Body,
+    call: Option<Call>,
+}
+
+impl http_body::Body for Observed {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let (Some(trailers), Some(call)) = (frame.trailers_ref(), &mut self.call)
+                    && let (Status::Grpc(_), Some(code)) = (call.status, Code::from_headers(trailers))
+                {
+                    call.status = Status::Grpc(code.number().into());
+                }
+            }
+            Poll::Ready(None | Some(Err(_))) => drop(self.call.take()),
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

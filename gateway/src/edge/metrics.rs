@@ -1,0 +1,220 @@
+//! Metrics of calls: how many ended how, and how long they took.
+//!
+//! Lives here: names, labels and the handles that count without looking a label up. Does not: deciding when a call has ended (`edge::observe`).
+//! Labels are bounded: routes and methods come from descriptors, never from a request; statuses from the two code tables.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+};
+use weft_runtime::Metrics;
+use weft_transcode::plan::MethodPlan;
+
+/// Upper bounds in seconds: OTel's advice for `rpc.server.call.duration`.
+const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+
+/// Label values of `status` for REST, in the order of their slots; anything else is `other`.
+const HTTP: [u16; 16] = [200, 201, 202, 204, 400, 401, 403, 404, 405, 409, 413, 429, 499, 500, 503, 504];
+/// Label values of `status` for native gRPC: the codes in order (google/rpc/code.proto).
+const GRPC: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+const SLOTS: usize = GRPC.len() + 1;
+
+/// How a call ended, as its protocol says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Status {
+    Http(u16),
+    Grpc(i32),
+}
+
+impl Status {
+    fn slot(self) -> usize {
+        match self {
+            Self::Http(code) => HTTP.iter().position(|known| *known == code).unwrap_or(SLOTS - 1),
+            Self::Grpc(code) => usize::try_from(code).map_or(SLOTS - 1, |code| code.min(SLOTS - 1)),
+        }
+    }
+
+    fn label(self) -> String {
+        match self {
+            Self::Http(code) if HTTP.contains(&code) => code.to_string(),
+            Self::Http(_) => "other".to_owned(),
+            Self::Grpc(code) => {
+                let name = usize::try_from(code).ok().and_then(|code| GRPC.get(code));
+                name.map_or("other", |name| name).to_owned()
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    protocol: &'static str,
+    method: String,
+    route: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    protocol: &'static str,
+    method: String,
+    route: String,
+    status: String,
+}
+
+type Durations = Family<RouteLabels, Histogram, fn() -> Histogram>;
+
+/// All metrics of the gateway.
+#[derive(Debug, Clone)]
+pub(crate) struct Meters {
+    calls: Family<CallLabels, Counter>,
+    durations: Durations,
+    /// Access-log lines that were not written because the log could not keep up.
+    pub(crate) lines_lost: Counter,
+    /// REST bindings in the table.
+    pub(crate) routes: Gauge,
+    /// Descriptor sets refused.
+    pub(crate) sets_refused: Counter,
+    unmatched_rest: Arc<RouteMeter>,
+    unmatched_grpc: Arc<RouteMeter>,
+}
+
+impl Meters {
+    /// Registers the metrics.
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        let calls = Family::default();
+        let durations: Durations = Family::new_with_constructor(|| Histogram::new(BUCKETS));
+        let meter = |protocol| meter(&calls, &durations, protocol, "other", "unmatched");
+        let meters = Self {
+            unmatched_rest: meter("rest"),
+            unmatched_grpc: meter("grpc"),
+            calls: calls.clone(),
+            durations: durations.clone(),
+            lines_lost: Counter::default(),
+            routes: Gauge::default(),
+            sets_refused: Counter::default(),
+        };
+        metrics.register(|registry| {
+            registry.register("weft_gateway_calls", "Calls that ended, by how they ended", calls);
+            registry.register(
+                "weft_gateway_call_duration_seconds",
+                "Time from the end of the request's head to the end of the answer",
+                durations,
+            );
+            registry.register(
+                "weft_gateway_access_lines_lost",
+                "Access-log lines dropped because the log could not keep up",
+                meters.lines_lost.clone(),
+            );
+            registry.register("weft_gateway_routes", "REST bindings in the route table", meters.routes.clone());
+            registry.register(
+                "weft_gateway_descriptor_sets_refused",
+                "Descriptor sets that did not link",
+                meters.sets_refused.clone(),
+            );
+        });
+        meters
+    }
+
+    /// Returns the meter of a REST binding.
+    pub(crate) fn rest(&self, plan: &MethodPlan) -> Arc<RouteMeter> {
+        meter(&self.calls, &self.durations, "rest", plan.http_method(), &plan.template().to_string())
+    }
+
+    /// Returns the meter of a method called natively.
+    pub(crate) fn native(&self, grpc_path: &str) -> Arc<RouteMeter> {
+        meter(&self.calls, &self.durations, "grpc", "POST", grpc_path)
+    }
+
+    /// Returns the meter of REST requests that no route matches.
+    pub(crate) fn unmatched_rest(&self) -> Arc<RouteMeter> {
+        Arc::clone(&self.unmatched_rest)
+    }
+
+    /// Returns the meter of gRPC calls to methods nobody declares.
+    pub(crate) fn unmatched_grpc(&self) -> Arc<RouteMeter> {
+        Arc::clone(&self.unmatched_grpc)
+    }
+}
+
+fn meter(
+    calls: &Family<CallLabels, Counter>,
+    durations: &Durations,
+    protocol: &'static str,
+    method: &str,
+    route: &str,
+) -> Arc<RouteMeter> {
+    let labels = RouteLabels { protocol, method: method.to_owned(), route: route.to_owned() };
+    let duration = durations.get_or_create(&labels).clone();
+    Arc::new(RouteMeter { labels, calls: calls.clone(), ended: Default::default(), duration })
+}
+
+/// Counts the calls of one route; every handle is looked up once.
+#[derive(Debug)]
+pub(crate) struct RouteMeter {
+    labels: RouteLabels,
+    calls: Family<CallLabels, Counter>,
+    ended: [OnceLock<Counter>; SLOTS],
+    duration: Histogram,
+}
+
+impl RouteMeter {
+    /// Counts a call that ended.
+    pub(crate) fn ended(&self, status: Status, took: Duration) {
+        self.ended[status.slot()].get_or_init(|| self.counter(status)).inc();
+        self.duration.observe(took.as_secs_f64());
+    }
+
+    /// The route as metrics and access log name it.
+    pub(crate) fn route(&self) -> &str {
+        &self.labels.route
+    }
+
+    fn counter(&self, status: Status) -> Counter {
+        let RouteLabels { protocol, method, route } = self.labels.clone();
+        self.calls.get_or_create(&CallLabels { protocol, method, route, status: status.label() }).clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_are_counted_by_route_and_status_and_no_status_makes_a_new_label() {
+        let metrics = Metrics::default();
+        let meter = Meters::new(&metrics).native("/a.B/C");
+        for status in [Status::Grpc(0), Status::Grpc(0), Status::Grpc(5), Status::Grpc(77), Status::Grpc(-1)] {
+            meter.ended(status, Duration::from_millis(3));
+        }
+        let text = metrics.encode();
+        let has = |line: &str| assert!(text.contains(line), "{line} in\n{text}");
+        has(r#"weft_gateway_calls_total{protocol="grpc",method="POST",route="/a.B/C",status="OK"} 2"#);
+        has(r#"weft_gateway_calls_total{protocol="grpc",method="POST",route="/a.B/C",status="NOT_FOUND"} 1"#);
+        has(r#"weft_gateway_calls_total{protocol="grpc",method="POST",route="/a.B/C",status="other"} 2"#);
+        has(r#"weft_gateway_call_duration_seconds_count{protocol="grpc",method="POST",route="/a.B/C"} 5"#);
+        assert_eq!(Status::Http(418).label(), "other");
+    }
+}

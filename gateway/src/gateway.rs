@@ -1,0 +1,441 @@
+//! The role put together: where services come from, the threads that answer, and the order in which it all ends.
+//!
+//! Lives here: composition and drain. Does not: anything a part could own.
+//! ```text
+//! Serving --drain--> Draining: not ready, nothing accepted, GOAWAY --all calls ended, or LIMIT--> the parts end, exit
+//! ```
+
+use std::{io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwapOption;
+use hyper::service::service_fn;
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use weft_discovery::{BadDescriptors, DescriptorSet, Registries, RegistryUrls, Topic, Watch, WatchConfig, WatchTask};
+use weft_model::{Endpoint, Protocol, ServiceName, Transport};
+use weft_runtime::{
+    Context, Shutdown,
+    admin::{Admin, Readiness},
+    listen::{self, BindError},
+    threads::{Connection, DataThreads, ThreadEnded},
+};
+use weft_traffic::{Claims, Outbound, OutboundConfig, Pool, PoolConfig, StaticCluster, Worlds};
+use weft_transcode::{Codec, SchemaError};
+
+use crate::{
+    Config,
+    config::Source,
+    edge::{
+        access_log::{Writer, access_log},
+        metrics::Meters,
+    },
+    listener::{Bounds, Http},
+    protocol::{
+        Shard, Shared,
+        health::{Board, MeshHealth},
+        reflection::Reflection,
+    },
+    routes::{
+        Entry, Table,
+        keeper::{Fetch, Keeper, Published},
+        sets::LinkedSet,
+    },
+};
+
+/// How long calls in flight may take once the gateway drains.
+const LIMIT: Duration = Duration::from_secs(30);
+/// How long `/drain` goes on accepting after readiness fell, so that balancers in front notice.
+const NOTICE: Duration = Duration::from_secs(5);
+/// Time a descriptor set may take to arrive.
+const FETCH: Duration = Duration::from_secs(5);
+/// Pause after a failed accept: out of descriptors, spinning would not free one.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why a gateway does not start, or does not go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A port cannot be had.
+    #[error(transparent)]
+    Listen(#[from] BindError),
+    /// The descriptor set of static mode is not one.
+    #[error("--descriptor-set")]
+    Descriptors(#[source] BadDescriptors),
+    /// The descriptor set of static mode does not link.
+    #[error("--descriptor-set")]
+    Link(#[source] SchemaError),
+    /// The upstream of static mode has no address.
+    #[error("--upstream {upstream}: no address")]
+    Upstream {
+        /// As it was given.
+        upstream: String,
+        /// What resolving it said.
+        source: io::Error,
+    },
+    /// A data thread cannot be started.
+    #[error("starting data threads")]
+    Threads(#[source] io::Error),
+    /// A data thread ended, although nobody asked it to.
+    #[error(transparent)]
+    ThreadEnded(#[from] ThreadEnded),
+    /// A part of the control side ended, although nobody asked it to.
+    #[error("the gateway's {0} ended")]
+    PartEnded(&'static str),
+}
+
+/// A gateway that listens and does not serve yet.
+pub struct Gateway {
+    config: Config,
+    context: Context,
+    listener: TcpListener,
+    admin: TcpListener,
+    readiness: Readiness,
+    meters: Meters,
+    published: Published,
+    worlds: Worlds,
+    traffic: weft_traffic::Metrics,
+    board: watch::Sender<Arc<Board>>,
+    feed: Feed,
+}
+
+/// What brings services and endpoints.
+pub(crate) enum Feed {
+    /// Nothing more to come.
+    Fixed,
+    /// A registry's watch.
+    Registry { registries: Registries, watch: Watch, task: WatchTask },
+    /// Snapshots and descriptor sets made by a test.
+    #[cfg(test)]
+    Test { snapshots: tokio::sync::mpsc::Receiver<Arc<weft_model::Snapshot>>, fetch: Fetch },
+}
+
+impl Gateway {
+    /// Takes the ports and says so. In static mode also reads the descriptors and resolves the upstream.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing runs then.
+    pub async fn bind(config: Config, context: &Context) -> Result<Self, Error> {
+        let mut gateway = Self::listen(config, context)?;
+        gateway.feed = match gateway.config.source.clone() {
+            Source::Registry(urls) => gateway.follow(&urls)?,
+            Source::Static { descriptor_set, upstream } => {
+                gateway.set_static(&descriptor_set, &upstream).await?;
+                Feed::Fixed
+            }
+        };
+        listen::announce(context, "http", gateway.local_addr());
+        listen::announce(context, "admin", gateway.admin_addr());
+        Ok(gateway)
+    }
+
+    fn listen(config: Config, context: &Context) -> Result<Self, Error> {
+        let listener = listen::bind(config.listen)?;
+        let admin = listen::bind(config.listen.admin())?;
+        let traffic = context.metrics().register(|registry| weft_traffic::Metrics::register(registry, "gateway"));
+        let (worlds, _) = Worlds::new(traffic.clone()); // all services are subscribed: nobody's interest is news
+        Ok(Self {
+            config,
+            context: context.clone(),
+            listener,
+            admin,
+            readiness: Readiness::starting("no routes yet"),
+            meters: Meters::new(context.metrics()),
+            published: Arc::new(ArcSwapOption::empty()),
+            worlds,
+            traffic,
+            board: watch::Sender::default(),
+            feed: Feed::Fixed,
+        })
+    }
+
+    fn follow(&self, urls: &RegistryUrls) -> Result<Feed, Error> {
+        let registries = Registries::new(urls);
+        let watcher = format!("gateway/{}:{}", self.local_addr(), std::process::id());
+        let topics = vec![Topic::All, Topic::Directory];
+        let (task, watch) = Watch::new(registries.clone(), WatchConfig { watcher, topics, last_good: None });
+        Ok(Feed::Registry { registries, watch, task })
+    }
+
+    async fn set_static(&self, descriptor_set: &[u8], upstream: &str) -> Result<(), Error> {
+        let files = DescriptorSet::from_encoded_set(descriptor_set).map_err(Error::Descriptors)?;
+        let set = LinkedSet::link(&files).map_err(Error::Link)?;
+        let info = set.info();
+        let name: ServiceName = "upstream".parse().expect("it is a DNS label");
+        self.worlds.set_static(vec![StaticCluster {
+            name: name.clone(),
+            endpoints: resolve(upstream).await?,
+            info: info.clone(),
+            claims: Claims::Everything,
+        }]);
+        self.board.send_replace(Arc::new(Board::serving(&name, &info)));
+        let entry = Entry { name, info: Arc::new(info), set: Some(Arc::new(set)) };
+        let table = Table::of_upstream(entry, &self.meters);
+        for problem in table.problems() {
+            tracing::warn!(problem, "route left out");
+        }
+        self.meters.routes.set(i64::try_from(table.len()).unwrap_or(i64::MAX));
+        self.published.store(Some(Arc::new(table)));
+        self.readiness.ready();
+        Ok(())
+    }
+
+    /// Where REST and gRPC are served.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.listener.local_addr().expect("a bound listener has an address")
+    }
+
+    /// Where `/metrics`, `/healthz`, `/readyz` and `/drain` are served.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin.local_addr().expect("a bound listener has an address")
+    }
+
+    /// Serves until `shutdown` drains, then finishes what is in flight, at most 30 s.
+    ///
+    /// # Errors
+    /// [`Error::ThreadEnded`] or [`Error::PartEnded`], if a part ends before that.
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
+        let (log, lines) = access_log(self.meters.lines_lost.clone());
+        let health = MeshHealth::new(self.board.subscribe(), self.published.clone(), shutdown.clone());
+        let shared = Arc::new(Shared {
+            table: self.published.clone(),
+            codec: Codec::new(self.config.transcoding),
+            limits: self.config.limits,
+            meters: self.meters.clone(),
+            log,
+            reflection: Reflection::new(self.published.clone()),
+            health,
+        });
+        let connections = shutdown.child();
+        let workers = self.config.workers.unwrap_or_else(cores);
+        let build = shards(shared, self.worlds.clone(), self.traffic, connections.clone());
+        let threads = DataThreads::start("data", workers, &connections, build).map_err(Error::Threads)?;
+
+        let parts_shutdown = Shutdown::new(); // parts outlive the calls: a drain still follows the mesh and answers a scrape
+        let mut parts = Parts::new(parts_shutdown.clone());
+        parts.write_log(lines);
+        parts.serve_admin(self.context.metrics().clone(), self.readiness.clone(), self.admin);
+        let keeper = |fetch| Keeper::new(self.published, self.readiness.clone(), self.meters, fetch);
+        parts.follow(self.feed, self.worlds, self.board, keeper);
+
+        let ended = accept(&self.listener, threads, &mut parts, &shutdown).await;
+        self.readiness.not_ready("draining");
+        drop(self.listener);
+        let result = match ended {
+            Ok(threads) => {
+                finish(threads, &connections).await;
+                Ok(())
+            }
+            Err(error) => {
+                connections.abort();
+                Err(error)
+            }
+        };
+        parts.end().await;
+        result
+    }
+}
+
+/// Returns what makes the server of one data thread: its own connections upstream, everything else shared.
+fn shards(
+    shared: Arc<Shared>,
+    worlds: Worlds,
+    traffic: weft_traffic::Metrics,
+    shutdown: Shutdown,
+) -> impl Fn(usize) -> Box<dyn FnMut(Connection) -> Serving> + Clone + Send + 'static {
+    move |_| {
+        let pool = Pool::new(PoolConfig::default(), traffic.clone());
+        let outbound = Outbound::new(OutboundConfig::default(), worlds.clone(), pool);
+        let shard = Shard { shared: Arc::clone(&shared), outbound };
+        let (http, shutdown) = (Http::new(Bounds::default()), shutdown.clone());
+        Box::new(move |connection| Box::pin(serve(shard.clone(), http.clone(), connection, shutdown.clone())))
+    }
+}
+
+type Serving = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+async fn serve(shard: Shard, http: Http, connection: Connection, shutdown: Shutdown) {
+    let Connection { stream, downstream, load } = connection;
+    let service = service_fn(move |request| {
+        let (shard, load) = (shard.clone(), load.clone());
+        async move { Ok::<_, std::convert::Infallible>(shard.answer(request, downstream, load).await) }
+    });
+    http.serve(stream, service, shutdown).await;
+}
+
+/// Hands connections to data threads until the drain; returns the threads for it.
+async fn accept(
+    listener: &TcpListener,
+    mut threads: DataThreads,
+    parts: &mut Parts,
+    shutdown: &Shutdown,
+) -> Result<DataThreads, Error> {
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.draining() => return Ok(threads),
+            ended = threads.ended() => return Err(ended.into()),
+            name = parts.ended() => return Err(Error::PartEnded(name)),
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, downstream)) => {
+                if let Err(error) = threads.hand_over(stream, downstream).await {
+                    tracing::debug!(%error, %downstream, "connection lost before it was served");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Waits for the calls in flight, within the limit or until somebody aborts.
+async fn finish(threads: DataThreads, connections: &Shutdown) {
+    let mut finished = std::pin::pin!(threads.finish());
+    tracing::info!(limit = ?LIMIT, "draining: finishing the calls in flight");
+    if timeout(LIMIT, finished.as_mut()).await.is_err() {
+        tracing::warn!(limit = ?LIMIT, "calls are still in flight; ending them");
+        connections.abort();
+        finished.await;
+    }
+}
+
+/// The control side: everything that runs beside the data threads.
+struct Parts {
+    running: JoinSet<&'static str>,
+    shutdown: Shutdown,
+}
+
+impl Parts {
+    fn new(shutdown: Shutdown) -> Self {
+        Self { running: JoinSet::new(), shutdown }
+    }
+
+    fn write_log(&mut self, lines: Writer) {
+        self.running.spawn(async move {
+            lines.run().await;
+            "access log"
+        });
+    }
+
+    fn serve_admin(&mut self, metrics: weft_runtime::Metrics, readiness: Readiness, listener: TcpListener) {
+        let notice = readiness.clone();
+        let admin = Admin::new(metrics, readiness).drain(move || {
+            let notice = notice.clone();
+            async move {
+                notice.not_ready("asked to drain");
+                sleep(NOTICE).await;
+                format!("not ready for {NOTICE:?}; end the process to finish the calls in flight")
+            }
+        });
+        let shutdown = self.shutdown.clone();
+        self.running.spawn(async move {
+            admin.run(listener, shutdown).await;
+            "admin server"
+        });
+    }
+
+    fn follow(
+        &mut self,
+        feed: Feed,
+        worlds: Worlds,
+        board: watch::Sender<Arc<Board>>,
+        keeper: impl FnOnce(Fetch) -> Keeper,
+    ) {
+        let shutdown = self.shutdown.clone();
+        let (snapshots, table_input) = watch::channel(Arc::default());
+        match feed {
+            Feed::Fixed => {
+                self.running.spawn(async move {
+                    shutdown.aborting().await;
+                    drop((worlds, board)); // nothing changes them; they live as long as the gateway
+                    "static services"
+                });
+            }
+            Feed::Registry { registries, mut watch, task } => {
+                let stop = self.shutdown.clone();
+                self.running.spawn(async move {
+                    tokio::select! {
+                        () = task.run(tokio_util::sync::CancellationToken::new()) => {}
+                        () = stop.aborting() => {}
+                    }
+                    "watch"
+                });
+                let keeper = keeper(fetch_from(registries));
+                self.running.spawn(async move {
+                    keeper.run(table_input, shutdown).await;
+                    "route table"
+                });
+                self.running.spawn(async move {
+                    while let Some(update) = watch.next().await {
+                        worlds.apply(&update.snapshot);
+                        board.send_replace(Arc::new(Board::of(&update.snapshot)));
+                        snapshots.send_replace(Arc::clone(&update.snapshot));
+                        watch.ack(update.version); // only now: from here on every new call goes by it
+                    }
+                    "world"
+                });
+            }
+            #[cfg(test)]
+            Feed::Test { snapshots: mut fed, fetch } => {
+                let keeper = keeper(fetch);
+                self.running.spawn(async move {
+                    keeper.run(table_input, shutdown).await;
+                    "route table"
+                });
+                self.running.spawn(async move {
+                    while let Some(snapshot) = fed.recv().await {
+                        worlds.apply(&snapshot);
+                        board.send_replace(Arc::new(Board::of(&snapshot)));
+                        snapshots.send_replace(snapshot);
+                    }
+                    "world"
+                });
+            }
+        }
+    }
+
+    /// Waits until any part ends. Cancel-safe.
+    async fn ended(&mut self) -> &'static str {
+        match self.running.join_next().await {
+            Some(Ok(name)) => name,
+            Some(Err(_)) => "control side", // a panic, reported by its hook
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn end(mut self) {
+        self.shutdown.abort();
+        drop(timeout(Duration::from_secs(1), async { while self.running.join_next().await.is_some() {} }).await);
+        self.running.shutdown().await;
+    }
+}
+
+fn fetch_from(registries: Registries) -> Fetch {
+    Arc::new(move |service, digest| {
+        let registries = registries.clone();
+        Box::pin(async move { registries.descriptors(&service, Some(digest), FETCH).await })
+    })
+}
+
+/// Every address of the upstream: the balancer finds out which of them answer.
+async fn resolve(upstream: &str) -> Result<Vec<Endpoint>, Error> {
+    let failed = |source| Error::Upstream { upstream: upstream.to_owned(), source };
+    let mut addresses: Vec<SocketAddr> = tokio::net::lookup_host(upstream).await.map_err(failed)?.collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    if addresses.is_empty() {
+        return Err(failed(io::ErrorKind::NotFound.into()));
+    }
+    let endpoint = |address| Endpoint { address, transport: Transport::Plaintext, protocol: Protocol::H2 };
+    Ok(addresses.into_iter().map(endpoint).collect())
+}
+
+fn cores() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}

@@ -1,0 +1,261 @@
+//! Connections on the one port: which version of HTTP each speaks, its limits, and how it ends.
+//!
+//! Lives here: version detection by the HTTP/2 preface, limits per connection, drain of a connection. Does not: accepting (`gateway`), answering (`protocol`).
+//! ```text
+//! Detecting --preface--> HTTP/2      every arrow has a bound; drain ends a detecting connection at once, an idle one at once,
+//!     └──────otherwise──► HTTP/1.1   a busy one when its calls have ended (GOAWAY; `connection: close`)
+//! ```
+//! hyper-util's `auto` builder is not used: it waits for the first bytes without a bound, so a client that sends two of them is never let go.
+
+use std::{io, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::{
+    body::Incoming,
+    rt::Executor,
+    server::conn::{http1, http2},
+    service::Service,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_util::task::TaskTracker;
+use weft_runtime::Shutdown;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Bounds of a connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Bounds {
+    /// Time for the first bytes. Default 10 s.
+    pub(crate) detect: Duration,
+    /// HTTP/1.1: time for a request's head, counted from the answer before, so that it also ends idle connections. Default 75 s, above what common
+    /// clients and balancers keep connections for.
+    pub(crate) head: Duration,
+    /// Bytes of a request's head. Default 32 KiB.
+    pub(crate) head_bytes: u32,
+    /// HTTP/2: streams at once. Default 1024.
+    pub(crate) streams: u32,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { detect: Duration::from_secs(10), head: Duration::from_secs(75), head_bytes: 32 << 10, streams: 1024 }
+    }
+}
+
+/// Receive windows: a stream may have 1 MiB on its way to us, a connection 8 MiB (probe C; a small connection window also trips h2's guard against
+/// small frames).
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+/// A client that is gone without a word is noticed within the sum of both.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Serves connections of either version. One per data thread.
+#[derive(Clone)]
+pub(crate) struct Http {
+    bounds: Arc<Bounds>,
+}
+
+/// Spawns the streams of one connection where they have an owner.
+#[derive(Clone)]
+struct Streams(TaskTracker);
+
+impl<F> Executor<F> for Streams
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        drop(self.0.spawn(stream)); // the tracker keeps it; its result is the answer it sends
+    }
+}
+
+impl Http {
+    pub(crate) fn new(bounds: Bounds) -> Self {
+        Self { bounds: Arc::new(bounds) }
+    }
+
+    /// Serves a connection to its end. Errors are the peer's doing and end it quietly.
+    pub(crate) async fn serve<S, B>(self, stream: TcpStream, service: S, shutdown: Shutdown)
+    where
+        S: Service<Request<Incoming>, Response = Response<B>> + Send,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let (mut read, write) = stream.into_split();
+        let detected = tokio::select! {
+            () = shutdown.draining() => return,
+            detected = timeout(self.bounds.detect, detect(&mut read)) => detected,
+        };
+        let Ok(Ok((version, start))) = detected else { return };
+        let io = tokio::io::join(io::Cursor::new(start).chain(read), write);
+        let served = match version {
+            Version::Http1 => self.serve_http1(io, service, shutdown).await,
+            Version::Http2 => self.serve_http2(io, service, shutdown).await,
+        };
+        if let Err(error) = served {
+            tracing::debug!(%error, "connection ended early");
+        }
+    }
+
+    async fn serve_http1<I, S, B>(&self, io: I, service: S, shutdown: Shutdown) -> hyper::Result<()>
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+        S: Service<Request<Incoming>, Response = Response<B>>,
+        S::Error: Into<BoxError>,
+        B: Body + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(self.bounds.head)
+            .max_header_size(self.bounds.head_bytes as usize) // fields: hyper's default of 100; another number costs an allocation
+            .pipeline_flush(true);
+        let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(io), service));
+        tokio::select! {
+            served = connection.as_mut() => return served,
+            () = shutdown.draining() => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await
+    }
+
+    async fn serve_http2<I, S, B>(&self, io: I, service: S, shutdown: Shutdown) -> hyper::Result<()>
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+        S: Service<Request<Incoming>, Response = Response<B>>,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let streams = TaskTracker::new();
+        let mut http = http2::Builder::new(Streams(streams.clone()));
+        http.timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(self.bounds.streams)
+            .max_header_list_size(self.bounds.head_bytes)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_TIMEOUT);
+        let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(io), service));
+        let served = tokio::select! {
+            served = connection.as_mut() => served,
+            () = shutdown.draining() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        streams.close();
+        streams.wait().await; // without their connection they end at once
+        served
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    Http1,
+    Http2,
+}
+
+/// Reads until the version is certain; returns what was read. An HTTP/2 client sends the preface first, and no HTTP/1.1 request starts like it.
+async fn detect(read: &mut (impl AsyncRead + Unpin)) -> io::Result<(Version, Bytes)> {
+    let mut start = Vec::with_capacity(PREFACE.len());
+    loop {
+        let missing = PREFACE.len() - start.len();
+        if read.take(missing as u64).read_buf(&mut start).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if !PREFACE.starts_with(&start) {
+            return Ok((Version::Http1, start.into()));
+        }
+        if start.len() == PREFACE.len() {
+            return Ok((Version::Http2, start.into()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::convert::Infallible;
+
+    use http_body_util::Full;
+    use hyper::service::service_fn;
+    use tokio::{io::AsyncWriteExt, net::TcpListener, task::JoinSet};
+
+    async fn served(bounds: Bounds, shutdown: Shutdown) -> (TcpStream, JoinSet<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut tasks = JoinSet::new();
+        let answer = |_| async { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hi")))) };
+        tasks.spawn(Http::new(bounds).serve(stream, service_fn(answer), shutdown));
+        (client, tasks)
+    }
+
+    async fn read_to_end(client: &mut TcpStream) -> String {
+        let mut text = Vec::new();
+        tokio::time::timeout(Duration::from_secs(10), client.read_to_end(&mut text)).await.unwrap().unwrap();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    #[tokio::test]
+    async fn the_version_is_told_however_the_start_is_cut() {
+        for cut in 1..PREFACE.len() {
+            let mut parts = (&PREFACE[..cut]).chain(&PREFACE[cut..]);
+            assert_eq!(detect(&mut parts).await.unwrap(), (Version::Http2, Bytes::from_static(PREFACE)), "{cut}");
+        }
+        let (version, start) = detect(&mut &b"POST / HTTP/1.1\r\n"[..]).await.unwrap();
+        assert_eq!((version, start.len() < 24), (Version::Http1, true));
+        assert!(detect(&mut &b"PRI"[..]).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_says_too_little_is_let_go() {
+        let bounds = Bounds { detect: Duration::from_millis(20), head: Duration::from_millis(50), ..Bounds::default() };
+        for start in ["", "PR", "GET / HTTP/1.1\r\nhost: a\r\n"] {
+            let (mut client, mut tasks) = served(bounds.clone(), Shutdown::new()).await;
+            client.write_all(start.as_bytes()).await.unwrap();
+            read_to_end(&mut client).await;
+            tasks.join_next().await.unwrap().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_head_beyond_the_limits_is_refused_with_431() {
+        let (mut client, _tasks) = served(Bounds::default(), Shutdown::new()).await;
+        let head = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "y".repeat(40 << 10));
+        drop(client.write_all(head.as_bytes()).await); // it may be cut off before all is written
+        let answer = read_to_end(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+        let (mut client, _tasks) = served(Bounds::default(), Shutdown::new()).await;
+        let head = format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "x: y\r\n".repeat(200));
+        client.write_all(head.as_bytes()).await.unwrap();
+        let answer = read_to_end(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn drain_ends_an_idle_connection_at_once() {
+        let shutdown = Shutdown::new();
+        let (mut client, mut tasks) = served(Bounds::default(), shutdown.clone()).await;
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let mut answer = [0; 256];
+        let length = client.read(&mut answer).await.unwrap();
+        assert!(answer[..length].starts_with(b"HTTP/1.1 200"));
+        shutdown.drain();
+        read_to_end(&mut client).await;
+        tasks.join_next().await.unwrap().unwrap();
+    }
+}

@@ -1,0 +1,106 @@
+//! Protocols on the one port: which one a request speaks.
+//!
+//! Lives here: telling native gRPC, the gateway's own gRPC services and REST apart; what a data thread needs to answer them. Does not: connections
+//! (`listener`), any protocol's rules (below).
+
+pub(crate) mod frames;
+pub(crate) mod grpc;
+pub(crate) mod health;
+pub(crate) mod reflection;
+pub(crate) mod replies;
+pub(crate) mod rest;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use http::{HeaderMap, Request, Response, header::CONTENT_TYPE};
+use hyper::body::Incoming;
+use weft_runtime::threads::Load;
+use weft_traffic::{Body, Outbound};
+use weft_transcode::Codec;
+
+use crate::{
+    config::Limits,
+    edge::{
+        access_log::AccessLog,
+        call::{Call, Observed},
+        metrics::{Meters, Status},
+    },
+    protocol::{health::MeshHealth, reflection::Reflection},
+    routes::keeper::Published,
+};
+
+/// What a client reads before the first route table is there.
+pub(crate) const NO_TABLE: &str = "the gateway has no routes yet: it is still learning which services there are";
+
+/// What all data threads share.
+pub(crate) struct Shared {
+    pub(crate) table: Published,
+    pub(crate) codec: Codec,
+    pub(crate) limits: Limits,
+    pub(crate) meters: Meters,
+    pub(crate) log: AccessLog,
+    pub(crate) reflection: Reflection,
+    pub(crate) health: MeshHealth,
+}
+
+/// Answers the requests of one data thread. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Shard {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) outbound: Outbound,
+}
+
+impl Shard {
+    /// Answers a request. Never fails: every failure is an answer in the protocol of the request.
+    pub(crate) async fn answer(
+        &self,
+        request: Request<Incoming>,
+        downstream: SocketAddr,
+        load: Load,
+    ) -> Response<Observed> {
+        let grpc = speaks_grpc(request.headers());
+        let meters = &self.shared.meters;
+        let meter = if grpc { meters.unmatched_grpc() } else { meters.unmatched_rest() };
+        let mut call = Call::begin(&request, downstream, load.enter(), meter, self.shared.log.clone());
+        let request = request.map(Body::from);
+        let response = if grpc {
+            call.status = Status::Grpc(1);
+            grpc::answer(self, request, &mut call).await
+        } else {
+            let response = rest::answer(self, request, &mut call).await;
+            call.status = Status::Http(response.status().as_u16());
+            response
+        };
+        call.answered(response)
+    }
+}
+
+/// Whether the content type is native gRPC: `application/grpc`, alone or with `+format` or parameters. gRPC-Web is another protocol.
+fn speaks_grpc(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return false };
+    match value.as_bytes().strip_prefix(b"application/grpc") {
+        Some(rest) => rest.first().is_none_or(|next| matches!(next, b'+' | b';' | b' ')),
+        None => false,
+    }
+}
+
+/// An error and its sources in one line, for people.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |error| error.source());
+    sources.fold(error.to_string(), |line, source| format!("{line}: {source}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn native_grpc_is_told_from_its_relatives() {
+        let speaks = |value: &'static str| speaks_grpc(&HeaderMap::from_iter([(CONTENT_TYPE, value.parse().unwrap())]));
+        assert!(speaks("application/grpc") && speaks("application/grpc+proto") && speaks("application/grpc;v=1"));
+        assert!(
+            !speaks("application/grpc-web") && !speaks("application/grpc-web+proto") && !speaks("application/json")
+        );
+        assert!(!speaks_grpc(&HeaderMap::new()));
+    }
+}

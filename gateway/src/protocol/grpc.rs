@@ -1,0 +1,91 @@
+//! Native gRPC: passed through unparsed to the service that owns the gRPC name; reflection and health answered here for the whole mesh.
+//!
+//! Lives here: choosing who answers, failures as trailers-only answers. Does not: deadlines, retries, balancing (`weft-traffic`).
+//! The URL's authority is the gateway's own and says nothing about the service: only the path routes.
+
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
+use tower::ServiceExt;
+use weft_model::ServiceName;
+use weft_traffic::{Body, CallOptions, Code};
+
+use crate::{
+    edge::{call::Call, metrics::Status},
+    protocol::{NO_TABLE, Shard, health, reflection},
+};
+
+/// Answers a native call.
+pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Call) -> Response<Body> {
+    let response = match request.version() {
+        Version::HTTP_2 => dispatch(shard, request, call).await,
+        _ => needs_http2(),
+    };
+    if let Some(code) = Code::from_headers(response.headers()) {
+        call.status = Status::Grpc(code.number().into());
+    }
+    response
+}
+
+async fn dispatch(shard: &Shard, request: Request<Body>, call: &mut Call) -> Response<Body> {
+    let path = request.uri().path();
+    if path == reflection::V1 || path == reflection::V1ALPHA {
+        return reflect(shard, request).await;
+    }
+    if path.starts_with(health::PREFIX) {
+        let Ok(response) = shard.shared.health.server().oneshot(request).await;
+        return response.map(Body::boxed);
+    }
+    forward(shard, request, call).await
+}
+
+/// Both versions are one: their messages are the same on the wire.
+async fn reflect(shard: &Shard, mut request: Request<Body>) -> Response<Body> {
+    *request.uri_mut() = Uri::from_static(reflection::V1);
+    let Ok(response) = shard.shared.reflection.server().oneshot(request).await;
+    response.map(Body::boxed)
+}
+
+async fn forward(shard: &Shard, mut request: Request<Body>, call: &mut Call) -> Response<Body> {
+    let service = match route(shard, request.uri().path(), call) {
+        Ok(service) => service,
+        Err(response) => return response,
+    };
+    call.mark(request.headers_mut());
+    let options = CallOptions { received: call.received, timeout: None, service: Some(service) };
+    match shard.outbound.call_with(request, options).await {
+        Ok(response) => response,
+        Err(error) => error.to_response(),
+    }
+}
+
+/// Finds the service that owns a method; notes it in the call.
+fn route(shard: &Shard, path: &str, call: &mut Call) -> Result<ServiceName, Response<Body>> {
+    let table = shard.shared.table.load();
+    let Some(table) = table.as_deref() else {
+        return Err(failed(Code::Unavailable, NO_TABLE));
+    };
+    let Some((service, meter)) = table.native(path) else {
+        return Err(failed(Code::Unimplemented, &format!("no service of the mesh offers {path}")));
+    };
+    if let Some(meter) = meter {
+        call.meter = meter.clone();
+    }
+    call.service = Some(service.clone());
+    Ok(service.clone())
+}
+
+/// A trailers-only answer.
+fn failed(code: Code, message: &str) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    code.write(message, response.headers_mut());
+    response
+}
+
+/// gRPC ends in trailers, which HTTP/1.1 clients do not read: plain words for whoever tries.
+fn needs_http2() -> Response<Body> {
+    let mut response = Response::new(Body::full("gRPC needs HTTP/2; over HTTP/1.1 use the REST routes\n"));
+    *response.status_mut() = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    *response.headers_mut() = HeaderMap::from_iter([(header::CONTENT_TYPE, text)]);
+    response
+}

@@ -1,0 +1,349 @@
+//! REST: one HTTP request becomes one gRPC call, its answer becomes one HTTP answer.
+//!
+//! Lives here: the order of steps, bounds on the request body, the gateway's own failures. Does not: templates, binding and JSON (`weft-transcode`),
+//! which headers cross (`rest::metadata`), bodies that stream (`rest::streams`), choosing an endpoint (`weft-traffic`).
+//! Every failure is a `google.rpc.Status` as JSON, whoever made it.
+
+mod metadata;
+mod streams;
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request};
+use http_body_util::BodyExt;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
+use weft_traffic::{Body, CallOptions};
+use weft_transcode::{BindError, MethodPlan, RequestParts, Status, metadata::grpc_timeout, status};
+
+use crate::{
+    edge::call::Call,
+    protocol::{
+        NO_TABLE, Shard, chain,
+        frames::frame,
+        replies::{Next, Replies},
+    },
+    routes::{Found, Rest},
+};
+use streams::{FramedReplies, RequestMessages};
+
+const INVALID_ARGUMENT: i32 = 3;
+const DEADLINE_EXCEEDED: i32 = 4;
+const INTERNAL: i32 = 13;
+const UNAVAILABLE: i32 = 14;
+
+/// A call that has no reply to translate.
+enum Failure {
+    /// The request cannot become a call, or not one of ours.
+    Request(BindError),
+    /// The same, and these are the methods the path has.
+    Method { allow: Vec<String>, error: BindError },
+    /// The call failed, upstream or on the way there; with upstream's metadata.
+    Call { status: Status, head: HeaderMap, trailers: HeaderMap },
+}
+
+impl From<BindError> for Failure {
+    fn from(error: BindError) -> Self {
+        Self::Request(error)
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::Call { status, head: HeaderMap::new(), trailers: HeaderMap::new() }
+    }
+}
+
+/// Answers a REST request.
+pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Call) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let found = match route(shard, &head) {
+        Ok(found) => found,
+        Err(failure) => return without_body_for_head(&head.method, failed(shard, failure, None)),
+    };
+    call.meter = found.meter.clone();
+    call.service = Some(found.service.clone());
+    let exchange = Exchange { shard, head: &head, found: &found, call };
+    let response = match exchange.run(body).await {
+        Ok(response) => response,
+        Err(failure) => failed(shard, failure, Some(&found.plan)),
+    };
+    without_body_for_head(&head.method, response)
+}
+
+fn route(shard: &Shard, head: &request::Parts) -> Result<Found, Failure> {
+    let table = shard.shared.table.load();
+    let table = table.as_deref().ok_or_else(|| Status::new(UNAVAILABLE, NO_TABLE))?;
+    let (method, path) = (head.method.as_str(), head.uri.path());
+    match table.rest(method, path) {
+        Rest::Found(found) => Ok(found),
+        Rest::MethodNotAllowed(allow) => {
+            let error = BindError::method_not_allowed(method, &allow);
+            Err(Failure::Method { allow, error })
+        }
+        Rest::NotFound => Err(BindError::not_found(path).into()),
+    }
+}
+
+/// One matched request on its way.
+struct Exchange<'a> {
+    shard: &'a Shard,
+    head: &'a request::Parts,
+    found: &'a Found,
+    call: &'a Call,
+}
+
+impl Exchange<'_> {
+    async fn run(&self, body: Body) -> Result<Response<Body>, Failure> {
+        let plan = &self.found.plan;
+        let codec = &self.shard.shared.codec;
+        codec.check_head(plan, self.parts())?;
+        self.check_content_type()?;
+        let timeout = self.timeout()?;
+        if plan.method().streaming().client() {
+            return self.stream_requests(body, timeout).await;
+        }
+        let body = self.read(body, timeout).await?;
+        let message = codec.decode_request(plan, self.parts(), &body)?;
+        self.call(Body::full(frame(&message)), timeout).await
+    }
+
+    /// A client stream: messages go upstream as the body arrives; one that is wrong takes the call back.
+    async fn stream_requests(&self, body: Body, timeout: Option<Duration>) -> Result<Response<Body>, Failure> {
+        let messages = self.shard.shared.codec.request_stream(&self.found.plan, self.parts())?;
+        let (wrong, mut went_wrong) = oneshot::channel();
+        let limit = self.shard.shared.limits.max_request_bytes;
+        let messages = Body::boxed(RequestMessages::new(body, messages, limit, wrong));
+        tokio::select! {
+            biased; // a request that is wrong also breaks the call: the cause is the answer
+            Ok(error) = &mut went_wrong => Err(Failure::Request(error)),
+            answered = self.call_streaming(messages, timeout) => {
+                let (head, replies) = answered?;
+                self.reply(head, replies, Some(went_wrong)).await
+            }
+        }
+    }
+
+    async fn call(&self, body: Body, timeout: Option<Duration>) -> Result<Response<Body>, Failure> {
+        let (head, replies) = self.call_streaming(body, timeout).await?;
+        self.reply(head, replies, None).await
+    }
+
+    async fn call_streaming(&self, body: Body, timeout: Option<Duration>) -> Result<(HeaderMap, Replies), Failure> {
+        let mut request = Request::new(body);
+        let service = &self.found.service;
+        let uri = format!("http://{}{}", service.full(), self.found.plan.method().grpc_path());
+        *request.method_mut() = Method::POST;
+        *request.version_mut() = http::Version::HTTP_2;
+        *request.uri_mut() = uri.parse().expect("service names and descriptor names make a URI");
+        *request.headers_mut() = metadata::upstream(self.head, self.call.downstream);
+        self.call.mark(request.headers_mut());
+        let options = CallOptions { received: self.call.received, timeout, service: Some(service.clone()) };
+        match self.shard.outbound.call_with(request, options).await {
+            Ok(response) => Ok(Replies::new(response)),
+            Err(error) => Err(Status::new(error.grpc_code().number().into(), chain(&error)).into()),
+        }
+    }
+
+    async fn reply(
+        &self,
+        head: HeaderMap,
+        mut replies: Replies,
+        went_wrong: Option<oneshot::Receiver<BindError>>,
+    ) -> Result<Response<Body>, Failure> {
+        match (replies.next().await, self.found.plan.method().streaming().server()) {
+            (Next::End(status), _) if status.code != 0 => {
+                Err(Failure::Call { status, head, trailers: replies.trailers().clone() })
+            }
+            (first, true) => Ok(self.stream_replies(head, first, replies, went_wrong)),
+            (Next::Message(message), false) => self.one_reply(head, &message, replies).await,
+            (Next::End(_), false) => Err(Status::new(INTERNAL, "upstream succeeded without a message").into()),
+        }
+    }
+
+    async fn one_reply(
+        &self,
+        head: HeaderMap,
+        message: &Bytes,
+        mut replies: Replies,
+    ) -> Result<Response<Body>, Failure> {
+        let status = match replies.next().await {
+            Next::End(status) => status,
+            Next::Message(_) => Status::new(INTERNAL, "upstream sent two messages in place of one"),
+        };
+        if status.code != 0 {
+            return Err(Failure::Call { status, head, trailers: replies.trailers().clone() });
+        }
+        let encoded = self.shard.shared.codec.encode_reply(&self.found.plan, message);
+        let reply = encoded.map_err(|error| Status::new(INTERNAL, error.to_string()))?;
+        let mut response = Response::new(Body::full(reply.body));
+        *response.status_mut() = metadata::success_status(&head, replies.trailers());
+        metadata::downstream(&head, replies.trailers(), response.headers_mut());
+        set_content_type(response.headers_mut(), &reply.content_type);
+        if response.status() == StatusCode::NO_CONTENT {
+            *response.body_mut() = Body::empty();
+            response.headers_mut().remove(header::CONTENT_TYPE);
+        }
+        Ok(response)
+    }
+
+    fn stream_replies(
+        &self,
+        head: HeaderMap,
+        first: Next,
+        replies: Replies,
+        went_wrong: Option<oneshot::Receiver<BindError>>,
+    ) -> Response<Body> {
+        let accept = self.head.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+        let framing = self.shard.shared.codec.reply_stream(&self.found.plan, accept);
+        let framed = FramedReplies::new(framing, first, replies, went_wrong);
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = metadata::success_status(&head, &HeaderMap::new());
+        metadata::downstream(&head, &HeaderMap::new(), response.headers_mut());
+        set_content_type(response.headers_mut(), framed.content_type());
+        response.map(|_| Body::boxed(framed))
+    }
+
+    /// Reads the whole body, within the limit and the deadline.
+    async fn read(&self, mut body: Body, timeout: Option<Duration>) -> Result<Bytes, Failure> {
+        let limit = self.shard.shared.limits.max_request_bytes;
+        if http_body::Body::size_hint(&body).lower() > limit {
+            return Err(BindError::too_large(limit).into());
+        }
+        let deadline = timeout.map(|timeout| self.call.received + timeout);
+        let mut first = Bytes::new();
+        let mut rest = BytesMut::new();
+        while let Some(data) = next_data(&mut body, deadline).await? {
+            if (first.len() + rest.len() + data.len()) as u64 > limit {
+                return Err(BindError::too_large(limit).into());
+            }
+            match first.is_empty() {
+                true => first = data, // nearly always the only one: not copied
+                false => rest.extend_from_slice(&data),
+            }
+        }
+        if rest.is_empty() {
+            return Ok(first);
+        }
+        let mut whole = BytesMut::with_capacity(first.len() + rest.len());
+        whole.extend_from_slice(&first);
+        whole.extend_from_slice(&rest);
+        Ok(whole.freeze())
+    }
+
+    /// The client's `grpc-timeout`; without one, the configured limit for calls that are not streams.
+    fn timeout(&self) -> Result<Option<Duration>, BindError> {
+        match self.head.headers.get("grpc-timeout") {
+            Some(value) => grpc_timeout(value.as_bytes()).map(Some),
+            None => {
+                let streaming = self.found.plan.method().streaming();
+                let bounded = !streaming.client() && !streaming.server();
+                Ok(bounded.then_some(self.shard.shared.limits.default_timeout))
+            }
+        }
+    }
+
+    /// Refuses bodies that say they are something that JSON cannot be; a body without a type, or with one that tools set by habit, is read as JSON.
+    fn check_content_type(&self) -> Result<(), BindError> {
+        const NEVER_JSON: [&str; 6] = [
+            "application/grpc",
+            "application/connect",
+            "application/proto",
+            "application/x-protobuf",
+            "multipart/",
+            "image/",
+        ];
+        let plan = &self.found.plan;
+        if !plan.has_body() || plan.takes_raw_body() {
+            return Ok(());
+        }
+        let Some(sent) = self.content_type() else { return Ok(()) };
+        if !NEVER_JSON.iter().any(|prefix| sent.starts_with(prefix)) {
+            return Ok(());
+        }
+        Err(BindError {
+            http_status: 415,
+            code: INVALID_ARGUMENT,
+            message: format!("content type {sent:?} is not served here; send application/json"),
+            violations: Vec::new(),
+        })
+    }
+
+    fn content_type(&self) -> Option<&str> {
+        self.head.headers.get(header::CONTENT_TYPE)?.to_str().ok()
+    }
+
+    fn parts(&self) -> RequestParts<'_> {
+        RequestParts {
+            http_method: self.head.method.as_str(),
+            variables: &self.found.variables,
+            query: self.head.uri.query(),
+            content_type: self.content_type(),
+        }
+    }
+}
+
+async fn next_data(body: &mut Body, deadline: Option<Instant>) -> Result<Option<Bytes>, Failure> {
+    loop {
+        let frame = match deadline {
+            Some(deadline) => timeout_at(deadline, body.frame())
+                .await
+                .map_err(|_| Status::new(DEADLINE_EXCEEDED, "deadline exceeded while the request body was read"))?,
+            None => body.frame().await,
+        };
+        match frame {
+            None => return Ok(None),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data()
+                    && !data.is_empty()
+                {
+                    return Ok(Some(data));
+                }
+            }
+            Some(Err(error)) => {
+                return Err(BindError::field("body", format!("the request body broke off: {}", chain(&error))).into());
+            }
+        }
+    }
+}
+
+fn failed(shard: &Shard, failure: Failure, plan: Option<&MethodPlan>) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    let (http, status) = match &failure {
+        Failure::Request(error) | Failure::Method { error, .. } => (error.http_status, error.status()),
+        Failure::Call { status, .. } => (status.http_status(), status.clone()),
+    };
+    match failure {
+        Failure::Request(_) => {}
+        Failure::Method { allow, .. } => {
+            if let Ok(allow) = HeaderValue::try_from(allow.join(", ")) {
+                response.headers_mut().insert(header::ALLOW, allow);
+            }
+        }
+        Failure::Call { head, trailers, .. } => metadata::downstream(&head, &trailers, response.headers_mut()),
+    }
+    *response.status_mut() = StatusCode::from_u16(http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    set_content_type(response.headers_mut(), status::JSON);
+    *response.body_mut() = Body::full(shard.shared.codec.encode_status(&status, plan));
+    response
+}
+
+fn set_content_type(headers: &mut HeaderMap, content_type: &str) {
+    // An HttpBody may name anything, also what no header can hold.
+    let value = HeaderValue::try_from(content_type).unwrap_or(HeaderValue::from_static("application/octet-stream"));
+    headers.insert(header::CONTENT_TYPE, value);
+}
+
+/// An answer to HEAD has the length of its body, and no body (RFC 9110, 9.3.2).
+fn without_body_for_head(method: &Method, mut response: Response<Body>) -> Response<Body> {
+    if *method == Method::HEAD {
+        if let Some(length) = http_body::Body::size_hint(response.body()).exact() {
+            response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        }
+        *response.body_mut() = Body::empty();
+    }
+    response
+}

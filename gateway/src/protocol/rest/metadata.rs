@@ -1,0 +1,158 @@
+//! What crosses between HTTP headers and gRPC metadata.
+//!
+//! Lives here: both directions and the success status a backend may choose. Does not: deadlines (`rest`), trace and request id (`edge::call`).
+//!
+//! Request → metadata: every header but those about the connection, the HTTP body, and those gRPC or the gateway writes itself
+//! (`weft_transcode::metadata::is_forwarded`). `Grpc-Metadata-X` arrives as `x`. Added: `x-forwarded-for`, `-host`, `-proto`.
+//! Metadata → response: names that mean something in HTTP as they are ([`HTTP_NAMES`]); any other `x` as `Grpc-Metadata-X`; of trailers too, where
+//! they come before the body. `grpc-*` and `weft-*` stay inside.
+
+use std::net::SocketAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request};
+use weft_transcode::metadata::is_forwarded;
+
+/// Response metadata that HTTP clients, caches and browsers understand.
+const HTTP_NAMES: [HeaderName; 12] = [
+    header::CACHE_CONTROL,
+    header::CONTENT_DISPOSITION,
+    header::CONTENT_LANGUAGE,
+    header::ETAG,
+    header::EXPIRES,
+    header::LAST_MODIFIED,
+    header::LINK,
+    header::LOCATION,
+    header::RETRY_AFTER,
+    header::SET_COOKIE,
+    header::VARY,
+    header::WWW_AUTHENTICATE,
+];
+
+const PREFIX: &str = "grpc-metadata-";
+const HTTP_STATUS: &str = "weft-http-status";
+const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("weft-gateway/", env!("CARGO_PKG_VERSION")));
+
+/// Returns the head of the gRPC call for a REST request.
+pub(super) fn upstream(head: &request::Parts, from: SocketAddr) -> HeaderMap {
+    let mut metadata = HeaderMap::with_capacity(head.headers.len() + 8);
+    for (name, value) in &head.headers {
+        if let Some(inner) = name.as_str().strip_prefix(PREFIX) {
+            if let Some(inner) = HeaderName::try_from(inner).ok().filter(|inner| is_forwarded(inner.as_str())) {
+                metadata.append(inner, value.clone());
+            }
+        } else if is_forwarded(name.as_str()) {
+            metadata.append(name, value.clone());
+        }
+    }
+    metadata.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    metadata.insert(header::TE, HeaderValue::from_static("trailers"));
+    metadata.insert(header::USER_AGENT, USER_AGENT);
+    metadata.insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
+    forwarded(head, from, &mut metadata);
+    metadata
+}
+
+fn forwarded(head: &request::Parts, from: SocketAddr, metadata: &mut HeaderMap) {
+    let before = head.headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
+    let mut chain: String = before.flat_map(|value| [value, ", "]).collect();
+    chain.push_str(&from.ip().to_canonical().to_string());
+    if let Ok(chain) = HeaderValue::try_from(chain) {
+        metadata.insert("x-forwarded-for", chain);
+    }
+    let authority = head.uri.authority().and_then(|authority| HeaderValue::try_from(authority.as_str()).ok());
+    if let Some(host) = authority.or_else(|| head.headers.get(header::HOST).cloned()) {
+        metadata.insert("x-forwarded-host", host);
+    }
+    metadata.insert("x-forwarded-proto", HeaderValue::from_static("http"));
+}
+
+/// Writes what of a call's metadata the client sees.
+pub(super) fn downstream(head: &HeaderMap, trailers: &HeaderMap, headers: &mut HeaderMap) {
+    for (name, value) in head.iter().chain(trailers) {
+        if HTTP_NAMES.contains(name) {
+            headers.append(name, value.clone());
+        } else if is_own(name)
+            && let Ok(name) = HeaderName::try_from(format!("{PREFIX}{name}"))
+        {
+            headers.append(name, value.clone());
+        }
+    }
+}
+
+/// Whether metadata is the backend's own word, not that of gRPC, HTTP/2 or the mesh.
+fn is_own(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    let of_http = [header::CONTENT_TYPE, header::DATE, header::SERVER, header::TRAILER].contains(name);
+    !of_http && !text.starts_with("grpc-") && !text.starts_with("weft-") && is_forwarded(text)
+}
+
+/// The status of a success: what the backend asks for, 200 to 299, else 200.
+pub(super) fn success_status(head: &HeaderMap, trailers: &HeaderMap) -> StatusCode {
+    let asked = head.get(HTTP_STATUS).or_else(|| trailers.get(HTTP_STATUS));
+    let asked = asked.and_then(|value| StatusCode::from_bytes(value.as_bytes()).ok());
+    asked.filter(StatusCode::is_success).unwrap_or(StatusCode::OK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        HeaderMap::from_iter(
+            pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))),
+        )
+    }
+
+    fn sent_upstream(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut request = Request::new(());
+        *request.headers_mut() = map(pairs);
+        upstream(&request.into_parts().0, "10.0.0.9:4000".parse().unwrap())
+    }
+
+    #[test]
+    fn a_backend_sees_what_the_client_says_and_not_how_it_was_carried() {
+        let metadata = sent_upstream(&[
+            ("authorization", "Bearer x"),
+            ("grpc-metadata-tenant", "acme"),
+            ("grpc-metadata-connection", "close"),
+            ("x-custom", "1"),
+            ("connection", "keep-alive"),
+            ("content-length", "7"),
+            ("host", "api.example"),
+            ("x-forwarded-for", "1.2.3.4"),
+        ]);
+        assert_eq!(metadata["authorization"], "Bearer x");
+        assert_eq!(metadata["tenant"], "acme");
+        assert_eq!(metadata["x-custom"], "1");
+        assert_eq!(metadata["x-forwarded-for"], "1.2.3.4, 10.0.0.9");
+        assert_eq!(metadata["x-forwarded-host"], "api.example");
+        assert_eq!(metadata["te"], "trailers");
+        assert_eq!(metadata["content-type"], "application/grpc");
+        for absent in ["connection", "content-length", "host", "grpc-metadata-tenant"] {
+            assert!(!metadata.contains_key(absent), "{absent}");
+        }
+    }
+
+    #[test]
+    fn a_client_sees_metadata_by_its_http_name_or_with_a_prefix() {
+        let head = map(&[
+            ("content-type", "application/grpc"),
+            ("etag", "\"1\""),
+            ("shard", "7"),
+            ("weft-http-status", "201"),
+        ]);
+        let trailers = map(&[("grpc-status", "0"), ("cost", "3")]);
+        let mut headers = HeaderMap::new();
+        downstream(&head, &trailers, &mut headers);
+        let expected = map(&[("etag", "\"1\""), ("grpc-metadata-shard", "7"), ("grpc-metadata-cost", "3")]);
+        assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn only_a_success_may_be_another_success() {
+        let asked = |value| success_status(&HeaderMap::new(), &map(&[("weft-http-status", value)])).as_u16();
+        assert_eq!([asked("201"), asked("204"), asked("404"), asked("x")], [201, 204, 200, 200]);
+        assert_eq!(success_status(&map(&[("weft-http-status", "202")]), &HeaderMap::new()), 202);
+    }
+}

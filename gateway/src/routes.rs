@@ -1,0 +1,158 @@
+//! The live table: what a request's path means, and whose service answers it.
+//!
+//! Lives here: the table as one immutable value. Does not: making it anew when services change (`routes::keeper`), linking descriptors
+//! (`routes::sets`), reading the request (`protocol`).
+//! Invariants: a table never changes once it is published; a request loads it once and keeps it to its end.
+
+pub(crate) mod keeper;
+pub(crate) mod sets;
+
+use std::{collections::HashMap, sync::Arc};
+
+use weft_model::{ServiceInfo, ServiceName};
+use weft_transcode::{
+    RouteTable,
+    plan::MethodPlan,
+    routes::{Lookup, RouteProblem},
+};
+
+use crate::{
+    edge::metrics::{Meters, RouteMeter},
+    routes::sets::LinkedSet,
+};
+
+/// What the gateway knows of one service.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) name: ServiceName,
+    pub(crate) info: Arc<ServiceInfo>,
+    /// Its descriptors; none while it has published none, or none that link.
+    pub(crate) set: Option<Arc<LinkedSet>>,
+}
+
+/// One version of all routes.
+#[derive(Debug)]
+pub(crate) struct Table {
+    entries: Vec<Entry>,
+    rest: RouteTable<ServiceName>,
+    /// By address of the plan: plans live as long as the table that names them.
+    rest_meters: HashMap<usize, Arc<RouteMeter>>,
+    native: HashMap<String, Native>,
+    /// Whom native calls go to that nothing claims: the upstream of static mode.
+    rest_of_native: Option<ServiceName>,
+}
+
+/// A gRPC service as native calls see it.
+#[derive(Debug)]
+struct Native {
+    service: ServiceName,
+    methods: HashMap<String, Arc<RouteMeter>>,
+}
+
+/// A REST request that matched.
+pub(crate) struct Found {
+    pub(crate) plan: Arc<MethodPlan>,
+    pub(crate) service: ServiceName,
+    pub(crate) variables: weft_transcode::routes::PathVariables,
+    pub(crate) meter: Arc<RouteMeter>,
+}
+
+/// What a REST path leads to.
+pub(crate) enum Rest {
+    Found(Found),
+    MethodNotAllowed(Vec<String>),
+    NotFound,
+}
+
+impl Table {
+    /// Builds a table. Of two entries that claim one template, the earlier keeps it.
+    pub(crate) fn build(entries: Vec<Entry>, meters: &Meters) -> Self {
+        Self::build_with(entries, None, meters)
+    }
+
+    /// Builds the table of static mode: one service that gets whatever is called.
+    pub(crate) fn of_upstream(entry: Entry, meters: &Meters) -> Self {
+        let upstream = entry.name.clone();
+        Self::build_with(vec![entry], Some(upstream), meters)
+    }
+
+    fn build_with(entries: Vec<Entry>, rest_of_native: Option<ServiceName>, meters: &Meters) -> Self {
+        let mut builder = RouteTable::builder();
+        for entry in &entries {
+            let Some(set) = &entry.set else { continue };
+            for claimed in &entry.info.grpc_services {
+                builder = builder.add_service(set.schema(), &claimed.name, entry.name.clone());
+            }
+        }
+        let rest = builder.build();
+        let rest_meters = rest.plans().map(|(plan, _)| (key(plan), meters.rest(plan))).collect();
+        let native = entries.iter().flat_map(|entry| native(entry, meters)).collect();
+        Self { entries, rest, rest_meters, native, rest_of_native }
+    }
+
+    /// Resolves a REST request; `path` undecoded, without query.
+    pub(crate) fn rest(&self, http_method: &str, path: &str) -> Rest {
+        match self.rest.lookup(http_method, path) {
+            Lookup::Found(found) => Rest::Found(Found {
+                meter: Arc::clone(&self.rest_meters[&key(&found.plan)]),
+                plan: found.plan,
+                service: found.owner,
+                variables: found.variables,
+            }),
+            Lookup::MethodNotAllowed { allow } => Rest::MethodNotAllowed(allow),
+            Lookup::NotFound => Rest::NotFound,
+        }
+    }
+
+    /// Resolves a native gRPC call by its path, `/package.Service/Method`. A method that its service does not declare has no meter.
+    pub(crate) fn native(&self, path: &str) -> Option<(&ServiceName, Option<&Arc<RouteMeter>>)> {
+        let (service, method) = path.strip_prefix('/').and_then(|path| path.split_once('/')).unwrap_or_default();
+        match self.native.get(service) {
+            Some(native) => Some((&native.service, native.methods.get(method))),
+            None => self.rest_of_native.as_ref().map(|upstream| (upstream, None)),
+        }
+    }
+
+    /// Returns the services in the order of their claims.
+    pub(crate) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Returns what had to be left out, one line each.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let routes = self.rest.problems().iter().map(describe);
+        let rules = self.entries.iter().flat_map(|entry| {
+            let problems = entry.set.iter().flat_map(|set| set.schema().problems());
+            problems.map(move |problem| format!("{}: {problem}", entry.name))
+        });
+        routes.chain(rules).collect()
+    }
+
+    /// Returns how many REST bindings are served.
+    pub(crate) fn len(&self) -> usize {
+        self.rest_meters.len()
+    }
+}
+
+fn key(plan: &Arc<MethodPlan>) -> usize {
+    Arc::as_ptr(plan).addr()
+}
+
+fn native<'a>(entry: &'a Entry, meters: &'a Meters) -> impl Iterator<Item = (String, Native)> + 'a {
+    entry.info.grpc_services.iter().map(move |service| {
+        let meter = |method: &str| meters.native(&format!("/{}/{method}", service.name));
+        let methods = service.methods.iter().map(|method| (method.name.clone(), meter(&method.name))).collect();
+        (service.name.clone(), Native { service: entry.name.clone(), methods })
+    })
+}
+
+fn describe(problem: &RouteProblem<ServiceName>) -> String {
+    match problem {
+        RouteProblem::Service { service, kept, refused } => {
+            format!("gRPC service {service} belongs to {kept}; that of {refused} is not routed")
+        }
+        RouteProblem::Binding { http_method, template, kept_method, kept, refused_method, refused } => format!(
+            "{http_method} {template} belongs to {kept_method} of {kept}; that of {refused_method} of {refused} is not routed"
+        ),
+    }
+}

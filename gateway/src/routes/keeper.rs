@@ -1,0 +1,255 @@
+//! Keeps the route table in step with the mesh: one task that fetches descriptor sets, links them, and publishes a new table.
+//!
+//! Lives here: which set gives a service its routes, when the table changes. Does not: the table itself (`routes`), endpoints (`weft-traffic`).
+//! Invariants: this task is the table's only writer; a set that does not link never replaces one that did; routes stay while a service is listed,
+//! with or without instances, and go when it is listed no more. The first table waits until every set it needs was fetched or failed once.
+
+use std::{collections::HashSet, pin::Pin, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwapOption;
+use tokio::{sync::watch, task::JoinSet};
+use weft_discovery::{BadDescriptors, DescriptorSet};
+use weft_model::{Digest, ServiceInfo, ServiceName, ServiceSnapshot, Snapshot};
+use weft_runtime::{Shutdown, admin::Readiness};
+use weft_transcode::SchemaError;
+
+use crate::{
+    edge::metrics::Meters,
+    protocol::chain,
+    routes::{Entry, Table, sets::LinkedSet},
+};
+
+/// Pause before a set that could not be fetched is asked for again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Where the table of the process is published.
+pub(crate) type Published = Arc<ArcSwapOption<Table>>;
+
+/// Gets a descriptor set from wherever the services come from.
+pub(crate) type Fetch = Arc<
+    dyn Fn(ServiceName, Digest) -> Pin<Box<dyn Future<Output = Result<DescriptorSet, BadDescriptors>> + Send>>
+        + Send
+        + Sync,
+>;
+
+/// The task's state.
+pub(crate) struct Keeper {
+    published: Published,
+    readiness: Readiness,
+    meters: Meters,
+    fetch: Fetch,
+    fetches: JoinSet<Fetched>,
+    /// In the order in which this gateway met them: who came first keeps a template that two declare.
+    services: Vec<Kept>,
+    built: Option<Inputs>,
+    told: HashSet<String>,
+}
+
+/// A service and the last set of it that linked.
+struct Kept {
+    name: ServiceName,
+    info: Arc<ServiceInfo>,
+    wanted: Option<Digest>,
+    fetching: Option<Digest>,
+    refused: HashSet<Digest>,
+    set: Option<Arc<LinkedSet>>,
+}
+
+/// What a table was made from; the same inputs need no new table.
+type Inputs = Vec<(ServiceName, Arc<ServiceInfo>, Option<Digest>)>;
+
+struct Fetched {
+    service: ServiceName,
+    digest: Digest,
+    result: Result<LinkedSet, FetchError>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    #[error("cannot get the descriptor set")]
+    Get(#[from] BadDescriptors),
+    /// Fetching it again gives the same.
+    #[error("descriptor set refused")]
+    Link(#[from] SchemaError),
+    #[error("linking was cut short")]
+    Cut(#[from] tokio::task::JoinError),
+}
+
+enum Event {
+    Snapshot(Arc<Snapshot>),
+    Fetched(Fetched),
+    Nothing,
+    Stop,
+}
+
+impl Keeper {
+    pub(crate) fn new(published: Published, readiness: Readiness, meters: Meters, fetch: Fetch) -> Self {
+        Self {
+            published,
+            readiness,
+            meters,
+            fetch,
+            fetches: JoinSet::new(),
+            services: Vec::new(),
+            built: None,
+            told: HashSet::new(),
+        }
+    }
+
+    /// Runs until the snapshots end or `shutdown` aborts.
+    pub(crate) async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>, shutdown: Shutdown) {
+        loop {
+            let event = tokio::select! {
+                () = shutdown.aborting() => Event::Stop,
+                changed = snapshots.changed() => match changed {
+                    Ok(()) => Event::Snapshot(Arc::clone(&snapshots.borrow_and_update())),
+                    Err(_) => Event::Stop,
+                },
+                Some(done) = self.fetches.join_next() => done.map_or(Event::Nothing, Event::Fetched), // a panic was reported by its hook
+            };
+            match event {
+                Event::Snapshot(snapshot) => self.list(&snapshot),
+                Event::Fetched(fetched) => self.fetched(fetched),
+                Event::Nothing => {}
+                Event::Stop => return,
+            }
+            self.request_missing();
+            self.publish();
+        }
+    }
+
+    /// Takes over which services there are and which sets they carry.
+    fn list(&mut self, snapshot: &Snapshot) {
+        let listed = listed(snapshot);
+        self.services.retain(|kept| listed.iter().any(|(name, _)| *name == kept.name));
+        for (name, info) in listed {
+            let wanted = preferred(&info, snapshot.services.get(&name).map(Arc::as_ref));
+            match self.services.iter_mut().find(|kept| kept.name == name) {
+                Some(kept) => {
+                    kept.info = info;
+                    kept.choose(&wanted);
+                }
+                None => {
+                    let mut kept = Kept::new(name, info);
+                    kept.choose(&wanted);
+                    self.services.push(kept);
+                }
+            }
+        }
+    }
+
+    fn fetched(&mut self, fetched: Fetched) {
+        let Fetched { service, digest, result } = fetched;
+        let Some(kept) = self.services.iter_mut().find(|kept| kept.name == service) else { return };
+        kept.fetching = None;
+        match result {
+            Ok(set) => kept.set = Some(Arc::new(set)),
+            Err(error @ FetchError::Link(_)) => {
+                kept.refused.insert(digest);
+                kept.wanted = kept.info.descriptors.iter().find(|digest| !kept.refused.contains(digest)).copied();
+                self.meters.sets_refused.inc();
+                tracing::error!(%service, %digest, error = chain(&error), "descriptor set refused; the routes before it stay");
+            }
+            Err(error) => tracing::warn!(%service, %digest, error = chain(&error), "descriptor set not available yet"),
+        }
+    }
+
+    /// Asks for the sets that are wanted, neither at hand nor on their way.
+    fn request_missing(&mut self) {
+        for kept in &mut self.services {
+            let Some(digest) = kept.missing() else { continue };
+            kept.fetching = Some(digest);
+            let (service, get) = (kept.name.clone(), (self.fetch)(kept.name.clone(), digest));
+            self.fetches.spawn(async move {
+                let result = link(get).await;
+                if matches!(result, Err(FetchError::Get(_))) {
+                    tokio::time::sleep(RETRY).await;
+                }
+                Fetched { service, digest, result }
+            });
+        }
+    }
+
+    fn publish(&mut self) {
+        let first = self.built.is_none();
+        if first && !self.fetches.is_empty() {
+            return;
+        }
+        let inputs: Inputs = self.services.iter().map(Kept::input).collect();
+        if self.built.as_ref() == Some(&inputs) {
+            return;
+        }
+        let table = Table::build(self.services.iter().map(Kept::entry).collect(), &self.meters);
+        self.meters.routes.set(i64::try_from(table.len()).unwrap_or(i64::MAX));
+        tracing::info!(services = table.entries().len(), rest_routes = table.len(), "route table published");
+        self.tell(table.problems());
+        self.published.store(Some(Arc::new(table)));
+        self.built = Some(inputs);
+        if first {
+            self.readiness.ready();
+        }
+    }
+
+    /// Logs each problem once for as long as it lasts.
+    fn tell(&mut self, problems: Vec<String>) {
+        for problem in problems.iter().filter(|problem| !self.told.contains(*problem)) {
+            tracing::warn!(problem, "route left out");
+        }
+        self.told = problems.into_iter().collect();
+    }
+}
+
+impl Kept {
+    fn new(name: ServiceName, info: Arc<ServiceInfo>) -> Self {
+        Self { name, info, wanted: None, fetching: None, refused: HashSet::new(), set: None }
+    }
+
+    /// Takes the first set that was not refused; none carried keeps the one at hand.
+    fn choose(&mut self, preferred: &[Digest]) {
+        if let Some(digest) = preferred.iter().find(|digest| !self.refused.contains(*digest)) {
+            self.wanted = Some(*digest);
+        }
+    }
+
+    fn missing(&self) -> Option<Digest> {
+        let at_hand = self.set.as_ref().map(|set| set.digest());
+        self.wanted.filter(|wanted| self.fetching.is_none() && at_hand != Some(*wanted))
+    }
+
+    fn entry(&self) -> Entry {
+        Entry { name: self.name.clone(), info: Arc::clone(&self.info), set: self.set.clone() }
+    }
+
+    fn input(&self) -> (ServiceName, Arc<ServiceInfo>, Option<Digest>) {
+        (self.name.clone(), Arc::clone(&self.info), self.set.as_ref().map(|set| set.digest()))
+    }
+}
+
+async fn link(
+    get: Pin<Box<dyn Future<Output = Result<DescriptorSet, BadDescriptors>> + Send>>,
+) -> Result<LinkedSet, FetchError> {
+    let set = get.await?;
+    Ok(tokio::task::spawn_blocking(move || LinkedSet::link(&set)).await??)
+}
+
+/// All services with their facts: the directory, or before it came what the subscribed services say themselves.
+fn listed(snapshot: &Snapshot) -> Vec<(ServiceName, Arc<ServiceInfo>)> {
+    if snapshot.directory.is_empty() {
+        snapshot.services.iter().map(|(name, service)| (name.clone(), Arc::clone(&service.info))).collect()
+    } else {
+        snapshot.directory.iter().map(|(name, info)| (name.clone(), Arc::clone(info))).collect()
+    }
+}
+
+/// Sets in the order they are preferred: the newest that an instance taking calls carries, then the newest of all.
+fn preferred(info: &ServiceInfo, service: Option<&ServiceSnapshot>) -> Vec<Digest> {
+    let carried: HashSet<Digest> = service
+        .into_iter()
+        .flat_map(|service| service.instances.values())
+        .filter(|instance| instance.status.takes_calls())
+        .filter_map(|instance| instance.descriptors)
+        .collect();
+    let (mut ready, rest): (Vec<_>, Vec<_>) = info.descriptors.iter().partition(|digest| carried.contains(*digest));
+    ready.extend(rest);
+    ready
+}

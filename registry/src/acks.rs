@@ -1,0 +1,253 @@
+//! Who holds what: which watcher was sent which service, and up to which version it acts on what it was sent.
+//!
+//! Lives here: the table and the rule of a drain; synchronous, `now` an argument. Does not: sending (`views`), marking an instance (`catalog`).
+//! Invariants: a watcher holds an instance if what it was last sent lists it, or if it was sent the service before the instance drained and
+//! has not acknowledged since; a watcher that is not in the table is not waited for.
+//! Reported by every view that knows its readers; a polled view would report by its interval.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use weft_model::{InstanceId, ServiceName, ServiceSnapshot, Version};
+
+/// A watcher that says nothing for this long while it is waited for no longer counts as live (design.md, 5.5).
+pub(crate) const SILENT: Duration = Duration::from_secs(5);
+
+/// A watch, for as long as it lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct WatcherId(pub(crate) u64);
+
+#[derive(Debug)]
+struct Watcher {
+    name: String,
+    services: HashMap<ServiceName, Sent>,
+    /// Highest version sent, and acted on.
+    sent: Version,
+    acked: Version,
+    heard: Instant,
+}
+
+#[derive(Debug)]
+struct Sent {
+    /// Version of the message that carried the service first.
+    since: Version,
+    latest: Arc<ServiceSnapshot>,
+}
+
+/// What every live watcher was sent and has acknowledged.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    watchers: HashMap<WatcherId, Watcher>,
+}
+
+impl Table {
+    pub(crate) fn open(&mut self, id: WatcherId, name: &str, now: Instant) {
+        let (sent, acked) = (Version(0), Version(0));
+        self.watchers.insert(id, Watcher { name: name.to_owned(), services: HashMap::new(), sent, acked, heard: now });
+    }
+
+    pub(crate) fn close(&mut self, id: WatcherId) {
+        self.watchers.remove(&id);
+    }
+
+    /// A message at `version` carries this service.
+    pub(crate) fn sent(&mut self, id: WatcherId, version: Version, service: &Arc<ServiceSnapshot>) {
+        let Some(watcher) = self.watchers.get_mut(&id) else { return };
+        watcher.sent = version;
+        let latest = service.clone();
+        watcher
+            .services
+            .entry(service.name.clone())
+            .and_modify(|sent| sent.latest = latest.clone())
+            .or_insert(Sent { since: version, latest });
+    }
+
+    /// The watcher no longer wants a service.
+    pub(crate) fn dropped(&mut self, id: WatcherId, service: &ServiceName) {
+        if let Some(watcher) = self.watchers.get_mut(&id) {
+            watcher.services.remove(service);
+        }
+    }
+
+    /// The watcher acts on `version`; one that was never sent counts as the latest that was. Returns whether that is news.
+    pub(crate) fn acked(&mut self, id: WatcherId, version: Version, now: Instant) -> bool {
+        let Some(watcher) = self.watchers.get_mut(&id) else { return false };
+        watcher.heard = now;
+        let acked = version.min(watcher.sent);
+        let news = acked > watcher.acked;
+        watcher.acked = watcher.acked.max(acked);
+        news
+    }
+
+    /// Starts waiting for everyone who may still send calls to an instance that is drained as of `version`.
+    pub(crate) fn drain(&self, service: &ServiceName, instance: &InstanceId, version: Version, now: Instant) -> Drain {
+        let holds = |w: &Watcher| {
+            w.acked < version
+                && w.services.get(service).is_some_and(|sent| {
+                    let told = sent.latest.version >= version;
+                    if told { sent.since < version } else { sent.latest.instances.contains_key(instance) }
+                })
+        };
+        let mut held: Vec<(WatcherId, String)> =
+            self.watchers.iter().filter(|(_, w)| holds(w)).map(|(id, w)| (*id, w.name.clone())).collect();
+        held.sort_by(|(_, a), (_, b)| a.cmp(b));
+        Drain { version, began: now, held }
+    }
+}
+
+/// A drain that waits.
+#[derive(Debug)]
+pub(crate) struct Drain {
+    version: Version,
+    began: Instant,
+    held: Vec<(WatcherId, String)>,
+}
+
+/// Where a drain stands.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Nobody is left to wait for.
+    Over,
+    /// Somebody is; nobody else falls silent before this.
+    Until(Instant),
+}
+
+impl Drain {
+    pub(crate) fn standing(&self, table: &Table, now: Instant) -> Standing {
+        let silent_at = |w: &Watcher| w.heard.max(self.began) + SILENT;
+        let open = self.unacknowledged(table).map(|(_, w)| silent_at(w)).filter(|at| *at > now);
+        open.min().map_or(Standing::Over, Standing::Until)
+    }
+
+    /// Names of those who were waited for.
+    pub(crate) fn waited_for(&self) -> Vec<String> {
+        self.held.iter().map(|(_, name)| name.clone()).collect()
+    }
+
+    /// Names of those who have not acknowledged, silent ones included; one that has gone holds nothing.
+    pub(crate) fn waiting(&self, table: &Table) -> Vec<String> {
+        self.unacknowledged(table).map(|(name, _)| name.to_owned()).collect()
+    }
+
+    fn unacknowledged<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = (&'a str, &'a Watcher)> {
+        let open = |(id, name): &'a (WatcherId, String)| table.watchers.get(id).map(|w| (name.as_str(), w));
+        self.held.iter().filter_map(open).filter(|(_, w)| w.acked < self.version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_model::{Endpoint, Epoch, Instance, Locality, Protocol, Status, Transport, Weight};
+
+    use super::*;
+
+    const GATEWAY: WatcherId = WatcherId(1);
+
+    fn id() -> InstanceId {
+        InstanceId::from_bytes([7; 16])
+    }
+
+    fn users(version: u64, listed: bool) -> Arc<ServiceSnapshot> {
+        let mut service = ServiceSnapshot::empty("users".parse().unwrap(), Version(version));
+        if listed {
+            let endpoint = Endpoint {
+                address: "127.0.0.1:1".parse().unwrap(),
+                transport: Transport::Plaintext,
+                protocol: Protocol::H2,
+            };
+            let instance = Instance {
+                id: id(),
+                service: service.name.clone(),
+                epoch: Epoch(1),
+                endpoint,
+                status: Status::Serving,
+                reason: String::new(),
+                locality: Locality::default(),
+                weight: Weight::ONE,
+                metadata: Default::default(),
+                descriptors: None,
+                check: None,
+            };
+            service.instances.insert(id(), Arc::new(instance));
+        }
+        Arc::new(service)
+    }
+
+    fn drain(table: &Table, version: u64, now: Instant) -> Drain {
+        table.drain(&"users".parse().unwrap(), &id(), Version(version), now)
+    }
+
+    fn opened(now: Instant) -> Table {
+        let mut table = Table::default();
+        table.open(GATEWAY, "gateway", now);
+        table
+    }
+
+    #[test]
+    fn a_holder_is_waited_for_until_it_acknowledges() {
+        let now = Instant::now();
+        let mut table = opened(now);
+        table.sent(GATEWAY, Version(3), &users(3, true));
+        table.acked(GATEWAY, Version(3), now);
+        let drain = drain(&table, 5, now);
+        assert_eq!(drain.waited_for(), ["gateway"]);
+        assert_eq!(drain.standing(&table, now), Standing::Until(now + SILENT));
+        table.sent(GATEWAY, Version(6), &users(5, true));
+        assert!(table.acked(GATEWAY, Version(6), now));
+        assert_eq!(drain.standing(&table, now), Standing::Over);
+        assert_eq!(drain.waiting(&table), [] as [String; 0]);
+    }
+
+    #[test]
+    fn one_that_was_told_but_has_not_acknowledged_still_holds() {
+        let now = Instant::now();
+        let mut table = opened(now);
+        table.sent(GATEWAY, Version(3), &users(3, true));
+        table.sent(GATEWAY, Version(5), &users(5, true));
+        assert_eq!(drain(&table, 5, now).waited_for(), ["gateway"]);
+    }
+
+    #[test]
+    fn who_never_had_the_instance_is_not_waited_for() {
+        let now = Instant::now();
+        let mut table = opened(now);
+        assert_eq!(drain(&table, 5, now).standing(&table, now), Standing::Over, "not subscribed");
+        table.sent(GATEWAY, Version(3), &users(3, false));
+        assert_eq!(drain(&table, 5, now).standing(&table, now), Standing::Over, "registered and drained since");
+        table.dropped(GATEWAY, &"users".parse().unwrap());
+        table.sent(GATEWAY, Version(5), &users(5, true));
+        assert_eq!(drain(&table, 5, now).standing(&table, now), Standing::Over, "came when it was drained");
+    }
+
+    #[test]
+    fn a_silent_watcher_stops_counting_but_is_named() {
+        let now = Instant::now();
+        let mut table = opened(now);
+        table.sent(GATEWAY, Version(3), &users(3, true));
+        let drain = drain(&table, 5, now);
+        let late = now + Duration::from_secs(4);
+        table.acked(GATEWAY, Version(3), late); // it lives, but lags
+        assert_eq!(drain.standing(&table, late), Standing::Until(late + SILENT));
+        assert_eq!(drain.standing(&table, late + SILENT), Standing::Over);
+        assert_eq!(drain.waiting(&table), ["gateway"]);
+    }
+
+    #[test]
+    fn a_watcher_that_leaves_holds_nothing() {
+        let now = Instant::now();
+        let mut table = opened(now);
+        table.sent(GATEWAY, Version(3), &users(3, true));
+        let drain = drain(&table, 5, now);
+        table.close(GATEWAY);
+        assert_eq!((drain.standing(&table, now), drain.waiting(&table)), (Standing::Over, vec![]));
+    }
+
+    #[test]
+    fn a_version_that_was_never_sent_cannot_be_acknowledged() {
+        let now = Instant::now();
+        let mut table = opened(now);
+        table.sent(GATEWAY, Version(3), &users(3, true));
+        table.acked(GATEWAY, Version(u64::MAX), now);
+        assert_eq!(drain(&table, 5, now).waiting(&table), ["gateway"]);
+    }
+}

@@ -1,0 +1,161 @@
+//! Changes: everything a source may ask of the catalog, and why it may be refused.
+//!
+//! Lives here: the vocabulary between sources and catalog. Does not: what a change does (`state`), gRPC status codes (`sources`).
+
+use std::{sync::Arc, time::SystemTime};
+
+use weft_model::{Digest, Epoch, Instance, InstanceId, Invalid, LeaseTtl, ServiceName, Status, Version};
+
+use crate::{catalog::store, schema::DescriptorSet};
+
+/// On whose word a change is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// The holder of the lease with this epoch; an older epoch is fenced.
+    Owner(Epoch),
+    /// An operator, who wins.
+    Operator,
+}
+
+/// Epoch 0 on the wire is an operator's.
+impl From<u64> for Word {
+    fn from(epoch: u64) -> Self {
+        if epoch == 0 { Self::Operator } else { Self::Owner(Epoch(epoch)) }
+    }
+}
+
+/// A status and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// State.
+    pub status: Status,
+    /// For people; may be empty.
+    pub reason: String,
+}
+
+impl Health {
+    /// Puts the two together.
+    pub fn new(status: Status, reason: impl Into<String>) -> Self {
+        Self { status, reason: reason.into() }
+    }
+}
+
+/// Something to be done to the catalog.
+#[derive(Debug, Clone)]
+pub(crate) enum Change {
+    /// Lists an instance and grants a lease; durable.
+    Register { instance: Box<Instance>, ttl: LeaseTtl },
+    /// Removes an instance; durable.
+    Deregister { id: InstanceId, word: Word },
+    /// Sets a status by RPC; durable when an operator's.
+    SetStatus { id: InstanceId, word: Word, health: Health },
+    /// Marks an instance as leaving; durable.
+    Drain { id: InstanceId, word: Word },
+    /// Health as a beat or a check saw it; rides with the next commit.
+    Report { id: InstanceId, epoch: Epoch, health: Health },
+    /// Removes instances whose leases ran out; durable.
+    Expire { leases: Vec<(InstanceId, Epoch)> },
+    /// Replaces the set of services whose expiry is suspended; not durable.
+    Doubt { services: Vec<ServiceName> },
+    /// Stores a descriptor set; durable.
+    PutDescriptors { set: Box<DescriptorSet> },
+    /// Drops tombstones whose time is over; durable.
+    Forget,
+}
+
+impl Change {
+    /// Whether it may be published before the store has it.
+    pub(crate) fn may_ride(&self) -> bool {
+        match self {
+            Self::Report { .. } | Self::Doubt { .. } => true,
+            Self::SetStatus { word, .. } => *word != Word::Operator,
+            Self::Register { .. }
+            | Self::Deregister { .. }
+            | Self::Drain { .. }
+            | Self::Expire { .. }
+            | Self::PutDescriptors { .. }
+            | Self::Forget => false,
+        }
+    }
+}
+
+/// A change that was done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Version of the catalog that has it.
+    pub version: Version,
+    /// Epoch of the lease concerned; 0 when there is none (any more).
+    pub epoch: Epoch,
+    /// Service concerned, and the version at which it last changed.
+    pub service: Option<(ServiceName, Version)>,
+}
+
+/// Why a change was refused.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ChangeError {
+    /// The request cannot be right in this catalog; trying again cannot succeed.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// There is no such instance.
+    #[error("instance {0} is not registered")]
+    Unknown(InstanceId),
+    /// A newer registration holds the id.
+    #[error("instance {id} is held by epoch {held}")]
+    Fenced {
+        /// The instance.
+        id: InstanceId,
+        /// Who holds it.
+        held: Epoch,
+    },
+    /// An operator removed the instance; its id stays blocked.
+    #[error("instance {id} was removed by an operator")]
+    Revoked {
+        /// The instance.
+        id: InstanceId,
+        /// When the tombstone goes.
+        until: SystemTime,
+    },
+    /// The store does not take writes now; nothing was changed.
+    #[error("the store does not take writes")]
+    Store(#[source] Arc<store::Error>),
+    /// The registry is shutting down.
+    #[error("the catalog is closed")]
+    Closed,
+}
+
+/// What became of a beat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// The lease lives on.
+    Renewed,
+    /// There is no such lease.
+    Unknown,
+    /// A newer registration holds the id.
+    Fenced,
+    /// An operator removed the instance.
+    Revoked,
+}
+
+/// A sign of life of one lease.
+#[derive(Debug, Clone)]
+pub struct Beat {
+    /// Instance.
+    pub id: InstanceId,
+    /// Epoch as granted.
+    pub epoch: Epoch,
+    /// As its owner sees it.
+    pub health: Health,
+}
+
+/// A keep-alive stream; when it breaks, the leases it renewed last have their grace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StreamId(pub(crate) u64);
+
+/// A claim that was refused: the name belongs to another service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct RefusedClaim {
+    pub(crate) grpc_service: String,
+    pub(crate) claimant: ServiceName,
+    pub(crate) owner: ServiceName,
+    pub(crate) set: Digest,
+}

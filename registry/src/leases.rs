@@ -1,0 +1,327 @@
+//! Leases: who is alive, who has gone silent, and whether that may be believed.
+//!
+//! Lives here: renewal, grace of broken streams, freeze, suspension; synchronous, `now` an argument. Does not: removing anything (that is a
+//! `Change` to the catalog), fencing (`catalog`).
+//! ```text
+//! granted ──beat──► granted          deadline = last beat + ttl
+//!    │ stream breaks                 deadline = break + 5 s, if that is earlier
+//!    ▼
+//! overdue ──beat──► granted
+//!    │ not frozen, not suspended, not the last of its service
+//!    ▼
+//! expiring ── durable ──► gone       a beat from here on gets UNKNOWN
+//! ```
+//! Frozen: for ttl + 5 s after a start and after a clock jump nothing expires, because the silence may have been ours.
+//! Suspended: when more than max(2, 30 %) of a service's instances in one zone would go within one ttl, the network is likelier to have
+//! failed than they are. They count as lost from their second missed beat. A loss that was made good by as many new registrations is none,
+//! so a restarted machine does not leave its ghosts behind.
+//! Simplifying assumption: renewals go through one task; ten thousand beats a second cost it a few per cent of a core.
+
+mod wheel;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::Instant;
+use weft_model::{Epoch, InstanceId, LeaseTtl, RemovalReason, ServiceName};
+
+use crate::{
+    catalog::{StreamId, state::LeaseChange},
+    leases::wheel::Wheel,
+};
+
+/// How long leases outlive their stream (design.md, 5.3).
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
+/// What a freeze adds to the ttl (design.md, 5.3).
+const FREEZE_EXTRA: Duration = Duration::from_secs(5);
+/// Resolution of expiry; the catalog looks this often.
+pub(crate) const TICK: Duration = Duration::from_millis(200);
+/// A look that comes this much too late, or a wall clock that moved this much by itself, is a clock jump.
+const JUMP: Duration = Duration::from_secs(2);
+/// Losses of up to this many instances, or this share, are believed.
+const BELIEVED: usize = 2;
+const BELIEVED_PERCENT: usize = 30;
+
+type Group = (ServiceName, String);
+
+#[derive(Debug)]
+struct Lease {
+    epoch: Epoch,
+    ttl: LeaseTtl,
+    group: Group,
+    granted: Instant,
+    renewed: Instant,
+    /// When the stream that renewed it broke.
+    broken: Option<Instant>,
+    stream: Option<StreamId>,
+    /// Its removal is on the way to the store.
+    expiring: bool,
+}
+
+/// The instances of one service in one zone.
+#[derive(Debug, Default)]
+struct Members {
+    ids: HashSet<InstanceId>,
+    /// When leases ran out within the last ttl.
+    lost: VecDeque<Instant>,
+}
+
+/// What a beat finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Renewal {
+    Renewed,
+    /// It ran out, or was never granted.
+    Gone,
+}
+
+/// Why leases that ran out are kept, by service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Doubt {
+    /// Expiry is frozen as a whole.
+    pub(crate) frozen: Option<&'static str>,
+    /// Notices for people, by the service they are about.
+    pub(crate) suspended: BTreeMap<ServiceName, String>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Leases {
+    wheel: Wheel<InstanceId>,
+    leases: HashMap<InstanceId, Lease>,
+    streams: HashMap<StreamId, HashSet<InstanceId>>,
+    groups: HashMap<Group, Members>,
+    /// Ran out, but not believed yet.
+    overdue: BTreeSet<InstanceId>,
+    frozen_from: Instant,
+    frozen_why: &'static str,
+    looked: (Instant, SystemTime),
+}
+
+impl Leases {
+    /// Starts frozen.
+    pub(crate) fn new(now: Instant, wall: SystemTime) -> Self {
+        Self {
+            wheel: Wheel::new(now, TICK),
+            leases: HashMap::new(),
+            streams: HashMap::new(),
+            groups: HashMap::new(),
+            overdue: BTreeSet::new(),
+            frozen_from: now,
+            frozen_why: "the registry has just started",
+            looked: (now, wall),
+        }
+    }
+
+    pub(crate) fn apply(&mut self, change: LeaseChange, now: Instant) {
+        match change {
+            LeaseChange::Granted { id, epoch, ttl, service, zone } => self.grant(id, epoch, ttl, (service, zone), now),
+            LeaseChange::Ended { id, why } => self.end(id, why, now),
+            LeaseChange::Kept { id } => self.keep(id),
+        }
+    }
+
+    fn grant(&mut self, id: InstanceId, epoch: Epoch, ttl: LeaseTtl, group: Group, now: Instant) {
+        self.forget(&id);
+        self.groups.entry(group.clone()).or_default().ids.insert(id);
+        let lease =
+            Lease { epoch, ttl, group, granted: now, renewed: now, broken: None, stream: None, expiring: false };
+        self.wheel.schedule(id, self.deadline(&lease));
+        self.leases.insert(id, lease);
+    }
+
+    fn end(&mut self, id: InstanceId, why: RemovalReason, now: Instant) {
+        let Some(lease) = self.forget(&id) else { return };
+        if why == RemovalReason::Expired
+            && let Some(members) = self.groups.get_mut(&lease.group)
+        {
+            members.lost.push_back(now);
+        }
+    }
+
+    /// The catalog would not take the removal: look again at the next tick.
+    pub(crate) fn keep(&mut self, id: InstanceId) {
+        if let Some(lease) = self.leases.get_mut(&id) {
+            lease.expiring = false;
+            self.overdue.insert(id);
+        }
+    }
+
+    fn forget(&mut self, id: &InstanceId) -> Option<Lease> {
+        let lease = self.leases.remove(id)?;
+        self.wheel.cancel(id);
+        self.overdue.remove(id);
+        if let Some(held) = lease.stream.and_then(|s| self.streams.get_mut(&s)) {
+            held.remove(id);
+        }
+        if let Some(members) = self.groups.get_mut(&lease.group) {
+            members.ids.remove(id);
+        }
+        Some(lease)
+    }
+
+    /// Takes a beat of a lease whose epoch the catalog found to be the present one.
+    pub(crate) fn renew(&mut self, id: InstanceId, stream: StreamId, now: Instant) -> Renewal {
+        let Some(lease) = self.leases.get_mut(&id) else { return Renewal::Gone };
+        if lease.expiring {
+            return Renewal::Gone;
+        }
+        (lease.renewed, lease.broken) = (now, None);
+        if lease.stream != Some(stream) {
+            if let Some(held) = lease.stream.replace(stream).and_then(|old| self.streams.get_mut(&old)) {
+                held.remove(&id);
+            }
+            self.streams.entry(stream).or_default().insert(id);
+        }
+        if self.overdue.remove(&id) {
+            let at = self.deadline(&self.leases[&id]);
+            self.wheel.schedule(id, at);
+        }
+        // Otherwise the wheel fires at the old deadline and finds the new one: a beat costs no scheduling.
+        Renewal::Renewed
+    }
+
+    /// A stream ended: what it renewed last has its grace.
+    pub(crate) fn broken(&mut self, stream: StreamId, now: Instant) {
+        for id in self.streams.remove(&stream).unwrap_or_default() {
+            if let Some(lease) = self.leases.get_mut(&id) {
+                (lease.stream, lease.broken) = (None, Some(now));
+                let at = self.deadline(&self.leases[&id]);
+                self.wheel.schedule(id, at);
+            }
+        }
+    }
+
+    /// Whether the owner has lost its stream or missed two beats. Unknown ids have not.
+    pub(crate) fn lapsed(&self, id: &InstanceId, now: Instant) -> bool {
+        self.leases.get(id).is_some_and(|l| l.stream.is_none() || now + l.ttl.beat_every() >= l.renewed + l.ttl.get())
+    }
+
+    /// Returns the leases that end now, at most all but one of a service; they are `expiring` until the catalog says what became of them.
+    pub(crate) fn expire(
+        &mut self,
+        now: Instant,
+        wall: SystemTime,
+        population: &dyn Fn(&ServiceName) -> usize,
+    ) -> (Vec<(InstanceId, Epoch)>, Doubt) {
+        self.watch_the_clock(now, wall);
+        for id in self.wheel.advance(now) {
+            let Some(lease) = self.leases.get(&id) else { continue };
+            let deadline = self.deadline(lease);
+            if deadline > now {
+                self.wheel.schedule(id, deadline);
+            } else if !lease.expiring {
+                self.overdue.insert(id);
+            }
+        }
+        let mut doubt = Doubt { frozen: self.frozen(now), ..Doubt::default() };
+        if doubt.frozen.is_some() || self.overdue.is_empty() {
+            return (Vec::new(), doubt);
+        }
+        let mut believed = Vec::new();
+        for (group, ids) in self.overdue_by_group() {
+            match self.suspension(&group, now) {
+                Some(notice) => drop(doubt.suspended.insert(group.0, notice)),
+                None => believed.extend(ids),
+            }
+        }
+        (self.end_believed(believed, population, &mut doubt), doubt)
+    }
+
+    /// The catalog could not store the removal of these: nothing ended.
+    pub(crate) fn expiry_failed(&mut self) {
+        let ids: Vec<InstanceId> = self.leases.iter().filter(|(_, l)| l.expiring).map(|(id, _)| *id).collect();
+        ids.into_iter().for_each(|id| self.keep(id));
+    }
+
+    /// Why nothing expires now.
+    pub(crate) fn frozen(&self, now: Instant) -> Option<&'static str> {
+        (now < self.frozen_from + LeaseTtl::DEFAULT.get() + FREEZE_EXTRA).then_some(self.frozen_why)
+    }
+
+    fn watch_the_clock(&mut self, now: Instant, wall: SystemTime) {
+        let (looked, looked_wall) = std::mem::replace(&mut self.looked, (now, wall));
+        let passed = now.saturating_duration_since(looked);
+        let late = passed > TICK + JUMP;
+        let moved = match wall.duration_since(looked_wall) {
+            Ok(by_wall) => by_wall > passed + JUMP,
+            Err(back) => back.duration() > JUMP,
+        };
+        if late || moved {
+            tracing::warn!(?passed, "clock jump: lease expiry is frozen");
+            (self.frozen_from, self.frozen_why) = (now, "the clock jumped or the registry stood still");
+        }
+    }
+
+    /// When a lease runs out as things stand. Silence from before a freeze counts from the freeze on.
+    fn deadline(&self, lease: &Lease) -> Instant {
+        let ttl = lease.ttl.get();
+        let by_beat = lease.renewed + ttl;
+        let silent = lease.broken.map_or(by_beat, |broken| by_beat.min(broken + GRACE));
+        if lease.renewed <= self.frozen_from { silent.max(self.frozen_from + ttl + FREEZE_EXTRA) } else { silent }
+    }
+
+    fn overdue_by_group(&self) -> BTreeMap<Group, Vec<InstanceId>> {
+        let mut groups: BTreeMap<Group, Vec<InstanceId>> = BTreeMap::new();
+        for id in &self.overdue {
+            groups.entry(self.leases[id].group.clone()).or_default().push(*id);
+        }
+        groups
+    }
+
+    /// Says why the losses of a group are not believed, if they are not.
+    fn suspension(&mut self, group: &Group, now: Instant) -> Option<String> {
+        let members = self.groups.get_mut(group)?;
+        let leases = &self.leases;
+        let window = members.ids.iter().map(|id| leases[id].ttl.get()).max()?;
+        members.lost.retain(|at| now.saturating_duration_since(*at) < window);
+        let members = &self.groups[group];
+        let (doomed, well): (Vec<&Lease>, Vec<&Lease>) =
+            members.ids.iter().map(|id| &self.leases[id]).partition(|l| self.deadline(l) <= now + l.ttl.beat_every());
+        let going = doomed.len() + members.lost.len();
+        let known = members.ids.len() + members.lost.len();
+        if going <= BELIEVED.max(known * BELIEVED_PERCENT / 100) {
+            return None;
+        }
+        let began = doomed.iter().map(|l| l.broken.unwrap_or(l.renewed)).min()?;
+        let made_good = well.iter().filter(|l| l.granted > began).count();
+        if made_good >= doomed.len() {
+            return None;
+        }
+        let zone = if group.1.is_empty() { String::new() } else { format!(" in zone {}", group.1) };
+        Some(format!(
+            "expiry of {}{zone} is suspended: {} of {known} leases ran out within one ttl; deregister by force what is really gone",
+            group.0, going
+        ))
+    }
+
+    /// Ends what is believed to be gone, the longest silent first, but never the last instance of a service.
+    fn end_believed(
+        &mut self,
+        mut ids: Vec<InstanceId>,
+        population: &dyn Fn(&ServiceName) -> usize,
+        doubt: &mut Doubt,
+    ) -> Vec<(InstanceId, Epoch)> {
+        ids.sort_by_key(|id| (self.leases[id].renewed, *id));
+        let mut left: HashMap<ServiceName, usize> = HashMap::new();
+        let mut ended = Vec::new();
+        for id in ids {
+            let Some(lease) = self.leases.get_mut(&id) else { continue };
+            let service = &lease.group.0;
+            let left = left.entry(service.clone()).or_insert_with(|| population(service));
+            if *left <= 1 {
+                let notice = format!("the last instance of {service} is kept although its lease ran out: {id}");
+                doubt.suspended.entry(service.clone()).or_insert(notice);
+                continue;
+            }
+            *left -= 1;
+            lease.expiring = true;
+            ended.push((id, lease.epoch));
+            self.overdue.remove(&id);
+        }
+        ended
+    }
+}
+
+#[cfg(test)]
+mod tests;

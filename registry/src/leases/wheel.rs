@@ -1,0 +1,178 @@
+//! A hierarchical timer wheel: when does the lease of which key run out next.
+//!
+//! Lives here: scheduling and firing by tick. Does not: what a firing means (`leases`).
+//! ```text
+//! level 0   64 slots of 1 tick        level 1   64 slots of 64 ticks        … 4 levels; what is further away waits in the last slot
+//! ```
+//! Scheduling, cancelling and firing cost O(1) each; a tick that passes 64^n ticks moves one slot down a level. A key has one deadline at a time;
+//! entries of an older one die when their slot is reached. Never early; late by less than one granule plus the caller's own delay.
+
+use std::{collections::HashMap, hash::Hash, time::Duration};
+
+use tokio::time::Instant;
+
+const BITS: u32 = 6;
+const SLOTS: usize = 1 << BITS;
+const LEVELS: usize = 4;
+const HORIZON: u64 = 1 << (BITS * 4);
+
+#[derive(Debug)]
+pub(super) struct Wheel<K> {
+    origin: Instant,
+    granule: Duration,
+    /// The last tick that was fired.
+    tick: u64,
+    /// `levels[level][slot]`: keys with the tick they were put there for.
+    levels: [Vec<Vec<(K, u64)>>; LEVELS],
+    /// The one tick that counts for each key.
+    due: HashMap<K, u64>,
+}
+
+impl<K: Copy + Eq + Hash> Wheel<K> {
+    pub(super) fn new(origin: Instant, granule: Duration) -> Self {
+        let levels = std::array::from_fn(|_| (0..SLOTS).map(|_| Vec::new()).collect());
+        Self { origin, granule, tick: 0, levels, due: HashMap::new() }
+    }
+
+    /// Fires `key` at `at` (at the next tick if that is past) and no longer at what was scheduled before.
+    pub(super) fn schedule(&mut self, key: K, at: Instant) {
+        let since = at.saturating_duration_since(self.origin).as_nanos();
+        let ticks = u64::try_from(since.div_ceil(self.granule.as_nanos())).unwrap_or(u64::MAX);
+        let tick = ticks.max(self.tick + 1);
+        if self.due.insert(key, tick) != Some(tick) {
+            self.place(key, tick);
+        }
+    }
+
+    /// Forgets `key`.
+    pub(super) fn cancel(&mut self, key: &K) {
+        self.due.remove(key);
+    }
+
+    /// Returns the keys that are due at `now`, each once.
+    pub(super) fn advance(&mut self, now: Instant) -> Vec<K> {
+        let passed = now.saturating_duration_since(self.origin).as_nanos() / self.granule.as_nanos();
+        let target = u64::try_from(passed).unwrap_or(u64::MAX);
+        let mut fired = Vec::new();
+        while self.tick < target {
+            if self.due.is_empty() {
+                self.clear(); // nothing but the dead: skip the ticks in between
+                self.tick = target;
+                break;
+            }
+            self.tick += 1;
+            self.cascade();
+            self.fire(&mut fired);
+        }
+        fired
+    }
+
+    fn place(&mut self, key: K, tick: u64) {
+        let tick_in_reach = tick.min(self.tick + HORIZON - 1);
+        let distance = tick_in_reach - self.tick;
+        let level = (0..LEVELS).find(|l| distance < 1 << (BITS * (*l as u32 + 1))).unwrap_or(LEVELS - 1);
+        self.levels[level][slot(tick_in_reach, level)].push((key, tick));
+    }
+
+    /// Moves what comes near one level down, from the top, so that it can fall through several.
+    fn cascade(&mut self) {
+        for level in (1..LEVELS).rev() {
+            if self.tick.is_multiple_of(1 << (BITS * level as u32)) {
+                for (key, tick) in std::mem::take(&mut self.levels[level][slot(self.tick, level)]) {
+                    if self.due.get(&key) == Some(&tick) {
+                        self.place(key, tick);
+                    }
+                }
+            }
+        }
+    }
+
+    fn fire(&mut self, fired: &mut Vec<K>) {
+        for (key, tick) in std::mem::take(&mut self.levels[0][slot(self.tick, 0)]) {
+            if tick == self.tick && self.due.get(&key) == Some(&tick) {
+                self.due.remove(&key);
+                fired.push(key);
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        self.levels.iter_mut().flatten().for_each(Vec::clear);
+    }
+}
+
+fn slot(tick: u64, level: usize) -> usize {
+    (tick >> (BITS * level as u32)) as usize % SLOTS
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        Schedule { key: u8, in_ms: u64 },
+        Cancel { key: u8 },
+        Advance { by_ms: u64 },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        // Near and far deadlines, small and large advances: every level and every cascade is met.
+        let far = prop_oneof![0..2_000u64, 0..500_000u64, 0..30_000_000u64];
+        let by = prop_oneof![0..300u64, 0..20_000u64, 0..9_000_000u64];
+        prop_oneof![
+            4 => (any::<u8>(), far).prop_map(|(key, in_ms)| Step::Schedule { key, in_ms }),
+            1 => any::<u8>().prop_map(|key| Step::Cancel { key }),
+            3 => by.prop_map(|by_ms| Step::Advance { by_ms }),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn it_fires_what_a_sorted_map_would(steps in prop::collection::vec(step(), 1..60)) {
+            const GRANULE: u64 = 100;
+            let origin = Instant::now();
+            let mut wheel = Wheel::new(origin, Duration::from_millis(GRANULE));
+            let mut naive: BTreeMap<u8, u64> = BTreeMap::new(); // key → the tick at which it must fire
+            let mut now_ms = 0u64;
+            for step in steps {
+                let at = |ms| origin + Duration::from_millis(ms);
+                match step {
+                    Step::Schedule { key, in_ms } => {
+                        wheel.schedule(key, at(now_ms + in_ms));
+                        naive.insert(key, (now_ms + in_ms).div_ceil(GRANULE).max(now_ms / GRANULE + 1));
+                    }
+                    Step::Cancel { key } => {
+                        wheel.cancel(&key);
+                        naive.remove(&key);
+                    }
+                    Step::Advance { by_ms } => {
+                        now_ms += by_ms;
+                        let mut fired = wheel.advance(at(now_ms));
+                        fired.sort_unstable();
+                        let due: Vec<u8> =
+                            naive.iter().filter(|(_, tick)| **tick <= now_ms / GRANULE).map(|(k, _)| *k).collect();
+                        naive.retain(|_, tick| *tick > now_ms / GRANULE);
+                        prop_assert_eq!(fired, due);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_deadline_beyond_the_horizon_waits_its_turn() {
+        let origin = Instant::now();
+        let granule = Duration::from_millis(1);
+        let mut wheel = Wheel::new(origin, granule);
+        let far = Duration::from_millis(HORIZON + 5);
+        wheel.schedule(1, origin + far);
+        assert_eq!(wheel.advance(origin + far - granule), [] as [i32; 0]);
+        assert_eq!(wheel.advance(origin + far), [1]);
+    }
+}

@@ -1,0 +1,194 @@
+//! Metrics of the registry: `weft_registry_*`.
+//!
+//! Lives here: names and handles, one struct a room. Does not: serving them (`weft-runtime`). Labels are closed sets, never names of services.
+
+use std::{
+    sync::atomic::{AtomicI64, AtomicU64},
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+};
+use weft_model::{RemovalReason, Status};
+use weft_runtime::Metrics;
+
+use crate::{
+    catalog::{Verdict, state::State},
+    leases::Doubt,
+};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StatusLabel {
+    status: StatusValue,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+enum StatusValue {
+    Starting,
+    Serving,
+    NotServing,
+    Draining,
+    Crashed,
+}
+
+type Outcomes = Family<OutcomeLabel, Counter>;
+
+/// What the catalog counts.
+#[derive(Debug, Clone)]
+pub(crate) struct CatalogMetrics {
+    instances: Family<StatusLabel, Gauge>,
+    services: Gauge,
+    descriptor_sets: Gauge,
+    version: Gauge<u64, AtomicU64>,
+    registrations: Counter,
+    removals: Outcomes,
+    beats: Outcomes,
+    commits: Outcomes,
+    commit_seconds: Histogram,
+    claims_refused: Counter,
+    frozen: Gauge<i64, AtomicI64>,
+    suspended: Gauge,
+}
+
+impl CatalogMetrics {
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let it = Self {
+            instances: Family::default(),
+            services: Gauge::default(),
+            descriptor_sets: Gauge::default(),
+            version: Gauge::default(),
+            registrations: Counter::default(),
+            removals: Family::default(),
+            beats: Family::default(),
+            commits: Family::default(),
+            commit_seconds: Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0]),
+            claims_refused: Counter::default(),
+            frozen: Gauge::default(),
+            suspended: Gauge::default(),
+        };
+        metrics.register(|r| {
+            r.register("weft_registry_instances", "Listed instances by status", it.instances.clone());
+            r.register("weft_registry_services", "Listed services, empty ones included", it.services.clone());
+            r.register("weft_registry_descriptor_sets", "Stored descriptor sets", it.descriptor_sets.clone());
+            r.register("weft_registry_catalog_version", "Version of the catalog", it.version.clone());
+            r.register("weft_registry_registrations", "Leases granted", it.registrations.clone());
+            r.register("weft_registry_removals", "Instances that left, by reason", it.removals.clone());
+            r.register("weft_registry_beats", "Beats by verdict", it.beats.clone());
+            r.register("weft_registry_commits", "Commits of the store by outcome", it.commits.clone());
+            r.register("weft_registry_commit_seconds", "Time a commit took", it.commit_seconds.clone());
+            r.register("weft_registry_claims_refused", "Claims of names that others own", it.claims_refused.clone());
+            r.register("weft_registry_expiry_frozen", "1 while no lease expires", it.frozen.clone());
+            r.register("weft_registry_expiry_suspended", "Services whose expiry is suspended", it.suspended.clone());
+        });
+        it
+    }
+
+    pub(crate) fn state(&self, state: &State) {
+        let mut counts = [0i64; 5];
+        for service in state.snapshot.services.values() {
+            for instance in service.instances.values() {
+                counts[status(instance.status) as usize] += 1;
+            }
+        }
+        for value in [
+            StatusValue::Starting,
+            StatusValue::Serving,
+            StatusValue::NotServing,
+            StatusValue::Draining,
+            StatusValue::Crashed,
+        ] {
+            self.instances.get_or_create(&StatusLabel { status: value }).set(counts[value as usize]);
+        }
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.services.set(count(state.snapshot.services.len()));
+        self.descriptor_sets.set(count(state.sets.len()));
+        self.version.set(state.snapshot.version.0);
+    }
+
+    pub(crate) fn registered(&self) {
+        self.registrations.inc();
+    }
+
+    pub(crate) fn removed(&self, why: RemovalReason) {
+        let outcome = match why {
+            RemovalReason::Deregistered => "deregistered",
+            RemovalReason::Drained => "drained",
+            RemovalReason::Forced => "forced",
+            RemovalReason::Expired => "expired",
+        };
+        self.removals.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    pub(crate) fn beat(&self, verdict: Verdict) {
+        let outcome = match verdict {
+            Verdict::Renewed => "renewed",
+            Verdict::Unknown => "unknown",
+            Verdict::Fenced => "fenced",
+            Verdict::Revoked => "revoked",
+        };
+        self.beats.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    pub(crate) fn commit(&self, took: Duration, good: bool) {
+        self.commits.get_or_create(&OutcomeLabel { outcome: if good { "ok" } else { "failed" } }).inc();
+        self.commit_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn claim_refused(&self) {
+        self.claims_refused.inc();
+    }
+
+    pub(crate) fn doubt(&self, doubt: &Doubt) {
+        self.frozen.set(doubt.frozen.is_some().into());
+        self.suspended.set(i64::try_from(doubt.suspended.len()).unwrap_or(i64::MAX));
+    }
+}
+
+fn status(it: Status) -> StatusValue {
+    match it {
+        Status::Starting => StatusValue::Starting,
+        Status::Serving => StatusValue::Serving,
+        Status::NotServing => StatusValue::NotServing,
+        Status::Draining => StatusValue::Draining,
+        Status::Crashed => StatusValue::Crashed,
+    }
+}
+
+/// What watches count.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct WatchMetrics {
+    pub(crate) watchers: Gauge,
+    pub(crate) wakeups: Counter,
+    pub(crate) idle_wakeups: Counter,
+    pub(crate) updates: Counter,
+    pub(crate) acks: Counter,
+    drains: Outcomes,
+}
+
+impl WatchMetrics {
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let it = Self::default();
+        metrics.register(|r| {
+            r.register("weft_registry_watchers", "Open watches", it.watchers.clone());
+            r.register("weft_registry_wakeups", "Times a watcher was woken by a change", it.wakeups.clone());
+            let idle = "Wake-ups after which nothing had to be sent";
+            r.register("weft_registry_idle_wakeups", idle, it.idle_wakeups.clone());
+            r.register("weft_registry_updates", "Messages sent to watchers", it.updates.clone());
+            r.register("weft_registry_acks", "Acknowledgements by watchers", it.acks.clone());
+            r.register("weft_registry_drains", "Drains by outcome", it.drains.clone());
+        });
+        it
+    }
+
+    pub(crate) fn drained(&self, acknowledged: bool) {
+        let outcome = if acknowledged { "acknowledged" } else { "timed_out" };
+        self.drains.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+}

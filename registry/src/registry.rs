@@ -1,0 +1,106 @@
+//! The registry put together: store, catalog, watches, checks, listeners.
+//!
+//! Lives here: the order of starting and leaving. Does not: any decision.
+//! Start: the store is loaded before the listener opens, so that the first answer has everything. Leave: streams are told and end, then
+//! checks and watches, then the catalog stores what it still holds.
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use weft_runtime::{
+    Context, Shutdown,
+    admin::{Admin, Readiness},
+    listen,
+};
+
+use crate::{
+    Config,
+    catalog::{Catalog, CatalogTask},
+    server::Server,
+    views::watch::Watches,
+};
+
+/// A registry, listening.
+pub struct Registry {
+    grpc: TcpListener,
+    http: TcpListener,
+    admin: Admin,
+    catalog: Catalog,
+    task: CatalogTask,
+    watches: Watches,
+}
+
+impl Registry {
+    /// Loads the store, opens the listeners and announces them. Fails if the store is unreadable or an address is taken.
+    pub async fn bind(config: Config, context: &Context) -> anyhow::Result<Self> {
+        let (catalog, task) = Catalog::open(&config.data, context.metrics()).context("opening the catalog")?;
+        let watches = Watches::new(&catalog, context.metrics());
+        let grpc = listen::bind(config.listen)?;
+        let http = listen::bind(config.http)?;
+        listen::announce(context, "grpc", grpc.local_addr()?);
+        listen::announce(context, "admin", http.local_addr()?);
+        let readiness = Readiness::starting("not running yet");
+        readiness.ready(); // loaded: from here on every answer is complete
+        let admin = Admin::new(context.metrics().clone(), readiness);
+        Ok(Self { grpc, http, admin, catalog, task, watches })
+    }
+
+    /// Where the gRPC listener is.
+    pub fn grpc_addr(&self) -> std::io::Result<SocketAddr> {
+        self.grpc.local_addr()
+    }
+
+    /// Where `/healthz`, `/readyz` and `/metrics` are.
+    pub fn http_addr(&self) -> std::io::Result<SocketAddr> {
+        self.http.local_addr()
+    }
+
+    /// A handle on the catalog.
+    pub fn catalog(&self) -> Catalog {
+        self.catalog.clone()
+    }
+
+    /// A handle on the watches.
+    pub fn watches(&self) -> Watches {
+        self.watches.clone()
+    }
+
+    /// Runs until drained. A part that ends by itself ends the registry with an error.
+    pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let server = Server::new(&self.catalog, &self.watches, &shutdown).await?;
+        let (readers, writer) = (CancellationToken::new(), CancellationToken::new());
+        let mut parts: JoinSet<()> = JoinSet::new();
+        let task = parts.spawn(self.task.run(writer.clone())).id();
+        let stop = readers.clone();
+        let (watches, follow) = (self.watches, self.catalog.follow());
+        parts.spawn(async move { stop.run_until_cancelled(watches.run(follow)).await.unwrap_or_default() });
+        let (admin, ending) = (self.admin, shutdown.child());
+        let (http, until) = (self.http, ending.clone());
+        parts.spawn(async move { admin.run(http, until).await });
+
+        let mut serving: JoinSet<()> = JoinSet::new();
+        serving.spawn(server.run(self.grpc, shutdown.clone()));
+        let ended_early = tokio::select! {
+            Some(ended) = serving.join_next() => ended.err().map(anyhow::Error::new),
+            Some(ended) = parts.join_next_with_id() => {
+                let (id, cause) = match ended {
+                    Ok((id, ())) => (id, anyhow::anyhow!("a part ended by itself")),
+                    Err(error) => (error.id(), anyhow::Error::new(error)),
+                };
+                shutdown.drain();
+                Some(cause.context(if id == task { "the catalog" } else { "a part of the registry" }))
+            }
+        };
+        while serving.join_next().await.is_some() {}
+        readers.cancel();
+        writer.cancel();
+        drop(self.catalog);
+        ending.abort(); // metrics were wanted until here
+        while let Some(ended) = parts.join_next().await {
+            ended.context("a part of the registry")?;
+        }
+        ended_early.map_or(Ok(()), Err)
+    }
+}

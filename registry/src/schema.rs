@@ -1,0 +1,169 @@
+//! Descriptor sets: known by their digest, linked before they are accepted, read for what callers must know of each method.
+//!
+//! Lives here: digest, linking, facts. Does not: storing (`catalog`), who owns a gRPC name (`catalog`, claims), transcoding (gateway).
+//! Pure and synchronous; linking a large set takes milliseconds, so sources call it on a blocking thread.
+
+use bytes::Bytes;
+use prost::Message;
+use prost_reflect::{DescriptorPool, MethodDescriptor, prost_types};
+use prost_types::method_options::IdempotencyLevel;
+use sha2::{Digest as _, Sha256};
+use weft_model::{Digest, GrpcService, Method};
+
+/// Services that every server carries; nobody owns them.
+const NEVER_CLAIMED: &str = "grpc.";
+
+/// A set of files that link with each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DescriptorSet {
+    /// SHA-256 over the files sorted by name, each preceded by its length as a big-endian u64.
+    pub(crate) digest: Digest,
+    /// Encoded `google.protobuf.FileDescriptorProto` messages, sorted by file name.
+    pub(crate) files: Vec<Bytes>,
+    /// The gRPC services declared in it, without `grpc.*`.
+    pub(crate) services: Vec<GrpcService>,
+    /// Rises with each set that the catalog stored: the higher, the newer. 0 before.
+    pub(crate) age: u64,
+}
+
+/// Why a set is refused; the old one of the service stays.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SchemaError {
+    /// Nothing in it.
+    #[error("the set has no files")]
+    Empty,
+    /// One of the messages is no file descriptor.
+    #[error("files[{index}] is no FileDescriptorProto")]
+    Garbled {
+        /// Which one.
+        index: usize,
+        /// What prost said.
+        source: prost::DecodeError,
+    },
+    /// A file is missing, a name is unknown or two clash; the text names file and symbol.
+    #[error("the set does not link: {}{_0}", _0.file().map(|file| format!("{file}: ")).unwrap_or_default())]
+    Link(#[from] prost_reflect::DescriptorError),
+}
+
+/// Checks that the files link, and reads the services they declare.
+pub(crate) fn link(files: Vec<Bytes>) -> Result<DescriptorSet, SchemaError> {
+    if files.is_empty() {
+        return Err(SchemaError::Empty);
+    }
+    let mut named = Vec::with_capacity(files.len());
+    for (index, bytes) in files.into_iter().enumerate() {
+        let file = prost_types::FileDescriptorProto::decode(bytes.as_ref())
+            .map_err(|source| SchemaError::Garbled { index, source })?;
+        named.push((file, bytes));
+    }
+    named.sort_by(|(a, _), (b, _)| a.name().cmp(b.name()));
+    let mut pool = DescriptorPool::new();
+    pool.add_file_descriptor_protos(named.iter().map(|(file, _)| file.clone()))?;
+    let files: Vec<Bytes> = named.into_iter().map(|(_, bytes)| bytes).collect();
+    let mut services: Vec<GrpcService> = pool
+        .services()
+        .filter(|s| !s.full_name().starts_with(NEVER_CLAIMED))
+        .map(|s| GrpcService { name: s.full_name().to_owned(), methods: s.methods().map(|m| method(&m)).collect() })
+        .collect();
+    services.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(DescriptorSet { digest: digest(&files), files, services, age: 0 })
+}
+
+/// Digest of files that are sorted by name.
+fn digest(files: &[Bytes]) -> Digest {
+    let mut hash = Sha256::new();
+    for file in files {
+        hash.update(u64::try_from(file.len()).expect("a length fits into a u64").to_be_bytes());
+        hash.update(file);
+    }
+    Digest(hash.finalize().into())
+}
+
+fn method(it: &MethodDescriptor) -> Method {
+    let level = it.method_descriptor_proto().options.as_ref().map(|o| o.idempotency_level());
+    Method {
+        name: it.name().to_owned(),
+        client_streaming: it.is_client_streaming(),
+        server_streaming: it.is_server_streaming(),
+        idempotent: matches!(level, Some(IdempotencyLevel::NoSideEffects | IdempotencyLevel::Idempotent)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn users() -> Vec<Bytes> {
+        files(weft_proto::descriptors::SHOP_USERS)
+    }
+
+    fn files(set: &[u8]) -> Vec<Bytes> {
+        let pool = DescriptorPool::decode(set).unwrap();
+        pool.files().map(|f| f.encode_to_vec().into()).collect()
+    }
+
+    #[test]
+    fn the_order_of_upload_does_not_change_the_digest() {
+        let (mut forth, back) = (users(), users().into_iter().rev().collect());
+        let linked = link(forth.clone()).unwrap();
+        assert_eq!(linked.digest, link(back).unwrap().digest);
+        forth.pop();
+        assert!(link(forth).map(|s| s.digest != linked.digest).unwrap_or(true));
+    }
+
+    #[test]
+    fn methods_say_whether_they_may_be_repeated() {
+        let set = link(users()).unwrap();
+        let [users] = set.services.as_slice() else { panic!("one service: {:?}", set.services) };
+        assert_eq!(users.name, "shop.users.v1.Users");
+        let idempotent = |name: &str| users.methods.iter().find(|m| m.name == name).unwrap().idempotent;
+        assert!(idempotent("GetUser") && !idempotent("CreateUser"));
+    }
+
+    #[test]
+    fn streaming_kinds_are_told_apart() {
+        let set = link(files(weft_proto::descriptors::TESTKIT)).unwrap();
+        let kinds: Vec<_> =
+            set.services[0].methods.iter().map(|m| (m.name.as_str(), m.client_streaming, m.server_streaming)).collect();
+        assert_eq!(
+            kinds,
+            [
+                ("Unary", false, false),
+                ("ServerStream", false, true),
+                ("ClientStream", true, false),
+                ("Bidi", true, true)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_set_that_does_not_link_names_file_and_symbol() {
+        let file = prost_types::FileDescriptorProto {
+            name: Some("broken.proto".into()),
+            syntax: Some("proto3".into()),
+            message_type: vec![prost_types::DescriptorProto {
+                name: Some("Holder".into()),
+                field: vec![prost_types::FieldDescriptorProto {
+                    name: Some("lost".into()),
+                    number: Some(1),
+                    label: Some(1),
+                    r#type: Some(11),
+                    type_name: Some(".nowhere.Missing".into()),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        let error = link(vec![file.encode_to_vec().into()]).unwrap_err().to_string();
+        assert!(error.contains("broken.proto") && error.contains("nowhere.Missing"), "{error}");
+        assert!(matches!(link(vec![]), Err(SchemaError::Empty)));
+        assert!(matches!(link(vec![Bytes::from_static(b"\xff")]), Err(SchemaError::Garbled { index: 0, .. })));
+    }
+
+    #[test]
+    fn health_and_reflection_belong_to_nobody() {
+        let set = link(files(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)).unwrap();
+        assert_eq!(set.services, []);
+    }
+}

@@ -1,0 +1,198 @@
+//! weft.registry.v1 over gRPC: registrations, beats, drains, descriptor uploads.
+//!
+//! Lives here: parsing requests into changes, the task of each keep-alive stream. Does not: deciding (`catalog`).
+//! A keep-alive stream answers one request before it reads the next; its leases get their grace however it ends.
+
+use std::time::Duration;
+
+use tokio::{sync::mpsc, time::Instant};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+use weft_model::{Epoch, Instance, InstanceId, Invalid, LeaseTtl};
+use weft_proto::weft::registry::v1 as pb;
+use weft_runtime::Shutdown;
+
+use crate::{
+    catalog::{Beat, Catalog, Health, StreamId, Verdict, Word},
+    schema,
+    sources::status,
+    views::watch::{Watches, drain_bound},
+};
+
+/// The service.
+#[derive(Debug, Clone)]
+pub(crate) struct Registry {
+    pub(crate) catalog: Catalog,
+    pub(crate) watches: Watches,
+    pub(crate) streams: TaskTracker,
+    pub(crate) shutdown: Shutdown,
+}
+
+#[tonic::async_trait]
+impl pb::registry_server::Registry for Registry {
+    type KeepAliveStream = ReceiverStream<Result<pb::KeepAliveResponse, Status>>;
+
+    async fn register(&self, request: Request<pb::RegisterRequest>) -> Result<Response<pb::RegisterResponse>, Status> {
+        let request = request.into_inner();
+        let ttl = ttl(request.ttl_ms).map_err(|e| status::invalid(&e))?;
+        let instance = request.instance.ok_or_else(|| Invalid::new("instance", "is required"));
+        let instance = instance
+            .and_then(|it| Instance::try_from(it).map_err(|e| e.within("instance")))
+            .map_err(|e| status::invalid(&e))?;
+        let id = instance.id;
+        let applied = self.catalog.register(instance, ttl).await.map_err(|e| status::change(&e))?;
+        let lease = pb::Lease {
+            instance_id: id.to_string(),
+            epoch: applied.epoch.0,
+            ttl_ms: millis(ttl.get()),
+            beat_every_ms: millis(ttl.beat_every()),
+        };
+        Ok(Response::new(pb::RegisterResponse { lease: Some(lease) }))
+    }
+
+    async fn keep_alive(
+        &self,
+        request: Request<Streaming<pb::KeepAliveRequest>>,
+    ) -> Result<Response<Self::KeepAliveStream>, Status> {
+        let (out, answers) = mpsc::channel(1);
+        let (catalog, shutdown) = (self.catalog.clone(), self.shutdown.clone());
+        let requests = request.into_inner();
+        self.streams.spawn(async move {
+            let stream = catalog.open_stream();
+            if let Err(end) = keep_alive(&catalog, stream, requests, &out, &shutdown).await {
+                drop(out.send(Err(end)).await); // a caller that has gone needs no reason
+            }
+            catalog.end_stream(stream).await;
+        });
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+
+    async fn deregister(
+        &self,
+        request: Request<pb::DeregisterRequest>,
+    ) -> Result<Response<pb::DeregisterResponse>, Status> {
+        let request = request.into_inner();
+        let id = id(&request.id, "id")?;
+        let applied = self.catalog.deregister(id, Word::from(request.epoch)).await.map_err(|e| status::change(&e))?;
+        Ok(Response::new(pb::DeregisterResponse { version: applied.version.0 }))
+    }
+
+    async fn set_status(
+        &self,
+        request: Request<pb::SetStatusRequest>,
+    ) -> Result<Response<pb::SetStatusResponse>, Status> {
+        let request = request.into_inner();
+        let id = id(&request.id, "id")?;
+        let health = Health::new(request.status().into(), request.reason);
+        let applied =
+            self.catalog.set_status(id, Word::from(request.epoch), health).await.map_err(|e| status::change(&e))?;
+        Ok(Response::new(pb::SetStatusResponse { version: applied.version.0 }))
+    }
+
+    async fn drain(&self, request: Request<pb::DrainRequest>) -> Result<Response<pb::DrainResponse>, Status> {
+        let request = request.into_inner();
+        let id = id(&request.id, "id")?;
+        let until = Instant::now() + drain_bound(request.at_most_ms);
+        let applied = self.catalog.drain(id, Word::from(request.epoch)).await.map_err(|e| status::change(&e))?;
+        let (service, version) = applied.service.ok_or_else(|| Status::internal("a drained instance has a service"))?;
+        let drained = tokio::select! {
+            drained = self.watches.drained(&service, &id, version, until) => drained,
+            () = self.shutdown.draining() => return Err(Status::unavailable("the registry is leaving")),
+        };
+        tracing::info!(%service, instance = %id, acknowledged = drained.acknowledged, waiting = ?drained.waiting, "drained");
+        Ok(Response::new(pb::DrainResponse {
+            acknowledged: drained.acknowledged,
+            waiting: drained.waiting,
+            waited_for: drained.waited_for,
+            version: version.0,
+        }))
+    }
+
+    async fn missing_descriptors(
+        &self,
+        request: Request<pb::MissingDescriptorsRequest>,
+    ) -> Result<Response<pb::MissingDescriptorsResponse>, Status> {
+        let sets = &self.catalog.published().sets;
+        let mut digests = request.into_inner().digests;
+        for (index, bytes) in digests.iter().enumerate() {
+            status::digest(bytes, &format!("digests[{index}]"))?;
+        }
+        digests.retain(|bytes| status::digest(bytes, "").is_ok_and(|digest| !sets.contains_key(&digest)));
+        Ok(Response::new(pb::MissingDescriptorsResponse { digests }))
+    }
+
+    async fn put_descriptors(
+        &self,
+        request: Request<pb::PutDescriptorsRequest>,
+    ) -> Result<Response<pb::PutDescriptorsResponse>, Status> {
+        let files = request.into_inner().files;
+        let linked = self.streams.spawn_blocking(move || schema::link(files)).await;
+        let set = linked.map_err(|e| Status::internal(format!("linking: {e}")))?.map_err(|e| {
+            tracing::warn!(error = %e, "descriptor set refused");
+            status::schema(&e)
+        })?;
+        let digest = set.digest.0.to_vec().into();
+        self.catalog.put_descriptors(set).await.map_err(|e| status::change(&e))?;
+        Ok(Response::new(pb::PutDescriptorsResponse { digest }))
+    }
+}
+
+/// Answers beats until the caller or the registry leaves. An error ends the stream with a status.
+async fn keep_alive(
+    catalog: &Catalog,
+    stream: StreamId,
+    mut requests: Streaming<pb::KeepAliveRequest>,
+    out: &mpsc::Sender<Result<pb::KeepAliveResponse, Status>>,
+    shutdown: &Shutdown,
+) -> Result<(), Status> {
+    loop {
+        let request = tokio::select! {
+            request = requests.message() => request?,
+            () = out.closed() => return Ok(()),
+            () = shutdown.draining() => return Err(Status::unavailable("the registry is leaving; leases live on")),
+        };
+        let Some(request) = request else { return Ok(()) };
+        let beats = request.beats.into_iter().enumerate().map(|(i, it)| beat(i, it)).collect::<Result<Vec<_>, _>>()?;
+        let ids: Vec<InstanceId> = beats.iter().map(|b| b.id).collect();
+        let every = catalog.beat_every(&ids);
+        let verdicts = catalog.beats(stream, beats).await.map_err(|e| status::change(&e))?;
+        let verdicts = ids.iter().zip(verdicts).map(|(id, verdict)| to_wire(*id, verdict)).collect();
+        let answer = pb::KeepAliveResponse { verdicts, beat_every_ms: millis(every) };
+        if out.send(Ok(answer)).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+fn beat(index: usize, it: pb::Beat) -> Result<Beat, Status> {
+    let id = id(&it.id, &format!("beats[{index}].id"))?;
+    let status = it.status().into();
+    Ok(Beat { id, epoch: Epoch(it.epoch), health: Health::new(status, it.reason) })
+}
+
+fn to_wire(id: InstanceId, verdict: Verdict) -> pb::Verdict {
+    use pb::verdict::Outcome;
+    let (outcome, reason) = match verdict {
+        Verdict::Renewed => (Outcome::Renewed, ""),
+        Verdict::Unknown => (Outcome::Unknown, "there is no such lease, it may have run out; register again"),
+        Verdict::Fenced => (Outcome::Fenced, "a newer registration holds the id; leave"),
+        Verdict::Revoked => (Outcome::Revoked, "an operator removed the instance; run on, unlisted"),
+    };
+    pb::Verdict { id: id.to_string(), outcome: outcome.into(), reason: reason.to_owned() }
+}
+
+fn id(text: &str, field: &str) -> Result<InstanceId, Status> {
+    text.parse().map_err(|e: Invalid| status::invalid(&e.within(field)))
+}
+
+fn ttl(ms: u32) -> Result<LeaseTtl, Invalid> {
+    match ms {
+        0 => Ok(LeaseTtl::DEFAULT),
+        ms => LeaseTtl::new(Duration::from_millis(ms.into())).map_err(|e| e.within("ttl_ms")),
+    }
+}
+
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,82 @@
+//! The one way from our errors to a gRPC status.
+//!
+//! Lives here: codes and details (google.rpc.BadRequest with the field path). Does not: deciding what is wrong.
+
+use std::error::Error;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+use weft_model::{Digest, Invalid};
+
+use crate::{catalog::ChangeError, schema::SchemaError};
+
+/// INVALID_ARGUMENT naming the field.
+pub(crate) fn invalid(error: &Invalid) -> Status {
+    let details = ErrorDetails::with_bad_request_violation(error.field(), error.problem());
+    Status::with_error_details(Code::InvalidArgument, error.to_string(), details)
+}
+
+/// What the caller of a change is told.
+pub(crate) fn change(error: &ChangeError) -> Status {
+    match error {
+        ChangeError::Invalid(error) => invalid(error),
+        ChangeError::Unknown(_) => Status::not_found(error.to_string()),
+        ChangeError::Fenced { .. } | ChangeError::Revoked { .. } => Status::failed_precondition(error.to_string()),
+        ChangeError::Store(source) => {
+            let cause = source.source().map(|s| format!(": {s}")).unwrap_or_default();
+            Status::unavailable(format!("{error}: {source}{cause}"))
+        }
+        ChangeError::Closed => Status::unavailable("the registry is leaving"),
+    }
+}
+
+/// A descriptor set that is refused: the field is `files`, the text names file and symbol.
+pub(crate) fn schema(error: &SchemaError) -> Status {
+    let field = match error {
+        SchemaError::Garbled { index, .. } => format!("files[{index}]"),
+        SchemaError::Empty | SchemaError::Link(_) => "files".to_owned(),
+    };
+    invalid(&Invalid::new(field, error.to_string()))
+}
+
+/// Reads a SHA-256.
+pub(crate) fn digest(bytes: &[u8], field: &str) -> Result<Digest, Status> {
+    let bytes = bytes
+        .try_into()
+        .map_err(|_| invalid(&Invalid::new(field, format!("has {} bytes, a SHA-256 has 32", bytes.len()))))?;
+    Ok(Digest(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::SystemTime};
+
+    use weft_model::{Epoch, InstanceId};
+
+    use super::*;
+    use crate::catalog::StoreError;
+
+    #[test]
+    fn every_refusal_has_its_code() {
+        let id = InstanceId::from_bytes([1; 16]);
+        let table = [
+            (ChangeError::Invalid(Invalid::new("a", "b")), Code::InvalidArgument),
+            (ChangeError::Unknown(id), Code::NotFound),
+            (ChangeError::Fenced { id, held: Epoch(2) }, Code::FailedPrecondition),
+            (ChangeError::Revoked { id, until: SystemTime::UNIX_EPOCH }, Code::FailedPrecondition),
+            (ChangeError::Store(Arc::new(StoreError::InUse { file: "f".into() })), Code::Unavailable),
+            (ChangeError::Closed, Code::Unavailable),
+        ];
+        for (error, code) in table {
+            assert_eq!(change(&error).code(), code, "{error}");
+        }
+    }
+
+    #[test]
+    fn an_invalid_field_is_a_bad_request_violation() {
+        let status = invalid(&Invalid::new("instance.id", "is no UUID"));
+        let details = status.get_error_details();
+        let violation = &details.bad_request().unwrap().field_violations[0];
+        assert_eq!((violation.field.as_str(), violation.description.as_str()), ("instance.id", "is no UUID"));
+    }
+}

@@ -1,0 +1,179 @@
+//! weft.discovery.v1 over gRPC: the stream around a watch, lists, descriptors.
+//!
+//! Lives here: requests in, statuses out, the task of each stream. Does not: what to tell (`watch`).
+//! A stream's task reads requests (acks above all) also while its reader is slow: one message waits in the channel, what changes meanwhile is
+//! merged into the next. The tasks belong to the tracker of the server, which waits for them.
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+use weft_model::{Digest, ServiceName, Version};
+use weft_proto::{
+    service_update_full,
+    weft::discovery::v1::{
+        DescriptorsRequest, DescriptorsResponse, ListRequest, ListResponse, WatchRequest, WatchResponse,
+        discovery_server,
+    },
+};
+use weft_runtime::Shutdown;
+
+use crate::{
+    catalog::{Catalog, Published},
+    schema::DescriptorSet,
+    sources::status,
+    views::watch::{Topic, Watcher, Watches},
+};
+
+/// The service.
+#[derive(Debug, Clone)]
+pub(crate) struct Discovery {
+    pub(crate) catalog: Catalog,
+    pub(crate) watches: Watches,
+    pub(crate) streams: TaskTracker,
+    pub(crate) shutdown: Shutdown,
+}
+
+#[tonic::async_trait]
+impl discovery_server::Discovery for Discovery {
+    type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
+
+    async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
+        let (out, stream) = mpsc::channel(1);
+        let (watches, shutdown) = (self.watches.clone(), self.shutdown.clone());
+        let requests = request.into_inner();
+        self.streams.spawn(async move {
+            if let Err(end) = serve(&watches, requests, &out, &shutdown).await {
+                drop(out.send(Err(end)).await); // a reader that has gone needs no reason
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
+        let published = self.catalog.published();
+        let wanted = match request.into_inner().service.as_str() {
+            "" => None,
+            name => Some(name.parse::<ServiceName>().map_err(|e| status::invalid(&e.within("service")))?),
+        };
+        let services = published.snapshot.services.iter();
+        let services = services.filter(|(name, _)| wanted.as_ref().is_none_or(|w| w == *name));
+        Ok(Response::new(ListResponse {
+            version: published.snapshot.version.0,
+            services: services.map(|(_, service)| service_update_full(service)).collect(),
+            notices: published.notices.to_vec(),
+        }))
+    }
+
+    async fn descriptors(&self, request: Request<DescriptorsRequest>) -> Result<Response<DescriptorsResponse>, Status> {
+        let request = request.into_inner();
+        let name: ServiceName =
+            request.service.parse().map_err(|e| status::invalid(&weft_model::Invalid::within(e, "service")))?;
+        let wanted = match request.digest.as_ref() {
+            [] => None,
+            bytes => Some(status::digest(bytes, "digest")?),
+        };
+        let published = self.catalog.published();
+        let set = find(&published, &name, wanted)
+            .ok_or_else(|| Status::not_found(format!("{name} has no such descriptor set")))?;
+        Ok(Response::new(DescriptorsResponse { digest: set.digest.0.to_vec().into(), files: set.files.clone() }))
+    }
+}
+
+/// Returns a certain set that an instance of the service carries, or the newest of a serving one, or the newest of any.
+fn find<'a>(published: &'a Published, name: &ServiceName, wanted: Option<Digest>) -> Option<&'a DescriptorSet> {
+    let service = published.snapshot.services.get(name)?;
+    let newest_first = &service.info.descriptors;
+    let digest = match wanted {
+        Some(digest) => newest_first.iter().find(|d| **d == digest),
+        None => {
+            let serving =
+                |d: &&Digest| service.instances.values().any(|i| i.status.takes_calls() && i.descriptors == Some(**d));
+            newest_first.iter().find(serving).or_else(|| newest_first.first())
+        }
+    }?;
+    published.sets.get(digest).map(AsRef::as_ref)
+}
+
+enum Event {
+    Request(Result<Option<WatchRequest>, Status>),
+    Room(Result<(), mpsc::error::SendError<()>>),
+    Leaving,
+}
+
+/// Serves one stream until its reader or the registry leaves. An error ends it with a status.
+async fn serve(
+    watches: &Watches,
+    mut requests: Streaming<WatchRequest>,
+    out: &mpsc::Sender<Result<WatchResponse, Status>>,
+    shutdown: &Shutdown,
+) -> Result<(), Status> {
+    let first = tokio::select! {
+        first = requests.message() => first?,
+        () = shutdown.draining() => return Err(leaving()),
+    };
+    let Some(first) = first else { return Ok(()) };
+    if first.watcher.is_empty() {
+        let missing = weft_model::Invalid::new("watcher", "the first message names the watcher");
+        return Err(status::invalid(&missing));
+    }
+    let mut watcher = watches.open(&first.watcher);
+    obey(&mut watcher, first)?;
+    let mut half_closed = false;
+    loop {
+        let event = tokio::select! {
+            request = requests.message(), if !half_closed => Event::Request(request),
+            room = room(&watcher, out) => Event::Room(room),
+            () = out.closed() => return Ok(()),
+            () = shutdown.draining() => Event::Leaving,
+        };
+        match event {
+            Event::Request(request) => match request? {
+                Some(request) => obey(&mut watcher, request)?,
+                None => half_closed = true, // a reader that only listens, such as grpcurl
+            },
+            Event::Room(Ok(())) => {
+                if let Some(update) = watcher.take() {
+                    out.try_send(Ok(update.response)).map_err(|_| Status::internal("the channel had room"))?;
+                }
+            }
+            Event::Room(Err(_)) => return Ok(()),
+            Event::Leaving => return Err(leaving()),
+        }
+    }
+}
+
+/// Waits for something to tell and for room to tell it. Cancel-safe: the permit is given back, the mark stays.
+async fn room(
+    watcher: &Watcher,
+    out: &mpsc::Sender<Result<WatchResponse, Status>>,
+) -> Result<(), mpsc::error::SendError<()>> {
+    watcher.ready().await;
+    out.reserve().await.map(drop)
+}
+
+fn obey(watcher: &mut Watcher, request: WatchRequest) -> Result<(), Status> {
+    let (subscribe, unsubscribe) =
+        (topics("subscribe", &request.subscribe)?, topics("unsubscribe", &request.unsubscribe)?);
+    if request.ack > 0 {
+        watcher.ack(Version(request.ack));
+    }
+    if !unsubscribe.is_empty() {
+        watcher.unsubscribe(unsubscribe);
+    }
+    if !subscribe.is_empty() {
+        watcher.subscribe(subscribe);
+    }
+    Ok(())
+}
+
+fn topics(field: &str, names: &[String]) -> Result<Vec<Topic>, Status> {
+    let parse = |(index, name): (usize, &String)| {
+        name.parse().map_err(|e: weft_model::Invalid| status::invalid(&e.within(&format!("{field}[{index}]"))))
+    };
+    names.iter().enumerate().map(parse).collect()
+}
+
+fn leaving() -> Status {
+    Status::unavailable("the registry is leaving; keep the last good state and come back")
+}

@@ -1,0 +1,250 @@
+//! Watches: what changed, to whom it matters, and the smallest true message about it.
+//!
+//! Lives here: subscriptions, wake-ups, snapshots and deltas, acknowledgements on their way to `acks`. Does not: streams (`views::grpc`).
+//! ```text
+//! catalog ─► Watches::run ─ marks the services that changed ─► watchers that subscribed them, once each ─► Watcher::take ─► message
+//! ```
+//! Bounds: a watcher has one mark a service however often it changes, and is told the latest; what it was sent is shared with the catalog.
+//! Invariants: versions never fall within a watch; a service that did not change wakes nobody; a message at version v leaves its receiver
+//! with exactly the subscribed services of the snapshot v.
+//! An instance that drains stays in the watch with status DRAINING; that is "gone" for balancers, which use none but SERVING ones, and its
+//! removal comes when it deregisters.
+//! Locking: one mutex around marks, present version and acks, held for the marking of one version or the taking of one message's work.
+
+mod hub;
+mod session;
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+use weft_model::{InstanceId, Invalid, ServiceName, Snapshot, Version};
+use weft_proto::weft::discovery::v1 as pb;
+
+use crate::{
+    acks::{Drain, Standing, WatcherId},
+    catalog::{Catalog, Follow, Published},
+    metrics::WatchMetrics,
+    views::watch::{hub::Hub, session::Session},
+};
+
+/// What a watcher subscribes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Topic {
+    /// `*`: every service, also those that come later.
+    All,
+    /// `@directory`: names and facts of every service, without instances.
+    Directory,
+    /// One service, listed or not.
+    Service(ServiceName),
+}
+
+impl std::str::FromStr for Topic {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        match text {
+            "*" => Ok(Self::All),
+            "@directory" => Ok(Self::Directory),
+            name => name.parse().map(Self::Service),
+        }
+    }
+}
+
+/// All watches of a registry. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Watches(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    hub: Mutex<Hub>,
+    /// Moves when something happened that a drain may wait for: a version was marked, a watcher acknowledged or left.
+    progress: watch::Sender<()>,
+    ids: AtomicU64,
+    metrics: WatchMetrics,
+}
+
+impl Shared {
+    fn hub(&self) -> MutexGuard<'_, Hub> {
+        self.hub.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How a drain ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drained {
+    /// Every live watcher that held the instance acknowledged.
+    pub acknowledged: bool,
+    /// Watchers that did not, by name.
+    pub waiting: Vec<String>,
+    /// Watchers that were waited for, by name.
+    pub waited_for: Vec<String>,
+}
+
+impl Watches {
+    /// Watches of this catalog. They learn of changes while `run` runs.
+    pub fn new(catalog: &Catalog, metrics: &weft_runtime::Metrics) -> Self {
+        let hub = Mutex::new(Hub::new(catalog.published()));
+        let metrics = WatchMetrics::register(metrics);
+        Self(Arc::new(Shared { hub, progress: watch::Sender::new(()), ids: AtomicU64::new(0), metrics }))
+    }
+
+    /// Marks what changes until the catalog ends.
+    pub async fn run(self, mut catalog: Follow) {
+        while let Some(published) = catalog.next().await {
+            let woken = self.0.hub().update(published);
+            self.0.metrics.wakeups.inc_by(woken);
+            self.0.progress.send_replace(());
+        }
+    }
+
+    /// Opens a watch. It ends when it is dropped.
+    pub fn open(&self, name: &str) -> Watcher {
+        let id = WatcherId(self.0.ids.fetch_add(1, Ordering::Relaxed));
+        let wake = Arc::new(Notify::new());
+        self.0.hub().open(id, name, wake.clone(), Instant::now());
+        self.0.metrics.watchers.inc();
+        Watcher { id, shared: self.0.clone(), wake, session: Session::default() }
+    }
+
+    /// How often a change woke a watcher that had nothing else to do.
+    pub fn wakeups(&self) -> u64 {
+        self.0.hub().wakeups()
+    }
+
+    /// Waits until every live watcher that held an instance acknowledged `version`, at which it drains, but not beyond `until`.
+    pub(crate) async fn drained(
+        &self,
+        service: &ServiceName,
+        instance: &InstanceId,
+        version: Version,
+        until: Instant,
+    ) -> Drained {
+        let mut progress = self.0.progress.subscribe();
+        let mut drain: Option<Drain> = None;
+        loop {
+            let now = Instant::now();
+            let next = {
+                let hub = self.0.hub();
+                if drain.is_none() && hub.version() >= version {
+                    drain = Some(hub.acks.drain(service, instance, version, now));
+                }
+                let standing = drain.as_ref().map_or(Standing::Until(until), |d| d.standing(&hub.acks, now));
+                match standing {
+                    Standing::Until(silent) if now < until => silent.min(until),
+                    Standing::Until(_) | Standing::Over => {
+                        let waiting = drain.as_ref().map_or_else(Vec::new, |d| d.waiting(&hub.acks));
+                        let waited_for = drain.as_ref().map_or_else(Vec::new, Drain::waited_for);
+                        let acknowledged = drain.is_some() && waiting.is_empty();
+                        self.0.metrics.drained(acknowledged);
+                        return Drained { acknowledged, waiting, waited_for };
+                    }
+                }
+            };
+            tokio::select! {
+                _ = progress.changed() => {}
+                () = tokio::time::sleep_until(next) => {}
+            }
+        }
+    }
+}
+
+/// What a watcher is to be told.
+#[derive(Debug, Clone)]
+pub struct Update {
+    /// The message.
+    pub response: pb::WatchResponse,
+    /// The snapshot it was made from.
+    pub snapshot: Arc<Snapshot>,
+}
+
+/// One watch.
+#[derive(Debug)]
+pub struct Watcher {
+    id: WatcherId,
+    shared: Arc<Shared>,
+    wake: Arc<Notify>,
+    session: Session,
+}
+
+impl Watcher {
+    /// Adds topics; each is answered in full once.
+    pub fn subscribe(&mut self, topics: impl IntoIterator<Item = Topic>) {
+        self.shared.hub().subscribe(self.id, topics.into_iter().collect());
+    }
+
+    /// Drops topics.
+    pub fn unsubscribe(&mut self, topics: impl IntoIterator<Item = Topic>) {
+        self.shared.hub().unsubscribe(self.id, &topics.into_iter().collect::<BTreeSet<_>>());
+    }
+
+    /// The watcher acts on this version and holds nothing older.
+    pub fn ack(&mut self, version: Version) {
+        self.shared.metrics.acks.inc();
+        if self.shared.hub().acks.acked(self.id, version, Instant::now()) {
+            self.shared.progress.send_replace(());
+        }
+    }
+
+    /// Waits until there is something to tell. Cancel-safe: nothing is taken.
+    pub async fn ready(&self) {
+        while !self.shared.hub().is_marked(self.id) {
+            self.wake.notified().await;
+        }
+    }
+
+    /// Takes what there is to tell. None when the marked services turned out as they were sent.
+    pub fn take(&mut self) -> Option<Update> {
+        let work = self.shared.hub().take(self.id)?;
+        let snapshot = work.published.snapshot.clone();
+        let response = self.session.respond(work);
+        let counter = if response.is_some() { &self.shared.metrics.updates } else { &self.shared.metrics.idle_wakeups };
+        counter.inc();
+        response.map(|response| Update { response, snapshot })
+    }
+
+    /// Waits for the next update. Cancel-safe.
+    pub async fn next(&mut self) -> Update {
+        loop {
+            self.ready().await;
+            if let Some(update) = self.take() {
+                return update;
+            }
+        }
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.shared.hub().close(self.id);
+        self.shared.metrics.watchers.dec();
+        self.shared.progress.send_replace(());
+    }
+}
+
+/// Default and longest wait of a drain (proto, DrainRequest.at_most_ms).
+pub(crate) fn drain_bound(at_most_ms: u32) -> Duration {
+    Duration::from_millis(if at_most_ms == 0 { 5_000 } else { at_most_ms.min(60_000) }.into())
+}
+
+/// The work of one message.
+#[derive(Debug)]
+struct Work {
+    published: Arc<Published>,
+    /// Services to look at.
+    services: BTreeSet<ServiceName>,
+    /// Services that were unsubscribed: what was sent of them does not count any more.
+    forgotten: BTreeSet<ServiceName>,
+    directory: bool,
+    /// Answer even if there is nothing to say: the watcher asked for a set that may be empty.
+    greet: bool,
+}

@@ -1,0 +1,224 @@
+//! The hub: who subscribed what, and which of it changed since they were last told.
+//!
+//! Lives here: subscriptions, marks, wake-ups, the present version, the acks that views report; synchronous. Does not: messages (`session`).
+//! Marking costs what changed times who subscribed it.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use imbl::ordmap::DiffItem;
+use tokio::{sync::Notify, time::Instant};
+use weft_model::{ServiceName, Version};
+
+use super::{Topic, Work};
+use crate::{
+    acks::{Table, WatcherId},
+    catalog::Published,
+};
+
+#[derive(Debug, Default)]
+struct Entry {
+    names: HashSet<ServiceName>,
+    all: bool,
+    directory: bool,
+    marks: BTreeSet<ServiceName>,
+    directory_marked: bool,
+    forgotten: BTreeSet<ServiceName>,
+    greet: bool,
+    wake: Arc<Notify>,
+}
+
+impl Entry {
+    fn is_marked(&self) -> bool {
+        !self.marks.is_empty() || self.directory_marked || self.greet
+    }
+
+    fn wants(&self, name: &ServiceName) -> bool {
+        self.all || self.names.contains(name)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Hub {
+    current: Arc<Published>,
+    entries: HashMap<WatcherId, Entry>,
+    by_service: HashMap<ServiceName, HashSet<WatcherId>>,
+    all: HashSet<WatcherId>,
+    directory: HashSet<WatcherId>,
+    pub(super) acks: Table,
+    wakeups: u64,
+}
+
+impl Hub {
+    pub(super) fn new(current: Arc<Published>) -> Self {
+        Self {
+            current,
+            entries: HashMap::new(),
+            by_service: HashMap::new(),
+            all: HashSet::new(),
+            directory: HashSet::new(),
+            acks: Table::default(),
+            wakeups: 0,
+        }
+    }
+
+    pub(super) fn version(&self) -> Version {
+        self.current.snapshot.version
+    }
+
+    pub(super) const fn wakeups(&self) -> u64 {
+        self.wakeups
+    }
+
+    pub(super) fn open(&mut self, id: WatcherId, name: &str, wake: Arc<Notify>, now: Instant) {
+        self.entries.insert(id, Entry { wake, ..Entry::default() });
+        self.acks.open(id, name, now);
+    }
+
+    pub(super) fn close(&mut self, id: WatcherId) {
+        self.acks.close(id);
+        let Some(entry) = self.entries.remove(&id) else { return };
+        entry.names.iter().for_each(|name| self.unlink(id, name));
+        self.all.remove(&id);
+        self.directory.remove(&id);
+    }
+
+    fn unlink(&mut self, id: WatcherId, name: &ServiceName) {
+        if let Some(watchers) = self.by_service.get_mut(name) {
+            watchers.remove(&id);
+            if watchers.is_empty() {
+                self.by_service.remove(name);
+            }
+        }
+    }
+
+    /// Adds topics and marks what they cover and was not covered before.
+    pub(super) fn subscribe(&mut self, id: WatcherId, topics: Vec<Topic>) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        for topic in topics {
+            match topic {
+                Topic::Service(name) => {
+                    let covered = entry.all && self.current.snapshot.services.contains_key(&name);
+                    self.by_service.entry(name.clone()).or_default().insert(id);
+                    if entry.names.insert(name.clone()) && !covered {
+                        entry.marks.insert(name);
+                    }
+                }
+                Topic::All => {
+                    self.all.insert(id);
+                    if !std::mem::replace(&mut entry.all, true) {
+                        let services = self.current.snapshot.services.keys();
+                        entry.marks.extend(services.filter(|name| !entry.names.contains(*name)).cloned());
+                        entry.greet = true;
+                    }
+                }
+                Topic::Directory => {
+                    self.directory.insert(id);
+                    entry.directory_marked |= !std::mem::replace(&mut entry.directory, true);
+                }
+            }
+        }
+        if entry.is_marked() {
+            entry.wake.notify_one();
+        }
+    }
+
+    /// Drops topics; what no other topic covers is forgotten.
+    pub(super) fn unsubscribe(&mut self, id: WatcherId, topics: &BTreeSet<Topic>) {
+        let Some(mut entry) = self.entries.remove(&id) else { return };
+        let mut left: Vec<ServiceName> = Vec::new();
+        for topic in topics {
+            match topic {
+                Topic::Service(name) => {
+                    if entry.names.remove(name) {
+                        self.unlink(id, name);
+                        left.push(name.clone());
+                    }
+                }
+                Topic::All => {
+                    self.all.remove(&id);
+                    if std::mem::replace(&mut entry.all, false) {
+                        left.extend(self.current.snapshot.services.keys().cloned());
+                    }
+                }
+                Topic::Directory => {
+                    self.directory.remove(&id);
+                    (entry.directory, entry.directory_marked) = (false, false);
+                }
+            }
+        }
+        left.retain(|name| !entry.wants(name));
+        for name in left {
+            entry.marks.remove(&name);
+            self.acks.dropped(id, &name);
+            entry.forgotten.insert(name);
+        }
+        self.entries.insert(id, entry);
+    }
+
+    /// Takes the next version and marks what it changes. Returns how many watchers it woke.
+    pub(super) fn update(&mut self, published: Arc<Published>) -> u64 {
+        let before = std::mem::replace(&mut self.current, published);
+        let current = self.current.clone();
+        let woken = self.wakeups;
+        for item in before.snapshot.services.diff(&current.snapshot.services) {
+            let (DiffItem::Add(name, _) | DiffItem::Update { new: (name, _), .. } | DiffItem::Remove(name, _)) = item;
+            self.mark_service(name);
+        }
+        if before.warming != current.warming {
+            // Whether an unlisted service is meant to be empty has changed with it.
+            let unlisted = |name: &&ServiceName| !current.snapshot.services.contains_key(*name);
+            let names: Vec<ServiceName> = self.by_service.keys().filter(unlisted).cloned().collect();
+            names.iter().for_each(|name| self.mark_service(name));
+        }
+        if before.snapshot.directory.diff(&current.snapshot.directory).next().is_some() {
+            for id in self.directory.iter().copied().collect::<Vec<_>>() {
+                self.mark(id, |entry| entry.directory_marked = true);
+            }
+        }
+        self.wakeups - woken
+    }
+
+    fn mark_service(&mut self, name: &ServiceName) {
+        let by_name = self.by_service.get(name).into_iter().flatten().copied();
+        let watchers: BTreeSet<WatcherId> = by_name.chain(self.all.iter().copied()).collect();
+        for id in watchers {
+            self.mark(id, |entry| {
+                entry.marks.insert(name.clone());
+            });
+        }
+    }
+
+    fn mark(&mut self, id: WatcherId, how: impl FnOnce(&mut Entry)) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        let was_marked = entry.is_marked();
+        how(entry);
+        if !was_marked {
+            self.wakeups += 1;
+            entry.wake.notify_one();
+        }
+    }
+
+    pub(super) fn is_marked(&self, id: WatcherId) -> bool {
+        self.entries.get(&id).is_some_and(Entry::is_marked)
+    }
+
+    /// Takes the marks of a watcher and notes what the message will carry. None when there are none.
+    pub(super) fn take(&mut self, id: WatcherId) -> Option<Work> {
+        let entry = self.entries.get_mut(&id).filter(|e| e.is_marked())?;
+        let work = Work {
+            published: self.current.clone(),
+            services: std::mem::take(&mut entry.marks),
+            forgotten: std::mem::take(&mut entry.forgotten),
+            directory: std::mem::take(&mut entry.directory_marked),
+            greet: std::mem::take(&mut entry.greet),
+        };
+        let version = self.current.snapshot.version;
+        for name in &work.services {
+            self.acks.sent(id, version, &self.current.service(name));
+        }
+        Some(work)
+    }
+}

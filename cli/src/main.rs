@@ -1,3 +1,168 @@
-//! Placeholder.
+//! The program `weft`: every role and every command of the mesh.
+//!
+//! Lives here: the table of commands and which function each goes to. Does not: logic that a room could own.
+//! Exit codes: 0 done; 1 failed; 2 used wrongly, or a configuration that cannot be.
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod change;
+mod look;
+mod output;
+mod roles;
+mod tool;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// A gRPC service mesh: registry, gateway and sidecars in one program.
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, disable_help_subcommand = true, help_template = HELP, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const HELP: &str = "\
+{about}
+
+{usage-heading} {usage}
+
+run
+  up        The whole mesh of a weft.toml: builds, starts, supervises, shows where everything is
+  registry  Knows the live instances and tells whoever watches
+  gateway   Turns REST into gRPC and balances calls over the live instances
+  sidecar   Stands beside one instance: registers it, supervises it, carries its calls
+
+look
+  ps        What runs, where, and how it is
+  logs      What the processes write
+
+change
+  scale     Sets the number of instances of a service
+  restart   Replaces the instances of a service one by one; no call is lost
+  stop      Stops a service, or the whole mesh
+
+{options}
+
+Start with `weft up` beside a weft.toml; then `weft ps` in the same directory. `weft <command> --help` shows examples.
+";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The whole mesh of a weft.toml: builds, starts, supervises, shows where everything is
+    #[command(after_help = UP)]
+    Up(weft_up::Args),
+    /// Knows the live instances and tells whoever watches
+    #[command(after_help = REGISTRY)]
+    Registry(weft_registry::Args),
+    /// Turns REST into gRPC and balances calls over the live instances
+    #[command(after_help = GATEWAY)]
+    Gateway(weft_gateway::Args),
+    /// Stands beside one instance: registers it, supervises it, carries its calls
+    #[command(after_help = SIDECAR)]
+    Sidecar(weft_sidecar::Args),
+    /// What runs, where, and how it is
+    #[command(after_help = PS)]
+    Ps(look::PsArgs),
+    /// What the processes write
+    #[command(after_help = LOGS)]
+    Logs(look::LogsArgs),
+    /// Sets the number of instances of a service
+    #[command(after_help = SCALE)]
+    Scale(change::ScaleArgs),
+    /// Replaces the instances of a service one by one; no call is lost
+    #[command(after_help = RESTART)]
+    Restart(change::RestartArgs),
+    /// Stops a service, or the whole mesh
+    #[command(after_help = STOP)]
+    Stop(change::StopArgs),
+}
+
+const UP: &str = "\
+Examples:
+  weft up                    the weft.toml of this directory or above
+  weft up -f demo/weft.toml
+
+A weft.toml:
+  [gateway]                  # listen = \"127.0.0.1:8080\"
+  [services.users]
+  package = \"weft-users\"     # built by cargo; or  command = [\"python3\", \"app.py\"]
+  scale = 2
+  needs = []                 # services that must serve first
+  data = \"shared\"            # one directory for all instances";
+const REGISTRY: &str = "\
+Examples:
+  weft registry --data /var/lib/weft
+  curl http://127.0.0.1:7180/readyz";
+const GATEWAY: &str = "\
+Examples:
+  weft gateway --registry http://127.0.0.1:7100
+  weft gateway --descriptor-set users.binpb --upstream 127.0.0.1:50051      without a registry";
+const SIDECAR: &str = "\
+Examples:
+  weft sidecar --service users --app 127.0.0.1:0 --registry http://127.0.0.1:7100 -- ./users
+  weft sidecar --service users --app 127.0.0.1:50051 --services services.toml        without a registry";
+const PS: &str = "\
+Examples:
+  weft ps
+  weft ps -o wide            with instance ids, every address, and why
+  weft ps -o json | jq -r '.processes[] | select(.state != \"serving\") | .name'";
+const LOGS: &str = "\
+Examples:
+  weft logs users-1          the last lines of one instance
+  weft logs -f               everything, as it comes
+  weft logs users --tail 1000 --raw";
+const SCALE: &str = "\
+Examples:
+  weft scale users=4
+  weft scale users=2 posts=0";
+const RESTART: &str = "\
+Examples:
+  weft restart users         each replacement serves before the old instance drains
+  weft restart users-2       one slot only";
+const STOP: &str = "\
+Examples:
+  weft stop users            drains all its instances; `weft scale users=2` brings it back
+  weft stop                  the whole mesh: gateway, services, registry";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    let program = args.next().unwrap_or_else(|| OsString::from("weft"));
+    if args.next().is_some_and(|command| command == "trampoline") {
+        return roles::trampoline(args); // before anything else: it must not have started a thread
+    }
+    match Cli::parse().command {
+        Command::Up(args) => roles::up(args, program.to_string_lossy().into_owned()),
+        Command::Registry(args) => roles::registry(args),
+        Command::Gateway(args) => roles::gateway(args),
+        Command::Sidecar(args) => roles::sidecar(args),
+        Command::Ps(args) => tool::run("ps", |_| look::ps(args)),
+        Command::Logs(args) => tool::run("logs", |_| look::logs(args)),
+        Command::Scale(args) => tool::run("scale", |_| change::scale(args)),
+        Command::Restart(args) => tool::run("restart", |_| change::restart(args)),
+        Command::Stop(args) => tool::run("stop", |_| change::stop(args)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_of_all_commands_fit_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_grouped_help_names_every_command_with_its_own_words() {
+        let cli = Cli::command();
+        for command in cli.get_subcommands() {
+            let line = format!("  {:<9} {}\n", command.get_name(), command.get_about().unwrap());
+            assert!(HELP.contains(&line), "{line:?}");
+        }
+        let named = HELP.lines().filter(|line| line.starts_with("  ")).count();
+        assert_eq!(named, cli.get_subcommands().count());
+    }
+}

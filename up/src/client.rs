@@ -25,8 +25,11 @@ pub enum ConnectError {
     },
 }
 
+/// A connected control socket.
+pub type Client = UpClient<Channel>;
+
 /// Connects to the `weft up` that runs `file`, or the first `weft.toml` in `dir` and the directories above it.
-pub async fn connect(file: Option<&Path>, dir: &Path) -> Result<UpClient<Channel>, ConnectError> {
+pub async fn connect(file: Option<&Path>, dir: &Path) -> Result<Client, ConnectError> {
     let file = config::locate(file, dir)?;
     let socket = place::socket(file.parent().unwrap_or(Path::new("/")));
     let connector = tower::service_fn(move |_: Uri| {

@@ -319,8 +319,11 @@ impl Director {
     }
 
     fn failed(&self, key: Key, what: &str) -> Failed {
-        let handle = self.running.get(&key).map(|(_, handle)| handle);
-        let lines = handle.map(|handle| handle.logs().last(LAST_LINES)).unwrap_or_default();
+        let lines = match self.running.get(&key).map(|(_, handle)| (handle, handle.status().state)) {
+            Some((_, weft_supervise::State::GaveUp { exit })) => exit.last_lines, // of the last run alone
+            Some((handle, _)) => handle.logs().last(LAST_LINES),
+            None => Vec::new(),
+        };
         let last_lines: Vec<_> = lines.iter().map(|line| crate::text::for_people(&line.text)).collect();
         let hint = format!("all its output: {}", self.place.log(&self.name(key)).display());
         Failed { what: what.to_owned(), last_lines, hint }

@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::Context as _;
 use tokio::{
+    net::TcpListener,
     sync::{mpsc, watch},
     task::JoinSet,
     time::{Instant, timeout},
@@ -42,6 +43,8 @@ use crate::{
 
 /// Orders that wait while one is carried out; more are refused.
 const ORDERS: usize = 16;
+/// Free ports tried until the one 80 above is free, too.
+const PORT_TRIES: u32 = 16;
 /// How long clients of the control socket have to hear that all is stopped.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -83,15 +86,33 @@ fn headline(config: &Config) -> String {
 /// Makes sure that the ports are free before anything is built or started, and chooses one where the file says 0, so that a role that is
 /// started again listens where it did before.
 fn with_ports(mut config: Config) -> anyhow::Result<Config> {
-    let choose = |addr: ListenAddr, key: &str| -> anyhow::Result<ListenAddr> {
-        let bound = listen::bind(addr).with_context(|| format!("{key} of {}", config.file.display()))?;
-        Ok(bound.local_addr()?.to_string().parse()?)
-    };
-    let (listen, http) =
-        (choose(config.registry.listen, "[registry] listen")?, choose(config.registry.http, "[registry] http")?);
-    let gateway = choose(config.gateway.listen, "[gateway] listen")?;
-    (config.registry.listen, config.registry.http, config.gateway.listen) = (listen, http, gateway);
+    let file = config.file.display().to_string();
+    let free = |addr: ListenAddr, key: &str| listen::bind(addr).with_context(|| format!("{key} of {file}"));
+    let listen = free(config.registry.listen, "[registry] listen")?;
+    let http = free(config.registry.http, "[registry] http")?;
+    let gateway = gateway_port(config.gateway.listen, free)?;
+    config.registry.listen = listen.local_addr()?.to_string().parse()?;
+    config.registry.http = http.local_addr()?.to_string().parse()?;
+    config.gateway.listen = gateway;
     Ok(config)
+}
+
+/// The gateway's admin port stands 80 above its own; both must be free.
+fn gateway_port(
+    wanted: ListenAddr,
+    free: impl Fn(ListenAddr, &str) -> anyhow::Result<TcpListener>,
+) -> anyhow::Result<ListenAddr> {
+    let mut tries = if wanted.get().port() == 0 { PORT_TRIES } else { 1 };
+    loop {
+        let main = free(wanted, "[gateway] listen")?;
+        let addr: ListenAddr = main.local_addr()?.to_string().parse()?;
+        tries -= 1;
+        match free(addr.admin(), "the admin port, 80 above [gateway] listen,") {
+            Ok(_) => return Ok(addr),
+            Err(error) if tries == 0 => return Err(error),
+            Err(_) => {}
+        }
+    }
 }
 
 /// Everything `weft up` is made of.

@@ -1,0 +1,178 @@
+//! `ps` and `logs`: what runs, and what it writes.
+//!
+//! Lives here: flags, what is asked of `weft up`, what a row says. Does not: formats (`output`), how a log line reads (`weft_up::text`).
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use serde::Serialize;
+use weft_proto::weft::up::v1 as pb;
+use weft_runtime::clock;
+use weft_up::text;
+
+use crate::output::{self, Format};
+
+/// Which mesh is meant.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Mesh {
+    /// The file the mesh was started from; else weft.toml in this directory or above
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+}
+
+impl Mesh {
+    pub(crate) async fn connect(&self) -> anyhow::Result<weft_up::client::Client> {
+        let dir = std::env::current_dir()?;
+        Ok(weft_up::client::connect(self.file.as_deref(), &dir).await?)
+    }
+}
+
+/// Flags of `weft ps`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct PsArgs {
+    /// Format of the output
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+    #[command(flatten)]
+    mesh: Mesh,
+}
+
+/// The mesh at one moment, as programs read it. The names are those of `weft.up.v1`.
+#[derive(Serialize)]
+struct Everything {
+    processes: Vec<Process>,
+    urls: BTreeMap<String, String>,
+    started_at_s: i64,
+}
+
+#[derive(Serialize)]
+struct Process {
+    name: String,
+    service: String,
+    state: String,
+    reason: String,
+    pid: u32,
+    app_pid: u32,
+    restarts: u32,
+    since_s: i64,
+    addresses: BTreeMap<String, String>,
+    instance_id: String,
+}
+
+pub(crate) async fn ps(args: PsArgs) -> anyhow::Result<()> {
+    let status = args.mesh.connect().await?.status(pb::StatusRequest {}).await?.into_inner();
+    let now = clock::wall().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed());
+    let everything = Everything {
+        processes: status.processes.into_iter().map(Process::from).collect(),
+        urls: status.urls.into_iter().map(|url| (url.name, url.url)).collect(),
+        started_at_s: status.started_at_s,
+    };
+    output::print(args.output, &everything, |format| {
+        let mut heading = vec!["NAME", "STATE", "PID", "APP", "RESTARTS", "AGE", "ADDRESS"];
+        if format == Format::Wide {
+            heading.extend(["INSTANCE", "ALL ADDRESSES", "WHY"]);
+        }
+        (heading, everything.processes.iter().map(|process| process.row(now)).collect())
+    })
+}
+
+impl From<pb::Process> for Process {
+    fn from(it: pb::Process) -> Self {
+        Self {
+            name: it.name,
+            service: it.service,
+            state: it.state,
+            reason: it.reason,
+            pid: it.pid,
+            app_pid: it.app_pid,
+            restarts: it.restarts,
+            since_s: it.since_s,
+            addresses: it.addresses.into_iter().collect(),
+            instance_id: it.instance_id,
+        }
+    }
+}
+
+impl Process {
+    fn row(&self, now: i64) -> [String; 10] {
+        let dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
+        let id = |pid: u32| if pid == 0 { "-".to_owned() } else { pid.to_string() };
+        let main = ["inbound", "http", "grpc"].iter().find_map(|proto| self.addresses.get(*proto));
+        let all: Vec<_> = self.addresses.iter().map(|(proto, addr)| format!("{proto}={addr}")).collect();
+        let age = if self.since_s == 0 { String::new() } else { age(now - self.since_s) };
+        [
+            self.name.clone(),
+            self.state.clone(),
+            id(self.pid),
+            id(self.app_pid),
+            self.restarts.to_string(),
+            dash(age),
+            dash(main.cloned().unwrap_or_default()),
+            dash(self.instance_id.clone()),
+            dash(all.join(" ")),
+            dash(self.reason.clone()),
+        ]
+    }
+}
+
+/// `42s`, `3m`, `5h`, `2d`.
+fn age(seconds: i64) -> String {
+    match seconds.max(0) {
+        seconds @ ..60 => format!("{seconds}s"),
+        seconds @ ..3_600 => format!("{}m", seconds / 60),
+        seconds @ ..86_400 => format!("{}h", seconds / 3_600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// Flags of `weft logs`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct LogsArgs {
+    /// A service, one slot of it (users-1), registry or gateway; everything if left out
+    name: Option<String>,
+    /// Go on with new lines
+    #[arg(short, long)]
+    follow: bool,
+    /// Lines from the past, of each process
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    tail: u32,
+    /// Lines as they were written, JSON and all, without the process's name
+    #[arg(long)]
+    raw: bool,
+    #[command(flatten)]
+    mesh: Mesh,
+}
+
+pub(crate) async fn logs(args: LogsArgs) -> anyhow::Result<()> {
+    let request = pb::LogsRequest { name: args.name.unwrap_or_default(), tail: args.tail, follow: args.follow };
+    let mut lines = args.mesh.connect().await?.logs(request).await?.into_inner();
+    while let Some(line) = lines.message().await? {
+        if line.lost > 0 {
+            eprintln!("({} lines of {} lost: they came faster than they were read)", line.lost, line.process);
+        }
+        match args.raw {
+            true => output::line(&line.line)?,
+            false => output::line(&format!("{:<10} | {}", line.process, text::for_people(&line.line)))?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_one_number_and_its_unit() {
+        let ages = [(-5, "0s"), (59, "59s"), (60, "1m"), (3_599, "59m"), (7_200, "2h"), (200_000, "2d")];
+        for (seconds, text) in ages {
+            assert_eq!(age(seconds), text);
+        }
+    }
+
+    #[test]
+    fn a_row_has_a_dash_where_nothing_is_known() {
+        let process =
+            Process::from(pb::Process { name: "users-1".into(), state: "starting".into(), ..Default::default() });
+        assert_eq!(process.row(0), ["users-1", "starting", "-", "-", "0", "-", "-", "-", "-", "-"]);
+    }
+}

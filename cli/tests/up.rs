@@ -1,0 +1,318 @@
+//! `weft up` as a person uses it: real processes in a directory of their own, on free ports.
+//!
+//! Lives here: start, look, change, stop, and what remains afterwards. Does not: calls through the mesh (`tests/e2e`).
+//! Every test checks the absence, too: when `weft up` has ended, however it did, none of the processes it started runs.
+
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    process::{Command, Output},
+    time::Duration,
+};
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+use weft_testkit::{
+    outside,
+    process::{self, Process},
+    wait,
+};
+
+const WEFT: &str = env!("CARGO_BIN_EXE_weft");
+/// How long a start may take on a busy machine.
+const START: Duration = Duration::from_secs(60);
+/// How long an end may take. A drain is proven in milliseconds; these are the bounds of the slowest machine.
+const END: Duration = Duration::from_secs(60);
+
+/// A `weft up` in a directory of its own.
+struct Up {
+    dir: TempDir,
+    process: Process,
+}
+
+/// A row of `weft ps -o json`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Row {
+    name: String,
+    state: String,
+    pid: u32,
+    app: u32,
+}
+
+fn weft(dir: &Path, args: &[&str]) -> Output {
+    Command::new(WEFT).args(args).current_dir(dir).output().expect("weft can be started")
+}
+
+fn start_in(dir: TempDir, toml: &str) -> Up {
+    std::fs::write(dir.path().join("weft.toml"), toml).unwrap();
+    let mut command = Command::new(WEFT);
+    command.arg("up").current_dir(dir.path());
+    Up { process: Process::spawn("weft up", command).unwrap(), dir }
+}
+
+fn start(services: &str) -> Up {
+    let ports = "[registry]\nlisten = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n[gateway]\nlisten = \"127.0.0.1:0\"\n";
+    start_in(TempDir::new().unwrap(), &format!("{ports}{services}"))
+}
+
+/// A mesh with `scale` instances of the echo service; none if its binary is missing, which was said loudly then.
+async fn with_echo(test: &str, scale: u32) -> Option<Up> {
+    let echo = outside::need_binaries(&["weft-echo"], test)?.swap_remove(0);
+    let mut up = start(&format!("[services.echo]\ncommand = [{:?}]\nscale = {scale}\n", echo.to_str().unwrap()));
+    up.ready().await;
+    Some(up)
+}
+
+impl Up {
+    async fn ready(&mut self) {
+        let process = &mut self.process;
+        wait::until("weft up to be ready", START, || {
+            let ended = process.ended();
+            assert!(ended.is_none(), "weft up ended with {ended:?}:\n{}", process.log());
+            let ready = process.said("ready after");
+            async move { ready.then_some(()) }
+        })
+        .await;
+    }
+
+    fn weft(&self, args: &[&str]) -> Output {
+        weft(self.dir.path(), args)
+    }
+
+    fn ps(&self) -> Vec<Row> {
+        let output = self.weft(&["ps", "-o", "json"]);
+        assert!(output.status.success(), "{output:?}");
+        let all: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let number = |row: &Value, key: &str| u32::try_from(row[key].as_u64().unwrap()).unwrap();
+        let row = |row: &Value| Row {
+            name: row["name"].as_str().unwrap().to_owned(),
+            state: row["state"].as_str().unwrap().to_owned(),
+            pid: number(row, "pid"),
+            app: number(row, "app_pid"),
+        };
+        all["processes"].as_array().unwrap().iter().map(row).collect()
+    }
+
+    fn instances(&self) -> Vec<Row> {
+        self.ps().into_iter().filter(|row| row.name.starts_with("echo-")).collect()
+    }
+
+    /// Waits until the instances are as `wanted`, with a process and an app each, all serving.
+    async fn serving(&self, what: &str, wanted: impl Fn(&[Row]) -> bool) -> Vec<Row> {
+        wait::until(what, START, || async {
+            let rows = self.instances();
+            let serving = rows.iter().all(|row| row.state == "serving" && row.pid > 0 && row.app > 0);
+            (serving && wanted(&rows)).then_some(rows)
+        })
+        .await
+    }
+
+    /// Every process of the mesh.
+    fn pids(&self) -> BTreeSet<u32> {
+        let pids = self.ps().into_iter().flat_map(|row| [row.pid, row.app]).filter(|pid| *pid > 0);
+        pids.collect()
+    }
+
+    /// Waits for the end of `weft up` and checks that nothing of `pids` is left.
+    async fn ended(mut self, code: i32, pids: BTreeSet<u32>) -> String {
+        let status = self.process.end(END).await;
+        assert_eq!(status.code(), Some(code), "{}", self.process.log());
+        for pid in pids {
+            assert!(!process::runs(pid), "process {pid} is left:\n{}", self.process.log());
+        }
+        for left in ["run.json", "up.sock"] {
+            assert!(!self.dir.path().join(".weft").join(left).exists(), "{left} is left");
+        }
+        self.process.log()
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn names(rows: &[Row]) -> Vec<&str> {
+    rows.iter().map(|row| row.name.as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_mesh_starts_in_order_and_ctrl_c_stops_it_without_leaving_a_process() {
+    let Some(up) = with_echo("a_mesh_starts_in_order_and_ctrl_c_stops_it_without_leaving_a_process", 2).await else {
+        return;
+    };
+    let rows = up.ps();
+    assert_eq!(names(&rows), ["registry", "echo-1", "echo-2", "gateway"]);
+    assert!(rows.iter().all(|row| row.state == "serving"), "{rows:?}");
+    let pids = up.pids();
+    assert_eq!(pids.len(), 6, "a role each, a sidecar and an app each: {rows:?}");
+    up.process.signal(Signal::INT);
+    let log = up.ended(0, pids).await;
+    let place = |text: &str| log.find(text).unwrap_or_else(|| panic!("{text:?} is not in\n{log}"));
+    let lines = ["weft up: registry, gateway, 2 × echo", "ready on http://", "ready after", "call it", "break it"];
+    for line in lines.iter().filter(|line| **line != "call it") {
+        place(line);
+    }
+    assert!(place("2 instances serve") < place("ready on http://"), "{log}");
+    let stops = log.rmatch_indices("  stopped ").count();
+    assert_eq!(stops, 3, "gateway, echo, registry: {log}");
+}
+
+#[tokio::test]
+async fn a_kill_of_weft_up_takes_everything_along_and_the_next_start_works() {
+    let Some(mut up) = with_echo("a_kill_of_weft_up_takes_everything_along_and_the_next_start_works", 1).await else {
+        return;
+    };
+    let pids = up.pids();
+    assert_eq!(pids.len(), 4);
+    up.process.kill();
+    for pid in pids {
+        process::gone(pid, Duration::from_secs(5)).await;
+    }
+    let Up { dir, process } = up;
+    drop(process);
+    let toml = std::fs::read_to_string(dir.path().join("weft.toml")).unwrap();
+    let mut up = start_in(dir, &toml);
+    up.ready().await;
+    let pids = up.pids();
+    up.process.signal(Signal::TERM);
+    up.ended(0, pids).await;
+}
+
+#[tokio::test]
+async fn scale_restart_and_stop_do_what_they_say() {
+    let Some(up) = with_echo("scale_restart_and_stop_do_what_they_say", 1).await else { return };
+    let mut seen = up.pids();
+    let first = up.instances();
+
+    let output = up.weft(&["scale", "echo=3"]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stdout.is_empty() && text(&output.stderr).contains("echo-3 serves after"), "{output:?}");
+    let three = up.serving("three instances", |rows| names(rows) == ["echo-1", "echo-2", "echo-3"]).await;
+    assert_eq!(three[0], first[0], "the first is still the same process");
+    seen.extend(up.pids());
+
+    let output = up.weft(&["restart", "echo-2"]);
+    assert!(output.status.success(), "{output:?}");
+    let after = up.serving("a new echo-2", |rows| rows.len() == 3).await;
+    let pid =
+        |rows: &[Row], name: &str| rows.iter().find(|row| row.name == name).map(|row| (row.pid, row.app)).unwrap();
+    assert_ne!(pid(&after, "echo-2"), pid(&three, "echo-2"));
+    assert_eq!(pid(&after, "echo-1"), pid(&three, "echo-1"));
+    seen.extend(up.pids());
+
+    let output = up.weft(&["scale", "echo=1"]);
+    assert!(output.status.success(), "{output:?}");
+    up.serving("one instance", |rows| names(rows) == ["echo-1"]).await;
+    let output = up.weft(&["restart", "echo"]);
+    assert!(output.status.success(), "{output:?}");
+    let last = up.serving("a new echo-1", |rows| rows.len() == 1).await;
+    assert_ne!(last[0].pid, first[0].pid);
+    seen.extend(up.pids());
+
+    let output = up.weft(&["stop", "echo"]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(up.instances().is_empty());
+    let output = up.weft(&["stop"]);
+    assert!(output.status.success(), "{output:?}");
+    up.ended(0, seen).await;
+}
+
+#[tokio::test]
+async fn a_killed_sidecar_takes_its_app_along_and_a_killed_app_does_not_take_its_sidecar() {
+    let test = "a_killed_sidecar_takes_its_app_along_and_a_killed_app_does_not_take_its_sidecar";
+    let Some(up) = with_echo(test, 1).await else { return };
+    let before = up.instances().swap_remove(0);
+    process::kill(before.pid);
+    process::gone(before.app, Duration::from_secs(5)).await;
+    let after = up.serving("a new sidecar", |rows| rows.len() == 1 && rows[0].pid != before.pid).await.swap_remove(0);
+    assert_ne!(after.app, before.app);
+    process::kill(after.app);
+    let last = up.serving("a new app", |rows| rows.len() == 1 && rows[0].app != after.app).await.swap_remove(0);
+    assert_eq!(last.pid, after.pid);
+    let pids = up.pids();
+    up.process.signal(Signal::INT);
+    let log = up.ended(0, pids).await;
+    assert!(log.contains("echo-1 crashed: signal 9 (SIGKILL)"), "{log}");
+}
+
+#[tokio::test]
+async fn logs_come_by_name_with_the_past_and_the_future() {
+    let Some(up) = with_echo("logs_come_by_name_with_the_past_and_the_future", 1).await else { return };
+    let output = up.weft(&["logs", "gateway", "--tail", "5"]);
+    assert!(output.status.success(), "{output:?}");
+    let lines = text(&output.stdout);
+    assert!(lines.lines().count() > 0 && lines.lines().all(|line| line.starts_with("gateway    | ")), "{lines}");
+    let output = up.weft(&["logs", "nobody"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("there are: echo-1, gateway, registry"), "{output:?}");
+    let mut follow = Command::new(WEFT);
+    follow.args(["logs", "-f", "--tail", "0", "echo"]).current_dir(up.dir.path());
+    let mut follow = Process::spawn("weft logs -f", follow).unwrap();
+    let scaled = up.weft(&["scale", "echo=2"]);
+    assert!(scaled.status.success(), "{scaled:?}");
+    wait::until("a line of the new instance", START, || async { follow.said("echo-2     | ").then_some(()) }).await;
+    let pids = up.pids();
+    up.process.signal(Signal::INT);
+    up.ended(0, pids).await;
+    assert!(follow.end(END).await.success(), "it ends with the mesh");
+}
+
+#[tokio::test]
+async fn a_service_that_cannot_start_shows_why_and_nothing_stays() {
+    let mut up = start("[services.broken]\ncommand = [\"sh\", \"-c\", \"echo there is no database >&2; exit 3\"]\n");
+    let status = up.process.end(START).await;
+    let log = up.process.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("there is no database"), "{log}");
+    assert!(log.contains("hint: all its output: "), "{log}");
+    assert!(log.contains("registry   stopped"), "{log}");
+}
+
+#[tokio::test]
+async fn one_mesh_runs_beside_one_file_and_the_second_says_how_to_stop_the_first() {
+    let mut up = start("");
+    up.ready().await;
+    let pids = up.pids();
+    let second = up.weft(&["up"]);
+    assert_eq!(second.status.code(), Some(1));
+    let said = text(&second.stderr);
+    assert!(said.contains(&format!("a mesh runs here already (weft up, pid {})", up.process.pid())), "{said}");
+    assert!(said.contains("weft stop`"), "{said}");
+    assert!(up.weft(&["stop"]).status.success());
+    up.ended(0, pids).await;
+}
+
+#[tokio::test]
+async fn a_taken_port_is_named_with_its_owner_and_the_key_to_change() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap();
+    let dir = TempDir::new().unwrap();
+    let mut up = start_in(
+        dir,
+        &format!("[registry]\nlisten = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n[gateway]\nlisten = \"{addr}\"\n"),
+    );
+    let status = up.process.end(START).await;
+    let log = up.process.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("[gateway] listen of") && log.contains(&format!("{addr} is taken by")), "{log}");
+    assert!(log.contains(&format!("(pid {})", std::process::id())), "{log}");
+}
+
+#[test]
+fn wrong_use_ends_with_code_2_and_a_missing_mesh_with_1() {
+    let dir = TempDir::new().unwrap();
+    let code = |args: &[&str]| weft(dir.path(), args).status.code();
+    assert_eq!(code(&["ps"]), Some(1), "no weft.toml");
+    std::fs::write(dir.path().join("weft.toml"), "[services.users]\npackag = \"x\"\n").unwrap();
+    let output = weft(dir.path(), &["up"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("weft.toml:2: unknown field `packag`"), "{output:?}");
+    std::fs::write(dir.path().join("weft.toml"), "").unwrap();
+    let output = weft(dir.path(), &["ps"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty() && text(&output.stderr).contains("no mesh runs beside"), "{output:?}");
+    assert_eq!(code(&["scale", "users"]), Some(2));
+    assert_eq!(code(&["dance"]), Some(2));
+    assert_eq!(code(&["--help"]), Some(0));
+}

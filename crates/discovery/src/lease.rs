@@ -353,7 +353,7 @@ impl<'a> Session<'a> {
         if self.retry_at.is_some() {
             return;
         }
-        for instance in self.shared.table().to_register() {
+        for instance in self.shared.table().take_wanted() {
             let mut client = RegistryClient::new(self.channel.clone());
             let ask = pb::RegisterRequest { ttl_ms: millis(self.ttl.get()), instance: Some((&instance).into()) };
             self.registering.push(Box::pin(async move {

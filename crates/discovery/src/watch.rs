@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 use weft_model::{ServiceName, Snapshot, Version};
 use weft_proto::weft::discovery::v1::{self as pb, discovery_client::DiscoveryClient};
@@ -136,15 +137,9 @@ impl Watch {
         self.updates.borrow_and_update().clone()
     }
 
-    /// Tells the registry that this version is acted upon: every call from now on goes by it. Lower versions than before are ignored.
+    /// Tells the registry that this version is acted upon: every call from now on goes by it.
     pub fn ack(&self, version: Version) {
-        self.acks.send_if_modified(|acked| {
-            let rises = version > *acked;
-            if rises {
-                *acked = version;
-            }
-            rises
-        });
+        self.acks.send_replace(version);
     }
 
     /// Returns the handle that changes the subscription.
@@ -191,21 +186,21 @@ impl WatchTask {
     pub async fn run(mut self, shutdown: CancellationToken) {
         self.recall().await;
         let mut failed = 0;
+        let registries = self.registries.clone();
         loop {
-            match self.follow(&shutdown).await {
+            let (url, channel) = registries.current();
+            match self.follow(channel, &shutdown).await {
                 End::Stop => break,
                 End::Misfit(misfit) => tracing::error!(%misfit, "the registry contradicts itself; subscribing anew"),
-                End::Lost(status) => tracing::info!(
-                    registry = self.registries.current().0,
-                    error = status.message(),
-                    "the watch is lost; opening another"
-                ),
+                End::Lost(status) => {
+                    tracing::info!(registry = url, error = status.message(), "the watch is lost; opening another");
+                }
             }
             if self.state.said_something() {
                 self.backoff.reset();
                 failed = 0;
             }
-            self.registries.give_up_on(&self.registries.current().0.to_owned());
+            registries.give_up_on(url);
             failed += 1;
             if failed % self.registries.count() == 0 {
                 let change = self.state.fall_back();
@@ -221,13 +216,13 @@ impl WatchTask {
     }
 
     /// Opens a stream and obeys it to its end.
-    async fn follow(&mut self, shutdown: &CancellationToken) -> End {
+    async fn follow(&mut self, channel: Channel, shutdown: &CancellationToken) -> End {
         let topics = self.topics.borrow_and_update().clone();
         let change = self.state.set_topics(topics.clone());
         self.publish(change);
         self.state.stream_opened();
         let (requests, stream) = tokio::select! {
-            opened = self.open(&topics) => match opened {
+            opened = self.open(channel, &topics) => match opened {
                 Ok(opened) => opened,
                 Err(status) => return End::Lost(status),
             },
@@ -241,6 +236,7 @@ impl WatchTask {
 
     async fn open(
         &self,
+        channel: Channel,
         topics: &BTreeSet<Topic>,
     ) -> Result<(mpsc::Sender<pb::WatchRequest>, Streaming<pb::WatchResponse>), Status> {
         let (requests, queue) = mpsc::channel(REQUESTS);
@@ -250,7 +246,7 @@ impl WatchTask {
             ..Default::default()
         };
         requests.try_send(first).expect("the queue is new and empty");
-        let mut client = DiscoveryClient::new(self.registries.current().1).max_decoding_message_size(MAX_MESSAGE);
+        let mut client = DiscoveryClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
         let opened = timeout(OPEN, client.watch(ReceiverStream::new(queue))).await;
         let stream = opened.map_err(|_| Status::deadline_exceeded("the registry did not open the watch in time"))??;
         Ok((requests, stream.into_inner()))
@@ -363,10 +359,9 @@ impl WatchTask {
         let Some(path) = self.last_good.clone() else { return };
         let mut loading = JoinSet::new();
         loading.spawn_blocking(move || disk::load(&path));
-        if let Some(Ok(Some(message))) = loading.join_next().await {
-            if let Err(misfit) = self.state.remember(message) {
-                tracing::warn!(%misfit, "the last good snapshot on disk does not fit; going on without");
-            }
+        let Some(Ok(Some(message))) = loading.join_next().await else { return };
+        if let Err(misfit) = self.state.remember(message) {
+            tracing::warn!(%misfit, "the last good snapshot on disk does not fit; going on without");
         }
     }
 
@@ -399,7 +394,7 @@ impl Disk {
             return;
         }
         self.due = None;
-        let message = state.to_message();
+        let message = state.last_good();
         self.writing.spawn_blocking(move || disk::store(&path, &message));
     }
 

@@ -75,7 +75,7 @@ impl Table {
     }
 
     /// Returns what has to be registered, each once until it is answered.
-    pub(crate) fn to_register(&mut self) -> Vec<Instance> {
+    pub(crate) fn take_wanted(&mut self) -> Vec<Instance> {
         let wanted = self.leases.values_mut().filter(|entry| entry.phase == Phase::Wanted);
         wanted
             .map(|entry| {
@@ -208,7 +208,7 @@ mod tests {
     fn held(epoch: u64) -> (Table, watch::Receiver<LeaseState>) {
         let mut table = Table::default();
         let state = table.hold(instance());
-        assert_eq!(table.to_register().len(), 1);
+        assert_eq!(table.take_wanted().len(), 1);
         table.granted(instance().id, Epoch(epoch));
         (table, state)
     }
@@ -217,10 +217,10 @@ mod tests {
     fn an_instance_is_asked_for_once_until_it_is_answered() {
         let mut table = Table::default();
         let _state = table.hold(instance());
-        assert_eq!(table.to_register().len(), 1);
-        assert_eq!(table.to_register().len(), 0);
+        assert_eq!(table.take_wanted().len(), 1);
+        assert_eq!(table.take_wanted().len(), 0);
         table.failed(instance().id, "away".into());
-        assert_eq!(table.to_register().len(), 1);
+        assert_eq!(table.take_wanted().len(), 1);
     }
 
     #[test]
@@ -230,7 +230,7 @@ mod tests {
         table.report(instance().id, Status::NotServing, "ill");
         table.verdicts(&answer(Outcome::Unknown));
         assert_eq!(table.beats().beats, []);
-        let again = table.to_register();
+        let again = table.take_wanted();
         assert_eq!((again[0].id, again[0].status), (instance().id, Status::NotServing));
     }
 
@@ -240,7 +240,7 @@ mod tests {
         table.beats();
         table.beats();
         table.verdicts(&answer(Outcome::Unknown));
-        assert_eq!(table.to_register().len(), 1);
+        assert_eq!(table.take_wanted().len(), 1);
         table.granted(instance().id, Epoch(2));
         table.verdicts(&answer(Outcome::Fenced));
         assert_eq!(*state.borrow(), LeaseState::Held { epoch: Epoch(2) });
@@ -256,7 +256,7 @@ mod tests {
             table.beats();
             table.verdicts(&answer(outcome));
             assert_eq!(*state.borrow(), expected);
-            assert_eq!((table.beats().beats.len(), table.to_register().len()), (0, 0));
+            assert_eq!((table.beats().beats.len(), table.take_wanted().len()), (0, 0));
         }
     }
 
@@ -266,7 +266,7 @@ mod tests {
         table.beats();
         table.disconnected();
         assert!(!table.is_waiting());
-        assert_eq!(table.to_register().len(), 0);
+        assert_eq!(table.take_wanted().len(), 0);
         assert_eq!(table.beats().beats[0].epoch, 7);
     }
 
@@ -277,7 +277,7 @@ mod tests {
             let state = table.hold(instance());
             table.beats();
             assert!(!table.is_waiting());
-            let _ = table.to_register();
+            let _ = table.take_wanted();
             table.granted(instance().id, Epoch(1));
             table.beats();
             if answered {

@@ -171,7 +171,7 @@ impl State {
     }
 
     /// The complete last-good state in the form of one message, to be kept on disk.
-    pub(crate) fn to_message(&self) -> pb::WatchResponse {
+    pub(crate) fn last_good(&self) -> pb::WatchResponse {
         let mut services = self.remembered.services.clone();
         services.extend(self.published.services.clone());
         let directory =

@@ -1,0 +1,245 @@
+//! Leases through outages and verdicts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status as RpcStatus};
+use weft_discovery::{CallError, Drained, Lease, LeaseState, Leases, Registries};
+use weft_model::{Epoch, Instance, LeaseTtl, Status, Version};
+use weft_proto::weft::model::v1 as wire;
+use weft_proto::weft::registry::v1::{self as pb, verdict::Outcome};
+
+use crate::fake::{Fake, KeepingAlive, registries, soon};
+
+struct Running {
+    leases: Leases,
+    stop: CancellationToken,
+    task: JoinSet<()>,
+}
+
+impl Running {
+    fn start(registries: Registries) -> Self {
+        let (task, leases) = Leases::new(registries, LeaseTtl::new(Duration::from_secs(3)).unwrap());
+        let stop = CancellationToken::new();
+        Self { leases, task: JoinSet::from_iter([task.run(stop.clone())]), stop }
+    }
+
+    async fn stop(mut self) {
+        self.stop.cancel();
+        soon("the task to end", self.task.join_next()).await.unwrap().unwrap();
+    }
+}
+
+fn instance() -> Instance {
+    Instance {
+        id: "0197a1b2-0000-7000-8000-000000000001".parse().unwrap(),
+        service: "users".parse().unwrap(),
+        epoch: Epoch::default(),
+        endpoint: weft_model::Endpoint {
+            address: "127.0.0.1:7300".parse().unwrap(),
+            transport: weft_model::Transport::Plaintext,
+            protocol: weft_model::Protocol::H2,
+        },
+        status: Status::Serving,
+        reason: String::new(),
+        locality: weft_model::Locality::default(),
+        weight: weft_model::Weight::ONE,
+        metadata: BTreeMap::new(),
+        descriptors: None,
+        check: None,
+    }
+}
+
+async fn grant(fake: &mut Fake, epoch: u64) {
+    let call = fake.register().await;
+    assert_eq!(call.request.instance.as_ref().unwrap().id, instance().id.to_string());
+    assert_eq!(call.request.ttl_ms, 3_000);
+    let id = instance().id.to_string();
+    let lease = pb::Lease { instance_id: id, epoch, ttl_ms: 3_000, beat_every_ms: 1_000 };
+    call.answer(Ok(pb::RegisterResponse { lease: Some(lease) }));
+}
+
+/// Returns the next beat, skipping requests without one.
+async fn beat(stream: &mut KeepingAlive) -> pb::Beat {
+    loop {
+        if let Some(beat) = stream.request().await.beats.pop() {
+            return beat;
+        }
+    }
+}
+
+async fn judge(stream: &KeepingAlive, outcome: Outcome) {
+    let verdict = pb::Verdict { id: instance().id.to_string(), outcome: outcome.into(), reason: "because".into() };
+    stream.answer(pb::KeepAliveResponse { verdicts: vec![verdict], beat_every_ms: 1_000 }).await;
+}
+
+async fn state(lease: &mut Lease, wanted: LeaseState) {
+    let what = format!("{wanted:?}");
+    soon(&what, async {
+        while lease.state() != wanted {
+            lease.changed().await.expect("the task lives");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_granted_lease_beats_at_once_and_says_a_change_of_status_at_once() {
+    let mut fake = Fake::start().await;
+    let running = Running::start(fake.registries());
+    let mut lease = running.leases.hold(instance());
+    let mut stream = fake.keep_alive().await;
+    grant(&mut fake, 5).await;
+    let first = beat(&mut stream).await;
+    assert_eq!((first.epoch, first.status()), (5, wire::Status::Serving));
+    judge(&stream, Outcome::Renewed).await;
+    state(&mut lease, LeaseState::Held { epoch: Epoch(5) }).await;
+    let before = tokio::time::Instant::now();
+    lease.report(Status::Crashed, "exit code 3");
+    let crashed = beat(&mut stream).await;
+    assert_eq!((crashed.status(), crashed.reason.as_str()), (wire::Status::Crashed, "exit code 3"));
+    assert!(before.elapsed() < Duration::from_millis(900), "a change does not wait for the next beat");
+    judge(&stream, Outcome::Renewed).await;
+    assert_eq!(beat(&mut stream).await.status(), wire::Status::Crashed, "and every later beat carries it");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn after_an_outage_the_same_lease_beats_on() {
+    let mut fake = Fake::start().await;
+    let running = Running::start(fake.registries());
+    let mut lease = running.leases.hold(instance());
+    let mut stream = fake.keep_alive().await;
+    grant(&mut fake, 5).await;
+    beat(&mut stream).await;
+    judge(&stream, Outcome::Renewed).await;
+    state(&mut lease, LeaseState::Held { epoch: Epoch(5) }).await;
+    let mut fake = Fake::start_at(fake.kill()).await;
+    let mut stream = fake.keep_alive().await;
+    assert_eq!(stream.request().await.beats[0].epoch, 5, "the first request of the new stream carries it");
+    judge(&stream, Outcome::Renewed).await;
+    beat(&mut stream).await;
+    assert!(fake.registers.try_recv().is_err(), "nothing was registered again");
+    assert_eq!(lease.state(), LeaseState::Held { epoch: Epoch(5) });
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_registry_that_does_not_know_the_lease_gets_it_again() {
+    let mut fake = Fake::start().await;
+    let running = Running::start(fake.registries());
+    let mut lease = running.leases.hold(instance());
+    let mut stream = fake.keep_alive().await;
+    grant(&mut fake, 5).await;
+    beat(&mut stream).await;
+    lease.report(Status::NotServing, "ill");
+    judge(&stream, Outcome::Unknown).await;
+    let again = fake.register().await;
+    assert_eq!(again.request.instance.as_ref().unwrap().status(), wire::Status::NotServing);
+    let granted = pb::Lease { instance_id: instance().id.to_string(), epoch: 6, ttl_ms: 3_000, beat_every_ms: 1_000 };
+    again.answer(Ok(pb::RegisterResponse { lease: Some(granted) }));
+    state(&mut lease, LeaseState::Held { epoch: Epoch(6) }).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_registry_that_is_away_is_asked_until_it_is_back() {
+    let away = Fake::start().await.kill();
+    let running = Running::start(registries(&[away]));
+    let mut lease = running.leases.hold(instance());
+    let mut fake = Fake::start_at(away).await;
+    let _stream = fake.keep_alive().await;
+    fake.register().await.answer(Err(RpcStatus::unavailable("the store is away")));
+    grant(&mut fake, 5).await;
+    state(&mut lease, LeaseState::Held { epoch: Epoch(5) }).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn fenced_and_revoked_are_told_and_end_the_beats() {
+    for (outcome, expected) in [
+        (Outcome::Fenced, LeaseState::Fenced { reason: "because".into() }),
+        (Outcome::Revoked, LeaseState::Revoked { reason: "because".into() }),
+    ] {
+        let mut fake = Fake::start().await;
+        let running = Running::start(fake.registries());
+        let mut lease = running.leases.hold(instance());
+        let mut stream = fake.keep_alive().await;
+        grant(&mut fake, 5).await;
+        beat(&mut stream).await;
+        judge(&stream, outcome).await;
+        state(&mut lease, expected).await;
+        lease.report(Status::NotServing, "");
+        assert_eq!(stream.request().await.beats, [], "{outcome:?}");
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn what_the_registry_will_never_list_is_told_and_not_asked_again() {
+    for (status, expected) in [
+        (RpcStatus::invalid_argument("instance.weight"), LeaseState::Refused { reason: "instance.weight".into() }),
+        (RpcStatus::failed_precondition("removed by word"), LeaseState::Revoked { reason: "removed by word".into() }),
+    ] {
+        let mut fake = Fake::start().await;
+        let running = Running::start(fake.registries());
+        let mut lease = running.leases.hold(instance());
+        let _stream = fake.keep_alive().await;
+        fake.register().await.answer(Err(status));
+        state(&mut lease, expected).await;
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_drain_tells_who_was_waited_for_and_a_deregistration_ends_the_beats() {
+    let mut fake = Fake::start().await;
+    let running = Running::start(fake.registries());
+    let mut lease = running.leases.hold(instance());
+    let mut stream = fake.keep_alive().await;
+    grant(&mut fake, 5).await;
+    state(&mut lease, LeaseState::Held { epoch: Epoch(5) }).await;
+    let serve = async {
+        let call = soon("a drain", fake.drains.recv()).await.unwrap();
+        assert_eq!((call.request.epoch, call.request.at_most_ms > 3_000), (5, true));
+        let waiting = vec!["gateway/1".to_owned()];
+        call.answer(Ok(pb::DrainResponse { acknowledged: false, waited_for: waiting.clone(), waiting, version: 9 }));
+        loop {
+            if beat(&mut stream).await.status() == wire::Status::Draining {
+                break;
+            }
+        }
+        let call = soon("a deregistration", fake.deregisters.recv()).await.unwrap();
+        assert_eq!(call.request.epoch, 5);
+        call.answer(Ok(pb::DeregisterResponse { version: 10 }));
+    };
+    let leave = async {
+        let drained = lease.drain(Duration::from_secs(4)).await.unwrap();
+        let gateway = || vec!["gateway/1".to_owned()];
+        assert_eq!(drained, Drained { acknowledged: false, waiting: gateway(), waited_for: gateway() });
+        assert_eq!(lease.deregister(Duration::from_secs(4)).await.unwrap(), Some(Version(10)));
+    };
+    tokio::join!(serve, leave);
+    assert_eq!(stream.request().await.beats, []);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_registry_a_drain_ends_by_its_bound() {
+    let mut fake = Fake::start().await;
+    let running = Running::start(fake.registries());
+    let mut lease = running.leases.hold(instance());
+    let _stream = fake.keep_alive().await;
+    grant(&mut fake, 5).await;
+    state(&mut lease, LeaseState::Held { epoch: Epoch(5) }).await;
+    fake.kill();
+    let before = tokio::time::Instant::now();
+    let drained = lease.drain(Duration::from_millis(300)).await;
+    assert!(matches!(drained, Err(CallError::OutOfReach { .. } | CallError::Refused(_))), "{drained:?}");
+    assert!(before.elapsed() < Duration::from_millis(1_500), "{:?}", before.elapsed());
+    let gone = lease.deregister(Duration::from_millis(300)).await;
+    assert_eq!(gone.unwrap_err().code(), None::<Code>);
+    running.stop().await;
+}

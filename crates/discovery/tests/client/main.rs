@@ -1,0 +1,9 @@
+//! The client against a registry that the test plays by hand, over real connections.
+//!
+//! Lives here: what the public surface promises through outages, contradictions and silence. Does not: the rules of single messages
+//! (unit tests of `watch::state` and `lease::table`), the real registry (its own tests, `tests/e2e`).
+
+mod descriptors;
+mod fake;
+mod leases;
+mod watch;

@@ -3,6 +3,8 @@
 //! Lives here: what the public surface promises through outages, contradictions and silence. Does not: the rules of single messages
 //! (unit tests of `watch::state` and `lease::table`), the real registry (its own tests, `tests/e2e`).
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod descriptors;
 mod fake;
 mod leases;

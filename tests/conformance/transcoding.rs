@@ -1,7 +1,7 @@
 //! Conformance: the REST ⇄ gRPC cases answered by weft-transcode alone.
 //!
-//! Lives here: a gateway reduced to its decisions (no sockets, no clock, a backend that is a list of messages), and the score. Does not: reading cases or
-//! comparing (`weft_tests::transcoding`).
+//! Lives here: a gateway reduced to its decisions (no sockets, no clock, a backend that is a list of messages), and the
+//! score. Does not: reading cases or comparing (`weft_tests::transcoding`).
 
 use weft_tests::transcoding::{Answer, BackendReply, Call, Case, Observed, Suite};
 use weft_transcode::bind::{BindError, RequestParts};
@@ -59,7 +59,14 @@ impl<'a> Gateway<'a> {
         let mut config = case.config.clone();
         let limit = config.shift_remove("max_request_bytes").and_then(|it| it.as_u64());
         let settings: Settings = serde_json::from_value(config.into()).expect("a case's config is the settings'");
-        Self { suite, table, case, codec: Codec::new(settings), max_request_bytes: limit.unwrap_or(u64::MAX), calls: Vec::new() }
+        Self {
+            suite,
+            table,
+            case,
+            codec: Codec::new(settings),
+            max_request_bytes: limit.unwrap_or(u64::MAX),
+            calls: Vec::new(),
+        }
     }
 
     fn answer(mut self) -> Observed {
@@ -77,14 +84,22 @@ impl<'a> Gateway<'a> {
 
     fn route(&mut self) -> Result<Answer, Refusal> {
         let request = &self.case.request;
-        let (path, query) = request.path.split_once('?').map_or((request.path.as_str(), None), |(path, query)| (path, Some(query)));
+        let (path, query) =
+            request.path.split_once('?').map_or((request.path.as_str(), None), |(path, query)| (path, Some(query)));
         let found = match self.table.lookup(&request.method, path) {
             Lookup::Found(found) => found,
             Lookup::NotFound => return Err(BindError::not_found(path).into()),
-            Lookup::MethodNotAllowed { allow } => return Err(Refusal::NotAllowed(BindError::method_not_allowed(&request.method, &allow), allow)),
+            Lookup::MethodNotAllowed { allow } => {
+                return Err(Refusal::NotAllowed(BindError::method_not_allowed(&request.method, &allow), allow));
+            }
         };
         let header = |name: &str| request.headers.iter().find(|(it, _)| it == name).map(|(_, value)| value.as_str());
-        let parts = RequestParts { http_method: &request.method, variables: &found.variables, query, content_type: header("content-type") };
+        let parts = RequestParts {
+            http_method: &request.method,
+            variables: &found.variables,
+            query,
+            content_type: header("content-type"),
+        };
         let mut call = Call { method: found.plan.method().full_name().to_owned(), ..Call::default() };
         call.deadline = header("grpc-timeout").map(|it| metadata::grpc_timeout(it.as_bytes())).transpose()?;
         call.metadata = request.headers.iter().filter(|(name, _)| metadata::is_forwarded(name)).cloned().collect();
@@ -125,13 +140,19 @@ impl<'a> Gateway<'a> {
             let encoded = it.details.as_ref().map(|it| base64(it));
             Status::from_trailers(it.code, Some(escape(&it.message).as_bytes()), encoded.as_deref().map(str::as_bytes))
         });
-        let failure = |status: &Status| json_answer(status.http_status(), self.codec.encode_status(status, Some(&found.plan)).to_vec());
+        let failure = |status: &Status| {
+            json_answer(status.http_status(), self.codec.encode_status(status, Some(&found.plan)).to_vec())
+        };
         if !found.plan.method().streaming().server() {
             if let Some(status) = status {
                 return failure(&status);
             }
             return match self.codec.encode_reply(&found.plan, &reply.messages[0]) {
-                Ok(reply) => Answer { status: 200, headers: vec![("content-type".to_owned(), reply.content_type)], body: reply.body.to_vec() },
+                Ok(reply) => Answer {
+                    status: 200,
+                    headers: vec![("content-type".to_owned(), reply.content_type)],
+                    body: reply.body.to_vec(),
+                },
                 Err(error) => failure(&error.status()),
             };
         }

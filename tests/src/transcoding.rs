@@ -1,7 +1,9 @@
-//! The REST ⇄ gRPC cases as data: reading them, what a simulated backend answers, and comparing what was seen with what was expected.
+//! The REST ⇄ gRPC cases as data: reading them, what a simulated backend answers, and comparing what was seen with what
+//! was expected.
 //!
-//! Lives here: `Case`, `Observed`, `check`. Does not: answering a request, which is the library's (`conformance/transcoding.rs`) or a running gateway's.
-//! Messages are compared through prost-reflect's own ProtoJSON, so that the oracle shares no code with what it judges.
+//! Lives here: `Case`, `Observed`, `check`. Does not: answering a request, which is the library's
+//! (`conformance/transcoding.rs`) or a running gateway's. Messages are compared through prost-reflect's own ProtoJSON,
+//! so that the oracle shares no code with what it judges.
 
 use std::path::Path;
 use std::time::Duration;
@@ -159,17 +161,25 @@ impl Suite {
         Ok(())
     }
 
-    fn check_key(&self, key: &str, wanted: &Value, expect: &Map<String, Value>, observed: &Observed) -> Result<(), String> {
+    fn check_key(
+        &self,
+        key: &str,
+        wanted: &Value,
+        expect: &Map<String, Value>,
+        observed: &Observed,
+    ) -> Result<(), String> {
         let answer = &observed.answer;
         match key {
             "any_of" => {
                 let alternatives = wanted.as_array().ok_or("any_of is a list")?;
-                let failures: Vec<_> = alternatives.iter().map_while(|it| self.check_expect(it, observed).err()).collect();
+                let failures: Vec<_> =
+                    alternatives.iter().map_while(|it| self.check_expect(it, observed).err()).collect();
                 if failures.len() == alternatives.len() { Err(failures.join("; or ")) } else { Ok(()) }
             }
             "grpc_method" => {
                 let called: Vec<_> = observed.calls.iter().map(|it| it.method.as_str()).collect();
-                same(&called, &vec![wanted.as_str().unwrap_or_default()]).map_err(|it| format!("{it}; the client got {}", answer.describe()))
+                same(&called, &vec![wanted.as_str().unwrap_or_default()])
+                    .map_err(|it| format!("{it}; the client got {}", answer.describe()))
             }
             "grpc_request" => self.check_requests(std::slice::from_ref(wanted), observed.call()?),
             "grpc_requests" => self.check_requests(wanted.as_array().ok_or("a list")?, observed.call()?),
@@ -181,7 +191,8 @@ impl Suite {
                 let within = (bound("min")..=bound("max")).contains(&left);
                 if within { Ok(()) } else { Err(format!("{left} ms is outside {wanted}")) }
             }
-            "http_status" => same(&u64::from(answer.status), &wanted.as_u64().unwrap_or_default()).map_err(|it| format!("{it}: {}", answer.describe())),
+            "http_status" => same(&u64::from(answer.status), &wanted.as_u64().unwrap_or_default())
+                .map_err(|it| format!("{it}: {}", answer.describe())),
             "error_code" => check_own_error(wanted, observed),
             "http_headers" => check_headers(wanted, answer),
             "http_body" => {
@@ -192,10 +203,16 @@ impl Suite {
             }
             "http_body_contains" => {
                 let body = answer.json()?;
-                let contains = wanted.as_object().ok_or("an object")?.iter().all(|(name, it)| body.get(name).is_some_and(|body| same_json(body, it)));
+                let contains = wanted
+                    .as_object()
+                    .ok_or("an object")?
+                    .iter()
+                    .all(|(name, it)| body.get(name).is_some_and(|body| same_json(body, it)));
                 if contains { Ok(()) } else { Err(format!("{body} does not contain {wanted}")) }
             }
-            "http_body_base64" => same(&BASE64_STANDARD.encode(&answer.body).as_str(), &wanted.as_str().unwrap_or_default()),
+            "http_body_base64" => {
+                same(&BASE64_STANDARD.encode(&answer.body).as_str(), &wanted.as_str().unwrap_or_default())
+            }
             "http_stream" => check_stream(wanted, answer),
             other => Err(format!("no check for {other}")),
         }
@@ -218,19 +235,28 @@ impl Suite {
 
     fn check_raw_stream(&self, wanted: &Value, call: &Call) -> Result<(), String> {
         let input = self.method(&call.method).input();
-        let field = input.get_field_by_name(wanted["http_body_field"].as_str().unwrap_or_default()).ok_or("no such field")?;
+        let field =
+            input.get_field_by_name(wanted["http_body_field"].as_str().unwrap_or_default()).ok_or("no such field")?;
         let mut data = Vec::new();
         for (at, bytes) in call.requests.iter().enumerate() {
-            let mut message = DynamicMessage::decode(input.clone(), bytes.clone()).map_err(|error| error.to_string())?;
+            let mut message =
+                DynamicMessage::decode(input.clone(), bytes.clone()).map_err(|error| error.to_string())?;
             let body = message.take_field(&field).ok_or("a message without the body field")?;
-            let part = |name: &str| body.as_message().and_then(|it| it.get_field_by_name(name)).map(|it| it.into_owned());
+            let part =
+                |name: &str| body.as_message().and_then(|it| it.get_field_by_name(name)).map(|it| it.into_owned());
             data.extend(part("data").and_then(|it| it.as_bytes().cloned()).unwrap_or_default());
             if at == 0 {
                 let expected = self.message(&input, &wanted["first"]);
                 if !same_message(&message, &expected) {
-                    return Err(format!("the first message holds {}", serde_json::to_string(&message).unwrap_or_default()));
+                    return Err(format!(
+                        "the first message holds {}",
+                        serde_json::to_string(&message).unwrap_or_default()
+                    ));
                 }
-                same(&part("content_type").and_then(|it| it.as_str().map(str::to_owned)).as_deref(), &wanted["content_type"].as_str())?;
+                same(
+                    &part("content_type").and_then(|it| it.as_str().map(str::to_owned)).as_deref(),
+                    &wanted["content_type"].as_str(),
+                )?;
             }
         }
         same(&BASE64_STANDARD.encode(data).as_str(), &wanted["data_base64"].as_str().unwrap_or_default())
@@ -243,14 +269,20 @@ impl Suite {
     }
 
     fn message(&self, desc: &MessageDescriptor, json: &Value) -> DynamicMessage {
-        DynamicMessage::deserialize(desc.clone(), json).unwrap_or_else(|error| panic!("{json} is no {}: {error}", desc.full_name()))
+        DynamicMessage::deserialize(desc.clone(), json)
+            .unwrap_or_else(|error| panic!("{json} is no {}: {error}", desc.full_name()))
     }
 
     fn status(&self, status: &Value) -> BackendStatus {
-        let (code, message) = (status["code"].as_i64().unwrap_or_default() as i32, status["message"].as_str().unwrap_or_default());
+        let (code, message) =
+            (status["code"].as_i64().unwrap_or_default() as i32, status["message"].as_str().unwrap_or_default());
         let details: Vec<_> = status["details"].as_array().into_iter().flatten().map(|it| self.detail(it)).collect();
         let rich = RawStatus { code, message: message.to_owned(), details };
-        BackendStatus { code, message: message.to_owned(), details: (!rich.details.is_empty()).then(|| rich.encode_to_vec().into()) }
+        BackendStatus {
+            code,
+            message: message.to_owned(),
+            details: (!rich.details.is_empty()).then(|| rich.encode_to_vec().into()),
+        }
     }
 
     fn detail(&self, detail: &Value) -> RawAny {
@@ -290,7 +322,9 @@ impl Observed {
     fn call(&self) -> Result<&Call, String> {
         match self.calls.as_slice() {
             [call] => Ok(call),
-            calls => Err(format!("the backend was called {} times; the client got {}", calls.len(), self.answer.describe())),
+            calls => {
+                Err(format!("the backend was called {} times; the client got {}", calls.len(), self.answer.describe()))
+            }
         }
     }
 }
@@ -329,7 +363,8 @@ fn check_own_error(code: &Value, observed: &Observed) -> Result<(), String> {
 
 fn check_metadata(wanted: &Value, call: &Call) -> Result<(), String> {
     for (name, values) in wanted.as_object().ok_or("an object")? {
-        let got: Vec<_> = call.metadata.iter().filter(|(it, _)| it == name).map(|(_, value)| Some(value.as_str())).collect();
+        let got: Vec<_> =
+            call.metadata.iter().filter(|(it, _)| it == name).map(|(_, value)| Some(value.as_str())).collect();
         let values: Vec<_> = values.as_array().into_iter().flatten().map(Value::as_str).collect();
         same(&got, &values).map_err(|reason| format!("{name}: {reason}"))?;
     }
@@ -410,9 +445,12 @@ fn same_status(got: &Value, wanted: &Value) -> bool {
 fn same_json(got: &Value, wanted: &Value) -> bool {
     match (got, wanted) {
         (Value::Number(got), Value::Number(wanted)) => got == wanted || got.as_f64() == wanted.as_f64(),
-        (Value::Array(got), Value::Array(wanted)) => got.len() == wanted.len() && got.iter().zip(wanted).all(|(got, wanted)| same_json(got, wanted)),
+        (Value::Array(got), Value::Array(wanted)) => {
+            got.len() == wanted.len() && got.iter().zip(wanted).all(|(got, wanted)| same_json(got, wanted))
+        }
         (Value::Object(got), Value::Object(wanted)) => {
-            got.len() == wanted.len() && got.iter().all(|(name, got)| wanted.get(name).is_some_and(|wanted| same_json(got, wanted)))
+            got.len() == wanted.len()
+                && got.iter().all(|(name, got)| wanted.get(name).is_some_and(|wanted| same_json(got, wanted)))
         }
         _ => got == wanted,
     }
@@ -428,12 +466,17 @@ fn same_message(got: &DynamicMessage, wanted: &DynamicMessage) -> bool {
 fn same_field(got: &Field, wanted: &Field) -> bool {
     match (got, wanted) {
         // serde_json reads the cases' doubles to within two units in the last place, not exactly.
-        (Field::F64(got), Field::F64(wanted)) => got.to_bits().abs_diff(wanted.to_bits()) <= 2 || (got.is_nan() && wanted.is_nan()),
+        (Field::F64(got), Field::F64(wanted)) => {
+            got.to_bits().abs_diff(wanted.to_bits()) <= 2 || (got.is_nan() && wanted.is_nan())
+        }
         (Field::F32(got), Field::F32(wanted)) => got == wanted || (got.is_nan() && wanted.is_nan()),
         (Field::Message(got), Field::Message(wanted)) => same_message(got, wanted),
-        (Field::List(got), Field::List(wanted)) => got.len() == wanted.len() && got.iter().zip(wanted).all(|(got, wanted)| same_field(got, wanted)),
+        (Field::List(got), Field::List(wanted)) => {
+            got.len() == wanted.len() && got.iter().zip(wanted).all(|(got, wanted)| same_field(got, wanted))
+        }
         (Field::Map(got), Field::Map(wanted)) => {
-            got.len() == wanted.len() && got.iter().all(|(key, got)| wanted.get(key).is_some_and(|wanted| same_field(got, wanted)))
+            got.len() == wanted.len()
+                && got.iter().all(|(key, got)| wanted.get(key).is_some_and(|wanted| same_field(got, wanted)))
         }
         _ => got == wanted,
     }

@@ -1,8 +1,11 @@
 //! Path variables, query string and body of a request, and what is wrong with them.
 //!
-//! Lives here: decoding path and query to field values, the order in which sources win, the error a client sees. Does not: the JSON of the body (`codec`).
-//! Invariants: a path variable beats the query and the body; a value of the wrong type is a 400 whatever else the request holds.
-//! Source: google/api/http.proto, "Rules for HTTP mapping"; differs: well-known types with a string form may be bound, because clients expect it.
+//! Lives here: decoding path and query to field values, the order in which sources win, the error a client sees. Does
+//! not: the JSON of the body (`codec`).
+//! Invariants: a path variable beats the query and the body; a value of the wrong type is a 400 whatever else the
+//! request holds.
+//! Source: google/api/http.proto, "Rules for HTTP mapping"; differs: well-known types with a string form may be bound,
+//! because clients expect it.
 
 mod escape;
 pub(crate) mod text;
@@ -277,3 +280,6 @@ pub(crate) fn check_oneof(message: &DynamicMessage, field: &FieldDescriptor) -> 
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 //! ProtoJSON ⇄ wire for one method: the interface behind which the codec is replaced without its callers noticing.
 //!
 //! Lives here: `Codec` and what it takes and gives. Does not: routes, HTTP types, framing of streams (`stream`).
-//! Source: the ProtoJSON specification and the protobuf conformance suite, strict. Today it stands on prost-reflect's dynamic messages.
+//! Source: the ProtoJSON specification and the protobuf conformance suite, strict. Today it stands on prost-reflect's
+//! dynamic messages.
 
 pub(crate) mod decode;
 pub(crate) mod encode;
@@ -132,8 +133,8 @@ impl Codec {
         Ok(Reply { content_type: JSON.to_owned(), body: encoder.finish().into() })
     }
 
-    /// Returns a reader that turns the chunks of an HTTP body into the request messages of a client stream. Works for every method: one that takes a
-    /// single message gets it at the end of the body.
+    /// Returns a reader that turns the chunks of an HTTP body into the request messages of a client stream. Works for
+    /// every method: one that takes a single message gets it at the end of the body.
     ///
     /// # Errors
     /// `BindError` about path or query.
@@ -147,8 +148,9 @@ impl Codec {
         ReplyStream::new(self.clone(), Arc::clone(plan), accept)
     }
 
-    /// Returns a status as the JSON of `google.rpc.Status`. Details are looked up in the pool of `plan`'s service, then among the types of
-    /// google/rpc/error_details.proto and the well-known types; one of unknown type is printed as `{"@type", "value": base64}`.
+    /// Returns a status as the JSON of `google.rpc.Status`. Details are looked up in the pool of `plan`'s service, then
+    /// among the types of google/rpc/error_details.proto and the well-known types; one of unknown type is printed as
+    /// `{"@type", "value": base64}`.
     pub fn encode_status(&self, status: &Status, plan: Option<&MethodPlan>) -> Bytes {
         let pool = plan.map_or(builtin::pool(), |it| it.method().output().parent_pool());
         let output = self.settings.json_output;
@@ -277,3 +279,6 @@ fn detail_json(output: JsonOutput, detail: &Detail, pool: &DescriptorPool) -> Ve
     }
     json.finish()
 }
+
+#[cfg(test)]
+mod tests;

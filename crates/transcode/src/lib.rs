@@ -1,13 +1,18 @@
 //! weft-transcode: REST and JSON on one side, protobuf wire bytes on the other, decided by descriptors alone.
 //!
-//! Lives here: reading `google.api.http` from a service's descriptors (`schema`), the path template grammar (`template`), the live table from
-//! HTTP method and path to gRPC method (`routes`), binding path, query and body to a request message (`bind`), strict ProtoJSON both ways
-//! (`codec`), errors as `google.rpc.Status` (`status`), and the framings of streams (`stream`).
-//! Does not: I/O, async, clocks, HTTP types. The gateway owns sockets, headers and calls and uses this crate as plain functions:
+//! Lives here: reading `google.api.http` from a service's descriptors (`schema`), the path template grammar
+//! (`template`), the live table from HTTP method and path to gRPC method (`routes`), binding path, query and body to a
+//! request message (`bind`), strict ProtoJSON both ways (`codec`), errors as `google.rpc.Status` (`status`), and the
+//! framings of streams (`stream`).
+//! Does not: I/O, async, clocks, HTTP types. The gateway owns sockets, headers and calls and uses this crate as plain
+//! functions:
 //!
-//! 1. `Schema::decode(bytes)` once per service; `RouteTable::builder().add(&schema, owner).build()` once per change of the world.
-//! 2. Per request `table.lookup(method, path)`, then `codec.decode_request(&found.plan, parts)`: wire bytes, or a `BindError` that is the answer.
-//! 3. Call the method at `found.plan.method().grpc_path()`; then `codec.encode_reply(&found.plan, wire)` or `Codec::encode_status(..)`.
+//! 1. `Schema::decode(bytes)` once per service; `RouteTable::builder().add(&schema, owner).build()` once per change of
+//!    the world.
+//! 2. Per request `table.lookup(method, path)`, then `codec.decode_request(&found.plan, parts)`: wire bytes, or a
+//!    `BindError` that is the answer.
+//! 3. Call the method at `found.plan.method().grpc_path()`; then `codec.encode_reply(&found.plan, wire)` or
+//!    `Codec::encode_status(..)`.
 #![forbid(unsafe_code)]
 
 pub mod settings;
@@ -24,6 +29,9 @@ pub mod stream;
 
 pub mod metadata;
 pub mod status;
+
+#[cfg(test)]
+mod fixture;
 
 pub use bind::{BindError, RequestParts};
 pub use codec::{Codec, EncodeError, Reply};

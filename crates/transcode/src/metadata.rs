@@ -1,6 +1,7 @@
 //! The few HTTP headers whose meaning transcoding fixes.
 //!
-//! Lives here: the grammar of `grpc-timeout`, and which request headers a backend sees as metadata. Does not: reading or writing headers.
+//! Lives here: the grammar of `grpc-timeout`, and which request headers a backend sees as metadata. Does not: reading
+//! or writing headers.
 //! Source: gRPC over HTTP/2, "Requests" (Timeout); RFC 9110, 7.6.1 (hop-by-hop fields).
 
 use std::time::Duration;
@@ -33,8 +34,8 @@ pub fn grpc_timeout(value: &[u8]) -> Result<Duration, BindError> {
 
 /// Returns whether a request header (its name in lower case) reaches the backend as metadata.
 ///
-/// Left out are connection-level fields, those that describe the HTTP body or make the HTTP request conditional, and those that gRPC or the gateway
-/// writes itself (`grpc-*`, `te`, `user-agent`, `x-forwarded-*` …).
+/// Left out are connection-level fields, those that describe the HTTP body or make the HTTP request conditional, and
+/// those that gRPC or the gateway writes itself (`grpc-*`, `te`, `user-agent`, `x-forwarded-*` …).
 pub fn is_forwarded(name: &str) -> bool {
     const OURS: [&str; 21] = [
         "accept",

@@ -1,4 +1,5 @@
-//! One way to call one method: a method, an HTTP binding, and everything about them that can be worked out before the first request.
+//! One way to call one method: a method, an HTTP binding, and everything about them that can be worked out before the
+//! first request.
 //!
 //! Lives here: resolving the names in an HTTP rule to descriptors. Does not: reading requests (`bind`, `codec`).
 

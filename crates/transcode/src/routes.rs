@@ -1,10 +1,11 @@
 //! The table from HTTP method and path to the method to call.
 //!
-//! Lives here: building the table from many schemas, looking up a raw path, saying what is wrong with the set of routes. Does not: decoding
-//! what a variable matched (`bind`), walking segments (`trie`).
-//! Invariants: at the leftmost segment where two templates differ, a literal beats `*` and `*` beats `**`, among the bindings of the request's HTTP
-//! method; what was added first keeps a service name or a template; the path is matched undecoded; a trailing `:word` is a verb only if some template
-//! of the table declares it, and then it is never part of a value.
+//! Lives here: building the table from many schemas, looking up a raw path, saying what is wrong with the set of
+//! routes. Does not: decoding what a variable matched (`bind`), walking segments (`trie`).
+//! Invariants: at the leftmost segment where two templates differ, a literal beats `*` and `*` beats `**`, among the
+//! bindings of the request's HTTP method (behind a `**` the longer rest beats the shorter); what was added first keeps
+//! a service name or a template; the path is matched undecoded; a trailing `:word` is a verb only if some template of
+//! the table declares it, and then it is never part of a value.
 
 mod trie;
 
@@ -115,7 +116,8 @@ impl<T: Clone> RouteTable<T> {
         }
     }
 
-    /// Returns what `path` leads to for an HTTP method (upper case). `path` is as on the wire, undecoded, without the query string.
+    /// Returns what `path` leads to for an HTTP method (upper case). `path` is as on the wire, undecoded, without the
+    /// query string.
     pub fn lookup(&self, http_method: &str, path: &str) -> Lookup<T> {
         let Some(segments) = Segments::of(path, &self.verbs) else { return Lookup::NotFound };
         let mut allow = BTreeSet::new();
@@ -267,16 +269,21 @@ impl<'p> Segments<'p> {
             it.starts.push(at);
             at += part.len() + 1;
         }
-        while it.parts.last().is_some_and(|it| it.is_empty()) {
-            it.parts.pop();
-        }
+        it.drop_empty_end();
         if let Some(last) = it.parts.last_mut()
             && let Some((head, word)) = last.rsplit_once(':')
             && verbs.contains(word)
         {
             (*last, it.verb) = (head, Some(word));
+            it.drop_empty_end();
         }
         Some(it)
+    }
+
+    fn drop_empty_end(&mut self) {
+        while self.parts.last().is_some_and(|it| it.is_empty()) {
+            self.parts.pop();
+        }
     }
 
     /// Returns the part of the path from one segment to before another, separators between them included.

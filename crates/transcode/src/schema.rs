@@ -1,9 +1,11 @@
-//! The descriptors of one service as it published them: methods, their REST bindings, and the message types behind them.
+//! The descriptors of one service as it published them: methods, their REST bindings, and the message types behind
+//! them.
 //!
-//! Lives here: linking a descriptor set into its own pool, reading `google.api.http` and `idempotency_level` from the raw option bytes.
+//! Lives here: linking a descriptor set into its own pool, reading `google.api.http` and `idempotency_level` from the
+//! raw option bytes.
 //! Does not: routing between services (`routes`), or anything per request.
-//! Invariants: one pool per schema, so two services may each own a `common.proto`; options are read from raw bytes, because typed descriptor
-//! messages drop extensions.
+//! Invariants: one pool per schema, so two services may each own a `common.proto`; options are read from raw bytes,
+//! because typed descriptor messages drop extensions.
 
 pub(crate) mod builtin;
 mod raw;
@@ -99,11 +101,13 @@ pub enum Idempotency {
 }
 
 impl Schema {
-    /// Links an encoded `google.protobuf.FileDescriptorSet`. Files may come in any order; the well-known types, `google/api/{http,annotations,
-    /// httpbody}.proto` and `google/rpc/{status,error_details}.proto` are supplied where a file imports them and the set lacks them.
+    /// Links an encoded `google.protobuf.FileDescriptorSet`. Files may come in any order; the well-known types,
+    /// `google/api/{http,annotations, httpbody}.proto` and `google/rpc/{status,error_details}.proto` are supplied where
+    /// a file imports them and the set lacks them.
     ///
     /// # Errors
-    /// `SchemaError` if the bytes cannot be decoded or a file does not link. A REST binding that cannot be served is no error: see `problems`.
+    /// `SchemaError` if the bytes cannot be decoded or a file does not link. A REST binding that cannot be served is no
+    /// error: see `problems`.
     pub fn decode(set: &[u8]) -> Result<Self, SchemaError> {
         Self::from_files(raw::FileSet::decode(set).map_err(malformed)?.file)
     }
@@ -144,7 +148,8 @@ impl Schema {
         self.pool.services().map(|it| it.full_name().to_owned())
     }
 
-    /// Returns every way to call every method: first its plain binding `POST /package.Service/Method`, then its `google.api.http` ones.
+    /// Returns every way to call every method: first its plain binding `POST /package.Service/Method`, then its
+    /// `google.api.http` ones.
     pub fn plans(&self) -> &[Arc<MethodPlan>] {
         &self.plans
     }
@@ -360,3 +365,6 @@ fn enum_symbol(it: &EnumDescriptorProto, path: &[i32], push: &mut impl FnMut(Opt
 fn index(at: i32) -> usize {
     usize::try_from(at).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! What a person may set about transcoding: the `[transcoding]` table of the gateway's config file.
 //!
-//! Lives here: the settings, their names, values and defaults. Does not: limits on bytes and time (`[limits]`, the gateway's), or what a setting does.
+//! Lives here: the settings, their names, values and defaults. Does not: limits on bytes and time (`[limits]`, the
+//! gateway's), or what a setting does.
 
 use serde::Deserialize;
 
@@ -48,7 +49,8 @@ impl Default for Settings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PathUnescape {
-    /// All but those of RFC 6570's reserved characters, which stay as sent (`google.api.Http`, `fully_decode_reserved_expansion` = false).
+    /// All but those of RFC 6570's reserved characters, which stay as sent (`google.api.Http`,
+    /// `fully_decode_reserved_expansion` = false).
     #[default]
     ExceptReserved,
     /// All but `%2F`, so that segments stay apart.
@@ -90,4 +92,34 @@ pub struct JsonOutput {
     pub preserve_proto_names: bool,
     /// Print enum values as numbers.
     pub enums_as_ints: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_those_of_the_config_file_and_others_are_errors() {
+        let text = r#"{"path_unescape":"except_slash","query_plus_as_space":true,"unknown_query":"ignore","ignored_query_params":["key"],
+            "unknown_body":"reject","case_insensitive_enums":true,"infer_update_mask":true,"stream_format":"sse",
+            "json_output":{"emit_defaults":true,"preserve_proto_names":true,"enums_as_ints":true}}"#;
+        let settings: Settings = serde_json::from_str(text).unwrap();
+        let output = JsonOutput { emit_defaults: true, preserve_proto_names: true, enums_as_ints: true };
+        let expected = Settings {
+            path_unescape: PathUnescape::ExceptSlash,
+            query_plus_as_space: true,
+            unknown_query: Unknown::Ignore,
+            ignored_query_params: vec!["key".to_owned()],
+            unknown_body: Unknown::Reject,
+            case_insensitive_enums: true,
+            infer_update_mask: true,
+            stream_format: StreamFormat::Sse,
+            json_output: output,
+        };
+        assert_eq!(settings, expected);
+        assert_eq!(serde_json::from_str::<Settings>("{}").unwrap(), Settings::default());
+        for wrong in [r#"{"max_request_bytes":1}"#, r#"{"json_output":{"indent":2}}"#, r#"{"stream_format":"xml"}"#] {
+            assert!(serde_json::from_str::<Settings>(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -1,7 +1,9 @@
 //! Errors as REST clients see them: `google.rpc.Status` as JSON, and the table between gRPC and HTTP codes.
 //!
-//! Lives here: `Status`, its details, both directions of the code table. Does not: deciding that something failed, or sending it.
-//! Source: google/rpc/code.proto (HTTP mapping in its comments), google/rpc/status.proto, google/rpc/error_details.proto.
+//! Lives here: `Status`, its details, both directions of the code table. Does not: deciding that something failed, or
+//! sending it.
+//! Source: google/rpc/code.proto (HTTP mapping in its comments), google/rpc/status.proto,
+//! google/rpc/error_details.proto.
 
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -46,8 +48,9 @@ impl Status {
 
     /// Returns the status that a call's trailers tell.
     ///
-    /// `message` is the raw value of `grpc-message` and is percent-decoded once. `details` is the raw value of `grpc-status-details-bin`
-    /// (base64, padding optional) and adds the details; if it cannot be read, code and message stand alone.
+    /// `message` is the raw value of `grpc-message` and is percent-decoded once. `details` is the raw value of
+    /// `grpc-status-details-bin` (base64, padding optional) and adds the details; if it cannot be read, code and
+    /// message stand alone.
     pub fn from_trailers(code: i32, message: Option<&[u8]>, details: Option<&[u8]>) -> Self {
         let rich =
             details.and_then(|it| RawStatus::decode(BASE64.decode(it).ok()?.as_slice()).ok()).unwrap_or_default();
@@ -87,7 +90,8 @@ pub fn http_status(code: i32) -> u16 {
     }
 }
 
-/// Returns the gRPC code for an HTTP status that came in place of a gRPC answer (gRPC over HTTP/2, "HTTP to gRPC status code mapping").
+/// Returns the gRPC code for an HTTP status that came in place of a gRPC answer (gRPC over HTTP/2, "HTTP to gRPC status
+/// code mapping").
 pub fn grpc_code(http: u16) -> i32 {
     match http {
         400 => 13,

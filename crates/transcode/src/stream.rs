@@ -1,7 +1,8 @@
 //! Streams over HTTP bodies: chunks in to request messages, reply messages out to a framed body.
 //!
-//! Lives here: framing replies as JSON array, NDJSON or SSE, raw bodies both ways, which framing a client asked for. Does not: reading or writing
-//! sockets, back-pressure, finding the documents in a body (`split`). Memory held is one message.
+//! Lives here: framing replies as JSON array, NDJSON or SSE, raw bodies both ways, which framing a client asked for.
+//! Does not: reading or writing sockets, back-pressure, finding the documents in a body (`split`). Memory held is one
+//! message.
 //! Source: Envoy's array framing with errors in band; the WHATWG "Server-sent events" syntax.
 
 mod split;
@@ -63,7 +64,8 @@ impl RequestStream {
     /// Takes a chunk of the body; returns the messages that it completes, encoded.
     ///
     /// # Errors
-    /// `BindError` for what cannot be a message; the call should be cancelled and the error answered. The stream is then of no more use.
+    /// `BindError` for what cannot be a message; the call should be cancelled and the error answered. The stream is
+    /// then of no more use.
     pub fn feed(&mut self, chunk: &[u8]) -> Result<Vec<Bytes>, BindError> {
         match &mut self.intake {
             Intake::Nothing => Ok(Vec::new()),
@@ -199,8 +201,8 @@ impl ReplyStream {
         self.started
     }
 
-    /// Returns the bytes that report a failure in the stream, `{"error": status}`, and end the body. A raw body has no room for it: the bytes are
-    /// empty, and the caller should break the connection off so that the client notices.
+    /// Returns the bytes that report a failure in the stream, `{"error": status}`, and end the body. A raw body has no
+    /// room for it: the bytes are empty, and the caller should break the connection off so that the client notices.
     pub fn fail(&mut self, status: &Status) -> Bytes {
         if self.framing == Framing::Raw {
             return Bytes::new();
@@ -235,7 +237,8 @@ fn is_ndjson(content_type: Option<&str>) -> bool {
     )
 }
 
-/// Returns the framing that an `Accept` header asks for: the best of those we have by weight, then by order; none if it names none of them.
+/// Returns the framing that an `Accept` header asks for: the best of those we have by weight, then by order; none if it
+/// names none of them.
 fn accepted(accept: &str) -> Option<StreamFormat> {
     let mut best: Option<(f32, StreamFormat)> = None;
     for range in accept.split(',') {

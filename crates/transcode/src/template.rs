@@ -1,14 +1,17 @@
 //! The path template grammar of google/api/http.proto.
 //!
-//! Lives here: parsing and printing a template. Does not: matching (`routes`), or knowing whether a variable's field exists (`plan`).
-//! Grammar:
+//! Lives here: parsing and printing a template. Does not: matching (`routes`), or knowing whether a variable's field
+//! exists (`plan`).
 //!
-//!     Template = "/" [ Segments ] [ Verb ] ;      Segments = Segment { "/" Segment } ;
-//!     Segment  = "*" | "**" | LITERAL | Variable ; Variable = "{" FieldPath [ "=" Segments ] "}" ;
-//!     FieldPath = IDENT { "." IDENT } ;            Verb = ":" LITERAL ;
+//! ```text
+//! Template = "/" [ Segments ] [ Verb ] ;        Segments = Segment { "/" Segment } ;
+//! Segment  = "*" | "**" | LITERAL | Variable ;  Variable = "{" FieldPath [ "=" Segments ] "}" ;
+//! FieldPath = IDENT { "." IDENT } ;             Verb = ":" LITERAL ;
+//! ```
 //!
-//! Source: google/api/http.proto; differs: `/` alone is a template, and segments may follow a `**` (at most one in a template), as in Envoy and
-//! grpc-gateway. A LITERAL is a run of RFC 3986 path characters, percent escapes included, without `*`; the last colon of a template starts its verb.
+//! Source: google/api/http.proto; differs: `/` alone is a template, and segments may follow a `**` (at most one in a
+//! template), as in Envoy and grpc-gateway. A LITERAL is a run of RFC 3986 path characters, percent escapes included,
+//! without `*`; the last colon of a template starts its verb.
 
 use std::fmt;
 use std::ops::Range;
@@ -68,7 +71,8 @@ impl Template {
         self.verb.as_deref()
     }
 
-    /// Returns whether a variable can hold more than one segment, and so keeps some escapes (`Settings::path_unescape`).
+    /// Returns whether a variable can hold more than one segment, and so keeps some escapes
+    /// (`Settings::path_unescape`).
     pub(crate) fn is_multi_segment(&self, variable: &Variable) -> bool {
         variable.span.len() > 1 || self.segments[variable.span.start] == Segment::DoubleStar
     }
@@ -226,7 +230,8 @@ impl Parser {
         Ok(())
     }
 
-    /// Reads a literal. In the path, a colon in the last segment starts the verb (the last one does), elsewhere it is a character like others.
+    /// Reads a literal. In the path, a colon in the last segment starts the verb (the last one does), elsewhere it is a
+    /// character like others.
     fn literal(&mut self, place: Place) -> Result<String, TemplateError> {
         let start = self.at;
         let rest = &self.chars[start..];

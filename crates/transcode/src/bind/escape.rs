@@ -1,7 +1,9 @@
 //! Percent escapes in paths and query strings, decoded exactly once.
 //!
-//! Lives here: RFC 3986 escapes, and which of them a multi-segment path variable keeps. Does not: splitting paths or query strings.
-//! Source: RFC 3986, 2.1; RFC 6570, 1.5 (reserved characters); google/api/http.proto and `google.api.Http.fully_decode_reserved_expansion`.
+//! Lives here: RFC 3986 escapes, and which of them a multi-segment path variable keeps. Does not: splitting paths or
+//! query strings.
+//! Source: RFC 3986, 2.1; RFC 6570, 1.5 (reserved characters); google/api/http.proto and
+//! `google.api.Http.fully_decode_reserved_expansion`.
 
 use std::borrow::Cow;
 

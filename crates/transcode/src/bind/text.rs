@@ -1,7 +1,8 @@
 //! Field values from plain text: what a path variable, a query parameter or a quoted JSON value may be.
 //!
 //! Lives here: scalars, enums and the well-known types with a string form. Does not: JSON syntax.
-//! Source: ProtoJSON, of which a path or query value is the string form without quotes; booleans, which JSON does not quote, are `true` and `false`.
+//! Source: ProtoJSON, of which a path or query value is the string form without quotes; booleans, which JSON does not
+//! quote, are `true` and `false`.
 
 use base64::Engine;
 use base64::alphabet;
@@ -76,7 +77,8 @@ pub(crate) fn enum_name(name: &str, desc: &EnumDescriptor, settings: &Settings) 
     exact.or_else(|| if settings.case_insensitive_enums { folded() } else { None })
 }
 
-/// Reads an integer of any range from a number in JSON's grammar, exactly: `1e5` and `100.0` are integers, `0.5` is not.
+/// Reads an integer of any range from a number in JSON's grammar, exactly: `1e5` and `100.0` are integers, `0.5` is
+/// not.
 pub(crate) fn integer<N: TryFrom<i128>>(text: &str, expected: &str) -> Result<N, String> {
     let number = Number::read(text).ok_or_else(|| format!("expected {expected}"))?;
     let exact =

@@ -1,8 +1,9 @@
 //! ProtoJSON to messages, strict.
 //!
-//! Lives here: what each kind of field accepts. Does not: JSON syntax (`json`), scalars' text (`bind::text`), which part of a request the JSON is (`codec`).
-//! Source: the ProtoJSON specification; where it leaves a choice, the protobuf conformance suite: a name twice, two members of a oneof and null in a list
-//! are errors; an unknown enum name is dropped when unknown members are ignored.
+//! Lives here: what each kind of field accepts. Does not: JSON syntax (`json`), scalars' text (`bind::text`), which
+//! part of a request the JSON is (`codec`).
+//! Source: the ProtoJSON specification; where it leaves a choice, the protobuf conformance suite: a name twice, two
+//! members of a oneof and null in a list are errors; an unknown enum name is dropped when unknown members are ignored.
 
 use std::collections::HashMap;
 
@@ -52,7 +53,8 @@ impl Decoder<'_> {
         self.value(json, &field.kind(), Cardinality::of(field.is_list(), field.is_map()))
     }
 
-    /// Reads an object as a message by its fields. `beside` is a member that belongs to no field: the `@type` of an Any.
+    /// Reads an object as a message by its fields. `beside` is a member that belongs to no field: the `@type` of an
+    /// Any.
     fn object(self, json: &mut Reader<'_>, desc: &MessageDescriptor, beside: Option<&str>) -> Read<DynamicMessage> {
         let mut message = DynamicMessage::new(desc.clone());
         let mut seen: Vec<u32> = Vec::new();
@@ -61,9 +63,12 @@ impl Decoder<'_> {
         let mut first = true;
         while let Some((name, at)) = json.member(first)? {
             first = false;
-            let mut once = |number: u32| match seen.contains(&number) {
-                true => Err(Fault::new(at, format!("member {name:?} names a field for the second time"))),
-                false => Ok(seen.push(number)),
+            let mut once = |number: u32| {
+                if seen.contains(&number) {
+                    return Err(Fault::new(at, format!("member {name:?} names a field for the second time")));
+                }
+                seen.push(number);
+                Ok(())
             };
             if let Some(field) = find_field(desc, &name) {
                 once(field.number())?;

@@ -1,8 +1,9 @@
 //! Messages to ProtoJSON.
 //!
 //! Lives here: how each kind of field is printed. Does not: deciding which part of a reply is printed (`codec`).
-//! Source: the ProtoJSON specification; differs: an Any of unknown type is printed as `{"@type", "value": base64}`, because losing a whole reply for it
-//! helps nobody. Members come in the order of field numbers, map entries in the order of keys.
+//! Source: the ProtoJSON specification; differs: an Any of unknown type is printed as `{"@type", "value": base64}`,
+//! because losing a whole reply for it helps nobody. Members come in the order of field numbers, map entries in the
+//! order of keys.
 
 use std::fmt;
 

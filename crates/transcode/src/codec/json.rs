@@ -1,8 +1,8 @@
 //! A pull reader for strict JSON that knows where it is.
 //!
 //! Lives here: RFC 8259 syntax, positions, the nesting limit. Does not: meaning (`decode`).
-//! Invariants: it accepts exactly RFC 8259 in UTF-8 without a byte order mark; it never looks at a byte twice but by `rewind`; recursion of its callers is
-//! bounded by `DEPTH`.
+//! Invariants: it accepts exactly RFC 8259 in UTF-8 without a byte order mark; it never looks at a byte twice but by
+//! `rewind`; recursion of its callers is bounded by `DEPTH`.
 
 use std::borrow::Cow;
 
@@ -46,7 +46,8 @@ impl Fault {
         self
     }
 
-    /// Returns the client's error: field path where known, then what is wrong, then line and column in `document`, which starts at `origin` of the body.
+    /// Returns the client's error: field path where known, then what is wrong, then line and column in `document`,
+    /// which starts at `origin` of the body.
     pub(crate) fn into_error(self, document: &[u8], origin: Position) -> BindError {
         let position = origin.after(&document[..self.at.min(document.len())]);
         let description = format!("{} at line {} column {}", self.reason, position.line, position.column);
@@ -228,7 +229,8 @@ impl<'d> Reader<'d> {
         self.enter()
     }
 
-    /// Returns the next member's name and where it stands; its value must then be read. None at the end of the object, which is left.
+    /// Returns the next member's name and where it stands; its value must then be read. None at the end of the object,
+    /// which is left.
     pub(crate) fn member(&mut self, first: bool) -> Read<Option<(Cow<'d, str>, usize)>> {
         if !self.continues(first, b'}', "',' or '}'")? {
             return Ok(None);

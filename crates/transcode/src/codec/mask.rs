@@ -1,8 +1,9 @@
 //! The `update_mask` that a PATCH body implies.
 //!
-//! Lives here: finding the mask field and the paths of the members present. Does not: deciding whether to infer (`codec`).
-//! Source: grpc-gateway's "Patch feature": paths are proto names, sorted; they stop at lists, maps and well-known types. An empty object is a path
-//! itself: it was sent, so it is meant.
+//! Lives here: finding the mask field and the paths of the members present. Does not: deciding whether to infer
+//! (`codec`).
+//! Source: grpc-gateway's "Patch feature": paths are proto names, sorted; they stop at lists, maps and well-known
+//! types. An empty object is a path itself: it was sent, so it is meant.
 
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 

@@ -1,8 +1,9 @@
 //! The well-known types whose JSON is not an object of their fields.
 //!
-//! Lives here: telling them apart; the string forms of Timestamp, Duration and FieldMask, both directions. Does not: Any, Struct and Value, which are
-//! JSON structures (`decode`, `encode`).
-//! Source: comments of google/protobuf/{timestamp,duration,field_mask}.proto; RFC 3339 in the subset that ProtoJSON allows (upper case, a zone).
+//! Lives here: telling them apart; the string forms of Timestamp, Duration and FieldMask, both directions. Does not:
+//! Any, Struct and Value, which are JSON structures (`decode`, `encode`).
+//! Source: comments of google/protobuf/{timestamp,duration,field_mask}.proto; RFC 3339 in the subset that ProtoJSON
+//! allows (upper case, a zone).
 
 use prost_reflect::{DynamicMessage, MessageDescriptor, Value};
 

@@ -1,8 +1,10 @@
 //! A tree of template segments with backtracking.
 //!
-//! Lives here: claiming a shape, walking a path in order of precedence. Does not: paths, verbs or methods beyond carrying them.
-//! Assumes at most one `**` per template (`template` refuses more), so a walk visits each node at most once per start of the `**`: the cost is bounded by
-//! the size of the tree times the length of the path, and the recursion by the longest template.
+//! Lives here: claiming a shape, walking a path in order of precedence. Does not: paths, verbs or methods beyond
+//! carrying them.
+//! Assumes at most one `**` per template (`template` refuses more), so a walk visits each node at most once per start
+//! of the `**`: the cost is bounded by the size of the tree times the length of the path, and the recursion by the
+//! longest template.
 
 use std::collections::HashMap;
 
@@ -34,7 +36,8 @@ impl Trie {
         Self { nodes: vec![Node::default()] }
     }
 
-    /// Claims the paths of a template; if they are taken for that verb and HTTP method, returns the route that has them.
+    /// Claims the paths of a template; if they are taken for that verb and HTTP method, returns the route that has
+    /// them.
     pub(super) fn claim(&mut self, segments: &[Segment], claim: Claim) -> Result<(), usize> {
         let mut at = 0;
         for segment in segments {

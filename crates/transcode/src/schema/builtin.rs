@@ -1,8 +1,9 @@
 //! Descriptors that files import but sets often lack, and the types of error details.
 //!
-//! Lives here: google/api/{http,annotations,httpbody}.proto and google/rpc/{status,error_details}.proto as tables; the well-known types come with
-//! prost-reflect. Does not: anything about a particular service.
-//! Source: googleapis (google/api, google/rpc) and protobuf's include directory; comments and options that no code reads are left out.
+//! Lives here: google/api/{http,annotations,httpbody}.proto and google/rpc/{status,error_details}.proto as tables; the
+//! well-known types come with prost-reflect. Does not: anything about a particular service.
+//! Source: googleapis (google/api, google/rpc) and protobuf's include directory; comments and options that no code
+//! reads are left out.
 
 use std::sync::OnceLock;
 
@@ -22,14 +23,15 @@ pub(crate) fn pool() -> &'static DescriptorPool {
 }
 
 /// Returns a built-in file, encoded.
-pub(super) fn file(name: &str) -> Option<Vec<u8>> {
+pub(crate) fn file(name: &str) -> Option<Vec<u8>> {
     pool().get_file_by_name(name).map(|it| it.encode_to_vec())
 }
 
 /// A message: its name, its fields, its nested messages.
 struct Shape(&'static str, &'static [Field], &'static [Shape]);
 
-/// A field: name, number, type. A type is a scalar's name, or `.full.Name`; `*` before it means repeated, `map` is `map<string, string>`.
+/// A field: name, number, type. A type is a scalar's name, or `.full.Name`; `*` before it means repeated, `map` is
+/// `map<string, string>`.
 struct Field(&'static str, i32, &'static str);
 
 fn http() -> FileDescriptorProto {

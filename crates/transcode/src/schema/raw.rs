@@ -1,7 +1,9 @@
 //! Just enough of descriptor.proto and google/api/http.proto to read what typed descriptors drop.
 //!
-//! Lives here: message types decoded from the raw bytes of a descriptor set. Does not: linking, or judging what was read.
-//! Source: google/protobuf/descriptor.proto; google/api/annotations.proto (extension 72295728) and google/api/http.proto. Fields not named are skipped.
+//! Lives here: message types decoded from the raw bytes of a descriptor set. Does not: linking, or judging what was
+//! read.
+//! Source: google/protobuf/descriptor.proto; google/api/annotations.proto (extension 72295728) and
+//! google/api/http.proto. Fields not named are skipped.
 
 /// `google.protobuf.FileDescriptorSet`, its files left encoded.
 #[derive(Clone, PartialEq, prost::Message)]

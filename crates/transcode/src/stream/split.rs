@@ -1,7 +1,9 @@
 //! Where one JSON document ends and the next begins, in a body that arrives in chunks.
 //!
-//! Lives here: the outline of a JSON array and of NDJSON. Does not: the documents themselves, which are only bracketed here and checked when read.
-//! Invariants: what lies outside of documents is checked here; a document handed out is never blank; positions are those of the whole body.
+//! Lives here: the outline of a JSON array and of NDJSON. Does not: the documents themselves, which are only bracketed
+//! here and checked when read.
+//! Invariants: what lies outside of documents is checked here; a document handed out is never blank; positions are
+//! those of the whole body.
 
 use crate::bind::BindError;
 use crate::codec::json::{Fault, Position};

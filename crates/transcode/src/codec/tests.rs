@@ -1,0 +1,136 @@
+//! Requests and replies whole: which part the JSON is, what wins, update masks, raw bodies.
+
+use serde_json::{Value as Json, json};
+
+use super::*;
+use crate::fixture::{decode, kinds, plan, print};
+use crate::routes::PathVariables;
+use crate::status::Detail;
+
+fn request(settings: Settings, http_method: &str, template: &str, query: &str, body: &str) -> Result<Json, String> {
+    let plan = plan(template);
+    let variables = PathVariables(vec!["v".to_owned(); plan.variables().len()]);
+    let parts = RequestParts { http_method, variables: &variables, query: Some(query), content_type: None };
+    let wire = Codec::new(settings).decode_request(&plan, parts, body.as_bytes()).map_err(|error| error.message)?;
+    Ok(print(&decode(plan.method().input(), &wire)))
+}
+
+#[test]
+fn the_path_beats_the_body_even_within_the_body_field() {
+    let body = r#"{"nested":{"name":"b","amount":2}}"#;
+    let expected = json!({"kinds": {"nested": {"name": "v", "amount": 2}}});
+    assert_eq!(request(Settings::default(), "POST", "/deep/{kinds.nested.name}", "", body).unwrap(), expected);
+}
+
+#[test]
+fn a_blank_body_is_no_body() {
+    assert_eq!(request(Settings::default(), "POST", "/echo", "", "").unwrap(), json!({}));
+    assert_eq!(request(Settings::default(), "POST", "/echo", "", " \n").unwrap(), json!({}));
+    assert_eq!(request(Settings::default(), "PATCH", "/kinds/{id}", "", "").unwrap(), json!({"id": "v"}));
+    assert_eq!(request(Settings::default(), "PATCH", "/kinds/{id}", "", "null").unwrap(), json!({"id": "v"}));
+    assert_eq!(request(Settings::default(), "GET", "/get/{text}", "", "not looked at").unwrap(), json!({"text": "v"}));
+}
+
+#[test]
+fn malformed_bodies_name_line_and_column_and_the_field_where_known() {
+    let refused = |body: &str| request(Settings::default(), "PATCH", "/kinds/{id}", "", body).unwrap_err();
+    assert_eq!(refused("oops"), "kinds: expected a JSON value, found 'o' at line 1 column 1");
+    assert_eq!(
+        refused("{\n \"nested\": {\"amount\": \"x\"}}"),
+        "kinds.nested.amount: expected an int32, found \"x\" at line 2 column 23"
+    );
+    assert_eq!(
+        refused("{} {}"),
+        "malformed request body: expected the end of the document, found '{' at line 1 column 4"
+    );
+    let whole = request(Settings::default(), "POST", "/echo", "", "[{}]").unwrap_err();
+    assert_eq!(whole, "malformed request body: expected an object, found an array at line 1 column 1");
+}
+
+#[test]
+fn an_update_mask_is_inferred_from_the_members_present() {
+    let infer = || Settings { infer_update_mask: true, ..Settings::default() };
+    let mask = |settings: Settings, http_method: &str, query: &str, body: &str| {
+        let message = request(settings, http_method, "/kinds/{id}", query, body).unwrap();
+        message.get("updateMask").cloned()
+    };
+    let body = r#"{"nested":{"name":"n","child":{"amount":3},"notes":[]},"i32":null,"mapText":{"k":"v"},"object":{"a":1},"otherName":"r","nope":1}"#;
+    let inferred = "i32,mapText,nested.child.amount,nested.name,nested.notes,object,renamed";
+    assert_eq!(mask(infer(), "PATCH", "", body), Some(json!(inferred)));
+    assert_eq!(mask(infer(), "PATCH", "", r#"{"nested":{"child":{}}}"#), Some(json!("nested.child")));
+    assert_eq!(mask(infer(), "PATCH", "", r#"{"nested":null}"#), Some(json!("nested")));
+    assert_eq!(mask(infer(), "PATCH", "updateMask=i64", body), Some(json!("i64")));
+    assert_eq!(mask(infer(), "PUT", "", body), None);
+    assert_eq!(mask(infer(), "PATCH", "", ""), None);
+    assert_eq!(mask(Settings::default(), "PATCH", "", body), None);
+}
+
+#[test]
+fn a_response_body_is_printed_alone() {
+    let wire = kinds(r#"{"nested":{"name":"n"},"listText":["a","b"]}"#).encode_to_vec();
+    let alone = |template: &str| {
+        let reply = Codec::default().encode_reply(&plan(template), &wire).unwrap();
+        assert_eq!(reply.content_type, "application/json");
+        String::from_utf8(reply.body.to_vec()).unwrap()
+    };
+    assert_eq!(alone("/alone/nested"), r#"{"name":"n"}"#);
+    assert_eq!(alone("/alone/list"), r#"["a","b"]"#);
+    assert_eq!(alone("/alone/ts"), "null");
+}
+
+#[test]
+fn a_reply_of_another_type_is_the_backends_fault() {
+    let error = Codec::default().encode_reply(&plan("/echo"), &[0xff]).unwrap_err();
+    assert!(matches!(&error, EncodeError::Malformed { method, .. } if method == "test.v1.Api.Echo"), "{error}");
+    assert_eq!(error.status().http_status(), 500);
+}
+
+#[test]
+fn raw_bodies_pass_both_ways_untouched() {
+    const RAW: &str = r#"
+        syntax = "proto3";
+        package test.v1;
+        import "google/api/annotations.proto";
+        import "google/api/httpbody.proto";
+        message Upload { string name = 1; google.api.HttpBody file = 2; }
+        service Raws {
+          rpc Put(Upload) returns (Upload) { option (google.api.http) = { put: "/{name}" body: "file" response_body: "file" }; }
+        }
+    "#;
+    let schema = crate::fixture::schema(RAW);
+    let plan = &schema.plans()[1];
+    let variables = PathVariables(vec!["n".to_owned()]);
+    let parts =
+        RequestParts { http_method: "PUT", variables: &variables, query: None, content_type: Some("text/csv; a=b") };
+    let wire = Codec::default().decode_request(plan, parts, b"{\"broken\":").unwrap();
+    let reply = Codec::default().encode_reply(plan, &wire).unwrap();
+    assert_eq!(reply, Reply { content_type: "text/csv; a=b".to_owned(), body: Bytes::from_static(b"{\"broken\":") });
+    let empty = Codec::default().encode_reply(plan, &[]).unwrap();
+    assert_eq!(empty, Reply { content_type: "application/octet-stream".to_owned(), body: Bytes::new() });
+}
+
+#[test]
+fn a_detail_that_cannot_be_shown_costs_neither_the_others_nor_the_status() {
+    let detail =
+        |url: &str, value: &'static [u8]| Detail { type_url: url.to_owned(), value: Bytes::from_static(value) };
+    let mut status = Status::new(5, "kept");
+    status.details = vec![
+        detail("type.googleapis.com/no.such.Detail", b"\x0a\x03abc"),
+        detail("type.googleapis.com/google.rpc.RequestInfo", b"\x0a\x01r"),
+        detail("type.googleapis.com/google.rpc.RequestInfo", b"\xff"),
+        detail("type.googleapis.com/google.protobuf.Timestamp", b"\x08\xff\xff\xff\xff\xff\xff\xff\x7f"),
+        detail("type.googleapis.com/test.v1.Nested", b"\x10\x07"),
+        detail("", b""),
+    ];
+    let json = Codec::default().encode_status(&status, Some(&plan("/echo")));
+    let expected = json!({"code": 5, "message": "kept", "details": [
+        {"@type": "type.googleapis.com/no.such.Detail", "value": "CgNhYmM="},
+        {"@type": "type.googleapis.com/google.rpc.RequestInfo", "requestId": "r"},
+        {"@type": "type.googleapis.com/google.rpc.RequestInfo", "value": "/w=="},
+        {"@type": "type.googleapis.com/google.protobuf.Timestamp", "value": "CP////////9/"},
+        {"@type": "type.googleapis.com/test.v1.Nested", "amount": 7},
+        {"@type": "", "value": ""},
+    ]});
+    assert_eq!(serde_json::from_slice::<Json>(&json).unwrap(), expected);
+    assert_eq!(Codec::default().encode_status(&Status::new(5, ""), None), Bytes::from_static(b"{\"code\":5}"));
+}

@@ -1,0 +1,144 @@
+//! Linking: what is supplied, what is refused with which file and symbol, what is left out with a reason.
+
+use prost::Message;
+
+use super::*;
+use crate::fixture::{self, compile};
+
+const SERVICE: &str = r#"
+    syntax = "proto3";
+    package a.v1;
+    import "google/api/annotations.proto";
+    import "google/api/httpbody.proto";
+    import "google/protobuf/timestamp.proto";
+    import "common.proto";
+    message Req { string id = 1; common.Thing thing = 2; repeated string tags = 3; google.protobuf.Timestamp at = 4; google.api.HttpBody raw = 5; }
+    service Svc {
+      rpc Get(Req) returns (Req) {
+        option idempotency_level = NO_SIDE_EFFECTS;
+        option (google.api.http) = { get: "/a/{id}" additional_bindings { custom: { kind: "head" path: "/a/{at}" } } };
+      }
+      rpc Put(Req) returns (stream google.api.HttpBody) { option (google.api.http) = { put: "/raw" body: "raw" }; }
+      rpc Chat(stream Req) returns (stream Req) { option idempotency_level = IDEMPOTENT; }
+    }
+"#;
+const COMMON: (&str, &str) =
+    ("common.proto", r#"syntax = "proto3"; package common; message Thing { string name = 1; }"#);
+const SET: &[(&str, &str)] = &[("svc.proto", SERVICE), COMMON];
+
+#[test]
+fn methods_and_their_bindings_are_read_from_raw_options() {
+    let schema = Schema::decode(&compile(SET, true)).unwrap();
+    let plans: Vec<_> = schema
+        .plans()
+        .iter()
+        .map(|it| format!("{} {} {}", it.http_method(), it.template(), it.method().name()))
+        .collect();
+    let expected = [
+        "POST /a.v1.Svc/Get Get",
+        "GET /a/{id} Get",
+        "HEAD /a/{at} Get",
+        "POST /a.v1.Svc/Put Put",
+        "PUT /raw Put",
+        "POST /a.v1.Svc/Chat Chat",
+    ];
+    assert_eq!(plans, expected);
+    let method = |at: usize| schema.plans()[at].method();
+    assert_eq!(
+        [0, 3, 5].map(|at| method(at).idempotency()),
+        [Idempotency::NoSideEffects, Idempotency::Unknown, Idempotency::Idempotent]
+    );
+    assert_eq!([0, 3, 5].map(|at| method(at).streaming()), [Streaming::Unary, Streaming::Server, Streaming::Bidi]);
+    assert_eq!(method(0).grpc_path(), "/a.v1.Svc/Get");
+    assert_eq!(method(0).full_name(), "a.v1.Svc.Get");
+    assert!(schema.plans()[4].takes_raw_body() && schema.plans()[4].returns_raw_body());
+    assert!(!schema.plans()[1].has_body() && !schema.plans()[1].takes_raw_body());
+    assert_eq!(schema.services().collect::<Vec<_>>(), ["a.v1.Svc"]);
+}
+
+#[test]
+fn files_of_google_are_supplied_where_a_set_lacks_them() {
+    let whole = Schema::decode(&compile(SET, true)).unwrap();
+    let own_files = Schema::decode(&compile(SET, false)).unwrap();
+    assert_eq!(own_files.plans().len(), whole.plans().len());
+    assert_eq!(own_files.services().count(), 1);
+}
+
+#[test]
+fn files_come_in_any_order_and_may_come_twice() {
+    let mut files = raw::FileSet::decode(compile(SET, true).as_slice()).unwrap().file;
+    files.reverse();
+    files.push(files[0].clone());
+    assert_eq!(Schema::from_files(files).unwrap().plans().len(), 6);
+}
+
+#[test]
+fn two_services_may_each_own_a_file_of_one_name() {
+    const OTHER: &[(&str, &str)] = &[(
+        "common.proto",
+        r#"syntax = "proto3"; package common; message Thing { int32 id = 9; } service S { rpc M(Thing) returns (Thing); }"#,
+    )];
+    assert!(Schema::decode(&compile(SET, true)).is_ok());
+    assert!(Schema::decode(&compile(OTHER, true)).is_ok());
+}
+
+#[test]
+fn a_set_that_does_not_link_names_file_and_symbol() {
+    let mut files = raw::FileSet::decode(compile(SET, true).as_slice()).unwrap().file;
+    let named = |bytes: &Vec<u8>| raw::File::decode(bytes.as_slice()).unwrap().name;
+    files.retain(|it| named(it) != "common.proto");
+    let error = Schema::from_files(&files).unwrap_err();
+    assert_eq!(error.to_string(), "svc.proto: imported file 'common.proto' has not been added (in common.proto)");
+
+    const EMPTY: &[(&str, &str)] = &[("common.proto", r#"syntax = "proto3"; package common;"#)];
+    files.extend(raw::FileSet::decode(compile(EMPTY, true).as_slice()).unwrap().file);
+    let error = Schema::from_files(&files).unwrap_err();
+    let SchemaError::Link { file, symbol, reason } = error else { panic!("{error}") };
+    assert_eq!((file.as_str(), symbol.as_str()), ("svc.proto", "a.v1.Req.thing"));
+    assert!(reason.contains("common.Thing"), "{reason}");
+
+    assert!(matches!(Schema::decode(b"\xff\xff"), Err(SchemaError::Malformed { .. })));
+}
+
+#[test]
+fn bindings_that_cannot_be_served_are_left_out_with_a_reason() {
+    const BAD: &str = r#"
+        syntax = "proto3";
+        package a.v1;
+        import "google/api/annotations.proto";
+        message Req { string id = 1; repeated string tags = 2; Req inner = 3; map<string, Req> map = 4; }
+        service Svc {
+          rpc Get(Req) returns (Req) {
+            option (google.api.http) = {
+              get: "/ok/{inner.id}"
+              additional_bindings { get: "/a/{id" }
+              additional_bindings { get: "/b/{nope}" }
+              additional_bindings { get: "/c/{tags}" }
+              additional_bindings { get: "/d/{inner}" }
+              additional_bindings { get: "/e/{id.x}" }
+              additional_bindings { get: "/f/{map.key}" }
+              additional_bindings { get: "/g/{id}/{id}" }
+              additional_bindings { post: "/h" body: "nope" }
+              additional_bindings { get: "/i" response_body: "nope" }
+              additional_bindings { body: "*" }
+            };
+          }
+        }
+    "#;
+    let schema = fixture::schema(BAD);
+    assert_eq!(schema.plans().len(), 2);
+    let problems: Vec<_> = schema.problems().iter().map(ToString::to_string).collect();
+    let expected = [
+        r#"a.v1.Svc.Get: GET "/a/{id": expected '}', found the end at column 7"#,
+        r#"a.v1.Svc.Get: GET "/b/{nope}": variable nope names nope, which is no field of a.v1.Req"#,
+        r#"a.v1.Svc.Get: GET "/c/{tags}": variable tags goes through tags, which is repeated"#,
+        r#"a.v1.Svc.Get: GET "/d/{inner}": variable inner is a a.v1.Req, which has no text form"#,
+        r#"a.v1.Svc.Get: GET "/e/{id.x}": variable id.x: nothing lies below id"#,
+        r#"a.v1.Svc.Get: GET "/f/{map.key}": variable map.key goes through map, which is repeated"#,
+        r#"a.v1.Svc.Get: GET "/g/{id}/{id}": field id is bound twice"#,
+        r#"a.v1.Svc.Get: POST "/h": body names nope, which is no field of a.v1.Req"#,
+        r#"a.v1.Svc.Get: GET "/i": response_body names nope, which is no field of a.v1.Req"#,
+        r#"a.v1.Svc.Get:  "": the rule names no HTTP method"#,
+    ];
+    assert_eq!(problems, expected);
+}

@@ -48,7 +48,7 @@ pub(crate) async fn scale(args: ScaleArgs) -> anyhow::Result<()> {
 /// Flags of `weft restart`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct RestartArgs {
-    /// Services, or slots like users-1
+    /// Services, slots like users-1, registry or gateway
     #[arg(value_name = "NAME", required = true)]
     names: Vec<String>,
     #[command(flatten)]

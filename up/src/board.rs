@@ -295,7 +295,7 @@ impl Unit {
             Child::Running { .. } => match (&self.kind, listed) {
                 (Kind::Registry | Kind::Gateway, _) => match &self.ready {
                     Ok(()) => (State::Serving, String::new()),
-                    Err(why) => (State::Starting, why.clone()),
+                    Err(why) => (State::Starting, self.failed.clone().unwrap_or_else(|| why.clone())),
                 },
                 (Kind::Instance(_), None) => (State::Starting, failed()),
                 (Kind::Instance(_), Some((_, status, reason))) => (of(*status), reason.clone()),

@@ -243,6 +243,7 @@ impl Director {
 
     async fn restart(&mut self, target: Target, steps: &mpsc::Sender<Result<String, Failed>>) -> Result<(), Failed> {
         let (service, only) = match target {
+            Target::Role(kind) => return self.restart_role(&kind, steps).await,
             Target::Service(service) => (service, None),
             Target::Slot(Slot { service, number }) => (service, Some(number)),
         };
@@ -265,6 +266,22 @@ impl Director {
             self.step(steps, format!("{name}: the old one drained and left after {}", seconds(leaving.elapsed())))
                 .await;
         }
+        Ok(())
+    }
+
+    /// A role has one port and so cannot be replaced while it serves: it ends its calls and starts again.
+    async fn restart_role(&mut self, kind: &Kind, steps: &mpsc::Sender<Result<String, Failed>>) -> Result<(), Failed> {
+        let found = self.running.iter().find(|(_, (it, _))| it == kind);
+        let Some((key, handle)) = found.map(|(key, (_, handle))| (*key, handle.clone())) else {
+            return Err(Failed::because(format!("{} does not run", kind.name())));
+        };
+        let (started, before) = (Instant::now(), handle.status());
+        let ended = |row: &Row| row.pid.is_none() || row.restarts > before.restarts;
+        handle.restart_now().await;
+        // Until it has ended, the board shows the old process, which may go on serving.
+        self.board.find(|rows| rows.iter().find(|row| row.key == key).is_none_or(ended).then_some(())).await;
+        self.serving_after(key, before.restarts + 1).await?;
+        self.step(steps, format!("{} serves again after {}", kind.name(), seconds(started.elapsed()))).await;
         Ok(())
     }
 
@@ -295,12 +312,19 @@ impl Director {
         }
     }
 
-    /// Waits until a process serves, and returns its row.
+    /// Waits until a process that was started just now serves, and returns its row.
     async fn serving(&self, key: Key) -> Result<Row, Failed> {
+        self.serving_after(key, 0).await
+    }
+
+    /// As `serving`, where so many restarts were asked for.
+    async fn serving_after(&self, key: Key, restarts: u64) -> Result<Row, Failed> {
         let end = |rows: &[Row]| {
             let row = rows.iter().find(|row| row.key == key)?;
             match row.state {
                 State::Serving => Some(Ok(row.clone())),
+                // What ends before it ever served would do so again; the supervisor's further tries would only delay the news.
+                _ if row.restarts > restarts => Some(Err(row.reason.clone())),
                 State::GaveUp | State::Stopped => Some(Err(row.reason.clone())),
                 State::Starting | State::NotServing | State::Draining | State::Crashed => None,
             }

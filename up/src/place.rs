@@ -24,6 +24,9 @@ use crate::procfs;
 /// How long leftovers have between SIGTERM and SIGKILL. They are of no use to anybody, but may want to flush.
 const LEFTOVER_GRACE: Duration = Duration::from_secs(3);
 
+/// How long a lock that is held may be on its way out: a process that was just forked holds it until its program is executed.
+const LOCK_PATIENCE: Duration = Duration::from_millis(300);
+
 /// Where the control socket of the mesh beside `root` is.
 pub(crate) fn socket(root: &Path) -> PathBuf {
     root.join(".weft/up.sock")
@@ -72,7 +75,7 @@ pub(crate) struct Entry {
 
 impl Place {
     /// Makes `root/.weft` ours. `program` is what the person typed to start us.
-    pub(crate) fn take(root: &Path, program: &str) -> Result<Self, PlaceError> {
+    pub(crate) async fn take(root: &Path, program: &str) -> Result<Self, PlaceError> {
         let dir = root.join(".weft");
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -85,7 +88,12 @@ impl Place {
         let mut lock = (OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600))
             .open(&path)
             .map_err(failed(&path))?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            if Instant::now() < deadline {
+                sleep(Duration::from_millis(10)).await;
+                continue;
+            }
             let pid = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
             return Err(PlaceError::Taken { pid, program: program.to_owned() });
         }
@@ -145,15 +153,15 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_place_has_one_owner_and_says_who() {
+    #[tokio::test]
+    async fn a_place_has_one_owner_and_says_who() {
         let root = tempfile::tempdir().unwrap();
-        let place = Place::take(root.path(), "weft").unwrap();
-        let error = Place::take(root.path(), "target/debug/weft").unwrap_err().to_string();
+        let place = Place::take(root.path(), "weft").await.unwrap();
+        let error = Place::take(root.path(), "target/debug/weft").await.unwrap_err().to_string();
         assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
         assert!(error.contains("`target/debug/weft stop`"), "{error}");
         drop(place);
-        assert!(Place::take(root.path(), "weft").is_ok());
+        assert!(Place::take(root.path(), "weft").await.is_ok());
     }
 
     #[tokio::test]
@@ -163,7 +171,7 @@ mod tests {
         let mut stranger = Command::new("sleep").arg("600").process_group(0).spawn().unwrap();
         let entry = |name: &str, pid, started| Entry { name: name.to_owned(), pid, started };
         let started = |pid| procfs::start_time(pid).unwrap();
-        let first = Place::take(root.path(), "weft").unwrap();
+        let first = Place::take(root.path(), "weft").await.unwrap();
         let entries = [
             entry("users-1", left.id(), started(left.id())),
             entry("users-2", stranger.id(), started(stranger.id()) + 1),

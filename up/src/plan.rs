@@ -11,6 +11,8 @@ use std::{
 
 use weft_model::ServiceName;
 
+use crate::board::Kind;
+
 /// A place in a service's scale.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Slot {
@@ -26,9 +28,10 @@ impl Display for Slot {
     }
 }
 
-/// What a person may name: a service, or one slot of it.
+/// What a person may name: a role, a service, or one slot of it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Target {
+    Role(Kind),
     Service(ServiceName),
     Slot(Slot),
 }
@@ -36,6 +39,9 @@ pub(crate) enum Target {
 impl Target {
     /// Reads `name`, where `exists` knows the services: `users-1` may be either, and a service of that name comes first.
     pub(crate) fn find(name: &str, exists: impl Fn(&ServiceName) -> bool) -> Option<Self> {
+        if let Some(role) = [Kind::Registry, Kind::Gateway].into_iter().find(|role| role.name() == name) {
+            return Some(Self::Role(role)); // no service has such a name: see `config`
+        }
         if let Some(service) = ServiceName::from_str(name).ok().filter(&exists) {
             return Some(Self::Service(service));
         }
@@ -105,6 +111,7 @@ mod tests {
         assert_eq!(Target::find("users", only_users), Some(Target::Service(users.clone())));
         assert_eq!(Target::find("users-2", only_users), Some(Target::Slot(Slot { service: users.clone(), number: 2 })));
         assert_eq!(Target::find("users-2", |_| true), Some(Target::Service(odd)));
+        assert_eq!(Target::find("gateway", |_| false), Some(Target::Role(Kind::Gateway)));
         for none in ["mail", "users-0", "users-x", "mail-1", ""] {
             assert_eq!(Target::find(none, only_users), None, "{none:?}");
         }

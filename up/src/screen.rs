@@ -139,7 +139,7 @@ impl Drop for Stage {
     fn drop(&mut self) {
         if let Kind::Terminal { busy, .. } = &*self.screen.kind {
             busy.disable_steady_tick();
-            busy.set_message("");
+            busy.set_message("Ctrl-C stops everything in order");
         }
     }
 }
@@ -190,7 +190,7 @@ fn change(before: &Row, now: &Row) -> Option<String> {
         }
         State::NotServing => line.push_str("does not serve"),
         State::Crashed => line.push_str("crashed"),
-        State::GaveUp => line.push_str("failed too often and stays down; `restart` or `scale` starts it again"),
+        State::GaveUp => line.push_str("failed too often and stays down until `weft restart`"),
     }
     if !now.reason.is_empty() && now.state != State::Serving {
         write!(line, ": {}", now.reason).ok()?;

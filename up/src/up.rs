@@ -63,7 +63,7 @@ pub async fn run(args: Args, program: String, context: Context) -> anyhow::Resul
     let dir = std::env::current_dir().context("finding the working directory")?;
     let config = Config::load(args.file.as_deref(), &dir)?;
     screen.say(&headline(&config));
-    let place = Arc::new(Place::take(config.root(), &program)?);
+    let place = Arc::new(Place::take(config.root(), &program).await?);
     for name in place.end_leftovers().await {
         screen.say(&format!("  ended what an earlier `weft up` left running: {name}"));
     }

@@ -216,7 +216,9 @@ impl Gateway {
 
         let parts_shutdown = Shutdown::new(); // parts outlive the calls: a drain still follows the mesh and answers a scrape
         let mut parts = Parts::new(parts_shutdown.clone());
-        parts.write_log(lines);
+        if let Some(lines) = lines {
+            parts.write_log(lines);
+        }
         parts.serve_admin(self.context.metrics().clone(), self.readiness.clone(), self.admin);
         let keeper = |fetch| Keeper::new(self.published, self.readiness.clone(), self.meters, fetch);
         parts.follow(self.feed, self.worlds, self.board, keeper);
@@ -439,3 +441,6 @@ async fn resolve(upstream: &str) -> Result<Vec<Endpoint>, Error> {
 fn cores() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
+
+#[cfg(test)]
+mod tests;

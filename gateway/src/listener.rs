@@ -120,8 +120,7 @@ impl Http {
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(self.bounds.head)
-            .max_header_size(self.bounds.head_bytes as usize) // fields: hyper's default of 100; another number costs an allocation
-            .pipeline_flush(true);
+            .max_header_size(self.bounds.head_bytes as usize); // fields: hyper's default of 100; another number costs an allocation
         let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(io), service));
         tokio::select! {
             served = connection.as_mut() => return served,

@@ -41,11 +41,13 @@ pub(crate) struct AccessLog {
 /// The writing end.
 pub(crate) struct Writer(mpsc::Receiver<Line>);
 
-/// Returns both ends. If nobody listens at level info, lines are not even made.
-pub(crate) fn access_log(lost: Counter) -> (AccessLog, Writer) {
+/// Returns both ends. If nobody listens at level info, there is no writing end and lines are not even made.
+pub(crate) fn access_log(lost: Counter) -> (AccessLog, Option<Writer>) {
+    if !tracing::enabled!(target: "access", tracing::Level::INFO) {
+        return (AccessLog { lines: None, lost }, None);
+    }
     let (lines, queue) = mpsc::channel(QUEUE);
-    let enabled = tracing::enabled!(target: "access", tracing::Level::INFO);
-    (AccessLog { lines: enabled.then_some(lines), lost }, Writer(queue))
+    (AccessLog { lines: Some(lines), lost }, Some(Writer(queue)))
 }
 
 impl AccessLog {

@@ -19,7 +19,7 @@ use weft_transcode::plan::MethodPlan;
 const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
 /// Label values of `status` for REST, in the order of their slots; anything else is `other`.
-const HTTP: [u16; 16] = [200, 201, 202, 204, 400, 401, 403, 404, 405, 409, 413, 429, 499, 500, 503, 504];
+const HTTP: [u16; 18] = [200, 201, 202, 204, 400, 401, 403, 404, 405, 409, 413, 415, 429, 499, 500, 501, 503, 504];
 /// Label values of `status` for native gRPC: the codes in order (google/rpc/code.proto).
 const GRPC: [&str; 17] = [
     "OK",
@@ -40,7 +40,8 @@ const GRPC: [&str; 17] = [
     "DATA_LOSS",
     "UNAUTHENTICATED",
 ];
-const SLOTS: usize = GRPC.len() + 1;
+/// One for each label of the longer table, and the last for `other`.
+const SLOTS: usize = HTTP.len() + 1;
 
 /// How a call ended, as its protocol says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,7 +54,7 @@ impl Status {
     fn slot(self) -> usize {
         match self {
             Self::Http(code) => HTTP.iter().position(|known| *known == code).unwrap_or(SLOTS - 1),
-            Self::Grpc(code) => usize::try_from(code).map_or(SLOTS - 1, |code| code.min(SLOTS - 1)),
+            Self::Grpc(code) => usize::try_from(code).ok().filter(|code| *code < GRPC.len()).unwrap_or(SLOTS - 1),
         }
     }
 

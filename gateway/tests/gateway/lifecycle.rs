@@ -1,0 +1,113 @@
+//! Ends of calls, connections and the gateway itself: nothing is left behind.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use weft_proto::weft::testkit::v1::{EchoRequest, echo_client::EchoClient};
+use weft_testkit::wait::until;
+
+use crate::support::{Running, send, start};
+
+const SOON: Duration = Duration::from_secs(10);
+
+async fn in_flight(gateway: &Running, expected: usize) {
+    let what = format!("{expected} calls in flight");
+    until(&what, SOON, || async { (gateway.in_flight.load(Ordering::SeqCst) == expected).then_some(()) }).await;
+}
+
+async fn post(gateway: &Running, path: &str, body: &str) -> TcpStream {
+    let mut client = TcpStream::connect(gateway.addr).await.unwrap();
+    let length = body.len();
+    let request = format!("POST {path} HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n{body}");
+    client.write_all(request.as_bytes()).await.unwrap();
+    client
+}
+
+#[tokio::test]
+async fn a_rest_client_that_leaves_takes_its_call_back() {
+    let gateway = start().await;
+    for (path, body) in [
+        ("/echo", r#"{"delayMs": 60000}"#),
+        ("/weft.testkit.v1.Echo/ServerStream", r#"{"count": 3, "delayMs": 60000}"#),
+    ] {
+        let client = post(&gateway, path, body).await;
+        in_flight(&gateway, 1).await;
+        drop(client);
+        in_flight(&gateway, 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_native_client_that_leaves_takes_its_call_back() {
+    let gateway = start().await;
+    let channel =
+        tonic::transport::Channel::from_shared(format!("http://{}", gateway.addr)).unwrap().connect().await.unwrap();
+    let mut echo = EchoClient::new(channel);
+    let slow = EchoRequest { delay_ms: 60_000, ..EchoRequest::default() };
+    {
+        let mut call = std::pin::pin!(echo.unary(slow));
+        tokio::select! {
+            answer = &mut call => panic!("{answer:?}"),
+            () = in_flight(&gateway, 1) => {}
+        }
+    }
+    in_flight(&gateway, 0).await;
+}
+
+#[tokio::test]
+async fn drain_finishes_what_is_in_flight_and_takes_nothing_new() {
+    let mut gateway = start().await;
+    assert_eq!(send(gateway.admin, "GET", "/readyz", &[], "").await.status, 200);
+    let mut idle = TcpStream::connect(gateway.addr).await.unwrap();
+    let mut client = post(&gateway, "/echo", r#"{"text": "late", "delayMs": 700}"#).await;
+    in_flight(&gateway, 1).await;
+
+    gateway.shutdown.drain();
+    let closed = timeout(SOON, idle.read(&mut [0; 1])).await.expect("an idle connection ends at once");
+    assert_eq!(closed.unwrap_or_default(), 0);
+    let ready = send(gateway.admin, "GET", "/readyz", &[], "").await;
+    assert_eq!(ready.status, 503, "{ready:?}");
+    assert!(TcpStream::connect(gateway.addr).await.is_err(), "nothing listens any more");
+
+    let mut answer = Vec::new();
+    timeout(SOON, client.read_to_end(&mut answer)).await.unwrap().unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close") && answer.contains("late"),
+        "{answer}"
+    );
+    timeout(SOON, gateway.gateway.join_next()).await.unwrap().unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_native_stream_gets_goaway_and_its_last_message() {
+    let mut gateway = start().await;
+    let channel =
+        tonic::transport::Channel::from_shared(format!("http://{}", gateway.addr)).unwrap().connect().await.unwrap();
+    let mut echo = EchoClient::new(channel);
+    let asked = EchoRequest { text: "a".into(), count: 3, delay_ms: 200, ..EchoRequest::default() };
+    let mut answers = echo.server_stream(asked).await.unwrap().into_inner();
+    answers.message().await.unwrap().unwrap();
+    gateway.shutdown.drain();
+    assert!(answers.message().await.unwrap().is_some());
+    assert!(answers.message().await.unwrap().is_some());
+    assert!(answers.message().await.unwrap().is_none());
+    timeout(SOON, gateway.gateway.join_next()).await.unwrap().unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn metrics_count_calls_by_route_and_not_by_path() {
+    let gateway = start().await;
+    for id in ["1", "2"] {
+        send(gateway.addr, "GET", &format!("/api/users/{id}"), &[], "").await;
+    }
+    send(gateway.addr, "GET", "/nowhere/at/all", &[], "").await;
+    let text = send(gateway.admin, "GET", "/metrics", &[], "").await.body;
+    let route = r#"weft_gateway_calls_total{protocol="rest",method="GET",route="/api/users/{id}",status="404"} 2"#;
+    assert!(text.contains(route), "{text}");
+    assert!(text.contains(r#"route="unmatched",status="404"} 1"#) && !text.contains("nowhere"), "{text}");
+}

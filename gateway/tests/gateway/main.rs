@@ -1,0 +1,11 @@
+//! The gateway in static mode, in this process: real sockets on both sides, real tonic backends.
+//!
+//! Lives here: what a client sees. Does not: the REST cases (`tests/conformance`), a whole mesh (`tests/e2e`), change of routes (unit tests of the crate).
+#![forbid(unsafe_code)]
+
+mod errors;
+mod lifecycle;
+mod native;
+mod rest;
+mod streams;
+mod support;

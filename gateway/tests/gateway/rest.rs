@@ -1,0 +1,78 @@
+//! REST → unary gRPC: the answers newcomers try first, and what crosses in headers.
+
+use serde_json::json;
+
+use crate::support::{send, start};
+
+const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
+
+#[tokio::test]
+async fn a_user_is_created_read_listed_changed_and_deleted() {
+    let gateway = start().await;
+    let to = gateway.addr;
+    let created = send(to, "POST", "/api/users", &JSON, r#"{"name": "Ada", "email": "ada@example.org"}"#).await;
+    assert_eq!(created.status, 201, "{created:?}");
+    assert_eq!(created.headers["content-type"], "application/json");
+    assert!(
+        !created.headers.contains_key("grpc-metadata-weft-http-status")
+            && !created.headers.contains_key("weft-http-status")
+    );
+    let ada = json!({"id": "1", "name": "Ada", "email": "ada@example.org"});
+    assert_eq!(created.json(), ada);
+
+    let read = send(to, "GET", "/api/users/1", &[], "").await;
+    assert_eq!((read.status.as_u16(), read.json()), (200, ada.clone()));
+    let listed = send(to, "GET", "/api/users?page_size=10", &[], "").await;
+    assert_eq!((listed.status.as_u16(), listed.json()), (200, json!({"users": [ada]})));
+
+    let changed = send(to, "PATCH", "/api/users/1?updateMask=name", &JSON, r#"{"name": "Ada L."}"#).await;
+    assert_eq!((changed.status.as_u16(), changed.json()["name"].clone()), (200, json!("Ada L.")), "{changed:?}");
+    let deleted = send(to, "DELETE", "/api/users/1", &[], "").await;
+    assert_eq!((deleted.status.as_u16(), deleted.json()), (200, json!({})));
+    let missing = send(to, "GET", "/api/users/1", &[], "").await;
+    assert_eq!(
+        (missing.status.as_u16(), missing.json()),
+        (404, json!({"code": 5, "message": "no user \"1\"", "details": []}))
+    );
+}
+
+#[tokio::test]
+async fn a_body_without_a_content_type_or_with_that_of_a_form_is_read_as_json() {
+    let gateway = start().await;
+    for (at, headers) in [&[][..], &[("content-type", "application/x-www-form-urlencoded")]].into_iter().enumerate() {
+        let body = format!(r#"{{"name": "n", "email": "{at}@example.org"}}"#);
+        let answer = send(gateway.addr, "POST", "/api/users", headers, &body).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+    }
+    let refused =
+        send(gateway.addr, "POST", "/api/users", &[("content-type", "application/grpc-web+proto")], "x").await;
+    assert_eq!((refused.status.as_u16(), refused.json()["code"].clone()), (415, json!(3)));
+}
+
+#[tokio::test]
+async fn headers_reach_the_backend_with_trace_and_request_id() {
+    let gateway = start().await;
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let headers = [
+        ("authorization", "Bearer t"),
+        ("grpc-metadata-tenant", "acme"),
+        ("traceparent", trace),
+        ("x-request-id", "r-1"),
+        ("grpc-timeout", "5S"),
+        ("content-type", "application/json"),
+    ];
+    let answer = send(gateway.addr, "POST", "/echo", &headers, r#"{"text": "hi"}"#).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.headers["x-request-id"], "r-1");
+    let echoed = answer.json();
+    let heard = &echoed["metadata"];
+    assert_eq!((&heard["authorization"], &heard["tenant"]), (&json!("Bearer t"), &json!("acme")));
+    assert_eq!((&heard["x-request-id"], &heard["x-forwarded-host"]), (&json!("r-1"), &json!("gateway.test")));
+    let forwarded = heard["traceparent"].as_str().unwrap();
+    assert!(forwarded.starts_with(&trace[..35]) && forwarded != trace, "{forwarded}");
+    let deadline = echoed["deadlineMs"].as_u64().unwrap();
+    assert!((4_000..=5_000).contains(&deadline), "{deadline}");
+    let without = send(gateway.addr, "POST", "/echo", &JSON, "{}").await;
+    assert_eq!(without.headers["x-request-id"].len(), 32);
+    assert!(without.json()["deadlineMs"].as_u64().unwrap() > 50_000, "the default timeout is a deadline upstream");
+}

@@ -1,0 +1,245 @@
+//! A gateway and its backends for one test.
+//!
+//! Lives here: starting them, one HTTP call, the users service in memory. Does not: assertions.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request as HttpRequest, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status, transport::Server};
+use tonic_types::{ErrorDetails, StatusExt};
+use weft_gateway::{Config, Gateway, Limits, Source};
+use weft_proto::{
+    descriptors,
+    shop::users::v1::{
+        CreateUserRequest, DeleteUserRequest, GetUserRequest, ListUsersRequest, ListUsersResponse, UpdateUserRequest,
+        User,
+        users_server::{Users, UsersServer},
+    },
+    weft::testkit::v1::{
+        EchoRequest, EchoResponse,
+        echo_server::{Echo, EchoServer},
+    },
+};
+use weft_runtime::{Context, Env, Shutdown, listen::ListenAddr};
+
+/// A gateway with its backend; both end when it is dropped.
+pub(crate) struct Running {
+    pub(crate) addr: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) gateway: JoinSet<Result<(), weft_gateway::Error>>,
+    /// Calls to the backend whose handler has not returned or been dropped.
+    pub(crate) in_flight: Arc<AtomicUsize>,
+    _backend: JoinSet<()>,
+}
+
+/// Starts a gateway in front of users and echo.
+pub(crate) async fn start() -> Running {
+    start_with(|_| {}).await
+}
+
+/// As [`start`], with a changed configuration.
+pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Running {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = listener.local_addr().unwrap().to_string();
+    let in_flight = Arc::new(AtomicUsize::new(0));
+    let mut backend = JoinSet::new();
+    let server = Server::builder()
+        .add_service(UsersServer::new(Memory::default()))
+        .add_service(EchoServer::new(Slow {
+            inner: weft_testkit::echo::Echo { instance: "echo-1".into() },
+            in_flight: in_flight.clone(),
+        }))
+        .serve_with_incoming(TcpListenerStream::new(listener));
+    backend.spawn(async move { server.await.unwrap() });
+    let mut running = start_gateway(upstream, change).await;
+    running._backend = backend;
+    running.in_flight = in_flight;
+    running
+}
+
+/// Starts a gateway in front of any upstream that speaks for users and echo.
+pub(crate) async fn start_gateway(upstream: String, change: impl FnOnce(&mut Config)) -> Running {
+    let mut config = Config {
+        listen: ListenAddr::loopback(0),
+        source: Source::Static {
+            descriptor_set: [descriptors::SHOP_USERS, descriptors::TESTKIT].concat().into(),
+            upstream,
+        },
+        workers: std::num::NonZeroUsize::new(2),
+        transcoding: weft_transcode::Settings::default(),
+        limits: Limits::default(),
+    };
+    change(&mut config);
+    let context = Context::for_test("gateway", Env::default());
+    let gateway = Gateway::bind(config, &context).await.unwrap();
+    let (addr, admin, shutdown) = (gateway.local_addr(), gateway.admin_addr(), Shutdown::new());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(gateway.run(shutdown.clone()));
+    Running { addr, admin, shutdown, gateway: tasks, in_flight: Arc::default(), _backend: JoinSet::new() }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shutdown.abort();
+    }
+}
+
+/// An answer read whole.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error} in {self:?}"))
+    }
+}
+
+/// Makes one call on a connection of its own.
+pub(crate) async fn send(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    let stream = TcpStream::connect(to).await.unwrap();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let mut driver = JoinSet::new();
+    driver.spawn(connection);
+    let mut request = HttpRequest::builder().method(method).uri(path).header("host", "gateway.test");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let response = sender.send_request(request.body(Full::<Bytes>::from(body.to_owned())).unwrap()).await.unwrap();
+    let (head, body) = response.into_parts();
+    let body = String::from_utf8_lossy(&body.collect().await.unwrap().to_bytes()).into_owned();
+    Answer { status: head.status, headers: head.headers, body }
+}
+
+/// Echo that counts the calls it is working on.
+struct Slow {
+    inner: weft_testkit::echo::Echo,
+    in_flight: Arc<AtomicUsize>,
+}
+
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn enter(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[tonic::async_trait]
+impl Echo for Slow {
+    async fn unary(&self, request: Request<EchoRequest>) -> Result<Response<EchoResponse>, Status> {
+        let _counted = Counted::enter(&self.in_flight);
+        self.inner.unary(request).await
+    }
+
+    type ServerStreamStream = <weft_testkit::echo::Echo as Echo>::ServerStreamStream;
+
+    async fn server_stream(&self, request: Request<EchoRequest>) -> Result<Response<Self::ServerStreamStream>, Status> {
+        let counted = Counted::enter(&self.in_flight);
+        let stream = self.inner.server_stream(request).await?.into_inner();
+        let stream = tokio_stream::StreamExt::map(stream, move |item| {
+            let _held = &counted;
+            item
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn client_stream(
+        &self,
+        request: Request<tonic::Streaming<EchoRequest>>,
+    ) -> Result<Response<EchoResponse>, Status> {
+        self.inner.client_stream(request).await
+    }
+
+    type BidiStream = <weft_testkit::echo::Echo as Echo>::BidiStream;
+
+    async fn bidi(
+        &self,
+        request: Request<tonic::Streaming<EchoRequest>>,
+    ) -> Result<Response<Self::BidiStream>, Status> {
+        self.inner.bidi(request).await
+    }
+}
+
+/// Users in memory, with the statuses of the real service.
+#[derive(Default)]
+struct Memory {
+    users: Mutex<BTreeMap<String, User>>,
+}
+
+#[tonic::async_trait]
+impl Users for Memory {
+    async fn create_user(&self, request: Request<CreateUserRequest>) -> Result<Response<User>, Status> {
+        let CreateUserRequest { name, email } = request.into_inner();
+        if name.is_empty() {
+            let details = ErrorDetails::with_bad_request_violation("name", "is empty");
+            return Err(Status::with_error_details(tonic::Code::InvalidArgument, "name is empty", details));
+        }
+        let mut users = self.users.lock().unwrap();
+        if users.values().any(|user| user.email == email) {
+            return Err(Status::already_exists(format!("another user has {email}")));
+        }
+        let id = (users.len() + 1).to_string();
+        let user = User { id: id.clone(), name, email, ..User::default() };
+        users.insert(id, user.clone());
+        let mut response = Response::new(user);
+        response.metadata_mut().insert("weft-http-status", "201".parse().unwrap());
+        Ok(response)
+    }
+
+    async fn get_user(&self, request: Request<GetUserRequest>) -> Result<Response<User>, Status> {
+        let id = request.into_inner().id;
+        let found = self.users.lock().unwrap().get(&id).cloned();
+        found.map(Response::new).ok_or_else(|| Status::not_found(format!("no user {id:?}")))
+    }
+
+    async fn list_users(&self, request: Request<ListUsersRequest>) -> Result<Response<ListUsersResponse>, Status> {
+        let size = usize::try_from(request.into_inner().page_size).unwrap();
+        let users = self.users.lock().unwrap().values().take(size).cloned().collect();
+        Ok(Response::new(ListUsersResponse { users, next_page_token: String::new() }))
+    }
+
+    async fn update_user(&self, request: Request<UpdateUserRequest>) -> Result<Response<User>, Status> {
+        let UpdateUserRequest { user, update_mask } = request.into_inner();
+        let (user, paths) = (user.unwrap_or_default(), update_mask.unwrap_or_default().paths);
+        let mut users = self.users.lock().unwrap();
+        let kept = users.get_mut(&user.id).ok_or_else(|| Status::not_found("no such user"))?;
+        if paths.is_empty() || paths.iter().any(|path| path == "name") {
+            kept.name = user.name;
+        }
+        Ok(Response::new(kept.clone()))
+    }
+
+    async fn delete_user(&self, request: Request<DeleteUserRequest>) -> Result<Response<()>, Status> {
+        let id = request.into_inner().id;
+        let gone = self.users.lock().unwrap().remove(&id);
+        gone.map(|_| Response::new(())).ok_or_else(|| Status::not_found(format!("no user {id:?}")))
+    }
+}

@@ -19,7 +19,7 @@ use tokio::{
     time::interval,
 };
 use weft_model::{InstanceId, Snapshot, Status};
-use weft_supervise::{ChildEvent, Event as Happened, Followed, Handle, Logs, Noticed, Stream};
+use weft_supervise::{ChildEvent, Event as Happened, Followed, Handle, Line, Logs, Noticed, Stream};
 
 use crate::{logfile::LogFile, plan::Slot, probe, procfs};
 
@@ -217,7 +217,8 @@ impl Board {
     fn notice(&mut self, noticed: Noticed) {
         let Noticed::Event(ChildEvent { child, event: Happened::Exited { exit } }) = noticed else { return };
         if let Some(unit) = self.units.values_mut().find(|unit| unit.handle.name() == &*child) {
-            unit.failed = Some(exit.to_string());
+            // An end that was asked for is no failure, and with it the asking is over.
+            unit.failed = (!std::mem::take(&mut unit.leaving)).then(|| exit.to_string());
             unit.ready = Err("starting".to_owned());
         }
     }
@@ -386,6 +387,16 @@ struct Listening {
     addr: SocketAddr,
 }
 
+fn listening(line: &Line) -> Option<Listening> {
+    let it: Listening = (line.stream == Stream::Stdout).then(|| serde_json::from_str(&line.text).ok())??;
+    (it.event == "listening").then_some(it)
+}
+
+/// Whether a line is meant for us, not for a person who reads logs.
+pub(crate) fn is_for_us(line: &Line) -> bool {
+    listening(line).is_some()
+}
+
 /// Reads what a process writes, to its end.
 async fn read(key: Key, handle: Handle, mut log: LogFile, tell: mpsc::Sender<Event>) {
     let mut lines = handle.logs().follow(usize::MAX);
@@ -418,10 +429,7 @@ async fn heard(key: Key, it: &Followed, log: &mut LogFile, tell: &mpsc::Sender<E
         Followed::Missed(count) => return log.write(&format!("({count} lines lost)")).await,
         Followed::Line(line) => line,
     };
-    if line.stream == Stream::Stdout
-        && let Ok(Listening { event, proto, addr }) = serde_json::from_str(&line.text)
-        && event == "listening"
-    {
+    if let Some(Listening { proto, addr, .. }) = listening(line) {
         let announced = Announced { line: line.number, proto, addr };
         let _ = tell.send(Event::Announced(key, announced)).await; // nobody listens at the end
         return Ok(());
@@ -429,17 +437,20 @@ async fn heard(key: Key, it: &Followed, log: &mut LogFile, tell: &mpsc::Sender<E
     log.write(&line.text).await
 }
 
-/// Asks a role's `/readyz`, again and again, wherever it listens by then.
+/// Asks a role's `/readyz`, again and again, wherever its admin server listens by then.
 async fn ask(key: Key, view: View) {
     loop {
         let address = |rows: &[Row]| {
             let row = rows.iter().find(|row| row.key == key)?;
-            row.addresses.get("admin").or_else(|| row.addresses.get("http")).copied()
+            Some((*row.addresses.get("admin")?, row.restarts))
         };
-        let Some(addr) = view.find(address).await else { return };
+        let Some((addr, restarts)) = view.find(address).await else { return };
         let ready = probe::ready(addr).await;
         let pause = if ready.is_ok() { PROBE_READY } else { PROBE_STARTING };
         view.tell(Event::Ready(key, ready)).await;
-        tokio::time::sleep(pause).await;
+        let again = |row: &Row| row.restarts > restarts;
+        let ended = |rows: &[Row]| rows.iter().find(|row| row.key == key).is_none_or(again).then_some(());
+        // A process that ended is followed by one whose readiness is news at once.
+        drop(tokio::time::timeout(pause, view.find(ended)).await);
     }
 }

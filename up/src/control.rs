@@ -30,7 +30,7 @@ use weft_runtime::{Shutdown, clock};
 use weft_supervise::Followed;
 
 use crate::{
-    board::{Kind, Output, Row, View},
+    board::{self, Kind, Output, Row, View},
     config::{Config, MAX_SCALE},
     director::{Action, Failed, Order},
     plan::Target,
@@ -221,7 +221,7 @@ fn is_meant(kind: &Kind, name: &str) -> bool {
 
 async fn past(outputs: Vec<Output>, tail: usize, send: mpsc::Sender<Result<pb::LogLine, Status>>) {
     for output in outputs {
-        for line in output.logs.last(tail) {
+        for line in output.logs.last(tail).into_iter().filter(|line| !board::is_for_us(line)) {
             let line = pb::LogLine { process: output.kind.name(), line: line.text.to_string(), lost: 0 };
             if send.send(Ok(line)).await.is_err() {
                 return;
@@ -267,6 +267,7 @@ async fn follow(output: Output, back: usize, send: mpsc::Sender<Result<pb::LogLi
                 lost += count;
                 continue;
             }
+            Followed::Line(line) if board::is_for_us(&line) => continue,
             Followed::Line(line) => line.text.to_string(),
         };
         let line = pb::LogLine { process: output.kind.name(), line, lost: std::mem::take(&mut lost) };

@@ -277,6 +277,7 @@ impl Director {
         };
         let (started, before) = (Instant::now(), handle.status());
         let ended = |row: &Row| row.pid.is_none() || row.restarts > before.restarts;
+        self.board.leaving(key).await;
         handle.restart_now().await;
         // Until it has ended, the board shows the old process, which may go on serving.
         self.board.find(|rows| rows.iter().find(|row| row.key == key).is_none_or(ended).then_some(())).await;

@@ -31,8 +31,7 @@ pub(crate) fn urls(gateway: SocketAddr, rows: &[Row]) -> Vec<Url> {
     let mut urls = vec![url("REST and gRPC", format!("http://{gateway}"))];
     urls.extend(of(&Kind::Gateway, "admin").map(|addr| url("gateway metrics", format!("http://{addr}/metrics"))));
     urls.extend(of(&Kind::Registry, "grpc").map(|addr| url("registry", format!("http://{addr}"))));
-    let http = of(&Kind::Registry, "http").or_else(|| of(&Kind::Registry, "admin"));
-    urls.extend(http.map(|addr| url("registry metrics", format!("http://{addr}/metrics"))));
+    urls.extend(of(&Kind::Registry, "admin").map(|addr| url("registry metrics", format!("http://{addr}/metrics"))));
     urls
 }
 

@@ -230,6 +230,9 @@ impl Prober {
 }
 
 fn text(status: &Status) -> String {
+    if std::error::Error::source(status).is_some() {
+        return "the connection broke".to_owned(); // the details are HTTP/2's, and the app's end says more
+    }
     if status.message().is_empty() { status.code().to_string() } else { status.message().to_owned() }
 }
 

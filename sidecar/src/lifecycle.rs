@@ -89,7 +89,8 @@ pub(crate) struct Parts {
 /// One app's life.
 pub(crate) struct Lifecycle {
     parts: Parts,
-    monitor: Monitor,
+    /// None once the app is to end: it need not wait for a connection that only asks how it is.
+    monitor: Option<Monitor>,
     healthy: bool,
     status: Status,
     reason: String,
@@ -131,7 +132,7 @@ impl Lifecycle {
         let monitor = Monitor::start(parts.app, parts.health.clone(), parts.timing);
         Self {
             parts,
-            monitor,
+            monitor: Some(monitor),
             healthy: false,
             status: Status::Starting,
             reason: String::new(),
@@ -165,6 +166,12 @@ impl Lifecycle {
                 None => pending().await,
             }
         };
+        let health = async {
+            match &mut self.monitor {
+                Some(monitor) => monitor.next().await,
+                None => pending().await,
+            }
+        };
         let lease = async {
             match &mut self.lease {
                 Some(lease) => lease.changed().await,
@@ -173,7 +180,7 @@ impl Lifecycle {
         };
         tokio::select! {
             event = child => Event::App(event),
-            health = self.monitor.next() => Event::Health(health),
+            health = health => Event::Health(health),
             described = done(&mut self.describing) => Event::Described(described),
             () = done(&mut self.storing) => Event::Stored,
             state = lease => Event::Lease(state),
@@ -225,7 +232,7 @@ impl Lifecycle {
 
     fn watch_health(&mut self) {
         self.healthy = false;
-        self.monitor = Monitor::start(self.parts.app, self.parts.health.clone(), self.parts.timing);
+        self.monitor = Some(Monitor::start(self.parts.app, self.parts.health.clone(), self.parts.timing));
     }
 
     fn on_health(&mut self, health: Health) {
@@ -351,6 +358,7 @@ impl Lifecycle {
             Why::Unwanted(error) => Err(error),
         };
         self.describing = None;
+        self.monitor = None;
         tracing::info!(phase = "draining", "no new connections; calls in flight may finish");
         let cut = self.parts.inbound.finish(self.parts.limits.limit).await;
         if cut > 0 {

@@ -1,0 +1,203 @@
+//! A registry, sidecars and apps for one test, all on free ports and in one directory.
+//!
+//! Lives here: starting, asking, waiting with a deadline. Does not: expectations.
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tonic::transport::{Channel, Endpoint};
+use weft_model::InstanceId;
+use weft_proto::weft::discovery::v1::{ListRequest, discovery_client::DiscoveryClient, service_update::Body};
+use weft_proto::weft::model::v1::{Instance, Status};
+use weft_proto::weft::testkit::v1::{EchoRequest, echo_client::EchoClient};
+use weft_runtime::listen::ListenAddr;
+use weft_runtime::{Context, Env, Shutdown};
+use weft_sidecar::{Addresses, Config, DrainLimits, HealthCheck, Sidecar, Source, Timing};
+use weft_testkit::wait;
+
+/// Longest wait of a test for anything.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+/// Waits for what must come, naming it.
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    timeout(LIMIT, future).await.unwrap_or_else(|_| panic!("waited {LIMIT:?} for {what}"))
+}
+
+/// The directory of a test and what runs in it; everything ends with this value.
+pub(crate) struct Fixture {
+    pub(crate) dir: TempDir,
+    registry: Option<SocketAddr>,
+    tasks: JoinSet<anyhow::Result<()>>,
+    _shutdown: Shutdown,
+}
+
+impl Fixture {
+    /// Without a registry: sidecars know each other by the file `services.toml`.
+    pub(crate) fn fixed() -> Self {
+        let it =
+            Self { dir: TempDir::new().unwrap(), registry: None, tasks: JoinSet::new(), _shutdown: Shutdown::new() };
+        it.services("");
+        it
+    }
+
+    /// With a registry.
+    pub(crate) async fn with_registry() -> Self {
+        let mut it = Self::fixed();
+        let (context, shutdown) = (Context::for_test("registry", Env::default()), Shutdown::new());
+        let config = weft_registry::Config {
+            listen: ListenAddr::loopback(0),
+            http: ListenAddr::loopback(0),
+            data: it.dir.path().join("registry"),
+        };
+        let registry = weft_registry::Registry::bind(config, &context).await.unwrap();
+        it.registry = Some(registry.grpc_addr().unwrap());
+        it.tasks.spawn(registry.run(shutdown.clone()));
+        it._shutdown = shutdown;
+        it
+    }
+
+    pub(crate) fn registry_url(&self) -> String {
+        format!("http://{}", self.registry.expect("the test has a registry"))
+    }
+
+    fn services_file(&self) -> PathBuf {
+        self.dir.path().join("services.toml")
+    }
+
+    /// Replaces the file of services.
+    pub(crate) fn services(&self, content: &str) {
+        fs::write(self.services_file(), content).unwrap();
+    }
+
+    /// A sidecar for `service`, with short times, on free ports; `command` is started as its app.
+    pub(crate) fn config(&self, service: &str, command: &[&str]) -> Config {
+        let data = self.dir.path().join(format!("{service}-data"));
+        let source = match self.registry {
+            Some(_) => Source::Registry(self.registry_url().parse().unwrap()),
+            None => Source::Services(self.services_file()),
+        };
+        Config {
+            service: service.parse().unwrap(),
+            app: "127.0.0.1:0".parse().unwrap(),
+            source,
+            inbound: ListenAddr::loopback(0),
+            outbound: ListenAddr::loopback(0),
+            advertise: None,
+            health: HealthCheck::Grpc,
+            timing: Timing { interval: Duration::from_millis(500), timeout: Duration::from_millis(250) },
+            descriptors: None,
+            slot: Some(format!("{service}-1")),
+            data: Some(data),
+            command: command.iter().map(OsString::from).collect(),
+            trampoline: Vec::new(),
+            drain: DrainLimits::default(),
+        }
+    }
+
+    /// A sidecar with the echo app.
+    pub(crate) fn echo(&self, service: &str) -> Config {
+        let app = echo_app();
+        self.config(service, &[app.to_str().unwrap()])
+    }
+
+    pub(crate) async fn start(&self, config: Config) -> Running {
+        let context = Context::for_test("sidecar", Env::from_pairs([("PATH", "/usr/bin:/bin")]));
+        let data = config.data.clone().unwrap();
+        let sidecar = Sidecar::bind(config, &context).await.unwrap();
+        let (addresses, id, shutdown) = (sidecar.addresses(), sidecar.id(), context.shutdown());
+        let task = JoinSet::from_iter([sidecar.run(shutdown.clone())]);
+        Running { addresses, id, shutdown, data, task }
+    }
+
+    /// Everything the registry lists, by id.
+    pub(crate) async fn listed(&self) -> Vec<Instance> {
+        let mut client = DiscoveryClient::connect(self.registry_url()).await.unwrap();
+        let services = client.list(ListRequest::default()).await.unwrap().into_inner().services;
+        let bodies = services.into_iter().filter_map(|service| service.body);
+        bodies.flat_map(|body| if let Body::Full(full) = body { full.instances } else { Vec::new() }).collect()
+    }
+
+    /// Waits until the registry lists the instance of `sidecar` with this status, and returns it.
+    pub(crate) async fn listed_as(&self, sidecar: &Running, status: Status) -> Instance {
+        wait::until(&format!("{status:?}"), LIMIT, || async {
+            let id = sidecar.id.to_string();
+            self.listed().await.into_iter().find(|instance| instance.id == id && instance.status() == status)
+        })
+        .await
+    }
+}
+
+fn echo_app() -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let app = tests.parent().unwrap().parent().unwrap().join("examples/echo-app");
+    assert!(app.is_file(), "the example `echo-app` is not built: run `cargo test -p weft-sidecar` without --test");
+    app
+}
+
+/// A sidecar that runs.
+pub(crate) struct Running {
+    pub(crate) addresses: Addresses,
+    pub(crate) id: InstanceId,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) data: PathBuf,
+    task: JoinSet<anyhow::Result<()>>,
+}
+
+impl Running {
+    /// Waits until `/readyz` says ready.
+    pub(crate) async fn ready(&self) {
+        wait::until("the sidecar to be ready", LIMIT, || async {
+            let answer = weft_testkit::http::send(self.addresses.admin, http::Method::GET, "/readyz", "").await.ok()?;
+            answer.status.is_success().then_some(())
+        })
+        .await;
+    }
+
+    /// Process id of the app, once it is another than `before`.
+    pub(crate) async fn pid(&self, before: Option<Pid>) -> Pid {
+        wait::until("the app's process id", LIMIT, || async {
+            let pid = fs::read_to_string(self.data.join("pid")).ok()?.parse().ok().and_then(Pid::from_raw)?;
+            (Some(pid) != before).then_some(pid)
+        })
+        .await
+    }
+
+    pub(crate) fn app_was_asked_to_end(&self) -> bool {
+        self.data.join("ended").exists()
+    }
+
+    /// Waits for the sidecar's end.
+    pub(crate) async fn ended(&mut self) -> anyhow::Result<()> {
+        soon("the sidecar to end", self.task.join_next()).await.expect("waited for once").unwrap()
+    }
+
+    /// A client of `Echo` at the inbound listener.
+    pub(crate) fn inbound(&self) -> EchoClient<Channel> {
+        EchoClient::new(channel(self.addresses.inbound).connect_lazy())
+    }
+
+    /// A client of `Echo` at the outbound listener, as an app would have it: the authority names the service.
+    pub(crate) fn outbound(&self, authority: &str) -> EchoClient<Channel> {
+        let origin = format!("http://{authority}").parse().unwrap();
+        EchoClient::new(channel(self.addresses.outbound).origin(origin).connect_lazy())
+    }
+}
+
+fn channel(at: SocketAddr) -> Endpoint {
+    Endpoint::from_shared(format!("http://{at}")).unwrap()
+}
+
+pub(crate) fn says(text: &str) -> EchoRequest {
+    EchoRequest { text: text.to_owned(), ..EchoRequest::default() }
+}
+
+pub(crate) fn signal(pid: Pid, signal: Signal) {
+    kill_process(pid, signal).unwrap();
+}

@@ -1,0 +1,106 @@
+//! The order of leaving.
+
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use weft_proto::weft::discovery::v1::{WatchRequest, discovery_client::DiscoveryClient};
+use weft_proto::weft::model::v1::Status;
+use weft_proto::weft::testkit::v1::EchoRequest;
+use weft_sidecar::{Config, DrainLimits};
+use weft_testkit::wait;
+
+use crate::fixture::{Fixture, LIMIT, says, soon};
+
+const NOTICE: Duration = Duration::from_millis(800);
+
+fn hasty(config: Config) -> Config {
+    Config { drain: DrainLimits { notice: NOTICE, ..DrainLimits::default() }, ..config }
+}
+
+#[tokio::test]
+async fn leaving_waits_for_watchers_then_calls_then_the_app_and_deregisters_last() {
+    let fixture = Fixture::with_registry().await;
+    let mut sidecar = fixture.start(hasty(fixture.echo("echo"))).await;
+    fixture.listed_as(&sidecar, Status::Serving).await;
+    // A watcher that never acknowledges holds the drain for exactly its bound.
+    let mut client = DiscoveryClient::connect(fixture.registry_url()).await.unwrap();
+    let watch = WatchRequest { watcher: "mute".into(), subscribe: vec!["echo".into()], ..Default::default() };
+    let (_hold, requests) = tokio::sync::mpsc::channel(1);
+    _hold.send(watch).await.unwrap();
+    let mut watching = client.watch(tokio_stream::wrappers::ReceiverStream::new(requests)).await.unwrap().into_inner();
+    soon("the first state", watching.message()).await.unwrap().unwrap();
+
+    let mut slow = sidecar.inbound();
+    let call = EchoRequest { delay_ms: 2_500, ..says("slow") };
+    let begun = Instant::now();
+    let slow = async { slow.unary(call).await.map(|answer| (answer.into_inner().text, begun.elapsed())) };
+    let leave = async {
+        wait::until("the slow call to be under way", LIMIT, || async {
+            (begun.elapsed() > Duration::from_millis(200)).then_some(())
+        })
+        .await;
+        sidecar.shutdown.drain();
+        let drained = Instant::now();
+        fixture.listed_as(&sidecar, Status::Draining).await;
+        sidecar.inbound().unary(says("late")).await.expect("it goes on accepting while callers may not have heard");
+        wait::until("the listener to close", LIMIT, || async {
+            TcpStream::connect(sidecar.addresses.inbound).await.is_err().then_some(())
+        })
+        .await;
+        let bound = drained.elapsed();
+        assert!(bound >= NOTICE && bound < NOTICE + Duration::from_millis(700), "{bound:?}");
+        assert!(!sidecar.app_was_asked_to_end(), "a call is in flight");
+    };
+    let (answer, ()) = tokio::join!(slow, leave);
+    assert_eq!(answer.unwrap().0, "slow", "a call in flight finishes");
+    sidecar.ended().await.unwrap();
+    assert!(sidecar.app_was_asked_to_end());
+    assert_eq!(fixture.listed().await, []);
+}
+
+#[tokio::test]
+async fn a_watcher_that_acknowledges_costs_a_round_trip_and_not_the_notice() {
+    let fixture = Fixture::with_registry().await;
+    let mut sidecar = fixture.start(fixture.echo("echo")).await;
+    sidecar.ready().await;
+    let caller = fixture.start(fixture.echo("caller")).await;
+    soon("an answer", caller.outbound("echo").unary(says("x"))).await.unwrap();
+    let begun = Instant::now();
+    let drained = weft_testkit::http::send(sidecar.addresses.admin, http::Method::POST, "/drain", "").await.unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(1_500), "{:?}", begun.elapsed());
+    assert!(drained.body.contains("acknowledged by sidecar/caller-1"), "{}", drained.body);
+    sidecar.ended().await.unwrap();
+    assert_eq!(fixture.listed().await.len(), 1, "only the caller is left");
+}
+
+#[tokio::test]
+async fn a_second_word_cuts_every_wait_short() {
+    let fixture = Fixture::fixed();
+    let mut sidecar = fixture.start(fixture.echo("echo")).await;
+    sidecar.ready().await;
+    let mut client = sidecar.inbound();
+    let call = client.unary(EchoRequest { delay_ms: 20_000, ..says("slow") });
+    let leave = async {
+        let under_way = Instant::now();
+        wait::until("the call to be under way", LIMIT, || async {
+            (under_way.elapsed() > Duration::from_millis(200)).then_some(())
+        })
+        .await;
+        sidecar.shutdown.drain();
+        sidecar.shutdown.abort();
+        let begun = Instant::now();
+        assert!(sidecar.ended().await.is_err());
+        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    };
+    let (answer, ()) = tokio::join!(call, leave);
+    assert!(answer.is_err());
+}
+
+#[tokio::test]
+async fn an_app_that_ends_by_its_own_word_ends_its_sidecar() {
+    let fixture = Fixture::with_registry().await;
+    let mut sidecar = fixture.start(fixture.config("echo", &["true"])).await;
+    sidecar.ended().await.unwrap();
+    assert_eq!(fixture.listed().await, []);
+}

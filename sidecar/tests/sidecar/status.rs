@@ -1,0 +1,101 @@
+//! What the registry is told of the app.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::time::{Instant, timeout};
+use weft_proto::weft::discovery::v1::{WatchRequest, discovery_client::DiscoveryClient, service_update::Body};
+use weft_proto::weft::model::v1::Status;
+use weft_proto::weft::registry::v1::{RegisterRequest, registry_client::RegistryClient};
+
+use crate::fixture::{Fixture, LIMIT, signal, soon};
+
+#[tokio::test]
+async fn an_app_is_listed_when_it_is_ready_with_its_descriptors_and_slot() {
+    let fixture = Fixture::with_registry().await;
+    let sidecar = fixture.start(fixture.echo("echo")).await;
+    let listed = fixture.listed_as(&sidecar, Status::Serving).await;
+    assert_eq!(listed.endpoint.unwrap().address, sidecar.addresses.inbound.to_string());
+    assert_eq!(listed.metadata["slot"], "echo-1");
+    let registries = weft_discovery::Registries::new(&fixture.registry_url().parse().unwrap());
+    let set = registries.descriptors(&"echo".parse().unwrap(), None, LIMIT).await.unwrap();
+    assert_eq!(set.digest().0[..], listed.descriptor_digest[..]);
+    assert!(set.services().contains(&"weft.testkit.v1.Echo".to_owned()));
+}
+
+/// Statuses of `echo` as a watcher is told them, until `last`.
+async fn told(fixture: &Fixture, until: Status) -> Vec<Status> {
+    let mut client = DiscoveryClient::connect(fixture.registry_url()).await.unwrap();
+    let watch = WatchRequest { watcher: "test".into(), subscribe: vec!["echo".into()], ..Default::default() };
+    let mut stream = client.watch(tokio_stream::iter([watch])).await.unwrap().into_inner();
+    let mut seen = Vec::new();
+    while seen.last() != Some(&until) || seen.len() == 1 {
+        let message = soon("a change", stream.message()).await.unwrap().unwrap();
+        for body in message.services.into_iter().filter_map(|service| service.body) {
+            let instances = match body {
+                Body::Full(full) => full.instances,
+                Body::Delta(delta) => delta.upserted,
+            };
+            seen.extend(instances.iter().map(|instance| instance.status()));
+        }
+    }
+    seen
+}
+
+#[tokio::test]
+async fn a_killed_app_is_told_as_crashed_before_it_serves_again_under_the_same_id() {
+    let fixture = Fixture::with_registry().await;
+    let sidecar = fixture.start(fixture.echo("echo")).await;
+    fixture.listed_as(&sidecar, Status::Serving).await;
+    let pid = sidecar.pid(None).await;
+    let (told, ()) = tokio::join!(told(&fixture, Status::Serving), async {
+        signal(pid, Signal::KILL);
+        sidecar.pid(Some(pid)).await;
+    });
+    // A watcher gets the latest: between the first and the last SERVING there is one that takes no calls, or nothing was to be told.
+    assert_eq!((told.first(), told.last()), (Some(&Status::Serving), Some(&Status::Serving)), "{told:?}");
+    assert!(
+        told[1..told.len() - 1].iter().all(|status| matches!(status, Status::Crashed | Status::NotServing)),
+        "{told:?}"
+    );
+    let again = fixture.listed_as(&sidecar, Status::Serving).await;
+    assert_eq!(again.id, sidecar.id.to_string());
+    sidecar.inbound().unary(crate::fixture::says("x")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_hung_app_is_out_within_three_probe_intervals_and_back_when_it_answers() {
+    let fixture = Fixture::with_registry().await;
+    let sidecar = fixture.start(fixture.echo("echo")).await;
+    fixture.listed_as(&sidecar, Status::Serving).await;
+    let pid = sidecar.pid(None).await;
+    let before = Instant::now();
+    signal(pid, Signal::STOP);
+    let listed = fixture.listed_as(&sidecar, Status::NotServing).await;
+    assert!(listed.reason.contains("no answer"), "{}", listed.reason);
+    let slack = Duration::from_millis(500); // of a machine that runs other tests
+    assert!(before.elapsed() < Duration::from_millis(3 * 500) + slack, "{:?}", before.elapsed());
+    signal(pid, Signal::CONT);
+    fixture.listed_as(&sidecar, Status::Serving).await;
+}
+
+#[tokio::test]
+async fn an_app_that_crashes_again_and_again_is_given_up_with_its_last_words() {
+    let fixture = Fixture::with_registry().await;
+    let config = fixture.config("echo", &["sh", "-c", "echo cannot open the shop >&2; exit 3"]);
+    let mut sidecar = fixture.start(config).await;
+    let error = sidecar.ended().await.unwrap_err().to_string();
+    assert!(error.contains("exit code 3") && error.contains("cannot open the shop"), "{error}");
+    assert_eq!(fixture.listed().await, []);
+}
+
+#[tokio::test]
+async fn a_newer_registration_of_its_id_makes_the_sidecar_leave() {
+    let fixture = Fixture::with_registry().await;
+    let mut sidecar = fixture.start(fixture.echo("echo")).await;
+    let instance = fixture.listed_as(&sidecar, Status::Serving).await;
+    let mut client = RegistryClient::connect(fixture.registry_url()).await.unwrap();
+    client.register(RegisterRequest { instance: Some(instance), ttl_ms: 0 }).await.unwrap();
+    let error = timeout(LIMIT, sidecar.ended()).await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("newer registration"), "{error}");
+}

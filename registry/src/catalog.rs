@@ -624,3 +624,6 @@ fn published(state: &State, doubt: &Doubt) -> Published {
         records: state.records.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests;

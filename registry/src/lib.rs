@@ -10,6 +10,7 @@ mod leases;
 mod schema;
 
 mod acks;
+mod checks;
 mod sources;
 pub mod views;
 

@@ -192,3 +192,28 @@ impl WatchMetrics {
         self.drains.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 }
+
+/// What checks count.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CheckMetrics {
+    pub(crate) running: Gauge,
+    pub(crate) waiting: Gauge,
+    results: Outcomes,
+}
+
+impl CheckMetrics {
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let it = Self::default();
+        metrics.register(|r| {
+            r.register("weft_registry_checks", "Instances under check", it.running.clone());
+            let waiting = "Instances that wait for room among the checks";
+            r.register("weft_registry_checks_waiting", waiting, it.waiting.clone());
+            r.register("weft_registry_check_results", "Results of checks", it.results.clone());
+        });
+        it
+    }
+
+    pub(crate) fn result(&self, good: bool) {
+        self.results.get_or_create(&OutcomeLabel { outcome: if good { "passed" } else { "failed" } }).inc();
+    }
+}

@@ -18,6 +18,7 @@ use weft_runtime::{
 use crate::{
     Config,
     catalog::{Catalog, CatalogTask},
+    checks::Checks,
     server::Server,
     views::watch::Watches,
 };
@@ -30,6 +31,7 @@ pub struct Registry {
     catalog: Catalog,
     task: CatalogTask,
     watches: Watches,
+    checks: Checks,
 }
 
 impl Registry {
@@ -37,6 +39,7 @@ impl Registry {
     pub async fn bind(config: Config, context: &Context) -> anyhow::Result<Self> {
         let (catalog, task) = Catalog::open(&config.data, context.metrics()).context("opening the catalog")?;
         let watches = Watches::new(&catalog, context.metrics());
+        let checks = Checks::new(&catalog, context.metrics());
         let grpc = listen::bind(config.listen)?;
         let http = listen::bind(config.http)?;
         listen::announce(context, "grpc", grpc.local_addr()?);
@@ -44,7 +47,7 @@ impl Registry {
         let readiness = Readiness::starting("not running yet");
         readiness.ready(); // loaded: from here on every answer is complete
         let admin = Admin::new(context.metrics().clone(), readiness);
-        Ok(Self { grpc, http, admin, catalog, task, watches })
+        Ok(Self { grpc, http, admin, catalog, task, watches, checks })
     }
 
     /// Where the gRPC listener is.
@@ -69,13 +72,15 @@ impl Registry {
 
     /// Runs until drained. A part that ends by itself ends the registry with an error.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
-        let server = Server::new(&self.catalog, &self.watches, &shutdown).await?;
+        let server = Server::new(&self.catalog, &self.watches, self.checks.heard(), &shutdown).await?;
         let (readers, writer) = (CancellationToken::new(), CancellationToken::new());
         let mut parts: JoinSet<()> = JoinSet::new();
         let task = parts.spawn(self.task.run(writer.clone())).id();
         let stop = readers.clone();
         let (watches, follow) = (self.watches, self.catalog.follow());
         parts.spawn(async move { stop.run_until_cancelled(watches.run(follow)).await.unwrap_or_default() });
+        let (stop, checks) = (readers.clone(), self.checks);
+        parts.spawn(async move { stop.run_until_cancelled(checks.run()).await.unwrap_or_default() });
         let (admin, ending) = (self.admin, shutdown.child());
         let (http, until) = (self.http, ending.clone());
         parts.spawn(async move { admin.run(http, until).await });

@@ -12,6 +12,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
@@ -24,7 +25,7 @@ use weft_proto::{
 };
 use weft_runtime::Shutdown;
 
-use crate::{catalog::Catalog, sources, views, views::watch::Watches};
+use crate::{catalog::Catalog, checks::Heard, sources, views, views::watch::Watches};
 
 /// How often an idle connection is asked whether it lives, and how long it may take to answer.
 const PING_EVERY: Duration = Duration::from_secs(10);
@@ -43,11 +44,17 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) async fn new(catalog: &Catalog, watches: &Watches, shutdown: &Shutdown) -> anyhow::Result<Self> {
+    pub(crate) async fn new(
+        catalog: &Catalog,
+        watches: &Watches,
+        heard: Heard,
+        shutdown: &Shutdown,
+    ) -> anyhow::Result<Self> {
         let streams = TaskTracker::new();
         let registry = sources::grpc::Registry {
             catalog: catalog.clone(),
             watches: watches.clone(),
+            heard,
             streams: streams.clone(),
             shutdown: shutdown.clone(),
         };
@@ -77,7 +84,7 @@ impl Server {
                 () = shutdown.draining() => break,
                 Some(ended) = connections.join_next() => drop(ended), // a panic costs one connection and was reported by its hook
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => drop(connections.spawn(serve(stream, self.routes.clone(), shutdown.clone()))),
+                    Ok((stream, _)) => drop(connections.spawn(serve_tcp(stream, self.routes.clone(), shutdown.clone()))),
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept");
                         tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors: spinning would not free one
@@ -100,11 +107,14 @@ impl Server {
     }
 }
 
-async fn serve(stream: TcpStream, routes: Routes, shutdown: Shutdown) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "connection gone before it was served");
-        return;
+async fn serve_tcp(stream: TcpStream, routes: Routes, shutdown: Shutdown) {
+    match stream.set_nodelay(true) {
+        Ok(()) => serve(stream, routes, shutdown).await,
+        Err(error) => tracing::debug!(%error, "connection gone before it was served"),
     }
+}
+
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, routes: Routes, shutdown: Shutdown) {
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_EVERY)
@@ -131,3 +141,6 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(descriptors::DISCOVERY)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
+
+#[cfg(test)]
+mod tests;

@@ -154,6 +154,14 @@ impl Store {
         Self::adopt(PathBuf::from("backend"), Database::builder().create_with_backend(backend))
     }
 
+    /// Puts an entry into the store that no registry would write.
+    #[cfg(test)]
+    pub(crate) fn spoil(&self, id: InstanceId) {
+        let batch =
+            Batch { instances: [(id, Some(b"\xffgarbage".to_vec()))].into(), generation: 1, ..Batch::default() };
+        self.commit(&batch).unwrap();
+    }
+
     /// Returns a store that keeps nothing, as generation 1.
     pub(crate) fn in_memory() -> (Self, State) {
         (Self { file: PathBuf::from("memory"), db: None }, State::restore(1, [], [], [], []))

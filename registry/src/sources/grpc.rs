@@ -15,6 +15,7 @@ use weft_runtime::Shutdown;
 
 use crate::{
     catalog::{Beat, Catalog, Health, StreamId, Verdict, Word},
+    checks::Heard,
     schema,
     sources::status,
     views::watch::{Watches, drain_bound},
@@ -25,6 +26,8 @@ use crate::{
 pub(crate) struct Registry {
     pub(crate) catalog: Catalog,
     pub(crate) watches: Watches,
+    /// Told of every word of an owner, for TTL checks.
+    pub(crate) heard: Heard,
     pub(crate) streams: TaskTracker,
     pub(crate) shutdown: Shutdown,
 }
@@ -84,9 +87,11 @@ impl pb::registry_server::Registry for Registry {
     ) -> Result<Response<pb::SetStatusResponse>, Status> {
         let request = request.into_inner();
         let id = id(&request.id, "id")?;
-        let health = Health::new(request.status().into(), request.reason);
-        let applied =
-            self.catalog.set_status(id, Word::from(request.epoch), health).await.map_err(|e| status::change(&e))?;
+        let (word, health) = (Word::from(request.epoch), Health::new(request.status().into(), request.reason));
+        let applied = self.catalog.set_status(id, word, health).await.map_err(|e| status::change(&e))?;
+        if word != Word::Operator {
+            self.heard.note(id, Instant::now());
+        }
         Ok(Response::new(pb::SetStatusResponse { version: applied.version.0 }))
     }
 

@@ -1,0 +1,305 @@
+//! The catalog over crashes: what was answered is there again, what was not may be lost but is never half there.
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tokio::time::sleep;
+use weft_model::{Endpoint, Locality, Protocol, Status, Transport, Weight};
+use weft_runtime::Metrics;
+
+use super::*;
+
+/// A disk that survives the registry, and can be pulled out: after that every write and sync fails.
+#[derive(Debug, Clone, Default)]
+struct Disk {
+    content: Arc<Mutex<Vec<u8>>>,
+    /// What had been synced last: all that a power cut leaves.
+    synced: Arc<Mutex<Vec<u8>>>,
+    broken: Arc<AtomicBool>,
+}
+
+impl Disk {
+    /// A disk with what a power cut now would leave.
+    fn after_power_cut(&self) -> Self {
+        let synced = self.synced.lock().unwrap().clone();
+        Self { content: Arc::new(Mutex::new(synced.clone())), synced: Arc::new(Mutex::new(synced)), ..Self::default() }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.broken.load(Ordering::SeqCst) { Err(io::Error::other("the disk is gone")) } else { Ok(()) }
+    }
+}
+
+impl redb::StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.content.lock().unwrap().len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).unwrap();
+        out.copy_from_slice(&self.content.lock().unwrap()[start..start + out.len()]);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.check()?;
+        self.content.lock().unwrap().resize(usize::try_from(len).unwrap(), 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.check()?;
+        *self.synced.lock().unwrap() = self.content.lock().unwrap().clone();
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.check()?;
+        let start = usize::try_from(offset).unwrap();
+        self.content.lock().unwrap()[start..start + data.len()].copy_from_slice(data);
+        Ok(())
+    }
+}
+
+/// A running catalog; dropping it is kill -9.
+struct Running {
+    catalog: Catalog,
+    _task: JoinSet<()>,
+}
+
+fn start(disk: &Disk) -> Running {
+    let (store, state) = Store::open_backend(disk.clone()).unwrap();
+    let (catalog, task) = Catalog::with_store(store, state, &Metrics::default());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(task.run(CancellationToken::new()));
+    Running { catalog, _task: tasks }
+}
+
+fn id(n: u8) -> InstanceId {
+    InstanceId::from_bytes([n; 16])
+}
+
+fn instance(n: u8) -> Instance {
+    let endpoint = Endpoint {
+        address: format!("127.0.0.1:{}", 1000 + u16::from(n)).parse().unwrap(),
+        transport: Transport::Plaintext,
+        protocol: Protocol::H2,
+    };
+    Instance {
+        id: id(n),
+        service: "users".parse().unwrap(),
+        epoch: Epoch(0),
+        endpoint,
+        status: Status::Serving,
+        reason: String::new(),
+        locality: Locality { zone: "a".into(), ..Locality::default() },
+        weight: Weight::ONE,
+        metadata: [("slot".to_owned(), format!("users-{n}"))].into(),
+        descriptors: None,
+        check: None,
+    }
+}
+
+async fn register(running: &Running, n: u8) -> Applied {
+    running.catalog.register(instance(n), LeaseTtl::DEFAULT).await.unwrap()
+}
+
+fn listed(running: &Running) -> Vec<Arc<Instance>> {
+    let snapshot = running.catalog.snapshot();
+    let users = snapshot.services.get(&"users".parse::<ServiceName>().unwrap());
+    users.into_iter().flat_map(|s| s.instances.values().cloned()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_answered_survives_a_power_cut() {
+    let disk = Disk::default();
+    let first = start(&disk);
+    let kept = register(&first, 1).await;
+    register(&first, 2).await;
+    register(&first, 3).await;
+    first.catalog.deregister(id(2), Word::Operator).await.unwrap();
+    first.catalog.set_status(id(3), Word::Operator, Health::new(Status::NotServing, "night")).await.unwrap();
+    let set = crate::schema::link(vec![file("a.proto", "A")]).unwrap();
+    first.catalog.put_descriptors(set.clone()).await.unwrap();
+    let before = first.catalog.snapshot();
+
+    let second = start(&disk.after_power_cut()); // the first one still runs, and knows nothing of it
+    let after = second.catalog.snapshot();
+    assert!(after.version > before.version, "{} {}", after.version, before.version);
+    let (was, is) = (listed(&first), listed(&second));
+    assert_eq!(was, is, "the same ids, addresses, epochs and states");
+    assert_eq!(is[0].epoch, kept.epoch);
+    assert_eq!(second.catalog.published().sets.keys().collect::<Vec<_>>(), [&set.digest]);
+    let denied = second.catalog.register(instance(2), LeaseTtl::DEFAULT).await.unwrap_err();
+    assert!(matches!(denied, ChangeError::Revoked { .. }), "the tombstone is back: {denied}");
+    let taken = register(&second, 1).await;
+    assert!(taken.epoch > kept.epoch, "epochs rise across restarts");
+    second.catalog.set_status(id(3), Word::Operator, Health::new(Status::Serving, "")).await.unwrap();
+    assert_eq!(listed(&second)[1].status, Status::Serving, "what it reported was kept below the operator's word");
+}
+
+fn file(name: &str, service: &str) -> bytes::Bytes {
+    use prost::Message;
+    use prost_reflect::prost_types::{FileDescriptorProto, ServiceDescriptorProto};
+    let service = ServiceDescriptorProto { name: Some(service.into()), ..Default::default() };
+    let file = FileDescriptorProto { name: Some(name.into()), service: vec![service], ..Default::default() };
+    file.encode_to_vec().into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn claims_survive() {
+    let disk = Disk::default();
+    let first = start(&disk);
+    let set = crate::schema::link(vec![file("a.proto", "A")]).unwrap();
+    first.catalog.put_descriptors(set.clone()).await.unwrap();
+    let carrying =
+        |n, service: &str| Instance { service: service.parse().unwrap(), descriptors: Some(set.digest), ..instance(n) };
+    first.catalog.register(carrying(1, "users"), LeaseTtl::DEFAULT).await.unwrap();
+    first.catalog.deregister(id(1), Word::Operator).await.unwrap();
+    let second = start(&disk.after_power_cut());
+    second.catalog.register(carrying(2, "impostor"), LeaseTtl::DEFAULT).await.unwrap();
+    let info = &second.catalog.snapshot().directory[&"impostor".parse::<ServiceName>().unwrap()];
+    assert_eq!(info.grpc_services, [], "the name is still that of users");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_between_commit_and_answer_leaves_the_whole_change() {
+    let disk = Disk::default();
+    let (store, state) = Store::open_backend(disk.clone()).unwrap();
+    let nobody = |_: &InstanceId| false;
+    let mut draft = Draft::new(&state, clock::wall(), &nobody);
+    draft.apply(Change::Register { instance: Box::new(instance(1)), ttl: LeaseTtl::DEFAULT }).unwrap();
+    let (next, done) = draft.finish();
+    store.commit(&Batch::new(&next, &done.durable)).unwrap();
+    // Here the process dies: nobody was answered, nothing was published.
+    let again = start(&disk.after_power_cut());
+    assert_eq!(listed(&again).len(), 1);
+    let mut stream = again.catalog.open_stream();
+    let beat = |epoch| Beat { id: id(1), epoch, health: Health::new(Status::Serving, "") };
+    let verdicts = again.catalog.beats(stream, vec![beat(Epoch(0))]).await.unwrap();
+    assert_eq!(verdicts, [Verdict::Fenced], "its owner has no epoch: it registers again");
+    let taken = register(&again, 1).await;
+    stream = again.catalog.open_stream();
+    assert_eq!(again.catalog.beats(stream, vec![beat(taken.epoch)]).await.unwrap(), [Verdict::Renewed]);
+    assert_eq!(listed(&again).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_commit_changes_nothing_and_health_goes_on() {
+    let disk = Disk::default();
+    let running = start(&disk);
+    let lease = register(&running, 1).await;
+    register(&running, 2).await;
+    let before = running.catalog.snapshot();
+    disk.broken.store(true, Ordering::SeqCst);
+    let denied = running.catalog.register(instance(3), LeaseTtl::DEFAULT).await.unwrap_err();
+    assert!(matches!(denied, ChangeError::Store(_)), "{denied}");
+    let denied = running.catalog.deregister(id(2), Word::Operator).await.unwrap_err();
+    assert!(matches!(denied, ChangeError::Store(_)), "{denied}");
+    assert_eq!(*running.catalog.snapshot(), *before, "nobody saw what was refused");
+    let stream = running.catalog.open_stream();
+    let beat = Beat { id: id(1), epoch: lease.epoch, health: Health::new(Status::Crashed, "segfault") };
+    assert_eq!(running.catalog.beats(stream, vec![beat]).await.unwrap(), [Verdict::Renewed]);
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(listed(&running)[0].status, Status::Crashed, "health needs no store");
+    let again = start(&disk.after_power_cut());
+    assert_eq!(listed(&again).len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn health_reaches_the_store_within_a_second_and_renewals_never() {
+    let disk = Disk::default();
+    let running = start(&disk);
+    let lease = register(&running, 1).await;
+    let stream = running.catalog.open_stream();
+    let beat = |status| Beat { id: id(1), epoch: lease.epoch, health: Health::new(status, "") };
+    running.catalog.beats(stream, vec![beat(Status::NotServing)]).await.unwrap();
+    sleep(Duration::from_millis(1_100)).await;
+    assert_eq!(listed(&start(&disk.after_power_cut()))[0].status, Status::NotServing);
+    let stored = disk.synced.lock().unwrap().clone();
+    for _ in 0..100 {
+        running.catalog.beats(stream, vec![beat(Status::NotServing)]).await.unwrap();
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert!(stored == *disk.synced.lock().unwrap(), "a renewal was written");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_orderly_end_stores_what_still_rides() {
+    let disk = Disk::default();
+    let (store, state) = Store::open_backend(disk.clone()).unwrap();
+    let (catalog, task) = Catalog::with_store(store, state, &Metrics::default());
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(task.run(stop.clone()));
+    let lease = catalog.register(instance(1), LeaseTtl::DEFAULT).await.unwrap();
+    let stream = catalog.open_stream();
+    let health = Health::new(Status::Crashed, "");
+    catalog.beats(stream, vec![Beat { id: id(1), epoch: lease.epoch, health }]).await.unwrap();
+    stop.cancel();
+    tasks.join_next().await.unwrap().unwrap();
+    assert_eq!(listed(&start(&disk.after_power_cut()))[0].status, Status::Crashed);
+    assert!(matches!(catalog.deregister(id(1), Word::Operator).await, Err(ChangeError::Closed)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_that_come_together_share_a_version() {
+    let (catalog, task) = Catalog::in_memory(&Metrics::default());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(task.run(CancellationToken::new()));
+    let before = catalog.snapshot().version.0;
+    let mut registrations = JoinSet::new();
+    for n in 1..=200 {
+        let catalog = catalog.clone();
+        registrations.spawn(async move { catalog.register(instance(n), LeaseTtl::DEFAULT).await.unwrap() });
+    }
+    while registrations.join_next().await.is_some() {}
+    let versions = catalog.snapshot().version.0 - before;
+    assert!(versions <= 4, "{versions} versions for 200 changes at one moment");
+}
+
+#[test]
+fn a_store_that_is_in_use_or_damaged_is_named_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path()).unwrap();
+    let error = Store::open(dir.path()).unwrap_err();
+    assert!(matches!(error, StoreError::InUse { .. }), "{error}");
+    drop(store);
+    let file = dir.path().join("registry.redb");
+    for damaged in [b"this is no store".repeat(1000), vec![0; 10_000]] {
+        std::fs::write(&file, &damaged).unwrap();
+        let error = Store::open(dir.path()).unwrap_err();
+        assert!(
+            matches!(error, StoreError::Unreadable { .. }) && error.to_string().contains("registry.redb"),
+            "{error}"
+        );
+        assert!(std::fs::read(&file).unwrap() == damaged, "nothing was changed");
+    }
+}
+
+#[test]
+fn an_entry_that_makes_no_sense_is_named_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path()).unwrap();
+    store.spoil(id(7));
+    drop(store);
+    for _ in 0..2 {
+        let error = Store::open(dir.path()).unwrap_err();
+        assert!(
+            matches!(&error, StoreError::Entry { table: "instances", key, .. } if *key == id(7).to_string()),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn each_start_is_a_generation() {
+    let dir = tempfile::tempdir().unwrap();
+    let generation = || Store::open(dir.path()).unwrap().1.generation();
+    assert_eq!([generation(), generation(), generation()], [1, 2, 3]);
+}

@@ -1,0 +1,174 @@
+//! Leases as their owners meet them: fencing, force, grace, mass loss.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn an_old_epoch_is_fenced_and_changes_nothing() {
+    let mut world = World::new().await;
+    let old = world.users(1).await;
+    let new = world.users(1).await;
+    assert!(new.epoch > old.epoch);
+    let before = world.catalog.snapshot();
+    let mut stream = world.keep_alive().await;
+    assert_eq!(stream.beat(&[&old], Health::Crashed).await, [Outcome::Fenced]);
+    let denied = world.set_status(&old.instance_id, old.epoch, Health::NotServing).await.unwrap_err();
+    assert_eq!(denied.code(), Code::FailedPrecondition);
+    assert_eq!(world.deregister(&old.instance_id, old.epoch).await.unwrap_err().code(), Code::FailedPrecondition);
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(*world.catalog.snapshot(), *before);
+    assert_eq!(stream.beat(&[&new, &old], Health::Serving).await, [Outcome::Renewed, Outcome::Fenced]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fenced_beat_does_not_keep_the_lease_alive() {
+    let mut world = World::new().await;
+    let (old, other) = (world.users(1).await, world.users(2).await);
+    let new = world.users(1).await;
+    sleep(WARM - Duration::from_secs(5)).await;
+    let (mut fenced, mut alive) = (world.keep_alive().await, world.keep_alive().await);
+    for _ in 0..6 {
+        assert_ne!(fenced.beat(&[&old], Health::Serving).await, [Outcome::Renewed]);
+        alive.beat(&[&other], Health::Serving).await;
+        sleep(Duration::from_secs(5)).await;
+    }
+    assert_eq!(world.ids("users.default").await, [id(2)]);
+    assert_eq!(alive.beat(&[&new], Health::Serving).await, [Outcome::Unknown]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forced_deregistration_stays() {
+    let mut world = World::new().await;
+    let (lease, _other) = (world.users(1).await, world.users(2).await);
+    let mut stream = world.keep_alive().await;
+    assert_eq!(stream.beat(&[&lease], Health::Serving).await, [Outcome::Renewed]);
+    world.deregister(&lease.instance_id, 0).await.unwrap();
+    assert_eq!(stream.beat(&[&lease], Health::Serving).await, [Outcome::Revoked]);
+    assert_eq!(world.register(users(1)).await.unwrap_err().code(), Code::FailedPrecondition);
+    assert_eq!(world.ids("users.default").await, [id(2)]);
+    world.deregister(&lease.instance_id, lease.epoch).await.expect("leaving twice is no error");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_not_known_is_unknown() {
+    let mut world = World::new().await;
+    let lease = Lease { instance_id: id(9), epoch: 3, ..Default::default() };
+    let mut stream = world.keep_alive().await;
+    assert_eq!(stream.beat(&[&lease], Health::Serving).await, [Outcome::Unknown]);
+    assert_eq!(stream.beat(&[], Health::Serving).await, [], "an empty first message is allowed");
+    let denied = world.set_status(&id(9), 3, Health::Serving).await.unwrap_err();
+    assert_eq!(denied.code(), Code::NotFound);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_broken_within_its_grace_loses_nothing() {
+    let mut world = World::new().await;
+    let (one, two) = (world.users(1).await, world.users(2).await);
+    sleep(WARM - Duration::from_secs(10)).await;
+    let mut stream = world.keep_alive().await;
+    stream.beat_for(Duration::from_secs(12), &[&one, &two]).await;
+    let mut watch = world.watch("test", &["users"]).await;
+    assert_eq!(full(&watch.next_of("users.default").await), [id(1), id(2)]);
+    for _ in 0..3 {
+        drop(stream);
+        sleep(Duration::from_millis(4_900)).await;
+        stream = world.keep_alive().await;
+        assert_eq!(stream.beat(&[&one, &two], Health::Serving).await, [Outcome::Renewed; 2]);
+    }
+    assert!(watch.is_quiet().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_broken_beyond_its_grace_loses_its_leases() {
+    let mut world = World::new().await;
+    let (one, two) = (world.users(1).await, world.users(2).await);
+    let (mut first, mut second) = (world.keep_alive().await, world.keep_alive().await);
+    let (ones, twos) = ([&one], [&two]);
+    tokio::join!(first.beat_for(WARM, &ones), second.beat_for(WARM, &twos));
+    let mut watch = world.watch("test", &["users"]).await;
+    watch.next().await;
+    let broke = Instant::now();
+    drop(first);
+    let (update, ()) = tokio::join!(watch.next_of("users.default"), second.beat_for(Duration::from_secs(8), &twos));
+    assert_eq!(delta(&update).1, [(id(1).as_str(), Reason::Expired)]);
+    assert!(update.authoritative);
+    assert!(broke.elapsed() >= Duration::from_secs(5));
+    assert_eq!(second.beat(&[&one], Health::Serving).await, [Outcome::Unknown]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn losing_too_many_at_once_suspends_expiry_visibly() {
+    let mut world = World::new().await;
+    let mut leases = Vec::new();
+    for n in 1..=6 {
+        leases.push(world.users(n).await);
+    }
+    let all: Vec<&Lease> = leases.iter().collect();
+    let (mut lost, mut alive) = (world.keep_alive().await, world.keep_alive().await);
+    tokio::join!(lost.beat_for(WARM, &all[..3]), alive.beat_for(WARM, &all[3..]));
+    let mut watch = world.watch("test", &["users"]).await;
+    assert!(watch.next_of("users.default").await.authoritative);
+    drop(lost);
+    alive.beat_for(Duration::from_secs(60), &all[3..]).await;
+
+    assert_eq!(world.ids("users.default").await.len(), 6);
+    let notices = world.discovery.list(ListRequest::default()).await.unwrap().into_inner().notices;
+    assert!(matches!(notices.as_slice(), [one] if one.contains("users") && one.contains("3 of 6")), "{notices:?}");
+    assert!(world.metrics.encode().contains("weft_registry_expiry_suspended 1"));
+    let update = watch.next_of("users.default").await;
+    assert_eq!(delta(&update), (vec![], vec![]));
+    assert!(!update.authoritative, "a watcher is told that the registry is not sure");
+
+    world.deregister(&id(1), 0).await.unwrap(); // an operator's word counts at once; two of five are believed
+    alive.beat_for(Duration::from_secs(2), &all[3..]).await;
+    assert_eq!(world.ids("users.default").await, [id(4), id(5), id(6)]);
+    assert!(world.metrics.encode().contains("weft_registry_expiry_suspended 0"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn beats_carry_status_and_an_operator_overrides_it() {
+    let mut world = World::new().await;
+    let lease = world.users(1).await;
+    let mut stream = world.keep_alive().await;
+    stream.beat(&[&lease], Health::Crashed).await;
+    sleep(20 * MS).await;
+    assert_eq!(world.status_of(&id(1)).await, Health::Crashed);
+    world.set_status(&id(1), 0, Health::NotServing).await.unwrap();
+    stream.beat(&[&lease], Health::Serving).await;
+    sleep(20 * MS).await;
+    assert_eq!(world.status_of(&id(1)).await, Health::NotServing, "an operator's word holds");
+    let again = world.users(1).await;
+    assert_eq!(world.status_of(&id(1)).await, Health::NotServing, "also over a new registration");
+    world.set_status(&id(1), 0, Health::Serving).await.unwrap();
+    assert_eq!(world.status_of(&id(1)).await, Health::Serving);
+    world.set_status(&id(1), again.epoch, Health::Starting).await.unwrap();
+    assert_eq!(world.status_of(&id(1)).await, Health::Starting);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_belongs_to_one_live_instance() {
+    let mut world = World::new().await;
+    let first = world.users(1).await;
+    let mut stream = world.keep_alive().await;
+    stream.beat(&[&first], Health::Serving).await;
+    let mut twin = users(2);
+    twin.endpoint = users(1).endpoint;
+    let denied = world.register(twin.clone()).await.unwrap_err();
+    assert_eq!(denied.code(), Code::InvalidArgument);
+    let details = denied.get_error_details();
+    assert_eq!(details.bad_request().unwrap().field_violations[0].field, "instance.endpoint.address");
+    drop(stream);
+    sleep(10 * MS).await; // the process died and another took its port: no need to wait for its grace
+    world.register(twin).await.unwrap();
+    assert_eq!(world.ids("users.default").await, [id(2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn streams_are_told_when_the_registry_leaves() {
+    let mut world = World::new().await;
+    let mut stream = world.keep_alive().await;
+    let mut watch = world.watch("test", &["*"]).await;
+    watch.next().await;
+    world.shutdown.drain();
+    assert_eq!(stream.verdicts.message().await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(watch.answers.message().await.unwrap_err().code(), Code::Unavailable);
+}

@@ -1,0 +1,144 @@
+//! Watches as their readers meet them.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn the_first_answer_is_full_and_later_ones_are_deltas_on_it() {
+    let mut world = World::new().await;
+    world.users(1).await;
+    let mut watch = world.watch("test", &["users"]).await;
+    let first = watch.next().await;
+    assert_eq!(full(&first.services[0]), [id(1)]);
+    assert_eq!(first.services[0].base, 0);
+    let two = world.users(2).await;
+    let second = watch.next().await;
+    assert_eq!(second.services[0].base, first.version);
+    assert!(second.version > first.version);
+    assert_eq!(delta(&second.services[0]), (vec![(id(2).as_str(), Health::Serving)], vec![]));
+    world.deregister(&id(2), two.epoch).await.unwrap();
+    let third = watch.next().await;
+    assert_eq!(third.services[0].base, second.version);
+    assert_eq!(delta(&third.services[0]), (vec![], vec![(id(2).as_str(), Reason::Deregistered)]));
+    world.deregister(&id(1), 0).await.unwrap();
+    let update = watch.next_of("users.default").await;
+    assert_eq!(delta(&update).1, [(id(1).as_str(), Reason::Forced)]);
+    assert!(update.authoritative, "emptied by word: obey it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_service_is_empty_and_meant_once_the_registry_is_warm() {
+    let mut world = World::new().await;
+    let mut watch = world.watch("test", &["ghosts"]).await;
+    let first = watch.next_of("ghosts.default").await;
+    assert_eq!((full(&first).len(), first.authoritative), (0, false), "it may be about to register again");
+    let told = watch.next_of("ghosts.default").await;
+    assert!(told.authoritative);
+    sleep(WARM).await;
+    let mut late = world.watch("late", &["ghosts"]).await;
+    assert!(late.next_of("ghosts.default").await.authoritative);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_star_brings_everything_and_answers_even_when_there_is_nothing() {
+    let mut world = World::new().await;
+    let mut watch = world.watch("test", &["*"]).await;
+    assert_eq!(watch.next().await.services, []);
+    world.users(1).await;
+    watch.next_of("users.default").await;
+    world.register(instance("posts", 2)).await.unwrap();
+    assert_eq!(full(&watch.next_of("posts.default").await), [id(2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unchanged_service_wakes_nobody() {
+    let mut world = World::new().await;
+    world.users(1).await;
+    let mut watch = world.watch("test", &["users"]).await;
+    watch.next().await;
+    let before = world.watches.wakeups();
+    for n in 10..20 {
+        world.register(instance("posts", n)).await.unwrap();
+    }
+    let lease = world.users(1).await; // a new epoch is a change
+    watch.next_of("users.default").await;
+    assert_eq!(world.watches.wakeups(), before + 1);
+    let mut stream = world.keep_alive().await;
+    for _ in 0..10 {
+        assert_eq!(stream.beat(&[&lease], Health::Serving).await, [Outcome::Renewed]);
+    }
+    assert!(watch.is_quiet().await);
+    assert_eq!(world.watches.wakeups(), before + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_gets_the_latest_once() {
+    let mut world = World::new().await;
+    let mut watch = world.watch("slow", &["*"]).await;
+    watch.next().await;
+    for n in 1..=50 {
+        world.users(n).await;
+    }
+    sleep(50 * MS).await;
+    let mut messages = 0;
+    let mut listed = 0;
+    while listed < 50 {
+        let answer = watch.next().await;
+        messages += 1;
+        listed += match &answer.services[0].body {
+            Some(Body::Full(full)) => full.instances.len(),
+            Some(Body::Delta(delta)) => delta.upserted.len(),
+            None => panic!("no body"),
+        };
+    }
+    assert_eq!(listed, 50);
+    assert!(messages <= 50, "{messages}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_unsubscribed_is_told_no_more_and_starts_anew() {
+    let mut world = World::new().await;
+    world.users(1).await;
+    let mut watch = world.watch("test", &["users"]).await;
+    watch.next().await;
+    watch.send(WatchRequest { unsubscribe: vec!["users".into()], ..Default::default() }).await;
+    sleep(10 * MS).await;
+    world.users(2).await;
+    assert!(watch.is_quiet().await);
+    watch.send(WatchRequest { subscribe: vec!["users.default".into()], ..Default::default() }).await;
+    assert_eq!(full(&watch.next_of("users.default").await), [id(1), id(2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_directory_names_services_without_endpoints() {
+    let mut world = World::new().await;
+    let mut watch = world.watch("test", &["@directory"]).await;
+    assert_eq!(watch.next().await.directory.unwrap().services, []);
+    world.users(1).await;
+    let answer = watch.next().await;
+    assert_eq!(answer.services, []);
+    let names: Vec<_> = answer.directory.unwrap().services.into_iter().map(|e| e.name).collect();
+    assert_eq!(names, ["users.default"]);
+    world.users(2).await;
+    assert!(watch.is_quiet().await, "another instance is no news for the directory");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_is_dropped_leaves_nothing_behind() {
+    let mut world = World::new().await;
+    let mut watch = world.watch("test", &["users"]).await;
+    watch.next().await;
+    assert!(world.metrics.encode().contains("weft_registry_watchers 1"));
+    drop(watch);
+    sleep(10 * MS).await;
+    assert!(world.metrics.encode().contains("weft_registry_watchers 0"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_only_listens_keeps_its_watch() {
+    let mut world = World::new().await;
+    let request = WatchRequest { watcher: "grpcurl".into(), subscribe: vec!["users".into()], ..Default::default() };
+    let mut answers = world.discovery.watch(tokio_stream::iter([request])).await.unwrap().into_inner();
+    answers.message().await.unwrap().unwrap();
+    world.users(1).await;
+    assert_eq!(answers.message().await.unwrap().unwrap().version, world.catalog.snapshot().version.0);
+}

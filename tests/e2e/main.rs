@@ -1,0 +1,14 @@
+//! End to end: the real binaries as processes, real clients, and what a user of the mesh is promised.
+//!
+//! Lives here: the list of topics, and the lock that lets a measured run have the machine for itself. Does not: means (weft-testkit).
+//! One binary, because linking costs more than running.
+#![forbid(unsafe_code)]
+
+mod clients;
+mod reliability;
+mod rest;
+mod streaming;
+mod up;
+
+/// Held by a test that counts failures under load: on two cores a neighbour would be part of what it measures.
+static ALONE: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());

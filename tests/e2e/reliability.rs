@@ -1,0 +1,202 @@
+//! What callers see when things die: 200 calls a second, open loop, GET : POST 4 : 1. Inventory: supervisor, health-checks, discovery.
+//!
+//! Lives here: processes killed with SIGKILL by hand, registry outages. Does not: `weft up` and its commands (`up`).
+//! The load seeds users first and reads them back by id, so that a GET that finds nothing is a failure too.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use http::{Method, StatusCode};
+use serde_json::json;
+use tokio::task::JoinSet;
+use tokio_stream::StreamExt;
+use weft_proto::{
+    shop::users::v1::{ListUsersRequest, users_client::UsersClient},
+    weft::{
+        discovery::v1::{WatchRequest, discovery_client::DiscoveryClient, service_update::Body},
+        model::v1::{Instance, Status},
+    },
+};
+use weft_testkit::{
+    http::send,
+    load::{self, Call, Report},
+    mesh::{App, Mesh, channel},
+    process, wait,
+};
+
+use crate::ALONE;
+
+pub(crate) const RATE: u32 = 200;
+pub(crate) const SPAN: Duration = Duration::from_secs(20);
+
+/// Creates users to read, and returns what makes the n-th call: every fifth creates another.
+pub(crate) async fn four_reads_to_one_write(gateway: SocketAddr) -> impl FnMut(usize) -> Call + Send + 'static {
+    let mut paths = Vec::new();
+    for n in 0..10 {
+        let body = json!({"name": "Reader", "email": format!("reader-{n}@example.com")}).to_string();
+        let created = send(gateway, Method::POST, "/api/users", &body).await.expect("the gateway answers");
+        assert_eq!(created.status, StatusCode::CREATED, "{created:?}");
+        paths.push(format!("/api/users/{}", created.json()["id"].as_str().expect("an id")));
+    }
+    move |n| {
+        if n % 5 == 4 {
+            let body = json!({"name": "Writer", "email": format!("writer-{n}@example.com")}).to_string();
+            return Call { method: Method::POST, path: "/api/users".to_owned(), body: Some(body) };
+        }
+        Call { method: Method::GET, path: paths[n % paths.len()].clone(), body: None }
+    }
+}
+
+/// Starts the load in the background.
+async fn under_load(mesh: &Mesh, span: Duration) -> JoinSet<Report> {
+    let call = four_reads_to_one_write(mesh.gateway_at()).await;
+    let mut load = JoinSet::new();
+    load.spawn(load::run(mesh.gateway_at(), RATE, span, call));
+    load
+}
+
+async fn report(mut load: JoinSet<Report>, what: &str) -> Report {
+    let report = load.join_next().await.expect("one task").expect("the load does not panic");
+    println!("{what}: {report}");
+    report
+}
+
+/// At most the POSTs that were on the killed instance may fail: those due in the second before it died, and never a GET.
+pub(crate) fn only_writes_in_flight_failed(report: &Report, killed_at: Duration) {
+    let reads = report.failed_with(&Method::GET);
+    assert!(reads.is_empty(), "a read failed: {reads:?}");
+    for write in report.failed_with(&Method::POST) {
+        let in_flight = write.due <= killed_at + Duration::from_millis(50) && write.due + write.latency >= killed_at;
+        assert!(in_flight, "a write failed that was not in flight at {killed_at:?}: {write:?}");
+    }
+    let writes = report.failed_with(&Method::POST).len();
+    assert!(writes <= 5, "{writes} writes failed; one instance had fewer in flight");
+}
+
+/// Waits until an instance answers calls at its own endpoint.
+async fn answers(instance: &Instance) -> Option<()> {
+    let endpoint = instance.endpoint.as_ref()?.address.parse().ok()?;
+    UsersClient::new(channel(endpoint)).list_users(ListUsersRequest::default()).await.ok().map(|_| ())
+}
+
+#[tokio::test]
+async fn killing_an_app_fails_no_read_and_its_sidecar_brings_it_back() {
+    let _alone = ALONE.write().await;
+    let test = "killing_an_app_fails_no_read_and_its_sidecar_brings_it_back";
+    let Some(mesh) = Mesh::start(test, &[App::Users, App::Users]).await else { return };
+    let victim = mesh.members[0].slot.clone();
+    let app = app_of(mesh.members[0].sidecar.pid());
+
+    let start = Instant::now();
+    let load = under_load(&mesh, SPAN).await;
+    let offset = start.elapsed();
+    tokio::time::sleep(SPAN / 4).await;
+    let killed = Instant::now();
+    process::kill(app);
+    let killed_at = start.elapsed().saturating_sub(offset);
+    let back = wait::until("the killed app to serve again", Duration::from_secs(15), || async {
+        let instance = mesh.instances().await.into_iter().find(|i| i.metadata.get("slot") == Some(&victim))?;
+        let is_new = app_of_or_none(mesh.members[0].sidecar.pid()).is_some_and(|pid| pid != app);
+        (is_new && instance.status() == Status::Serving).then_some(())?;
+        answers(&instance).await?;
+        Some(killed.elapsed())
+    })
+    .await;
+    println!("from kill -9 of the app to its first answer: {back:?}");
+    only_writes_in_flight_failed(&report(load, "kill -9 of an app").await, killed_at);
+}
+
+#[tokio::test]
+async fn killing_a_sidecar_takes_its_app_along_and_fails_no_read() {
+    let _alone = ALONE.write().await;
+    let test = "killing_a_sidecar_takes_its_app_along_and_fails_no_read";
+    let Some(mut mesh) = Mesh::start(test, &[App::Users, App::Users]).await else { return };
+    let app = app_of(mesh.members[0].sidecar.pid());
+
+    let start = Instant::now();
+    let load = under_load(&mesh, SPAN).await;
+    let offset = start.elapsed();
+    tokio::time::sleep(SPAN / 4).await;
+    mesh.members[0].sidecar.kill();
+    let killed_at = start.elapsed().saturating_sub(offset);
+    process::gone(app, Duration::from_secs(5)).await;
+    let slot = mesh.add(App::Users).slot.clone();
+    wait::until("a new instance to answer", Duration::from_secs(15), || async {
+        let instance = mesh.instances().await.into_iter().find(|i| i.metadata.get("slot") == Some(&slot))?;
+        answers(&instance).await
+    })
+    .await;
+    only_writes_in_flight_failed(&report(load, "kill -9 of a sidecar").await, killed_at);
+}
+
+#[tokio::test]
+async fn a_registry_killed_for_ten_seconds_fails_no_call_and_forgets_nothing() {
+    let _alone = ALONE.write().await;
+    let test = "a_registry_killed_for_ten_seconds_fails_no_call_and_forgets_nothing";
+    let Some(mut mesh) = Mesh::start(test, &[App::Users, App::Users]).await else { return };
+    let before = mesh.list().await.expect("the registry answers");
+    let listed = listed(&mesh.instances().await);
+
+    let load = under_load(&mesh, SPAN + Duration::from_secs(5)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    mesh.kill_registry();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    mesh.start_registry().await;
+
+    // A watcher of the first hour after the restart: no message may carry fewer endpoints than there were.
+    let mut watch = DiscoveryClient::new(channel(mesh.registry_at()));
+    let subscribe =
+        WatchRequest { watcher: test.to_owned(), subscribe: vec!["users".to_owned()], ..WatchRequest::default() };
+    let requests = tokio_stream::once(subscribe).chain(tokio_stream::pending());
+    let mut updates = watch.watch(requests).await.expect("the registry watches").into_inner();
+    let mut seen: BTreeMap<String, bool> = BTreeMap::new();
+    let end = tokio::time::Instant::now() + Duration::from_secs(10);
+    let mut messages = 0;
+    while let Ok(Some(update)) = tokio::time::timeout_at(end, updates.next()).await {
+        let update = update.expect("the watch goes on");
+        messages += 1;
+        assert!(update.version > before.version, "{} after {}", update.version, before.version);
+        for service in update.services {
+            match service.body.expect("a body") {
+                Body::Full(full) => seen = full.instances.iter().map(|i| (i.id.clone(), takes_calls(i))).collect(),
+                Body::Delta(delta) => {
+                    seen.extend(delta.upserted.iter().map(|i| (i.id.clone(), takes_calls(i))));
+                    seen.retain(|id, _| delta.removed.iter().all(|gone| gone.id != *id));
+                }
+            }
+        }
+        assert_eq!(
+            seen.values().filter(|serving| **serving).count(),
+            listed.len(),
+            "fewer endpoints than before: {seen:?}"
+        );
+    }
+    assert!(messages > 0, "the watch gave its first answer");
+
+    let after = mesh.list().await.expect("the registry answers");
+    assert_eq!(self::listed(&mesh.instances().await), listed, "the same ids and addresses");
+    assert!(after.version > before.version);
+    let report = report(load, "registry down for 10 s").await;
+    assert!(report.failed().is_empty(), "{report}");
+}
+
+fn takes_calls(instance: &Instance) -> bool {
+    instance.status() == Status::Serving
+}
+
+/// Ids and addresses of instances.
+fn listed(instances: &[Instance]) -> BTreeMap<String, String> {
+    let address = |i: &Instance| i.endpoint.as_ref().map(|e| e.address.clone()).unwrap_or_default();
+    instances.iter().map(|i| (i.id.clone(), address(i))).collect()
+}
+
+fn app_of(sidecar: u32) -> u32 {
+    app_of_or_none(sidecar).expect("the sidecar has an app")
+}
+
+fn app_of_or_none(sidecar: u32) -> Option<u32> {
+    process::children(sidecar).into_iter().find(|pid| process::runs(*pid))
+}

@@ -1,0 +1,101 @@
+//! The four kinds of call, through the gateway and through two sidecars. Inventory: gateway, rest-grpc-queue.
+//!
+//! Lives here: that messages arrive in order and as they are sent, not when the call ends. Does not: load.
+
+use std::time::Duration;
+
+use tokio_stream::StreamExt;
+use tonic::{
+    Code, Request,
+    transport::{Channel, Endpoint},
+};
+use weft_proto::weft::testkit::v1::{EchoRequest, echo_client::EchoClient};
+use weft_testkit::{
+    echo::feed,
+    mesh::{App, Mesh},
+};
+
+use crate::ALONE;
+
+fn say(text: &str) -> EchoRequest {
+    EchoRequest { text: text.to_owned(), ..EchoRequest::default() }
+}
+
+async fn all_four_kinds_work(mut echo: EchoClient<Channel>) {
+    let unary = echo.unary(say("one")).await.expect("unary").into_inner();
+    assert_eq!(unary.text, "one");
+
+    let stream = echo.server_stream(EchoRequest { count: 5, ..say("many") }).await.expect("server stream").into_inner();
+    let texts: Vec<_> = stream.map(|m| m.expect("message").text).collect().await;
+    assert_eq!(texts, ["many"; 5]);
+
+    let joined = echo.client_stream(tokio_stream::iter(["a", "b", "c"].map(say))).await.expect("client stream");
+    assert_eq!(joined.into_inner().text, "a,b,c");
+
+    let (sender, requests) = feed();
+    let mut answers = echo.bidi(requests).await.expect("bidi").into_inner();
+    for round in 0..20 {
+        sender.send(say(&round.to_string())).await.expect("the call is open");
+        let answer = tokio::time::timeout(Duration::from_secs(10), answers.next()).await;
+        let answer = answer.expect("an answer comes before the next question").expect("a message").expect("no error");
+        assert_eq!(answer.text, round.to_string());
+    }
+    drop(sender);
+    assert!(answers.next().await.is_none());
+
+    let refused = echo.unary(EchoRequest { fail_with: Code::Aborted as u32, ..say("no") }).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (Code::Aborted, "asked to fail: no"));
+}
+
+#[tokio::test]
+async fn the_four_kinds_of_call_pass_through_the_gateway() {
+    let _shared = ALONE.read().await;
+    let Some(mesh) = Mesh::start("the_four_kinds_of_call_pass_through_the_gateway", &[App::Echo]).await else { return };
+    all_four_kinds_work(EchoClient::new(mesh.gateway_channel())).await;
+}
+
+#[tokio::test]
+async fn the_four_kinds_of_call_pass_through_both_sidecars() {
+    let _shared = ALONE.read().await;
+    let test = "the_four_kinds_of_call_pass_through_both_sidecars";
+    let Some(mut mesh) = Mesh::start(test, &[App::Users, App::Echo]).await else { return };
+    let outbound = mesh.members[0].sidecar.address("outbound").await;
+    for authority in ["echo", "echo.default", "echo.default.weft", "somewhere.else.example"] {
+        let endpoint = Endpoint::from_shared(format!("http://{outbound}")).unwrap();
+        let channel = endpoint.origin(format!("http://{authority}").parse().unwrap()).connect().await.unwrap();
+        all_four_kinds_work(EchoClient::new(channel)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_deadline_shrinks_on_the_way_and_ends_the_call_in_time() {
+    let _shared = ALONE.read().await;
+    let test = "a_deadline_shrinks_on_the_way_and_ends_the_call_in_time";
+    let Some(mesh) = Mesh::start(test, &[App::Echo]).await else { return };
+    let mut echo = EchoClient::new(mesh.gateway_channel());
+
+    let mut request = Request::new(say("hello"));
+    request.set_timeout(Duration::from_secs(5));
+    let left = echo.unary(request).await.expect("in time").into_inner().deadline_ms;
+    assert!((1..=5000).contains(&left), "{left}");
+
+    let without = echo.unary(say("hello")).await.expect("in time").into_inner().deadline_ms;
+    assert_eq!(without, 0, "no deadline is added to a native call");
+
+    let mut slow = Request::new(EchoRequest { delay_ms: 8000, ..say("late") });
+    slow.metadata_mut().insert("grpc-timeout", "200m".parse().unwrap());
+    let start = std::time::Instant::now();
+    let late = echo.unary(slow).await.unwrap_err();
+    assert_eq!(late.code(), Code::DeadlineExceeded, "{late:?}");
+    assert!(start.elapsed() < Duration::from_secs(4), "the answer did not wait for the app: {:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_large_message_streams_through() {
+    let _shared = ALONE.read().await;
+    let Some(mesh) = Mesh::start("a_large_message_streams_through", &[App::Echo]).await else { return };
+    let mut echo = EchoClient::new(mesh.gateway_channel());
+    let size = 3 * 1024 * 1024;
+    let answer = echo.unary(EchoRequest { padding: size, ..say("big") }).await.expect("it fits").into_inner();
+    assert_eq!(answer.padding.len(), size as usize);
+}

@@ -67,7 +67,7 @@ impl BindError {
         Self {
             http_status: 404,
             code: 5,
-            message: format!("no method is bound to path {path}"),
+            message: format!("no method is bound to path {}", text::quoted(path)),
             violations: Vec::new(),
         }
     }

@@ -139,7 +139,7 @@ fn errors_become_statuses_that_name_their_fields() {
         }],
     });
     assert_eq!(serde_json::from_slice::<Json>(&json).unwrap(), expected);
-    assert_eq!(BindError::not_found("/x").status(), Status::new(5, "no method is bound to path /x"));
+    assert_eq!(BindError::not_found("/x").status(), Status::new(5, "no method is bound to path \"/x\""));
     let allow = ["GET".to_owned(), "PUT".to_owned()];
     assert_eq!(
         BindError::method_not_allowed("POST", &allow).message,

@@ -39,7 +39,7 @@ pub(crate) fn value(text: &str, kind: &Kind, settings: &Settings) -> Result<Valu
             match WellKnown::of(desc) {
                 Some(WellKnown::Wrapper) => {
                     let field = desc.get_field(1).ok_or("malformed wrapper type")?;
-                    message.set_field(&field, value(text, &field.kind(), settings)?);
+                    well_known::put(&mut message, 1, value(text, &field.kind(), settings)?)?;
                 }
                 Some(WellKnown::Timestamp) => well_known::set_timestamp(&mut message, text)?,
                 Some(WellKnown::Duration) => well_known::set_duration(&mut message, text)?,

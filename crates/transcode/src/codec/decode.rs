@@ -5,6 +5,8 @@
 //! Source: the ProtoJSON specification; where it leaves a choice, the protobuf conformance suite: a name twice, two
 //! members of a oneof and null in a list are errors; an unknown enum name is dropped when unknown members are ignored.
 
+mod dynamic;
+
 use std::collections::HashMap;
 
 use prost::Message;
@@ -43,8 +45,12 @@ impl Decoder<'_> {
     /// Reads a message of any type.
     pub(crate) fn message(self, json: &mut Reader<'_>, desc: &MessageDescriptor) -> Read<DynamicMessage> {
         match WellKnown::of(desc) {
-            Some(kind) => self.well_known(json, desc, kind),
             None => self.object(json, desc, None),
+            Some(WellKnown::Any) => self.any(json, desc),
+            Some(WellKnown::Value) => dynamic::value(json, desc),
+            Some(WellKnown::Struct) => dynamic::structure(json, desc),
+            Some(WellKnown::ListValue) => dynamic::list(json, desc),
+            Some(kind) => self.scalar_message(json, desc, kind),
         }
     }
 
@@ -72,7 +78,8 @@ impl Decoder<'_> {
             };
             if let Some(field) = find_field(desc, &name) {
                 once(field.number())?;
-                if let Some(value) = self.field(json, &field).map_err(|it| it.within(field.json_name()))? {
+                let value = self.field(json, &field);
+                if let Some(value) = value.map_err(|it| it.within(field.json_name()))? {
                     check_oneof(&message, &field).map_err(|reason| Fault::new(at, reason).within(field.json_name()))?;
                     message.set_field(&field, value);
                 }
@@ -102,15 +109,17 @@ impl Decoder<'_> {
         }
     }
 
+    /// Messages are read from here and not from `singular`, whose frame is large: a level of nesting should cost little stack.
     fn value(self, json: &mut Reader<'_>, kind: &Kind, cardinality: Cardinality) -> Read<Option<Value>> {
         if json.shape()? == Shape::Null && (cardinality != Cardinality::One || !takes_null(kind)) {
             json.null()?;
             return Ok(None);
         }
-        match cardinality {
-            Cardinality::One => self.singular(json, kind),
-            Cardinality::List => self.list(json, kind).map(Some),
-            Cardinality::Map => self.map(json, kind).map(Some),
+        match (cardinality, kind) {
+            (Cardinality::One, Kind::Message(desc)) => Ok(Some(Value::Message(self.message(json, desc)?))),
+            (Cardinality::One, _) => self.singular(json, kind),
+            (Cardinality::List, _) => self.list(json, kind).map(Some),
+            (Cardinality::Map, _) => self.map(json, kind).map(Some),
         }
     }
 
@@ -153,10 +162,13 @@ impl Decoder<'_> {
         if json.shape()? == Shape::Null && !takes_null(kind) {
             return Err(Fault::new(json.at(), "null is no value here"));
         }
-        self.singular(json, kind)
+        match kind {
+            Kind::Message(desc) => Ok(Some(Value::Message(self.message(json, desc)?))),
+            _ => self.singular(json, kind),
+        }
     }
 
-    /// Reads one value; none for an enum name that is to be ignored.
+    /// Reads one value that is no message; none for an enum name that is to be ignored.
     fn singular(self, json: &mut Reader<'_>, kind: &Kind) -> Read<Option<Value>> {
         let shape = json.shape()?;
         let at = json.at();
@@ -165,7 +177,7 @@ impl Decoder<'_> {
             text::value(text, kind, self.settings).map_err(fault)
         };
         let value = match (kind, shape) {
-            (Kind::Message(desc), _) => Value::Message(self.message(json, desc)?),
+            (Kind::Message(_), _) => return Err(Fault::new(at, "malformed wrapper type")),
             (Kind::Bool, Shape::Bool) => Value::Bool(json.bool()?),
             (Kind::Bool, _) => return Err(mismatch(at, "true or false", shape)),
             (Kind::String, Shape::String) => Value::String(json.string()?.into_owned()),
@@ -213,102 +225,38 @@ impl Decoder<'_> {
         Ok(Some(Value::EnumNumber(number)))
     }
 
-    fn well_known(self, json: &mut Reader<'_>, desc: &MessageDescriptor, kind: WellKnown) -> Read<DynamicMessage> {
+    /// Reads a type that a string or another scalar stands for.
+    fn scalar_message(self, json: &mut Reader<'_>, desc: &MessageDescriptor, kind: WellKnown) -> Read<DynamicMessage> {
         let mut message = DynamicMessage::new(desc.clone());
         let at = json.at();
-        let fault = |reason: String| Fault::new(at, reason);
-        match kind {
-            WellKnown::Any => return self.any(json, message),
-            WellKnown::Value => self.dynamic_value(json, &mut message)?,
-            WellKnown::Struct | WellKnown::ListValue => {
-                let field = part(desc, 1).map_err(fault)?;
-                // Neither is ever null: only a field of this type may be.
-                let cardinality = Cardinality::of(field.is_list(), field.is_map());
-                let value = match cardinality {
-                    Cardinality::Map => self.map(json, &field.kind())?,
-                    Cardinality::List | Cardinality::One => self.list(json, &field.kind())?,
-                };
-                well_known::put(&mut message, 1, value).map_err(fault)?;
-            }
-            WellKnown::Wrapper => {
-                let field = part(desc, 1).map_err(fault)?;
+        let set = match kind {
+            WellKnown::Timestamp => well_known::set_timestamp,
+            WellKnown::Duration => well_known::set_duration,
+            WellKnown::FieldMask => well_known::set_field_mask,
+            WellKnown::Wrapper | WellKnown::Any | WellKnown::Struct | WellKnown::Value | WellKnown::ListValue => {
+                let field = part(desc, 1).map_err(|reason| Fault::new(at, reason))?;
                 if let Some(value) = self.singular(json, &field.kind())? {
-                    well_known::put(&mut message, 1, value).map_err(fault)?;
+                    well_known::put(&mut message, 1, value).map_err(|reason| Fault::new(at, reason))?;
                 }
+                return Ok(message);
             }
-            WellKnown::Timestamp | WellKnown::Duration | WellKnown::FieldMask => {
-                expect(json, Shape::String, "a string")?;
-                let text = json.string()?;
-                let fault = |reason: String| Fault::new(at, format!("{reason}, found {}", text::quoted(&text)));
-                let set = match kind {
-                    WellKnown::Timestamp => well_known::set_timestamp,
-                    WellKnown::Duration => well_known::set_duration,
-                    _ => well_known::set_field_mask,
-                };
-                set(&mut message, &text).map_err(fault)?;
-            }
-        }
+        };
+        expect(json, Shape::String, "a string")?;
+        let text = json.string()?;
+        let fault = |reason: String| Fault::new(at, format!("{reason}, found {}", text::quoted(&text)));
+        set(&mut message, &text).map_err(fault)?;
         Ok(message)
     }
 
-    /// Reads a `google.protobuf.Value`: any JSON.
-    fn dynamic_value(self, json: &mut Reader<'_>, message: &mut DynamicMessage) -> Read<()> {
-        let at = json.at();
-        let fault = |reason: String| Fault::new(at, reason);
-        let (number, value) = match json.shape()? {
-            Shape::Null => {
-                json.null()?;
-                (1, Value::EnumNumber(0))
-            }
-            Shape::Number => (2, text::number(json.number()?, &Kind::Double).map_err(fault)?),
-            Shape::String => (3, Value::String(json.string()?.into_owned())),
-            Shape::Bool => (4, Value::Bool(json.bool()?)),
-            shape @ (Shape::Object | Shape::Array) => {
-                let number = if shape == Shape::Object { 5 } else { 6 };
-                let field = part(&prost_reflect::ReflectMessage::descriptor(message), number).map_err(fault)?;
-                let desc = field
-                    .kind()
-                    .as_message()
-                    .cloned()
-                    .ok_or_else(|| fault("malformed google.protobuf.Value".to_owned()))?;
-                (number, Value::Message(self.message(json, &desc)?))
-            }
-        };
-        well_known::put(message, number, value).map_err(fault)
-    }
-
     /// Reads a `google.protobuf.Any`; its `@type` may stand anywhere in the object.
-    fn any(self, json: &mut Reader<'_>, mut message: DynamicMessage) -> Read<DynamicMessage> {
-        expect(json, Shape::Object, "an object")?;
-        let start = json.mark();
-        let any = prost_reflect::ReflectMessage::descriptor(&message);
+    fn any(self, json: &mut Reader<'_>, any: &MessageDescriptor) -> Read<DynamicMessage> {
         let at = json.at();
-        let Some((url, url_at)) = type_url(json)? else {
-            // Nothing at all is an Any that holds nothing.
-            json.rewind(start);
-            json.open_object()?;
-            return match json.member(true)? {
-                None => Ok(message),
-                Some(_) => Err(Fault::new(at, "an Any needs a member \"@type\"")),
-            };
-        };
-        json.rewind(start);
-        let name = url
-            .rsplit_once('/')
-            .map(|(_, name)| name)
-            .ok_or_else(|| Fault::new(url_at, "a type URL needs a '/'").within("@type"))?;
-        let desc = any.parent_pool().get_message_by_name(name).or_else(|| builtin::pool().get_message_by_name(name));
-        let desc = desc.ok_or_else(|| {
-            Fault::new(url_at, format!("unknown message type {}", text::quoted(name))).within("@type")
-        })?;
+        let Some((url, desc)) = any_type(json, any)? else { return Ok(DynamicMessage::new(any.clone())) };
         let payload = match WellKnown::of(&desc) {
             None => self.object(json, &desc, Some("@type"))?,
             Some(_) => self.any_value(json, &desc)?,
         };
-        let fault = |reason: String| Fault::new(at, reason);
-        well_known::put(&mut message, 1, Value::String(url)).map_err(fault)?;
-        well_known::put(&mut message, 2, Value::Bytes(payload.encode_to_vec().into())).map_err(fault)?;
-        Ok(message)
+        pack(any, url, &payload).map_err(|reason| Fault::new(at, reason))
     }
 
     /// Reads the `value` of an Any whose type has a JSON form of its own.
@@ -334,6 +282,34 @@ impl Decoder<'_> {
         }
         payload.ok_or_else(|| Fault::new(at, format!("an Any of {} needs a member \"value\"", desc.full_name())))
     }
+}
+
+/// Returns type URL and type of the Any ahead, which is then still to be read. An empty object is read: an Any that holds nothing.
+fn any_type(json: &mut Reader<'_>, any: &MessageDescriptor) -> Read<Option<(String, MessageDescriptor)>> {
+    expect(json, Shape::Object, "an object")?;
+    let at = json.at();
+    let start = json.mark();
+    let Some((url, url_at)) = type_url(json)? else {
+        json.rewind(start);
+        json.open_object()?;
+        return match json.member(true)? {
+            None => Ok(None),
+            Some(_) => Err(Fault::new(at, "an Any needs a member \"@type\"")),
+        };
+    };
+    json.rewind(start);
+    let fault = |reason: String| Fault::new(url_at, reason).within("@type");
+    let name = url.rsplit_once('/').map(|(_, name)| name).ok_or_else(|| fault("a type URL needs a '/'".to_owned()))?;
+    let known = any.parent_pool().get_message_by_name(name).or_else(|| builtin::pool().get_message_by_name(name));
+    let desc = known.ok_or_else(|| fault(format!("unknown message type {}", text::quoted(name))))?;
+    Ok(Some((url, desc)))
+}
+
+fn pack(any: &MessageDescriptor, url: String, payload: &DynamicMessage) -> Result<DynamicMessage, String> {
+    let mut message = DynamicMessage::new(any.clone());
+    well_known::put(&mut message, 1, Value::String(url))?;
+    well_known::put(&mut message, 2, Value::Bytes(payload.encode_to_vec().into()))?;
+    Ok(message)
 }
 
 /// Returns the `@type` of the object ahead and where it stands; the reader is left anywhere.

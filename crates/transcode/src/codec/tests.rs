@@ -1,5 +1,6 @@
 //! Requests and replies whole: which part the JSON is, what wins, update masks, raw bodies.
 
+use proptest::prelude::*;
 use serde_json::{Value as Json, json};
 
 use super::*;
@@ -133,4 +134,48 @@ fn a_detail_that_cannot_be_shown_costs_neither_the_others_nor_the_status() {
     ]});
     assert_eq!(serde_json::from_slice::<Json>(&json).unwrap(), expected);
     assert_eq!(Codec::default().encode_status(&Status::new(5, ""), None), Bytes::from_static(b"{\"code\":5}"));
+}
+
+#[test]
+fn the_deepest_documents_fit_half_a_thread_s_stack() {
+    let work = || {
+        let deep = |levels: usize| format!("{{\"value\":{}1{}}}", "[".repeat(levels), "]".repeat(levels));
+        let plan = plan("/echo");
+        let parts =
+            RequestParts { http_method: "POST", variables: &PathVariables(vec![]), query: None, content_type: None };
+        // Two messages on the wire for each array: what is accepted here may be too deep for a peer, and for our own printer.
+        assert!(Codec::default().decode_request(&plan, parts, deep(json::DEPTH - 1).as_bytes()).is_ok());
+        assert!(Codec::default().decode_request(&plan, parts, deep(json::DEPTH).as_bytes()).is_err());
+        let children =
+            format!("{{\"nested\":{}{{}}{}}}", "{\"child\":".repeat(json::DEPTH - 2), "}".repeat(json::DEPTH - 2));
+        assert!(Codec::default().decode_request(&plan, parts, children.as_bytes()).is_ok());
+        let any = "{\"any\":{\"@type\":\"t/test.v1.Kinds\",".to_owned()
+            + &"\"any\":{\"@type\":\"t/test.v1.Kinds\",".repeat(json::DEPTH - 2);
+        let anys = format!("{}\"i32\":1{}", any, "}".repeat(json::DEPTH));
+        assert!(Codec::default().decode_request(&plan, parts, anys.as_bytes()).is_ok());
+        let printable = Codec::default().decode_request(&plan, parts, deep(45).as_bytes()).unwrap();
+        assert_eq!(Codec::default().encode_reply(&plan, &printable).unwrap().body, deep(45));
+        let mut nested = Vec::new();
+        for _ in 0..90 {
+            let mut outer = vec![0x1A];
+            prost::encoding::encode_varint(nested.len() as u64, &mut outer);
+            outer.extend(nested);
+            nested = outer;
+        }
+        let mut wire = vec![0x8A, 0x01];
+        prost::encoding::encode_varint(nested.len() as u64, &mut wire);
+        wire.extend(nested);
+        assert!(Codec::default().encode_reply(&plan, &wire).is_ok());
+    };
+    std::thread::Builder::new().stack_size(1 << 20).spawn(work).unwrap().join().unwrap();
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_either_direction_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), text in "[{}\\[\\]:,\"a-z0-9@.]{0,40}") {
+        for template in ["/echo", "/kinds/{id}", "/alone/nested"] {
+            let _ = request(Settings { infer_update_mask: true, ..Settings::default() }, "PATCH", template, &text, &text);
+            let _ = Codec::default().encode_reply(&plan(template), &bytes);
+        }
+    }
 }

@@ -36,7 +36,7 @@ const PROBE_READY: Duration = Duration::from_secs(1);
 /// Names one supervised process for the life of `weft up`; its replacement in the same slot has another.
 pub(crate) type Key = u64;
 
-/// What a process is.
+/// What a process is, in the order of rows.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     Registry,
@@ -246,7 +246,8 @@ impl Board {
 
     fn publish(&mut self) {
         let world = &self.world;
-        let rows: Vec<Row> = self.units.values_mut().map(|unit| unit.row(world)).collect();
+        let mut rows: Vec<Row> = self.units.values_mut().map(|unit| unit.row(world)).collect();
+        rows.sort_by(|a, b| (&a.kind, a.key).cmp(&(&b.kind, b.key))); // a replacement stands beside what it replaces
         self.rows.send_if_modified(|before| {
             let changed = **before != rows[..];
             if changed {

@@ -175,7 +175,7 @@ mod tests {
     fn flags_that_do_not_go_together_are_refused() {
         let needs = "--service users --app 127.0.0.1:1";
         for (flags, says) in [
-            (format!("{needs}"), "--registry"),
+            (needs.to_owned(), "--registry"),
             (format!("{needs} --registry a:1 --services f"), "--services"),
             (format!("{needs} --registry a:1 --inbound :7300"), "--insecure"),
             (format!("{needs} --registry a:1 --inbound :7300 --insecure"), "--advertise"),

@@ -242,28 +242,23 @@ enum NotHealthy {
 }
 
 /// A health watch, or its absence: not every app that implements Check implements Watch.
-enum Watching {
-    Open(Streaming<HealthCheckResponse>),
-    None,
-}
+struct Watching(Option<Streaming<HealthCheckResponse>>);
 
 impl Watching {
     async fn open(channel: Channel, within: Duration) -> Self {
         let mut client = HealthClient::new(channel);
-        match timeout(within, client.watch(HealthCheckRequest::default())).await {
-            Ok(Ok(stream)) => Self::Open(stream.into_inner()),
-            Ok(Err(_)) | Err(_) => Self::None,
-        }
+        let opened = timeout(within, client.watch(HealthCheckRequest::default())).await;
+        Self(opened.ok().and_then(Result::ok).map(tonic::Response::into_inner))
     }
 
     /// Waits for the next word of the watch. Cancel-safe.
     async fn next(&mut self) -> Result<ServingStatus, Status> {
-        let Self::Open(stream) = self else { return std::future::pending().await };
+        let Some(stream) = &mut self.0 else { return std::future::pending().await };
         match stream.message().await {
             Ok(Some(answer)) => Ok(answer.status()),
             Ok(None) => Err(Status::unavailable("the app ended the health watch")),
             Err(status) if status.code() == Code::Unimplemented => {
-                *self = Self::None;
+                self.0 = None;
                 std::future::pending().await
             }
             Err(status) => Err(status),
@@ -291,4 +286,98 @@ async fn get(app: SocketAddr, path: &str) -> Result<(), String> {
         ended = connection => return Err(ended.err().map_or_else(|| "the app closed the connection".to_owned(), broken)),
     };
     if answer.status().is_success() { Ok(()) } else { Err(format!("{path} answers {}", answer.status())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::transport::Server;
+    use weft_runtime::admin::{Admin, Readiness};
+    use weft_runtime::{Metrics, Shutdown};
+    use weft_testkit::echo;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+    /// Polls so rare that only a watch can tell in time.
+    const RARELY: Timing = Timing { interval: Duration::from_secs(600), timeout: Duration::from_secs(5) };
+    const OFTEN: Timing = Timing { interval: Duration::from_millis(50), timeout: Duration::from_millis(500) };
+
+    async fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        (listener, at)
+    }
+
+    async fn becomes(monitor: &mut Monitor, wanted: impl Fn(&Health) -> bool) -> Health {
+        let waited = timeout(LIMIT, async {
+            loop {
+                let health = monitor.next().await;
+                if wanted(&health) {
+                    return health;
+                }
+            }
+        });
+        waited.await.expect("the health wanted comes in time")
+    }
+
+    fn is_unhealthy(health: &Health) -> bool {
+        matches!(health, Health::Unhealthy { .. })
+    }
+
+    #[tokio::test]
+    async fn a_watched_app_tells_at_once_and_a_broken_connection_counts() {
+        let (listener, at) = listener().await;
+        let (reporter, service) = tonic_health::server::health_reporter();
+        let mut server = JoinSet::new();
+        server.spawn(Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)));
+        let mut monitor = Monitor::start(at, HealthCheck::Grpc, RARELY);
+        becomes(&mut monitor, |health| *health == Health::Healthy).await;
+        reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        let health = becomes(&mut monitor, is_unhealthy).await;
+        assert_eq!(health, Health::Unhealthy { reason: "says that it is not serving".into() });
+        reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
+        becomes(&mut monitor, |health| *health == Health::Healthy).await;
+    }
+
+    #[tokio::test]
+    async fn an_app_without_the_health_service_is_healthy_while_it_listens() {
+        let (listener, at) = listener().await;
+        let mut server = JoinSet::new();
+        let reflection = tonic_reflection::server::Builder::configure().build_v1().unwrap();
+        server.spawn(Server::builder().add_service(reflection).serve_with_incoming(TcpListenerStream::new(listener)));
+        let mut monitor = Monitor::start(at, HealthCheck::Grpc, OFTEN);
+        becomes(&mut monitor, |health| *health == Health::Healthy).await;
+        server.shutdown().await;
+        let health = becomes(&mut monitor, is_unhealthy).await;
+        assert_eq!(health, Health::Unhealthy { reason: format!("nothing listens on {at}") });
+    }
+
+    #[tokio::test]
+    async fn an_app_that_was_never_healthy_is_unknown_and_found_soon_after_it_starts() {
+        let (free, at) = listener().await;
+        drop(free);
+        let mut monitor = Monitor::start(at, HealthCheck::Grpc, RARELY);
+        let unknown = Health::Unknown { reason: format!("nothing listens on {at}") };
+        assert_eq!(becomes(&mut monitor, |_| true).await, unknown);
+        let listener = TcpListener::bind(at).await.unwrap();
+        let mut server = JoinSet::new();
+        server.spawn(echo::serve(listener, String::new(), std::future::pending()));
+        becomes(&mut monitor, |health| *health == Health::Healthy).await;
+    }
+
+    #[tokio::test]
+    async fn http_health_is_the_status_of_the_path() {
+        let (listener, at) = listener().await;
+        let readiness = Readiness::starting("warming up");
+        let mut server = JoinSet::new();
+        server.spawn(Admin::new(Metrics::default(), readiness.clone()).run(listener, Shutdown::new()));
+        let mut monitor = Monitor::start(at, HealthCheck::Http("/readyz".into()), OFTEN);
+        let unknown = Health::Unknown { reason: "/readyz answers 503 Service Unavailable".into() };
+        assert_eq!(becomes(&mut monitor, |_| true).await, unknown);
+        readiness.ready();
+        becomes(&mut monitor, |health| *health == Health::Healthy).await;
+        readiness.not_ready("ill");
+        becomes(&mut monitor, is_unhealthy).await;
+    }
 }

@@ -93,7 +93,6 @@ pub(crate) struct Lifecycle {
     monitor: Option<Monitor>,
     healthy: bool,
     status: Status,
-    reason: String,
     lease: Option<Lease>,
     /// Descriptors being read and stored; the registration waits for them.
     describing: Option<Pin<Box<dyn Future<Output = Option<DescriptorSet>> + Send>>>,
@@ -135,7 +134,6 @@ impl Lifecycle {
             monitor: Some(monitor),
             healthy: false,
             status: Status::Starting,
-            reason: String::new(),
             lease: None,
             describing: None,
             storing: None,
@@ -303,7 +301,6 @@ impl Lifecycle {
             tracing::info!(%status, reason, "the app's status");
         }
         self.status = status;
-        reason.clone_into(&mut self.reason);
         self.parts.metrics.status(status);
         if status.takes_calls() {
             self.parts.readiness.ready();
@@ -364,10 +361,10 @@ impl Lifecycle {
         if cut > 0 {
             tracing::warn!(connections = cut, "calls did not finish in time and were cut");
         }
-        if let Some(child) = &mut self.parts.child {
-            if let Some(exit) = child.stop().await {
-                tracing::info!(%exit, "the app ended");
-            }
+        if let Some(child) = &mut self.parts.child
+            && let Some(exit) = child.stop().await
+        {
+            tracing::info!(%exit, "the app ended");
         }
         self.parts.outbound.finish(self.parts.limits.outbound).await;
         self.deregister().await;

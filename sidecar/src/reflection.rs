@@ -167,3 +167,59 @@ impl Session {
 fn question(ask: Ask) -> ServerReflectionRequest {
     ServerReflectionRequest { host: String::new(), message_request: Some(ask) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpListener;
+    use tokio::task::JoinSet;
+    use tokio_stream::wrappers::TcpListenerStream;
+    use tonic::transport::Server;
+    use tonic::transport::server::Router;
+    use tonic_reflection::server::Builder;
+
+    const WITHIN: Duration = Duration::from_secs(20);
+
+    async fn asked(server: Router) -> Result<DescriptorSet, Error> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let app = listener.local_addr().unwrap();
+        let mut serving = JoinSet::new();
+        serving.spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        read(app, WITHIN).await
+    }
+
+    fn offering(sets: &[&'static [u8]]) -> Builder<'static> {
+        sets.iter().fold(Builder::configure(), |builder, set| builder.register_encoded_file_descriptor_set(set))
+    }
+
+    fn names(set: &DescriptorSet) -> Vec<String> {
+        set.files().map(|file| FileDescriptorProto::decode(file.as_ref()).unwrap().name.unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn every_import_is_fetched_and_grpcs_own_services_are_not() {
+        let sets = [weft_proto::descriptors::TESTKIT, tonic_health::pb::FILE_DESCRIPTOR_SET];
+        let set = asked(Server::builder().add_service(offering(&sets).build_v1().unwrap())).await.unwrap();
+        assert_eq!(set.services(), ["weft.testkit.v1.Echo"]);
+        for import in ["google/api/annotations.proto", "google/api/http.proto", "google/protobuf/descriptor.proto"] {
+            assert!(names(&set).contains(&import.to_owned()), "{import} of {:?}", names(&set));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_app_that_knows_only_v1alpha_is_asked_that_way() {
+        let sets = [weft_proto::descriptors::SHOP_USERS];
+        let set = asked(Server::builder().add_service(offering(&sets).build_v1alpha().unwrap())).await.unwrap();
+        assert_eq!(set.services(), ["shop.users.v1.Users"]);
+    }
+
+    #[tokio::test]
+    async fn an_app_without_reflection_or_without_services_is_told_apart() {
+        let (_reporter, health) = tonic_health::server::health_reporter();
+        let without = asked(Server::builder().add_service(health)).await;
+        assert!(matches!(without, Err(Error::Unimplemented)), "{without:?}");
+        let sets = [tonic_health::pb::FILE_DESCRIPTOR_SET];
+        let nothing = asked(Server::builder().add_service(offering(&sets).build_v1().unwrap())).await;
+        assert!(matches!(nothing, Err(Error::NoService)), "{nothing:?}");
+    }
+}

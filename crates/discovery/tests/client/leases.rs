@@ -32,7 +32,7 @@ impl Running {
     }
 }
 
-fn instance() -> Instance {
+pub(crate) fn instance() -> Instance {
     Instance {
         id: "0197a1b2-0000-7000-8000-000000000001".parse().unwrap(),
         service: "users".parse().unwrap(),

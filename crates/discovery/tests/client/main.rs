@@ -8,4 +8,5 @@
 mod descriptors;
 mod fake;
 mod leases;
+mod real;
 mod watch;

@@ -220,7 +220,8 @@ impl Gateway {
             parts.write_log(lines);
         }
         parts.serve_admin(self.context.metrics().clone(), self.readiness.clone(), self.admin);
-        let keeper = |fetch| Keeper::new(self.published, self.readiness.clone(), self.meters, fetch);
+        let board = self.board.clone();
+        let keeper = |fetch| Keeper::new(self.published, board, self.readiness.clone(), self.meters, fetch);
         parts.follow(self.feed, self.worlds, self.board, keeper);
 
         let ended = accept(&self.listener, threads, &mut parts, &shutdown).await;
@@ -376,7 +377,6 @@ impl Parts {
                 self.running.spawn(async move {
                     while let Some(update) = watch.next().await {
                         worlds.apply(&update.snapshot);
-                        board.send_replace(Arc::new(Board::of(&update.snapshot)));
                         snapshots.send_replace(Arc::clone(&update.snapshot));
                         watch.ack(update.version); // only now: from here on every new call goes by it
                     }
@@ -393,7 +393,6 @@ impl Parts {
                 self.running.spawn(async move {
                     while let Some(snapshot) = fed.recv().await {
                         worlds.apply(&snapshot);
-                        board.send_replace(Arc::new(Board::of(&snapshot)));
                         snapshots.send_replace(snapshot);
                     }
                     "world"

@@ -1,7 +1,7 @@
 //! `grpc.health.v1` for the whole mesh: the gateway itself, every service, every gRPC service.
 //!
 //! Lives here: what is SERVING and who is told of a change. Does not: finding out whether an instance serves (registry, sidecars).
-//! A name is SERVING while at least one instance of its service takes calls; the empty name is the gateway: SERVING once it has routes, until it drains.
+//! A name is SERVING while its routes are known and at least one instance of its service takes calls; the empty name is the gateway: SERVING once it has routes, until it drains.
 
 use std::{collections::HashMap, pin::Pin, sync::Arc};
 
@@ -28,12 +28,12 @@ pub(crate) struct Board(HashMap<String, bool>);
 
 impl Board {
     /// Reads what serves off a snapshot: `users`, `users.default` and `shop.users.v1.Users` say the same.
-    pub(crate) fn of(snapshot: &Snapshot) -> Self {
+    pub(crate) fn of(snapshot: &Snapshot, routed: impl Fn(&ServiceName) -> bool) -> Self {
         let mut board = HashMap::new();
         let listed = snapshot.directory.iter().chain(snapshot.services.iter().map(|(name, it)| (name, &it.info)));
         for (name, info) in listed {
             let instances = snapshot.services.get(name).into_iter().flat_map(|service| service.instances.values());
-            let serves = instances.into_iter().any(|instance| instance.status.takes_calls());
+            let serves = routed(name) && instances.into_iter().any(|instance| instance.status.takes_calls());
             board.insert(name.to_string(), serves);
             board.insert(name.full().to_owned(), serves);
             board.extend(info.grpc_services.iter().map(|service| (service.name.clone(), serves)));

@@ -1,8 +1,8 @@
-//! Keeps the route table in step with the mesh: one task that fetches descriptor sets, links them, and publishes a new table.
+//! Keeps the route table in step with the mesh: one task that fetches descriptor sets, links them, and publishes a new table, then who serves.
 //!
-//! Lives here: which set gives a service its routes, when the table changes. Does not: the table itself (`routes`), endpoints (`weft-traffic`).
+//! Lives here: which set gives a service its routes, when table and health board change. Does not: the table itself (`routes`), endpoints (`weft-traffic`).
 //! Invariants: this task is the table's only writer; a set that does not link never replaces one that did; routes stay while a service is listed,
-//! with or without instances, and go when it is listed no more. The first table waits until every set it needs was fetched or failed once.
+//! with or without instances, and go when it is listed no more; a service is told to serve only once its routes are there. The first table waits until every set it needs was fetched or failed once.
 
 use std::{collections::HashSet, pin::Pin, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use weft_transcode::SchemaError;
 
 use crate::{
     edge::metrics::Meters,
-    protocol::chain,
+    protocol::{chain, health::Board},
     routes::{Entry, Table, sets::LinkedSet},
 };
 
@@ -35,6 +35,8 @@ pub(crate) type Fetch = Arc<
 /// The task's state.
 pub(crate) struct Keeper {
     published: Published,
+    board: watch::Sender<Arc<Board>>,
+    snapshot: Arc<Snapshot>,
     readiness: Readiness,
     meters: Meters,
     fetch: Fetch,
@@ -83,9 +85,17 @@ enum Event {
 }
 
 impl Keeper {
-    pub(crate) fn new(published: Published, readiness: Readiness, meters: Meters, fetch: Fetch) -> Self {
+    pub(crate) fn new(
+        published: Published,
+        board: watch::Sender<Arc<Board>>,
+        readiness: Readiness,
+        meters: Meters,
+        fetch: Fetch,
+    ) -> Self {
         Self {
             published,
+            board,
+            snapshot: Arc::default(),
             readiness,
             meters,
             fetch,
@@ -108,13 +118,17 @@ impl Keeper {
                 Some(done) = self.fetches.join_next() => done.map_or(Event::Nothing, Event::Fetched), // a panic was reported by its hook
             };
             match event {
-                Event::Snapshot(snapshot) => self.list(&snapshot),
+                Event::Snapshot(snapshot) => {
+                    self.list(&snapshot);
+                    self.snapshot = snapshot;
+                }
                 Event::Fetched(fetched) => self.fetched(fetched),
                 Event::Nothing => {}
                 Event::Stop => return,
             }
             self.request_missing();
             self.publish();
+            self.board.send_replace(Arc::new(Board::of(&self.snapshot, |name| self.routes(name))));
         }
     }
 
@@ -188,6 +202,12 @@ impl Keeper {
         if first {
             self.readiness.ready();
         }
+    }
+
+    /// Whether the published table has what there is to route of a service: nothing of it is awaited any more.
+    fn routes(&self, service: &ServiceName) -> bool {
+        let kept = self.services.iter().find(|kept| kept.name == *service);
+        self.built.is_some() && kept.is_some_and(|kept| kept.set.is_some() || kept.wanted.is_none())
     }
 
     /// Logs each problem once for as long as it lasts.

@@ -270,6 +270,44 @@ async fn a_service_that_cannot_start_shows_why_and_nothing_stays() {
 }
 
 #[tokio::test]
+async fn a_second_ctrl_c_kills_what_does_not_want_to_leave() {
+    let test = "a_second_ctrl_c_kills_what_does_not_want_to_leave";
+    let Some(echo) = outside::need_binaries(&["weft-echo"], test) else { return };
+    let stubborn = format!("trap '' TERM; {} & while :; do sleep 1; done", echo[0].display());
+    let mut up = start(&format!("[services.echo]\ncommand = [\"sh\", \"-c\", {stubborn:?}]\n"));
+    up.ready().await;
+    let pids = up.pids();
+    up.process.signal(Signal::INT);
+    let process = &up.process;
+    wait::until("the stop to begin", END, || async { process.said("gateway    stopped").then_some(()) }).await;
+    up.process.signal(Signal::INT);
+    let log = up.ended(0, pids).await;
+    assert!(log.contains("killed") && !log.contains("echo       stopped"), "{log}");
+}
+
+#[tokio::test]
+async fn a_package_is_built_and_run_and_a_compile_error_is_shown() {
+    let dir = TempDir::new().unwrap();
+    let write = |file: &str, text: &str| std::fs::write(dir.path().join(file), text).unwrap();
+    std::fs::create_dir(dir.path().join("src")).unwrap();
+    write("Cargo.toml", "[package]\nname = \"hello\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[workspace]\n");
+    write("src/main.rs", "fn main() { panic!(\"built and run\") }\n");
+    let toml = "[registry]\nlisten = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n[gateway]\nlisten = \"127.0.0.1:0\"\n\
+                [services.hello]\npackage = \"hello\"\n";
+    let mut up = start_in(dir, toml);
+    assert_eq!(up.process.end(START).await.code(), Some(1));
+    let Up { dir, process } = up;
+    assert!(process.said("  build      hello") && process.said("built and run"), "{}", process.log());
+
+    std::fs::write(dir.path().join("src/main.rs"), "fn main() { nothing_of_that_name() }\n").unwrap();
+    let mut up = start_in(dir, toml);
+    let status = up.process.end(START).await;
+    let log = up.process.log();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("cannot find function `nothing_of_that_name`") && log.contains("src/main.rs:1"), "{log}");
+}
+
+#[tokio::test]
 async fn one_mesh_runs_beside_one_file_and_the_second_says_how_to_stop_the_first() {
     let mut up = start("");
     up.ready().await;

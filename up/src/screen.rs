@@ -121,7 +121,7 @@ impl Stage {
     pub(crate) fn busy(&self, what: &str) {
         match &*self.screen.kind {
             Kind::Terminal { busy, .. } => busy.set_message(format!("{}: {what}", self.name)),
-            Kind::Lines if self.said.get().elapsed() >= STILL_BUSY => {
+            Kind::Lines if self.said.get().elapsed() >= STILL_BUSY && !what.starts_with("Finished") => {
                 self.said.set(Instant::now());
                 self.screen.say(&format!("  {:<10} … {what}", self.name));
             }

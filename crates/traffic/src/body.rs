@@ -15,6 +15,8 @@ use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, channel, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 
+use crate::answer::Answer;
+
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -25,6 +27,9 @@ pub enum BodyError {
     /// The reader of the answer left, or the call was given up: nobody wants the rest.
     #[error("nobody waits for the rest")]
     Abandoned(#[source] h2::Error),
+    /// The call's deadline passed.
+    #[error("deadline exceeded")]
+    Deadline,
     /// The maker of a channel or boxed body failed.
     #[error("body failed")]
     Source(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -46,6 +51,7 @@ pub(crate) enum Kind {
     Incoming(Incoming),
     Channel(channel::Channel<Bytes, BodyError>),
     Boxed(UnsyncBoxBody<Bytes, BodyError>),
+    Answer(Answer),
 }
 
 impl Body {
@@ -82,6 +88,12 @@ impl From<Incoming> for Body {
     }
 }
 
+impl From<Answer> for Body {
+    fn from(answer: Answer) -> Self {
+        Self(Kind::Answer(answer))
+    }
+}
+
 impl From<Bytes> for Body {
     fn from(bytes: Bytes) -> Self {
         Self::full(bytes)
@@ -102,6 +114,7 @@ impl http_body::Body for Body {
             Kind::Incoming(body) => Pin::new(body).poll_frame(cx).map_err(BodyError::Broken),
             Kind::Channel(body) => Pin::new(body).poll_frame(cx),
             Kind::Boxed(body) => Pin::new(body).poll_frame(cx),
+            Kind::Answer(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
@@ -112,6 +125,7 @@ impl http_body::Body for Body {
             Kind::Incoming(body) => body.is_end_stream(),
             Kind::Channel(body) => body.is_end_stream(),
             Kind::Boxed(body) => body.is_end_stream(),
+            Kind::Answer(body) => body.is_end_stream(),
         }
     }
 
@@ -122,6 +136,7 @@ impl http_body::Body for Body {
             Kind::Incoming(body) => body.size_hint(),
             Kind::Channel(body) => body.size_hint(),
             Kind::Boxed(body) => body.size_hint(),
+            Kind::Answer(body) => body.size_hint(),
         }
     }
 }
@@ -140,6 +155,7 @@ impl fmt::Debug for Body {
             Kind::Incoming(_) => "incoming",
             Kind::Channel(_) => "channel",
             Kind::Boxed(_) => "boxed",
+            Kind::Answer(_) => "answer",
         };
         f.debug_struct("Body").field("kind", &kind).finish_non_exhaustive()
     }

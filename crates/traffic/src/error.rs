@@ -63,6 +63,15 @@ pub enum Error {
     /// The deadline passed.
     #[error("deadline exceeded")]
     Deadline,
+    /// The caller broke its body off.
+    #[error("the caller left")]
+    ClientLeft,
+    /// As many calls are in flight as are allowed; the caller shall not add to that at once.
+    #[error("{in_flight} calls are in flight already")]
+    Overloaded {
+        /// Calls in flight.
+        in_flight: usize,
+    },
     /// No connection could be opened to any endpoint tried.
     #[error("cannot connect to {service}")]
     Connect {
@@ -96,8 +105,10 @@ impl Error {
     /// Where the failure began.
     pub fn origin(&self) -> Origin {
         match self {
-            Self::NoRoute { .. } | Self::Timeout { .. } => Origin::Downstream,
-            Self::UnknownService { .. } | Self::NoEndpoint { .. } | Self::Deadline => Origin::Local,
+            Self::NoRoute { .. } | Self::Timeout { .. } | Self::ClientLeft => Origin::Downstream,
+            Self::UnknownService { .. } | Self::NoEndpoint { .. } | Self::Deadline | Self::Overloaded { .. } => {
+                Origin::Local
+            }
             Self::Connect { .. } | Self::Refused { .. } | Self::Broken { .. } => Origin::Upstream,
         }
     }
@@ -105,7 +116,11 @@ impl Error {
     /// Whether the call may be sent again.
     pub fn retry(&self) -> Retry {
         match self {
-            Self::NoRoute { .. } | Self::Timeout { .. } | Self::Deadline => Retry::Never,
+            Self::NoRoute { .. }
+            | Self::Timeout { .. }
+            | Self::Deadline
+            | Self::ClientLeft
+            | Self::Overloaded { .. } => Retry::Never,
             Self::UnknownService { .. } | Self::NoEndpoint { .. } | Self::Connect { .. } | Self::Refused { .. } => {
                 Retry::Safe
             }
@@ -119,11 +134,12 @@ impl Error {
             Self::NoRoute { .. } => Code::Unimplemented,
             Self::Timeout { .. } => Code::InvalidArgument,
             Self::Deadline => Code::DeadlineExceeded,
-            Self::UnknownService { .. }
-            | Self::NoEndpoint { .. }
-            | Self::Connect { .. }
-            | Self::Refused { .. }
-            | Self::Broken { .. } => Code::Unavailable,
+            Self::ClientLeft => Code::Cancelled,
+            Self::Overloaded { .. } => Code::ResourceExhausted,
+            Self::UnknownService { .. } | Self::NoEndpoint { .. } | Self::Connect { .. } | Self::Refused { .. } => {
+                Code::Unavailable
+            }
+            Self::Broken { source, .. } => code_of_break(source),
         }
     }
 
@@ -151,6 +167,24 @@ impl Error {
     }
 }
 
+/// What a stream's end by the transport means (PROTOCOL-HTTP2.md, "Errors"): the reset's reason says; without a reset the connection is lost.
+pub(crate) fn code_of_break(error: &hyper::Error) -> Code {
+    let reset = h2_error(error).filter(|error| error.is_reset()).and_then(h2::Error::reason);
+    match reset {
+        None | Some(h2::Reason::REFUSED_STREAM) => Code::Unavailable,
+        Some(h2::Reason::CANCEL) => Code::Cancelled,
+        Some(h2::Reason::ENHANCE_YOUR_CALM) => Code::ResourceExhausted,
+        Some(h2::Reason::INADEQUATE_SECURITY) => Code::PermissionDenied,
+        Some(_) => Code::Internal,
+    }
+}
+
+/// The h2 error among an error's sources.
+pub(crate) fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    std::iter::successors(std::error::Error::source(error), |error| error.source())
+        .find_map(|error| error.downcast_ref())
+}
+
 /// An error whose only effect is an RST_STREAM: hyper's server looks for the [`h2::Error`] among its sources.
 #[derive(Debug, thiserror::Error)]
 #[error("stream reset")]
@@ -176,6 +210,8 @@ mod tests {
             (Error::NoEndpoint { service: service.clone() }, Origin::Local, Retry::Safe, Code::Unavailable, 503),
             (Error::Timeout { value: "1".into() }, Origin::Downstream, Retry::Never, Code::InvalidArgument, 400),
             (Error::Deadline, Origin::Local, Retry::Never, Code::DeadlineExceeded, 504),
+            (Error::ClientLeft, Origin::Downstream, Retry::Never, Code::Cancelled, 499),
+            (Error::Overloaded { in_flight: 1 }, Origin::Local, Retry::Never, Code::ResourceExhausted, 429),
             (Error::Connect { service, source: connect() }, Origin::Upstream, Retry::Safe, Code::Unavailable, 503),
         ];
         for (error, origin, retry, code, http) in cases {

@@ -1,19 +1,50 @@
 //! Traffic: what happens between a request with a known head and an answer from one of many endpoints.
 //!
-//! Lives here: routes and clusters (`world`), the plain decisions (`decide`), connections (`pool`), and the stack that joins them: route → deadline →
-//! retry → balance → connection. Does not: listening, REST, the registry, any role. Snapshots come from whoever has them.
+//! Lives here: the stack that gateway, sidecar and SDK share (route → deadline → retry → balance → connection), the plain decisions under it, the world they
+//! act on. Does not: listening, REST, the registry, any role. Snapshots come from whoever has them.
 //! Invariants: one load of the world per request; no lock of ours on the path; bodies pass through unparsed; every wait has a bound.
 #![forbid(unsafe_code)]
 
+// the seams
+mod stack;
+mod to_app;
+
+// layers, in the order a call meets them
+mod answer;
+mod attempt;
+mod deadline;
+mod flight;
+mod limit;
+mod resolve;
+mod retry;
+mod select;
+mod stage;
+mod telemetry;
+
+// what they act on
+mod cluster;
+mod endpoint;
+mod pool;
+mod world;
+
+// plain decisions
+mod backoff;
+mod breaker;
+mod budget;
+mod ewma;
+mod outcome;
+mod rest;
+mod ticks;
+mod window;
+
+// requests and answers
 mod body;
 mod error;
+mod head;
 mod metrics;
-mod pool;
-mod stack;
+mod replay;
 mod status;
-mod to_app;
 mod trace;
-mod world;
 
 pub use body::{Body, BodyError, BodySender, Closed};
 pub use error::{Error, Origin, Reset, Retry};

@@ -1,7 +1,31 @@
-//! The endpoint pool.
-use std::time::Duration;
+//! The pool: a data thread's connections to endpoints, on hyper's h2 client.
+//!
+//! Lives here: finding the line of an endpoint, owning every task a connection needs. Does not: how many connections a line has and when (`pool/line`), opening
+//! one (`pool/connect`), choosing an endpoint (`cluster`).
+//! Invariants: no lock is held across a handshake; the path to an open connection takes none; a connection that got GOAWAY, or whose endpoint left the world, gets
+//! no new stream and ends when its streams have.
 
-use crate::Metrics;
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio_util::task::TaskTracker;
+
+pub use self::connect::ConnectError;
+use self::line::Line;
+pub(crate) use self::line::Stream;
+use crate::{
+    Metrics,
+    endpoint::{Endpoint, EndpointId},
+    metrics::PoolMetrics,
+};
+
+mod connect;
+mod line;
 
 /// How connections are made and kept. Defaults fit the inside of a mesh.
 #[derive(Debug, Clone)]
@@ -33,32 +57,87 @@ impl Default for PoolConfig {
     }
 }
 
-/// Why a connection did not open.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConnectError {
-    /// It took longer than the connect timeout.
-    #[error("connect timed out")]
-    Timeout,
+/// The upstream connections of one data thread (proxies) or one process (SDK). Its tasks run in the runtime that calls it; `Send + Sync`, cheap to clone, but
+/// give each data thread its own.
+#[derive(Clone)]
+pub struct Pool(Arc<Inner>);
+
+struct Inner {
+    config: PoolConfig,
+    metrics: PoolMetrics,
+    lines: Lines,
+    /// Owns connection tasks and what hyper spawns for them.
+    tasks: TaskTracker,
 }
 
-/// The upstream connections of one data thread (proxies) or one process (SDK). Create it inside the runtime that will carry them; `Send + Sync`, cheap to clone,
-/// but give each data thread its own.
-#[derive(Debug, Clone)]
-pub struct Pool {}
+/// Copied on write: endpoints come and go rarely, calls look up always.
+#[derive(Default)]
+struct Lines {
+    current: ArcSwap<HashMap<EndpointId, Arc<Line>>>,
+    writing: Mutex<()>,
+}
 
 impl Pool {
     /// An empty pool; connections open at the first call.
     pub fn new(config: PoolConfig, metrics: Metrics) -> Self {
-        let _ = (config, metrics);
-        Self {}
+        let metrics = metrics.pool();
+        Self(Arc::new(Inner { config, metrics, lines: Lines::default(), tasks: TaskTracker::new() }))
     }
 
     /// Connections open now.
     pub fn connections(&self) -> usize {
-        0
+        self.0.lines.current.load().values().map(|line| line.connections()).sum()
     }
 
-    /// Opens nothing more and waits until every connection has finished its calls. The caller bounds the wait.
-    pub async fn finish(&self) {}
+    /// Forgets every connection and waits until each has finished its streams; then no task of the pool is left. The caller bounds the wait, and has stopped
+    /// calling: a later call would open connections anew.
+    pub async fn finish(&self) {
+        self.0.lines.clear();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// Returns a stream's place on a connection to the endpoint; opens one if there is none. Calls that wait for the same connection share one attempt.
+    pub(crate) async fn stream(&self, endpoint: &Arc<Endpoint>) -> Result<Stream, Arc<ConnectError>> {
+        let line = self.line(endpoint);
+        match line.ready(self) {
+            Some(stream) => Ok(stream),
+            None => line.open(self).await,
+        }
+    }
+
+    fn line(&self, endpoint: &Arc<Endpoint>) -> Arc<Line> {
+        if let Some(line) = self.0.lines.current.load().get(&endpoint.id()) {
+            return line.clone();
+        }
+        self.0.lines.insert(endpoint)
+    }
+}
+
+impl Lines {
+    /// Adds a line, and sweeps those of endpoints that have gone; their connections have let go already.
+    fn insert(&self, endpoint: &Arc<Endpoint>) -> Arc<Line> {
+        self.write(|lines| {
+            lines.retain(|_, line| !line.gone());
+            lines.entry(endpoint.id()).or_insert_with(|| Arc::new(Line::new(endpoint))).clone()
+        })
+    }
+
+    fn clear(&self) {
+        self.write(HashMap::clear);
+    }
+
+    fn write<R>(&self, change: impl FnOnce(&mut HashMap<EndpointId, Arc<Line>>) -> R) -> R {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut next = HashMap::clone(&self.current.load());
+        let result = change(&mut next);
+        self.current.store(Arc::new(next));
+        result
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("connections", &self.connections()).finish_non_exhaustive()
+    }
 }

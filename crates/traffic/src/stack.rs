@@ -1,11 +1,32 @@
-//! The outbound stack.
-use std::time::Duration;
+//! The outbound stack: the same in gateway, sidecar and SDK.
+//!
+//! Lives here: the order of the layers, and the service that hides it. Does not: any layer, the stack towards an app (`to_app`).
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use http::{Request, Response};
 use tokio::time::Instant;
+use tower::ServiceBuilder;
 use weft_model::ServiceName;
 
-use crate::{Body, Error, Pool, Root, Worlds};
+use crate::{
+    Body, Error, Pool, Root, Worlds,
+    attempt::Sender,
+    deadline::Deadline,
+    limit::Limit,
+    resolve::Resolve,
+    retry::{Policy, Retry},
+    select::Select,
+    stage::{Came, Stage as _},
+    telemetry::{Side, Telemetry},
+};
 
 /// What the stack does with calls. The default fits proxies and SDK.
 #[derive(Debug, Clone)]
@@ -41,30 +62,70 @@ impl Default for CallOptions {
     }
 }
 
+type Stack = Resolve<Telemetry<Limit<Deadline<Select<Retry>>>>>;
+
+fn outbound(config: &OutboundConfig, worlds: &Worlds, pool: Pool) -> Stack {
+    let sender = Sender::new(pool, worlds.clock());
+    let policy = Policy::Mesh { worlds: worlds.clone(), patience: config.patience };
+    ServiceBuilder::new()
+        .layer(Resolve::layer(worlds.clone())) // outermost: the one load of the world gives all below their facts and handles; it refuses nothing
+        .layer(Telemetry::layer(Side::Client, config.root)) // above all that refuses or fails, so that it is counted
+        .layer(Limit::layer(config.max_in_flight)) // a full limit answers at once: nothing waits up here
+        .layer(Deadline::layer()) // above all that waits or retries: one budget of time, counted from the end of HEADERS
+        .layer(Select::layer(worlds.clone(), config.patience)) // may wait for endpoints; from here on there are some
+        .service(Retry::new(sender, policy)) // above the pick: every attempt picks afresh; then this thread's connections
+}
+
 /// Calls services of the mesh: route → deadline → retry → balance → connection. Cheap to clone; clones share limits and connections.
 #[derive(Clone)]
 pub struct Outbound {
-    _worlds: Worlds,
+    stack: Arc<Stack>,
 }
 
 impl Outbound {
     /// Builds the stack over a process's worlds and a thread's pool.
     pub fn new(config: OutboundConfig, worlds: Worlds, pool: Pool) -> Self {
-        let _ = (config, pool);
-        Self { _worlds: worlds }
+        Self { stack: Arc::new(outbound(&config, &worlds, pool)) }
     }
 
     /// Sends a call and returns upstream's answer, whatever its status; an error means that there is none. Dropping the future, or later the answer's body,
     /// resets the upstream stream.
     ///
-    /// The request's URI needs a path; the authority may be in the URI or in `host`. An answer that breaks off after its headers ends, for gRPC, with trailers that say so.
+    /// The authority may be in the URI or in `host`. An answer that breaks off after its headers ends, for gRPC, with trailers that say so.
     pub async fn call(&self, request: Request<Body>) -> Result<Response<Body>, Error> {
         self.call_with(request, CallOptions::default()).await
     }
 
     /// As [`Outbound::call`], with what the caller knows besides the head.
     pub async fn call_with(&self, request: Request<Body>, options: CallOptions) -> Result<Response<Body>, Error> {
-        let _ = options;
-        Err(Error::NoRoute { path: request.uri().path().to_owned() })
+        let response = self.stack.call(Came { request, options }).await?;
+        Ok(response.map(Body::from))
+    }
+
+    /// Calls in flight now, bodies of answers included.
+    pub fn in_flight(&self) -> usize {
+        self.stack.inner().inner().in_flight()
+    }
+}
+
+impl fmt::Debug for Outbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outbound").field("in_flight", &self.in_flight()).finish_non_exhaustive()
+    }
+}
+
+/// For clients that want a tower service (tonic's generated ones). Always ready: what waits, waits inside the call. Costs one box a call.
+impl tower::Service<Request<Body>> for Outbound {
+    type Response = Response<Body>;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let it = self.clone();
+        Box::pin(async move { Self::call(&it, request).await })
     }
 }

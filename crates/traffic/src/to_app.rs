@@ -1,28 +1,93 @@
-//! Inbound: one app on loopback.
-use std::net::SocketAddr;
+//! The stack towards the one app beside a sidecar.
+//!
+//! Lives here: the order of its layers. Does not: accepting calls, turning an error into REFUSED_STREAM (sidecar, by [`Error::refusal`]).
+//! Never sends again what the app may have seen: the caller knows whether that is safe, and has other endpoints.
+
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use http::{Request, Response};
-use weft_model::ServiceName;
+use tower::ServiceBuilder;
+use weft_model::{Endpoint, Protocol, ServiceName, Transport};
 
-use crate::{Body, CallOptions, Error, Pool, Worlds};
+use crate::{
+    Body, CallOptions, Error, Pool, Root, Worlds,
+    answer::Answer,
+    attempt::Sender,
+    cluster::{Cluster, Hope, Member, Shared},
+    deadline::Deadline,
+    endpoint::{self, Key},
+    head,
+    retry::{Policy, Retry},
+    select::Select,
+    stage::{Called, Came, Route, Stage},
+    telemetry::{Side, Telemetry},
+};
 
-/// Sends calls to the one app beside this process. Never retries what the app may have seen; does not touch the trace's decision or the route.
+type Stack = ToCluster<Telemetry<Deadline<Select<Retry>>>>;
+
+fn to_app(cluster: Arc<Cluster>, worlds: &Worlds, pool: Pool) -> Stack {
+    let sender = Sender::new(pool, worlds.clock());
+    let policy = Policy::App { worlds: worlds.clone() };
+    ServiceBuilder::new()
+        .layer(tower::layer::layer_fn(|inner| ToCluster { inner, cluster: cluster.clone(), worlds: worlds.clone() })) // outermost: facts and handles for all below
+        .layer(Telemetry::layer(Side::Server, Root::NEVER)) // above all that fails; the caller's hop has begun the trace
+        .layer(Deadline::layer()) // the caller's, shrunk by its hop
+        .layer(Select::layer(worlds.clone(), std::time::Duration::ZERO)) // counts the call; there is nothing to wait for
+        .service(Retry::new(sender, policy)) // only for what came back from a connection on its way out
+}
+
+/// Every call goes to the one cluster, whatever it names.
+struct ToCluster<S> {
+    inner: S,
+    cluster: Arc<Cluster>,
+    worlds: Worlds,
+}
+
+impl<S: Stage<Called>> Stage<Came> for ToCluster<S> {
+    async fn call(&self, Came { request, options }: Came) -> Result<Response<Answer>, Error> {
+        let (head, body) = request.into_parts();
+        let method = self.worlds.borrow().routes().method(head.uri.path()).clone();
+        let named = || self.cluster.name().to_string().parse().expect("a service name is made of DNS labels");
+        let authority = head::authority(&head).unwrap_or_else(named);
+        let route = Route::To { cluster: self.cluster.clone(), authority };
+        self.inner.call(Called { head, body, options, method, route, deadline: None }).await
+    }
+}
+
+/// Sends calls to the one app beside this process. Cheap to clone.
 #[derive(Clone)]
 pub struct ToApp {
-    _pool: Pool,
+    stack: Arc<Stack>,
 }
 
 impl ToApp {
-    /// Calls go to `app` (h2c). `service` names it in errors and metrics; `worlds` tells its methods, for metrics.
+    /// Calls go to `app` (h2c). `service` names it in errors and metrics; `worlds` tells its methods, for metrics. One per process: data threads differ in their
+    /// pools only, so give each its own by [`ToApp::on`].
     pub fn new(service: ServiceName, app: SocketAddr, worlds: Worlds, pool: Pool) -> Self {
-        let _ = (service, app, worlds);
-        Self { _pool: pool }
+        let endpoint = Endpoint { address: app, transport: Transport::Plaintext, protocol: Protocol::H2 };
+        let key = Key { instance: None, endpoint };
+        let clock = worlds.clock();
+        let shared = Shared::new(service.clone(), worlds.metrics().cluster(&service.to_string()), clock.now());
+        let member = Member { endpoint: Arc::new(endpoint::Endpoint::new(key, clock)), weight: 1.0 };
+        let cluster = Cluster { members: [member].into(), shared: Arc::new(shared), hope: Hope::None };
+        Self { stack: Arc::new(to_app(Arc::new(cluster), &worlds, pool)) }
+    }
+
+    /// The same app over another thread's pool.
+    pub fn on(&self, pool: Pool) -> Self {
+        Self { stack: Arc::new(to_app(self.stack.cluster.clone(), &self.stack.worlds, pool)) }
     }
 
     /// Forwards a call. On an error, answer [`Error::refusal`] if there is one (nothing reached the app, so any caller may send the call again), else
     /// [`Error::to_response`].
     pub async fn call_with(&self, request: Request<Body>, options: CallOptions) -> Result<Response<Body>, Error> {
-        let _ = options;
-        Err(Error::NoRoute { path: request.uri().path().to_owned() })
+        let response = self.stack.call(Came { request, options }).await?;
+        Ok(response.map(Body::from))
+    }
+}
+
+impl fmt::Debug for ToApp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ToApp").field("service", self.stack.cluster.name()).finish_non_exhaustive()
     }
 }

@@ -1,32 +1,39 @@
-//! What one process acts on.
-use std::{sync::Arc, time::Duration};
+//! What one process acts on: routes, clusters and endpoints of one version, and the one place that holds them.
+//!
+//! Lives here: `World` (immutable), `Worlds` (the process's one), the ways to wait for the next. Does not: building one (`world/build`), names and methods
+//! (`world/routes`), where snapshots come from.
+//! Writing: whoever calls `apply` and `set_static`; the two sources are merged under a mutex that readers never touch.
 
+use std::{
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, watch};
 use weft_model::{Endpoint, ServiceInfo, ServiceName, Snapshot, Version};
 
-use crate::Metrics;
+pub use crate::cluster::Cluster;
+use crate::{
+    Metrics,
+    cluster::Hope,
+    ticks::{Clock, Ticks},
+    world::routes::{Routes, Slot},
+};
 
-/// A set of endpoints that answer for one service.
+mod build;
+pub(crate) mod routes;
+
+/// Interests that wait for their reader; more are dropped, their calls ask again.
+const INTERESTS: usize = 64;
+
+/// Routes, clusters and endpoints of one version. Immutable; parts that did not change are shared with the version before.
 #[derive(Debug)]
-pub struct Cluster {
-    name: ServiceName,
-}
-
-impl Cluster {
-    /// The service.
-    pub fn name(&self) -> &ServiceName {
-        &self.name
-    }
-
-    /// Endpoints that take calls.
-    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
-        std::iter::empty()
-    }
-}
-
-/// Routes, clusters and endpoints of one version. Immutable.
-#[derive(Debug, Default)]
 pub struct World {
     version: Version,
+    routes: Arc<Routes>,
+    /// By slot of `routes`; none for a service that the directory knows and nobody subscribed.
+    clusters: Vec<Option<Arc<Cluster>>>,
 }
 
 impl World {
@@ -35,10 +42,22 @@ impl World {
         self.version
     }
 
-    /// The cluster of a service, if it is known with endpoints or subscribed.
+    /// The cluster of a service, if its endpoints are known.
     pub fn cluster(&self, service: &ServiceName) -> Option<&Arc<Cluster>> {
-        let _ = service;
-        None
+        self.at(self.routes.slot(service)?)
+    }
+
+    /// Every cluster, in no order.
+    pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.clusters.iter().flatten()
+    }
+
+    pub(crate) fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
+    pub(crate) fn at(&self, slot: Slot) -> Option<&Arc<Cluster>> {
+        self.clusters.get(slot.index())?.as_ref()
     }
 }
 
@@ -52,7 +71,7 @@ pub enum Claims {
 }
 
 /// A cluster that comes from a file or the command line instead of a registry.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StaticCluster {
     /// Name of the service.
     pub name: ServiceName,
@@ -66,62 +85,134 @@ pub struct StaticCluster {
 
 /// The process's one world, which its data threads read and one task replaces. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Worlds {}
+pub struct Worlds(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    current: Arc<ArcSwap<World>>,
+    /// What the world is made of. Control path only.
+    sources: Mutex<build::Sources>,
+    changed: watch::Sender<()>,
+    interests: mpsc::Sender<ServiceName>,
+    metrics: Metrics,
+    clock: Clock,
+}
 
 impl Worlds {
     /// An empty world. Services that calls ask for come out of [`Interests`]; drop it where everything is subscribed anyway.
     pub fn new(metrics: Metrics) -> (Self, Interests) {
-        let _ = metrics;
-        (Self {}, Interests {})
+        let (interests, wanted) = mpsc::channel(INTERESTS);
+        let empty = build::empty(&metrics);
+        let inner = Inner {
+            current: Arc::new(ArcSwap::from_pointee(empty)),
+            sources: Mutex::default(),
+            changed: watch::Sender::new(()),
+            interests,
+            metrics,
+            clock: Clock::start(),
+        };
+        (Self(Arc::new(inner)), Interests(wanted))
     }
 
     /// Builds the next world from a snapshot and stores it: when this returns, every new call sees it. What did not change is shared with the world before;
-    /// what calls have taught about an endpoint stays with it.
+    /// what calls have taught about an endpoint stays with it. A set that is empty and not `authoritative` does not replace one with endpoints.
     pub fn apply(&self, snapshot: &Snapshot) {
-        let _ = snapshot;
+        self.rebuild(|sources| sources.snapshot = Some(snapshot.clone()));
     }
 
     /// Replaces the static clusters. A static cluster hides one of the same name from a snapshot.
     pub fn set_static(&self, clusters: Vec<StaticCluster>) {
-        let _ = clusters;
+        self.rebuild(|sources| sources.statics = clusters.into_iter().map(Arc::new).collect());
     }
 
     /// The world as it is now. A caller that needs consistency keeps the `Arc`.
     pub fn load(&self) -> Arc<World> {
-        Arc::default()
+        self.0.current.load_full()
     }
 
     /// Tells of each later world.
     pub fn changes(&self) -> Changes {
-        Changes {}
+        Changes { changed: self.0.changed.subscribe(), current: Arc::downgrade(&self.0.current) }
     }
 
     /// Services with endpoints from a snapshot that no call has used for this long: their subscription may go.
     pub fn unused_for(&self, idle: Duration) -> Vec<ServiceName> {
-        let _ = idle;
-        Vec::new()
+        let now = self.0.clock.now();
+        let statics: Vec<_> = self.sources().statics.iter().map(|s| s.name.clone()).collect();
+        let world = self.load();
+        let unused = world.clusters().filter(|c| now.since(c.shared.last_used()) >= idle);
+        unused.map(|c| c.name().clone()).filter(|name| !statics.contains(name)).collect()
+    }
+
+    /// The request path's read: no reference count is touched.
+    pub(crate) fn borrow(&self) -> arc_swap::Guard<Arc<World>> {
+        self.0.current.load()
+    }
+
+    pub(crate) fn clock(&self) -> Clock {
+        self.0.clock
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// Asks for a subscription. A full or dropped queue is no error: the call waits for the world either way, and the next one asks again.
+    pub(crate) fn want(&self, service: &ServiceName) {
+        drop(self.0.interests.try_send(service.clone()));
+    }
+
+    fn rebuild(&self, change: impl FnOnce(&mut build::Sources)) {
+        let mut sources = self.sources();
+        change(&mut sources);
+        let before = self.load();
+        let next = build::next(&before, &mut sources, &self.0.metrics, self.0.clock);
+        self.0.current.store(Arc::new(next));
+        drop(sources); // stored under the lock, so that the later change wins
+        self.0.changed.send_replace(());
+    }
+
+    fn sources(&self) -> std::sync::MutexGuard<'_, build::Sources> {
+        self.0.sources.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Yields when the world changed.
 #[derive(Debug)]
-pub struct Changes {}
+pub struct Changes {
+    changed: watch::Receiver<()>,
+    current: Weak<ArcSwap<World>>,
+}
 
 impl Changes {
     /// Waits for a world later than the one returned last (or than the call of [`Worlds::changes`]); None when every `Worlds` is gone. Cancel-safe; changes
     /// in between are skipped.
     pub async fn next(&mut self) -> Option<Arc<World>> {
-        None
+        self.changed.changed().await.ok()?;
+        Some(self.current.upgrade()?.load_full())
     }
 }
 
 /// Services that calls want and no snapshot lists: to be subscribed. At most 64 wait; more are dropped, their calls ask again.
 #[derive(Debug)]
-pub struct Interests {}
+pub struct Interests(mpsc::Receiver<ServiceName>);
 
 impl Interests {
     /// Waits for the next service; None when every `Worlds` is gone. The same service may come again. Cancel-safe.
     pub async fn next(&mut self) -> Option<ServiceName> {
-        None
+        self.0.recv().await
     }
 }
+
+impl Cluster {
+    pub(crate) fn used(&self, now: Ticks) {
+        self.shared.used(now);
+    }
+
+    pub(crate) fn may_fill(&self) -> bool {
+        self.hope == Hope::SomeoneMayCome
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! A cluster: the endpoints that answer for one service, and the choice among them.
+//!
+//! Lives here: P2C over peak EWMA, which endpoints may be chosen, the budget's place. Does not: learning from answers (`endpoint`), connections (`pool`).
+//! The choice is synchronous, takes no lock and allocates nothing.
+//! Invariant: with endpoints there is always a choice; resting and ejected ones are the last resort, since a fresh try beats failing blindly.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use rand::Rng;
+use weft_model::{self as model, ServiceName};
+
+use crate::{
+    breaker::Others,
+    budget::Budget,
+    endpoint::{Endpoint, EndpointId},
+    metrics::ClusterMetrics,
+    rest::State,
+    ticks::Ticks,
+};
+
+/// A set of endpoints that answer for one service. Immutable; what calls teach about its endpoints is theirs.
+#[derive(Debug)]
+pub struct Cluster {
+    pub(crate) members: Box<[Member]>,
+    pub(crate) shared: Arc<Shared>,
+    /// Whether somebody may come: instances that do not take calls now, or a set that is not known for sure.
+    pub(crate) hope: Hope,
+}
+
+/// Whether a call to a cluster without endpoints waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hope {
+    /// Instances exist that start, restart or recover.
+    SomeoneMayCome,
+    /// The registry says that there is none.
+    None,
+}
+
+/// An endpoint and its share.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    pub(crate) endpoint: Arc<Endpoint>,
+    pub(crate) weight: f32,
+}
+
+/// What outlives the change of a cluster's endpoints.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) name: ServiceName,
+    pub(crate) budget: Budget,
+    pub(crate) metrics: ClusterMetrics,
+    last_used: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn new(name: ServiceName, metrics: ClusterMetrics, now: Ticks) -> Self {
+        Self { name, budget: Budget::default(), metrics, last_used: AtomicU64::new(now.nanos()) }
+    }
+
+    /// Counts a call.
+    pub(crate) fn used(&self, now: Ticks) {
+        self.budget.deposit(now);
+        self.last_used.store(now.nanos(), Relaxed);
+    }
+
+    /// Takes a retry out of the budget, or counts that there was none.
+    pub(crate) fn withdraw(&self, now: Ticks) -> bool {
+        let allowed = self.budget.withdraw(now);
+        if !allowed {
+            self.metrics.over_budget.inc();
+        }
+        allowed
+    }
+
+    pub(crate) fn last_used(&self) -> Ticks {
+        Ticks::from_nanos(self.last_used.load(Relaxed))
+    }
+}
+
+/// Endpoints that a call has tried; the last eight count.
+#[derive(Debug, Default)]
+pub(crate) struct Tried {
+    ids: [Option<EndpointId>; 8],
+    next: usize,
+}
+
+impl Tried {
+    pub(crate) fn add(&mut self, id: EndpointId) {
+        self.ids[self.next % self.ids.len()] = Some(id);
+        self.next += 1;
+    }
+
+    fn contains(&self, id: EndpointId) -> bool {
+        self.next > 0 && self.ids.contains(&Some(id))
+    }
+}
+
+/// How good a choice is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Chance {
+    /// The endpoint is expected to answer, and the call has not tried it.
+    Fresh,
+    /// The call tried it before, or it is resting: wait a little before.
+    LastResort,
+}
+
+impl Cluster {
+    /// The service.
+    pub fn name(&self) -> &ServiceName {
+        &self.shared.name
+    }
+
+    /// Endpoints that take calls.
+    pub fn endpoints(&self) -> impl Iterator<Item = &model::Endpoint> {
+        self.members.iter().map(|member| member.endpoint.model())
+    }
+
+    /// Chooses an endpoint. None only if there is none at all.
+    pub(crate) fn pick(&self, now: Ticks, tried: &Tried, rng: &mut impl Rng) -> Option<(&Arc<Endpoint>, Chance)> {
+        if let Some(endpoint) = self.pick_of_two(now, tried, rng) {
+            return Some((endpoint, Chance::Fresh));
+        }
+        let usable = |m: &Member| m.endpoint.state(now) != State::Resting;
+        let untried = |m: &Member| !tried.contains(m.endpoint.id());
+        if let Some(endpoint) = self.pick_among(now, rng, |m| usable(m) && untried(m)) {
+            return Some((endpoint, Chance::Fresh));
+        }
+        self.pick_among(now, rng, usable)
+            .or_else(|| self.pick_any(now, rng, untried))
+            .or_else(|| self.pick_any(now, rng, |_| true))
+            .map(|endpoint| (endpoint, Chance::LastResort))
+    }
+
+    /// What would be left without `endpoint`.
+    pub(crate) fn others(&self, endpoint: &Endpoint, now: Ticks) -> Others {
+        let left = |m: &Member| m.endpoint.id() != endpoint.id() && m.endpoint.state(now) == State::Active;
+        if self.members.iter().any(left) { Others::Left } else { Others::None }
+    }
+
+    /// Whether an endpoint is left that is expected to answer and that the call has not tried.
+    pub(crate) fn any_fresh(&self, now: Ticks, tried: &Tried) -> bool {
+        self.members.iter().any(|m| m.endpoint.state(now) != State::Resting && !tried.contains(m.endpoint.id()))
+    }
+
+    /// The usual case: two random members, both as they should be.
+    fn pick_of_two(&self, now: Ticks, tried: &Tried, rng: &mut impl Rng) -> Option<&Arc<Endpoint>> {
+        let fine = |m: &Member| m.endpoint.state(now) == State::Active && !tried.contains(m.endpoint.id());
+        match &*self.members {
+            [] => None,
+            [one] => fine(one).then_some(&one.endpoint),
+            many => {
+                let first = rng.random_range(0..many.len());
+                let second = (first + rng.random_range(1..many.len())) % many.len();
+                let (first, second) = (&many[first], &many[second]);
+                (fine(first) && fine(second)).then(|| cheaper(first, second, now))
+            }
+        }
+    }
+
+    /// P2C among those that fit; one that is due for a probe goes first, if this call gets the right to it.
+    fn pick_among(&self, now: Ticks, rng: &mut impl Rng, fits: impl Fn(&Member) -> bool) -> Option<&Arc<Endpoint>> {
+        let due = |m: &&Member| m.endpoint.state(now) == State::Due && fits(m);
+        if let Some(probe) = self.members.iter().filter(due).find(|m| m.endpoint.claim(now)) {
+            return Some(&probe.endpoint);
+        }
+        self.pick_any(now, rng, |m| m.endpoint.state(now) == State::Active && fits(m))
+    }
+
+    /// P2C among those that fit, by reservoir: two uniform distinct members in one pass.
+    fn pick_any(&self, now: Ticks, rng: &mut impl Rng, fits: impl Fn(&Member) -> bool) -> Option<&Arc<Endpoint>> {
+        let (mut first, mut second) = (None, None);
+        for (seen, member) in self.members.iter().filter(|m| fits(m)).enumerate() {
+            match rng.random_range(0..=seen) {
+                _ if seen == 0 => first = Some(member),
+                _ if seen == 1 => second = Some(member),
+                0 => first = Some(member),
+                1 => second = Some(member),
+                _ => {}
+            }
+        }
+        match (first?, second) {
+            (one, None) => Some(&one.endpoint),
+            (one, Some(other)) => Some(cheaper(one, other, now)),
+        }
+    }
+}
+
+/// The lower cost wins, the first on a tie.
+fn cheaper<'a>(first: &'a Member, second: &'a Member, now: Ticks) -> &'a Arc<Endpoint> {
+    let cost = |m: &Member| m.endpoint.cost(now) / m.weight;
+    if cost(second) < cost(first) { &second.endpoint } else { &first.endpoint }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+//! Retry: sends a call again where that is safe, each time to an endpoint picked afresh.
+//!
+//! Lives here: the layer, and what it keeps of a call. Does not: the rules (`retry/attempts`), telling failures apart (`attempt`), the copy of the body (`replay`).
+//! Invariants: nothing is sent again after response headers, or when more than 64 KiB of body have been sent; each attempt picks afresh; the caller gets the last
+//! failure, not the first.
+
+use std::{sync::Arc, time::Duration};
+
+use http::{Request, Response};
+use tokio::time::Instant;
+
+use self::attempts::{Attempts, Elsewhere, Next, Pushback, Repeatable};
+use crate::{
+    Code, Error, Worlds,
+    answer::Answer,
+    attempt::{Failure, Sender},
+    cluster::{Chance, Cluster, Tried},
+    endpoint::Endpoint,
+    head::{self, Kept, Target},
+    replay::{Replay, SendBody},
+    select,
+    stage::{Selected, Stage},
+};
+
+mod attempts;
+
+/// Picks endpoints and sends attempts until one answers.
+pub(crate) struct Retry {
+    sender: Sender,
+    policy: Policy,
+}
+
+/// How far a stack goes.
+#[derive(Debug, Clone)]
+pub(crate) enum Policy {
+    /// Other endpoints, and patience while there are none; methods declared idempotent may run twice.
+    Mesh { worlds: Worlds, patience: Duration },
+    /// One app: only what came back from a connection on its way out goes again. The caller has other endpoints, we have none.
+    App { worlds: Worlds },
+}
+
+impl Policy {
+    fn worlds(&self) -> &Worlds {
+        match self {
+            Self::Mesh { worlds, .. } | Self::App { worlds } => worlds,
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        match self {
+            Self::Mesh { patience, .. } => *patience,
+            Self::App { .. } => Duration::ZERO,
+        }
+    }
+
+    fn repeatable(&self, idempotent: bool) -> Repeatable {
+        match self {
+            Self::Mesh { .. } if idempotent => Repeatable::Yes,
+            Self::Mesh { .. } | Self::App { .. } => Repeatable::No,
+        }
+    }
+}
+
+impl Retry {
+    pub(crate) fn new(sender: Sender, policy: Policy) -> Self {
+        Self { sender, policy }
+    }
+
+    /// The endpoint of the next attempt. Waits before a last resort, and then goes by the world as it is after the wait. None: nothing in time.
+    async fn choose(&self, call: &mut Call) -> Option<Arc<Endpoint>> {
+        loop {
+            let now = self.policy.worlds().clock().now();
+            let picked = call.cluster.pick(now, &call.tried, &mut rand::rng());
+            match picked {
+                Some((endpoint, Chance::Fresh)) => return Some(endpoint.clone()),
+                // The first attempt never waits: all may be resting, and a fresh try beats failing blindly.
+                Some((endpoint, Chance::LastResort)) if call.attempts.rested() => return Some(endpoint.clone()),
+                Some((_, Chance::LastResort)) => {
+                    let wait = call.attempts.back_off(Instant::now(), &mut rand::rng())?;
+                    self.rest(call, wait).await?;
+                }
+                None => self.rest(call, Duration::ZERO).await?,
+            }
+        }
+    }
+
+    /// Waits until the time is over or the world changes, and takes the cluster as it is then.
+    async fn rest(&self, call: &mut Call, wait: Duration) -> Option<()> {
+        match &self.policy {
+            Policy::App { .. } => tokio::time::sleep(wait).await,
+            Policy::Mesh { worlds, .. } => {
+                let mut changes = worlds.changes();
+                drop(tokio::time::timeout(wait, changes.next()).await);
+                let endpoints = select::endpoints(worlds, call.cluster.name(), call.attempts.give_up());
+                call.cluster = endpoints.await.ok()?;
+            }
+        }
+        Some(())
+    }
+}
+
+impl Stage<Selected> for Retry {
+    async fn call(&self, selected: Selected) -> Result<Response<Answer>, Error> {
+        let repeatable = self.policy.repeatable(selected.method.idempotent);
+        let mut call = Call::begin(selected, repeatable, self.policy.patience()).await;
+        let (mut request, mut failed) = (call.request(), None);
+        loop {
+            let Some(endpoint) = self.choose(&mut call).await else {
+                return Err(failed.unwrap_or_else(|| Error::NoEndpoint { service: call.cluster.name().clone() }));
+            };
+            call.stamp(&mut request);
+            match self.sender.send(&endpoint, &call.cluster, request, call.deadline).await {
+                Ok(response) => {
+                    let now = self.policy.worlds().clock().now();
+                    match call.after_answer(&endpoint, &response, now) {
+                        Next::GiveUp => return Ok(call.commit(response)),
+                        Next::Elsewhere | Next::Anywhere => {}
+                        Next::After(wait) => self.rest(&mut call, wait).await.unwrap_or_default(),
+                    }
+                    drop(response);
+                    request = call.request();
+                }
+                Err(failure) => {
+                    let now = self.policy.worlds().clock().now();
+                    (request, failed) = call.after_failure(&endpoint, failure, now).map(|(r, e)| (r, Some(e)))?;
+                }
+            }
+        }
+    }
+}
+
+/// A call while it may have to be sent again.
+struct Call {
+    target: Target,
+    kept: Kept,
+    replay: Replay,
+    deadline: Option<Instant>,
+    cluster: Arc<Cluster>,
+    tried: Tried,
+    attempts: Attempts,
+    repeatable: Repeatable,
+}
+
+impl Call {
+    async fn begin(selected: Selected, repeatable: Repeatable, patience: Duration) -> Self {
+        let Selected { head, body, authority, cluster, deadline, method: _ } = selected;
+        let mut headers = head.headers;
+        head::strip_hop_by_hop(&mut headers);
+        let path = head.uri.into_parts().path_and_query;
+        Self {
+            target: Target {
+                method: head.method,
+                authority,
+                path: path.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/")),
+            },
+            kept: Kept::of(&headers),
+            replay: Replay::of(body).await,
+            deadline,
+            cluster,
+            tried: Tried::default(),
+            attempts: Attempts::until(Instant::now() + patience),
+            repeatable,
+        }
+    }
+
+    fn request(&self) -> Request<SendBody> {
+        self.target.request(self.kept.headers(), self.replay.attempt())
+    }
+
+    fn stamp(&self, request: &mut Request<SendBody>) {
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        head::stamp(request.headers_mut(), left, self.attempts.made());
+    }
+
+    /// Headers came: only UNAVAILABLE in place of an answer (trailers-only) is not the call's end.
+    fn after_answer(&mut self, endpoint: &Endpoint, response: &Response<Answer>, now: crate::ticks::Ticks) -> Next {
+        if Code::from_headers(response.headers()) != Some(Code::Unavailable) || !self.replay.can_repeat() {
+            return Next::GiveUp;
+        }
+        self.tried.add(endpoint.id());
+        let elsewhere = if self.cluster.any_fresh(now, &self.tried) { Elsewhere::Left } else { Elsewhere::None };
+        let shared = &self.cluster.shared;
+        let next =
+            self.attempts.answered_unavailable(self.repeatable, Pushback::of(response.headers()), elsewhere, || {
+                shared.withdraw(now)
+            });
+        if next != Next::GiveUp {
+            shared.metrics.failed.inc();
+        }
+        next
+    }
+
+    /// Returns the request of the next attempt and the error should there be none, or the error at once.
+    fn after_failure(
+        &mut self,
+        endpoint: &Endpoint,
+        failure: Failure,
+        now: crate::ticks::Ticks,
+    ) -> Result<(Request<SendBody>, Error), Error> {
+        let service = || self.cluster.name().clone();
+        let at = Instant::now();
+        let (returned, error, next) = match failure {
+            Failure::Connect(request, source) => {
+                (Some(request), Error::Connect { service: service(), source }, self.attempts.unprocessed(at))
+            }
+            Failure::HandedBack(request, source) => {
+                (Some(request), Error::Refused { service: service(), source }, self.attempts.handed_back(at))
+            }
+            Failure::WentAway(source) => {
+                (None, Error::Refused { service: service(), source }, self.attempts.handed_back(at))
+            }
+            Failure::Refused(source) => {
+                (None, Error::Refused { service: service(), source }, self.attempts.unprocessed(at))
+            }
+            Failure::Broken(_) if self.replay.client_left() => return Err(Error::ClientLeft),
+            Failure::Broken(source) => {
+                let shared = &self.cluster.shared;
+                let next = self.attempts.broken(self.repeatable, || shared.withdraw(now));
+                (None, Error::Broken { service: service(), source }, next)
+            }
+        };
+        let request = match (returned, next) {
+            (_, Next::GiveUp) => return Err(error),
+            (Some(request), _) => *request,
+            (None, _) if self.replay.can_repeat() => self.request(),
+            (None, _) => return Err(error),
+        };
+        if next == Next::Elsewhere {
+            self.tried.add(endpoint.id());
+        }
+        match &error {
+            Error::Broken { .. } => self.cluster.shared.metrics.failed.inc(),
+            _ => self.cluster.shared.metrics.unprocessed.inc(),
+        };
+        Ok((request, error))
+    }
+
+    /// This is the answer: the copy goes, and the rest of the request's body lives as long as the answer is read.
+    fn commit(self, response: Response<Answer>) -> Response<Answer> {
+        let request_body = self.replay.commit();
+        response.map(|answer| answer.with_request_body(request_body))
+    }
+}

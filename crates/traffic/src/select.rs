@@ -1,0 +1,73 @@
+//! Select: from here on a call has a cluster with endpoints, or is refused.
+//!
+//! Lives here: waiting, with a bound, for endpoints of a service that is known: not subscribed yet, starting, restarting. Does not: routes (`world/routes`),
+//! waiting for endpoints that are there but do not answer (`retry`).
+
+use std::{sync::Arc, time::Duration};
+
+use http::Response;
+use tokio::time::Instant;
+use weft_model::ServiceName;
+
+use crate::{
+    Error, Worlds,
+    answer::Answer,
+    cluster::Cluster,
+    stage::{Called, Route, Selected, Stage},
+};
+
+/// Finds a call's cluster, or waits for it.
+pub(crate) struct Select<S> {
+    inner: S,
+    worlds: Worlds,
+    patience: Duration,
+}
+
+impl<S> Select<S> {
+    pub(crate) fn layer(worlds: Worlds, patience: Duration) -> impl tower::Layer<S, Service = Self> + use<S> {
+        tower::layer::layer_fn(move |inner| Self { inner, worlds: worlds.clone(), patience })
+    }
+
+    async fn select(&self, route: Route, until: Instant) -> Result<(Arc<Cluster>, http::uri::Authority), Error> {
+        match route {
+            Route::Nowhere(error) => Err(error),
+            Route::To { cluster, authority } if !cluster.members.is_empty() => Ok((cluster, authority)),
+            Route::To { cluster, .. } if !cluster.may_fill() => {
+                Err(Error::NoEndpoint { service: cluster.name().clone() })
+            }
+            Route::To { cluster, authority } => Ok((endpoints(&self.worlds, cluster.name(), until).await?, authority)),
+            Route::Unsubscribed { service, authority } => {
+                self.worlds.want(&service);
+                Ok((endpoints(&self.worlds, &service, until).await?, authority))
+            }
+        }
+    }
+}
+
+impl<S: Stage<Selected>> Stage<Called> for Select<S> {
+    async fn call(&self, call: Called) -> Result<Response<Answer>, Error> {
+        let Called { head, body, options, method, route, deadline } = call;
+        let until = Instant::now() + self.patience;
+        let (cluster, authority) = self.select(route, until).await?;
+        cluster.used(self.worlds.clock().at(options.received));
+        self.inner.call(Selected { head, body, method, authority, cluster, deadline }).await
+    }
+}
+
+/// Waits until a world has endpoints of a service. Fails early when a world says that there are none.
+pub(crate) async fn endpoints(worlds: &Worlds, service: &ServiceName, until: Instant) -> Result<Arc<Cluster>, Error> {
+    let mut changes = worlds.changes(); // before the look, so that no change falls in between
+    let mut world = worlds.load();
+    loop {
+        match world.cluster(service) {
+            Some(cluster) if !cluster.members.is_empty() => return Ok(cluster.clone()),
+            Some(cluster) if !cluster.may_fill() => break,
+            Some(_) | None => {}
+        }
+        match tokio::time::timeout_at(until, changes.next()).await {
+            Ok(Some(next)) => world = next,
+            Ok(None) | Err(_) => break,
+        }
+    }
+    Err(Error::NoEndpoint { service: service.clone() })
+}

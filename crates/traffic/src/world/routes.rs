@@ -1,0 +1,159 @@
+//! Routes: from a request's authority and path to a service, and what is known of the method.
+//!
+//! Lives here: the names under which services are reached, methods and their handles. Does not: endpoints (`cluster`), templates of REST (gateway).
+//! Order: a service named by the caller, then `:authority`, then the owner of the gRPC name in the path, then the static cluster that takes everything.
+//! Rebuilt only when the directory changes; a change of endpoints shares it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use http::uri::Authority;
+use weft_model::{ServiceInfo, ServiceName};
+
+use crate::{
+    Claims, Error, Metrics,
+    metrics::{CallMetrics, OTHER},
+};
+
+/// Place of a service in one `Routes` and the worlds that share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Slot(usize);
+
+impl Slot {
+    pub(crate) fn index(self) -> usize {
+        self.0
+    }
+}
+
+/// What the stack knows of a method: facts, and metric handles resolved once.
+#[derive(Debug)]
+pub(crate) struct Method {
+    pub(crate) idempotent: bool,
+    pub(crate) client: CallMetrics,
+    pub(crate) server: CallMetrics,
+}
+
+/// A service that routes may name.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Named {
+    pub(crate) name: ServiceName,
+    pub(crate) info: Arc<ServiceInfo>,
+    pub(crate) claims: Claims,
+}
+
+#[derive(Debug)]
+pub(crate) struct Routes {
+    /// Sorted by name; the index is the slot.
+    services: Vec<Service>,
+    slots: HashMap<ServiceName, Slot>,
+    authorities: HashMap<Box<str>, Slot>,
+    grpc: HashMap<Box<str>, Slot>,
+    methods: HashMap<Box<str>, (Slot, Arc<Method>)>,
+    everything: Option<Slot>,
+    other: Arc<Method>,
+    built_from: Vec<Named>,
+}
+
+#[derive(Debug)]
+struct Service {
+    name: ServiceName,
+    authority: Authority,
+}
+
+impl Routes {
+    pub(crate) fn build(services: Vec<Named>, metrics: &Metrics) -> Self {
+        let method = |name: &str, idempotent| {
+            let name: Arc<str> = name.into();
+            Arc::new(Method { idempotent, client: metrics.client(name.clone()), server: metrics.server(name) })
+        };
+        let mut it = Self {
+            services: Vec::with_capacity(services.len()),
+            slots: HashMap::new(),
+            authorities: HashMap::new(),
+            grpc: HashMap::new(),
+            methods: HashMap::new(),
+            everything: None,
+            other: method(OTHER, false),
+            built_from: Vec::new(),
+        };
+        for (index, Named { name, info, claims }) in services.iter().enumerate() {
+            let slot = Slot(index);
+            it.slots.insert(name.clone(), slot);
+            it.authorities.insert(name.to_string().into(), slot);
+            it.authorities.insert(name.full().into(), slot);
+            it.authorities.insert(format!("{}.weft", name.full()).into(), slot);
+            if *claims == Claims::Everything {
+                it.everything.get_or_insert(slot);
+            }
+            for grpc in &info.grpc_services {
+                // The registry keeps claims apart; where a file does not, the first by name wins.
+                it.grpc.entry(grpc.name.as_str().into()).or_insert(slot);
+                for fact in &grpc.methods {
+                    let full = format!("{}/{}", grpc.name, fact.name);
+                    let path = format!("/{full}");
+                    it.methods.entry(path.into()).or_insert_with(|| (slot, method(&full, fact.idempotent)));
+                }
+            }
+            let authority = name.to_string().parse().expect("a service name is made of DNS labels");
+            it.services.push(Service { name: name.clone(), authority });
+        }
+        it.built_from = services;
+        it
+    }
+
+    /// Whether building from these would give the same.
+    pub(crate) fn same(&self, services: &[Named]) -> bool {
+        let same = |(a, b): (&Named, &Named)| {
+            a.name == b.name && a.claims == b.claims && (Arc::ptr_eq(&a.info, &b.info) || a.info == b.info)
+        };
+        self.built_from.len() == services.len() && self.built_from.iter().zip(services).all(same)
+    }
+
+    pub(crate) fn slot(&self, service: &ServiceName) -> Option<Slot> {
+        self.slots.get(service).copied()
+    }
+
+    pub(crate) fn name(&self, slot: Slot) -> &ServiceName {
+        &self.services[slot.0].name
+    }
+
+    /// What goes upstream as `:authority` when the caller sent none.
+    pub(crate) fn authority(&self, slot: Slot) -> &Authority {
+        &self.services[slot.0].authority
+    }
+
+    /// Facts of the method, of whichever service: the same path means the same method.
+    pub(crate) fn method(&self, path: &str) -> &Arc<Method> {
+        self.methods.get(path).map_or(&self.other, |(_, method)| method)
+    }
+
+    /// The service a call goes to.
+    ///
+    /// Where there is none: an authority of a service's form and without a port gets UNAVAILABLE, since that service may still register, and so does every call
+    /// before the first snapshot; else UNIMPLEMENTED, since nobody in the mesh claims the gRPC name.
+    pub(crate) fn route(&self, authority: Option<&str>, path: &str) -> Result<Slot, Error> {
+        let by_authority = || self.authorities.get(without_port(authority?)).copied();
+        let by_method = || self.methods.get(path).map(|(slot, _)| *slot);
+        let by_grpc_name = || self.grpc.get(grpc_service(path)?).copied();
+        let found = by_authority().or_else(by_method).or_else(by_grpc_name).or(self.everything);
+        found.ok_or_else(|| {
+            let may_register = authority.filter(|a| ServiceName::from_authority(a).is_some() && !a.contains(':'));
+            match may_register {
+                Some(name) => Error::UnknownService { name: name.to_owned() },
+                None if self.services.is_empty() => Error::UnknownService { name: path.to_owned() },
+                None => Error::NoRoute { path: path.to_owned() },
+            }
+        })
+    }
+}
+
+fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => host,
+        _ => authority,
+    }
+}
+
+/// `pkg.Service` of `/pkg.Service/Method`.
+fn grpc_service(path: &str) -> Option<&str> {
+    path.strip_prefix('/')?.split_once('/').map(|(service, _)| service)
+}

@@ -30,10 +30,7 @@ async fn a_user_is_created_read_listed_changed_and_deleted() {
     let deleted = send(to, "DELETE", "/api/users/1", &[], "").await;
     assert_eq!((deleted.status.as_u16(), deleted.json()), (200, json!({})));
     let missing = send(to, "GET", "/api/users/1", &[], "").await;
-    assert_eq!(
-        (missing.status.as_u16(), missing.json()),
-        (404, json!({"code": 5, "message": "no user \"1\"", "details": []}))
-    );
+    assert_eq!((missing.status.as_u16(), missing.json()), (404, json!({"code": 5, "message": "no user \"1\""})));
 }
 
 #[tokio::test]
@@ -69,7 +66,10 @@ async fn headers_reach_the_backend_with_trace_and_request_id() {
     assert_eq!((&heard["authorization"], &heard["tenant"]), (&json!("Bearer t"), &json!("acme")));
     assert_eq!((&heard["x-request-id"], &heard["x-forwarded-host"]), (&json!("r-1"), &json!("gateway.test")));
     let forwarded = heard["traceparent"].as_str().unwrap();
-    assert!(forwarded.starts_with(&trace[..35]) && forwarded != trace, "{forwarded}");
+    assert!(
+        forwarded.starts_with(&trace[..35]) && forwarded.ends_with("-01"),
+        "the trace and its decision: {forwarded}"
+    );
     let deadline = echoed["deadlineMs"].as_u64().unwrap();
     assert!((4_000..=5_000).contains(&deadline), "{deadline}");
     let without = send(gateway.addr, "POST", "/echo", &JSON, "{}").await;

@@ -4,7 +4,7 @@
 //! Marking costs what changed times who subscribed it.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -34,19 +34,16 @@ impl Entry {
     fn is_marked(&self) -> bool {
         !self.marks.is_empty() || self.directory_marked || self.greet
     }
-
-    fn wants(&self, name: &ServiceName) -> bool {
-        self.all || self.names.contains(name)
-    }
 }
 
 #[derive(Debug)]
 pub(super) struct Hub {
     current: Arc<Published>,
     entries: HashMap<WatcherId, Entry>,
-    by_service: HashMap<ServiceName, HashSet<WatcherId>>,
-    all: HashSet<WatcherId>,
-    directory: HashSet<WatcherId>,
+    // Ordered, so that watchers wake in one order and a simulation can be replayed.
+    by_service: BTreeMap<ServiceName, BTreeSet<WatcherId>>,
+    all: BTreeSet<WatcherId>,
+    directory: BTreeSet<WatcherId>,
     pub(super) acks: Table,
     wakeups: u64,
 }
@@ -56,9 +53,9 @@ impl Hub {
         Self {
             current,
             entries: HashMap::new(),
-            by_service: HashMap::new(),
-            all: HashSet::new(),
-            directory: HashSet::new(),
+            by_service: BTreeMap::new(),
+            all: BTreeSet::new(),
+            directory: BTreeSet::new(),
             acks: Table::default(),
             wakeups: 0,
         }
@@ -149,7 +146,9 @@ impl Hub {
                 }
             }
         }
-        left.retain(|name| !entry.wants(name));
+        // `*` covers what is listed; an unlisted service was told by its name only.
+        let listed = |name: &ServiceName| self.current.snapshot.services.contains_key(name);
+        left.retain(|name| !(entry.names.contains(name) || entry.all && listed(name)));
         for name in left {
             entry.marks.remove(&name);
             self.acks.dropped(id, &name);
@@ -174,7 +173,7 @@ impl Hub {
             names.iter().for_each(|name| self.mark_service(name));
         }
         if before.snapshot.directory.diff(&current.snapshot.directory).next().is_some() {
-            for id in self.directory.iter().copied().collect::<Vec<_>>() {
+            for id in self.directory.clone() {
                 self.mark(id, |entry| entry.directory_marked = true);
             }
         }

@@ -1,4 +1,5 @@
 //! The registry as a whole, over its sockets: what a restart leaves, how it leaves, what it tells of itself.
+#![expect(clippy::unwrap_used, reason = "a test may; clippy knows it only of functions marked as tests")]
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 

@@ -227,7 +227,10 @@ fn full(update: &discovery::ServiceUpdate) -> Vec<&str> {
     }
 }
 
-fn delta(update: &discovery::ServiceUpdate) -> (Vec<(&str, Health)>, Vec<(&str, Reason)>) {
+type Upserted<'a> = Vec<(&'a str, Health)>;
+type Gone<'a> = Vec<(&'a str, Reason)>;
+
+fn delta(update: &discovery::ServiceUpdate) -> (Upserted<'_>, Gone<'_>) {
     match &update.body {
         Some(Body::Delta(delta)) => (
             delta.upserted.iter().map(|i| (i.id.as_str(), i.status())).collect(),

@@ -30,12 +30,14 @@ use crate::{
     plan::{self, Slot, Target},
     probe,
     screen::{Screen, seconds},
+    text,
 };
 
 /// How long a process may take to serve before a start is called failed.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// Lines of a process's output shown when it fails.
-const LAST_LINES: usize = 20;
+/// Lines of a process's output looked through when it fails, and of those shown.
+const LINES_READ: usize = 100;
+const LAST_LINES: usize = 12;
 /// Pause between two questions to the gateway whether it reaches a service.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -250,6 +252,11 @@ impl Director {
         let present = self.present(&service);
         let numbers = plan::restart(&present.keys().copied().collect(), only)
             .ok_or_else(|| Failed::because(format!("{service}-{} is not there", only.unwrap_or_default())))?;
+        if numbers.is_empty() {
+            return Err(Failed::because(format!(
+                "{service} has no instance to restart; `scale {service}=1` starts one"
+            )));
+        }
         for number in numbers {
             let slot = Slot { service: service.clone(), number };
             let name = slot.to_string();
@@ -346,12 +353,27 @@ impl Director {
     fn failed(&self, key: Key, what: &str) -> Failed {
         let lines = match self.running.get(&key).map(|(_, handle)| (handle, handle.status().state)) {
             Some((_, weft_supervise::State::GaveUp { exit })) => exit.last_lines, // of the last run alone
-            Some((handle, _)) => handle.logs().last(LAST_LINES),
+            Some((handle, _)) => handle.logs().last(LINES_READ),
             None => Vec::new(),
         };
-        let last_lines: Vec<_> = lines.iter().map(|line| crate::text::for_people(&line.text)).collect();
-        let hint = format!("all its output: {}", self.place.log(&self.name(key)).display());
+        let mut last_lines = text::telling(lines.iter().map(|line| &*line.text));
+        last_lines.drain(..last_lines.len().saturating_sub(LAST_LINES));
+        let hint = self.hint(key);
         Failed { what: what.to_owned(), last_lines, hint }
+    }
+
+    /// What to look at: where all the output is, and what an app of ours has to do.
+    fn hint(&self, key: Key) -> String {
+        let log = self.place.log(&self.name(key));
+        let Some((Kind::Instance(slot), _)) = self.running.get(&key) else {
+            return format!("all its output is in {}", log.display());
+        };
+        let service = &slot.service;
+        format!(
+            "an app listens on 127.0.0.1:$PORT, which its sidecar tells it; see [services.{service}] in {}\n        all its output is in {}",
+            self.config.file.display(),
+            log.display()
+        )
     }
 
     fn name(&self, key: Key) -> String {

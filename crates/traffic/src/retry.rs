@@ -20,6 +20,7 @@ use crate::{
     replay::{Replay, SendBody},
     select,
     stage::{Selected, Stage},
+    ticks::Ticks,
 };
 
 mod attempts;
@@ -66,6 +67,14 @@ impl Retry {
         Self { sender, policy }
     }
 
+    /// Another attempt goes by the world as it is then: the one of the call's beginning may name nobody but the endpoint that just died.
+    fn refresh(&self, call: &mut Call) {
+        let Policy::Mesh { worlds, .. } = &self.policy else { return };
+        if let Some(cluster) = worlds.borrow().cluster(call.cluster.name()).filter(|c| !c.members.is_empty()) {
+            call.cluster = cluster.clone();
+        }
+    }
+
     /// The endpoint of the next attempt. Waits before a last resort, and then goes by the world as it is after the wait. None: nothing in time.
     async fn choose(&self, call: &mut Call) -> Option<Arc<Endpoint>> {
         loop {
@@ -110,9 +119,10 @@ impl Stage<Selected> for Retry {
             };
             call.stamp(&mut request);
             match self.sender.send(&endpoint, &call.cluster, request, call.deadline).await {
+                Ok(response) if !call.might_repeat(&response) => return Ok(call.commit(response)),
                 Ok(response) => {
-                    let now = self.policy.worlds().clock().now();
-                    match call.after_answer(&endpoint, &response, now) {
+                    self.refresh(&mut call);
+                    match call.after_unavailable(&endpoint, &response, self.policy.worlds().clock().now()) {
                         Next::GiveUp => return Ok(call.commit(response)),
                         Next::Elsewhere | Next::Anywhere => {}
                         Next::After(wait) => self.rest(&mut call, wait).await.unwrap_or_default(),
@@ -121,6 +131,7 @@ impl Stage<Selected> for Retry {
                     request = call.request();
                 }
                 Err(failure) => {
+                    self.refresh(&mut call);
                     let now = self.policy.worlds().clock().now();
                     (request, failed) = call.after_failure(&endpoint, failure, now).map(|(r, e)| (r, Some(e)))?;
                 }
@@ -172,11 +183,12 @@ impl Call {
         head::stamp(request.headers_mut(), left, self.attempts.made());
     }
 
-    /// Headers came: only UNAVAILABLE in place of an answer (trailers-only) is not the call's end.
-    fn after_answer(&mut self, endpoint: &Endpoint, response: &Response<Answer>, now: crate::ticks::Ticks) -> Next {
-        if Code::from_headers(response.headers()) != Some(Code::Unavailable) || !self.replay.can_repeat() {
-            return Next::GiveUp;
-        }
+    /// Headers came: only UNAVAILABLE in place of an answer (trailers-only) need not be the call's end.
+    fn might_repeat(&self, response: &Response<Answer>) -> bool {
+        Code::from_headers(response.headers()) == Some(Code::Unavailable) && self.replay.can_repeat()
+    }
+
+    fn after_unavailable(&mut self, endpoint: &Endpoint, response: &Response<Answer>, now: Ticks) -> Next {
         self.tried.add(endpoint.id());
         let elsewhere = if self.cluster.any_fresh(now, &self.tried) { Elsewhere::Left } else { Elsewhere::None };
         let shared = &self.cluster.shared;
@@ -195,7 +207,7 @@ impl Call {
         &mut self,
         endpoint: &Endpoint,
         failure: Failure,
-        now: crate::ticks::Ticks,
+        now: Ticks,
     ) -> Result<(Request<SendBody>, Error), Error> {
         let service = || self.cluster.name().clone();
         let at = Instant::now();

@@ -3,6 +3,8 @@
 //! Lives here: start, look, change, stop, and what remains afterwards. Does not: calls through the mesh (`tests/e2e`).
 //! Every test checks the absence, too: when `weft up` has ended, however it did, none of the processes it started runs.
 
+#![expect(clippy::unwrap_used, reason = "a test fails where something is missing")]
+
 use std::{
     collections::BTreeSet,
     os::unix::fs::PermissionsExt,
@@ -48,7 +50,8 @@ fn weft(dir: &Path, args: &[&str]) -> Output {
 fn start_in(dir: TempDir, toml: &str) -> Up {
     std::fs::write(dir.path().join("weft.toml"), toml).unwrap();
     let mut command = Command::new(WEFT);
-    command.arg("up").current_dir(dir.path());
+    // A target directory of its own: what runs the tests may be building in the one it uses.
+    command.arg("up").current_dir(dir.path()).env("CARGO_TARGET_DIR", dir.path().join("target"));
     Up { process: Process::spawn("weft up", command).unwrap(), dir }
 }
 

@@ -136,21 +136,21 @@ where
 async fn signals(shutdown: Shutdown) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    loop {
-        let name = tokio::select! {
+    let mut next = async || {
+        tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
-        };
-        if !shutdown.is_draining() {
-            info!(signal = name, "draining; a second signal aborts");
-            shutdown.drain();
-            continue;
         }
-        warn!(signal = name, "aborting");
-        shutdown.abort();
-        tokio::time::sleep(ABORT_LIMIT).await;
-        anyhow::bail!("aborted: still busy {ABORT_LIMIT:?} after the second signal");
-    }
+    };
+    // Signals are counted; that we drain already says nothing. A `preStop` hook asks for it by `/drain`, and the first SIGTERM follows.
+    let signal = next().await;
+    info!(signal, "draining; a second signal aborts");
+    shutdown.drain();
+    let signal = next().await;
+    warn!(signal, "aborting");
+    shutdown.abort();
+    tokio::time::sleep(ABORT_LIMIT).await;
+    anyhow::bail!("aborted: still busy {ABORT_LIMIT:?} after the second signal");
 }
 
 fn report(name: &str, error: &anyhow::Error) -> ExitCode {

@@ -18,26 +18,23 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use tokio::sync::watch;
-use tokio::time::sleep;
-use weft_discovery::{CallError, Drained, Lease, LeaseState, Leases, Registries};
+use weft_discovery::{CallError, DescriptorSet, Drained, Lease, LeaseState, Leases, Registries};
 use weft_model::{Digest, Instance, Status};
 use weft_runtime::Shutdown;
 use weft_runtime::admin::Readiness;
 use weft_supervise::{Child, Event as AppEvent, Exit};
 
+use crate::chain::chain;
 use crate::health::{Health, Monitor};
 use crate::metrics::Metrics;
 use crate::server::Side;
-use crate::{HealthCheck, Timing, reflection};
-use weft_discovery::DescriptorSet;
+use crate::{HealthCheck, Timing, descriptors};
 
-/// Time the app's reflection may take.
-const REFLECT: Duration = Duration::from_secs(5);
-/// Time one attempt to store the descriptors may take; without a registry there is always another.
-const STORE: Duration = Duration::from_secs(5);
-const STORE_PAUSE: Duration = Duration::from_millis(500);
-/// Time a crash has to reach the registry when the sidecar ends right after it.
-const LAST_WORD: Duration = Duration::from_secs(2);
+/// Time the deregistration may take; without it the lease runs out.
+const DEREGISTER: Duration = Duration::from_secs(2);
+
+/// Characters of the app's last line that go to the registry.
+const LAST_WORDS: usize = 200;
 
 /// How long the steps of leaving may take.
 #[derive(Debug, Clone, Copy)]
@@ -225,7 +222,7 @@ impl Lifecycle {
         tracing::error!(%exit, "the app ended");
         self.healthy = false;
         self.describing = None;
-        self.say(Status::Crashed, &exit.to_string());
+        self.say(Status::Crashed, &in_short(exit));
     }
 
     fn watch_health(&mut self) {
@@ -261,9 +258,9 @@ impl Lifecycle {
         self.describing = Some(Box::pin(async move {
             let set = match given {
                 Some(set) => set,
-                None => read_descriptors(app).await?,
+                None => descriptors::read(app).await?,
             };
-            let is_stored = stored == Some(set.digest()) || store(&registries, &set).await;
+            let is_stored = stored == Some(set.digest()) || descriptors::store(&registries, &set).await;
             is_stored.then_some(set)
         }));
         if self.lease.is_some() && self.status != Status::Crashed {
@@ -323,7 +320,7 @@ impl Lifecycle {
                 if let (Some(registration), Some(set)) = (&self.parts.registration, &self.described) {
                     let (registries, set) = (registration.registries.clone(), set.clone());
                     self.storing = Some(Box::pin(async move {
-                        store(&registries, &set).await; // a refusal is in the log
+                        descriptors::store(&registries, &set).await; // a refusal is in the log
                     }));
                 }
             }
@@ -348,11 +345,8 @@ impl Lifecycle {
                 self.notify_callers().await;
                 Ok(())
             }
-            Why::GaveUp(error) => {
-                self.say(Status::Crashed, "failed too often");
-                Err(error)
-            }
-            Why::Unwanted(error) => Err(error),
+            // The registry has heard CRASHED, with the last words, at the exit; callers have left.
+            Why::GaveUp(error) | Why::Unwanted(error) => Err(error),
         };
         self.describing = None;
         self.monitor = None;
@@ -385,7 +379,7 @@ impl Lifecycle {
 
     async fn deregister(&mut self) {
         let Some(lease) = self.lease.take() else { return };
-        match lease.deregister(LAST_WORD).await {
+        match lease.deregister(DEREGISTER).await {
             Ok(_) => tracing::info!(phase = "flushed", "deregistered"),
             Err(error) => tracing::warn!(error = chain(&error), "not deregistered; the lease will run out"),
         }
@@ -404,39 +398,6 @@ async fn done<T>(slot: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> 
     }
 }
 
-async fn read_descriptors(app: SocketAddr) -> Option<DescriptorSet> {
-    match reflection::read(app, REFLECT).await {
-        Ok(set) => {
-            tracing::info!(digest = %set.digest(), services = ?set.services(), "the app's descriptors");
-            Some(set)
-        }
-        Err(error) => {
-            tracing::warn!(
-                error = chain(&error),
-                "the app's descriptors are not known: no REST, and no retries by method"
-            );
-            None
-        }
-    }
-}
-
-/// Returns whether the registry has the set now. Without a registry it goes on trying; a set that is refused is not offered again.
-async fn store(registries: &Registries, set: &DescriptorSet) -> bool {
-    loop {
-        match registries.store_descriptors(set, STORE).await {
-            Ok(()) => return true,
-            Err(error @ CallError::Refused(_)) => {
-                tracing::error!(error = chain(&error), "the registry refuses the app's descriptors");
-                return false;
-            }
-            Err(error @ CallError::OutOfReach { .. }) => {
-                tracing::warn!(error = chain(&error), "the app's descriptors are not stored yet");
-                sleep(STORE_PAUSE).await;
-            }
-        }
-    }
-}
-
 fn how_it_went(answer: &Result<Drained, CallError>) -> String {
     match answer {
         Ok(Drained { acknowledged: true, waited_for, .. }) if waited_for.is_empty() => {
@@ -448,6 +409,14 @@ fn how_it_went(answer: &Result<Drained, CallError>) -> String {
     }
 }
 
+/// How it ended and its last words, as a reason that fits on a line.
+fn in_short(exit: &Exit) -> String {
+    match exit.last_lines.iter().rev().find(|line| !line.text.trim().is_empty()) {
+        Some(line) => format!("{exit}: {}", line.text.chars().take(LAST_WORDS).collect::<String>()),
+        None => exit.to_string(),
+    }
+}
+
 fn gave_up(restarts: u32, within: Duration, exit: &Exit) -> anyhow::Error {
     let lines: Vec<_> = exit.last_lines.iter().map(|line| format!("\n  | {line}")).collect();
     anyhow!(
@@ -455,17 +424,4 @@ fn gave_up(restarts: u32, within: Duration, exit: &Exit) -> anyhow::Error {
         restarts + 1,
         lines.concat()
     )
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        source = error.source();
-    }
-    text
 }

@@ -8,7 +8,7 @@
 //! ```
 //! A group with something durable starts at most every 5 ms, one with only health every 10 ms; the first after a pause starts at once.
 //! Health that was published but not stored rides with the next commit, or one of its own after a second.
-//! Version = generation << 32 | counter. Bounds: 1,024 commands wait, more senders wait with theirs.
+//! Version = generation << 32 | counter.
 
 mod change;
 mod record;
@@ -59,7 +59,9 @@ const FOLD: Duration = Duration::from_millis(10);
 const RIDE: Duration = Duration::from_secs(1);
 /// How often tombstones are looked through.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
-const WAITING: usize = 1024;
+/// Commands that wait to be looked at, and changes that wait for the commit before theirs; senders of more wait with theirs.
+const WAITING: usize = 1_024;
+const QUEUED: usize = 4_096;
 
 /// The catalog at one version, with what views need beside the snapshot.
 #[derive(Debug, Clone)]
@@ -68,7 +70,7 @@ pub struct Published {
     pub snapshot: Arc<Snapshot>,
     /// Why expiry is frozen or suspended, one line each; empty when all is well.
     pub notices: Arc<[String]>,
-    /// Just started: a service that is not listed may be about to register again.
+    /// Just started, or after a clock jump: a service that is not listed may be about to register again.
     pub warming: bool,
     pub(crate) removals: Removals,
     pub(crate) sets: imbl::OrdMap<Digest, Arc<DescriptorSet>>,
@@ -129,6 +131,7 @@ impl Catalog {
         metrics.state(&state);
         let counted = state.snapshot.version;
         let doubt = Doubt { frozen: leases.frozen(now), ..Doubt::default() };
+        metrics.doubt(&doubt);
         let publish = watch::Sender::new(Arc::new(published(&state, &doubt)));
         let catalog = Self { commands, published: publish.subscribe(), streams: Arc::default() };
         let task = CatalogTask {
@@ -316,7 +319,7 @@ impl CatalogTask {
         tokio::select! {
             biased; // a finished commit frees the next group; beats come before the clock, so that a late look finds them
             Some(joined) = self.commits.join_next() => Event::Committed(joined.expect("a commit does not panic and is not aborted")),
-            command = self.inbox.recv() => command.map_or(Event::Stop, Event::Command),
+            command = self.inbox.recv(), if self.queue.len() < QUEUED => command.map_or(Event::Stop, Event::Command),
             () = stop.cancelled() => Event::Stop,
             () = tokio::time::sleep_until(due) => Event::Due,
         }
@@ -390,7 +393,10 @@ impl CatalogTask {
             self.metrics.state(&self.state);
         }
         let state = &self.state;
-        let (ended, doubt) = self.leases.expire(now, clock::wall(), &|service| state.population(service));
+        let (ended, mut doubt) = self.leases.expire(now, clock::wall(), &|service| state.population(service));
+        if doubt.frozen.is_some() {
+            doubt.suspended = self.doubt.suspended.clone(); // a freeze answers no question about what was suspended before
+        }
         if !ended.is_empty() {
             self.queue.push(Queued { change: Change::Expire { leases: ended }, answer: None });
         }

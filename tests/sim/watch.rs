@@ -37,14 +37,16 @@ const MOST_INSTANCES: usize = 8;
 /// Services that are registered once and never touched again.
 const QUIET: usize = 3;
 
+/// Breaks a message on its way; says whether it did.
+type Tamper = fn(&mut WatchResponse) -> bool;
+
 /// What to simulate.
 #[derive(Clone)]
 struct Plan {
     seed: u64,
     watchers: usize,
     changes: usize,
-    /// Breaks messages on their way to the watchers.
-    tamper: fn(&mut WatchResponse) -> bool,
+    tamper: Tamper,
 }
 
 /// What happened.
@@ -83,7 +85,7 @@ fn a_run_can_be_replayed_from_its_seed() {
 
 #[test]
 fn a_broken_message_is_noticed() {
-    let tampers: [(&str, fn(&mut WatchResponse) -> bool); 6] = [
+    let tampers: [(&str, Tamper); 6] = [
         ("an upsert is lost", |m| deltas(m).any(|d| d.upserted.pop().is_some())),
         ("a removal is lost", |m| deltas(m).any(|d| d.removed.pop().is_some())),
         ("an instance is older than it was", |m| {
@@ -107,7 +109,8 @@ fn deltas(message: &mut WatchResponse) -> impl Iterator<Item = &mut weft_proto::
 }
 
 fn simulate(plan: Plan) -> Result<Report, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.map_err(|e| e.to_string())?;
     runtime.block_on(run(plan))
 }
 
@@ -297,7 +300,7 @@ struct Watching {
     stop: CancellationToken,
     /// The snapshot of each version, as the first watcher that passed it saw it.
     seen: Arc<Mutex<BTreeMap<Version, Arc<Snapshot>>>>,
-    tamper: fn(&mut WatchResponse) -> bool,
+    tamper: Tamper,
     report: Report,
     /// Highest version seen, over all connections.
     version: Version,
@@ -380,8 +383,13 @@ impl Watching {
                 let dropped: BTreeSet<Topic> = topics.iter().filter(|_| self.rng.random_bool(0.5)).cloned().collect();
                 topics.retain(|topic| !dropped.contains(topic));
                 watcher.unsubscribe(dropped);
-                client.keep_only(|name| wants(&topics, name), topics.contains(&Topic::Directory));
-                verified.keep_only(|name| wants(&topics, name));
+                // `*` covers what is listed; an unlisted service was told by its name only.
+                let covered = |name: &ServiceName| {
+                    topics.contains(&Topic::Service(name.clone()))
+                        || topics.contains(&Topic::All) && update.snapshot.services.contains_key(name)
+                };
+                client.keep_only(covered, topics.contains(&Topic::Directory));
+                verified.keep_only(covered);
                 let added = self.topics(false);
                 topics.extend(added.iter().cloned());
                 watcher.subscribe(added);

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use h2::Reason;
-use weft_traffic::{Body, Code, Error, OutboundConfig, PoolConfig, Retry};
+use weft_traffic::{Body, Code, Error, OutboundConfig, Pings, PoolConfig, Retry};
 
 use crate::{
     mesh::{GET, Mesh, POST, nobody, read, request, until},
@@ -238,6 +238,7 @@ async fn a_peer_that_is_half_open_is_found_by_ping() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = silent.local_addr().unwrap();
     let pool = PoolConfig {
+        pings: Pings::All,
         ping_every: Duration::from_millis(50),
         ping_timeout: Duration::from_millis(50),
         ..PoolConfig::default()

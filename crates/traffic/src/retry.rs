@@ -34,8 +34,8 @@ pub(crate) struct Retry {
 /// How far a stack goes.
 #[derive(Debug, Clone)]
 pub(crate) enum Policy {
-    /// Other endpoints, and patience while there are none; methods declared idempotent may run twice.
-    Mesh { worlds: Worlds, patience: Duration },
+    /// Other endpoints, and waits while there are none; methods declared idempotent may run twice.
+    Mesh { worlds: Worlds },
     /// One app: only what came back from a connection on its way out goes again. The caller has other endpoints, we have none.
     App { worlds: Worlds },
 }
@@ -43,14 +43,7 @@ pub(crate) enum Policy {
 impl Policy {
     fn worlds(&self) -> &Worlds {
         match self {
-            Self::Mesh { worlds, .. } | Self::App { worlds } => worlds,
-        }
-    }
-
-    fn patience(&self) -> Duration {
-        match self {
-            Self::Mesh { patience, .. } => *patience,
-            Self::App { .. } => Duration::ZERO,
+            Self::Mesh { worlds } | Self::App { worlds } => worlds,
         }
     }
 
@@ -69,7 +62,7 @@ impl Retry {
 
     /// Another attempt goes by the world as it is then: the one of the call's beginning may name nobody but the endpoint that just died.
     fn refresh(&self, call: &mut Call) {
-        let Policy::Mesh { worlds, .. } = &self.policy else { return };
+        let Policy::Mesh { worlds } = &self.policy else { return };
         if let Some(cluster) = worlds.borrow().cluster(call.cluster.name()).filter(|c| !c.members.is_empty()) {
             call.cluster = cluster.clone();
         }
@@ -97,7 +90,7 @@ impl Retry {
     async fn rest(&self, call: &mut Call, wait: Duration) -> Option<()> {
         match &self.policy {
             Policy::App { .. } => tokio::time::sleep(wait).await,
-            Policy::Mesh { worlds, .. } => {
+            Policy::Mesh { worlds } => {
                 let mut changes = worlds.changes();
                 drop(tokio::time::timeout(wait, changes.next()).await);
                 let endpoints = select::endpoints(worlds, call.cluster.name(), call.attempts.give_up());
@@ -111,7 +104,7 @@ impl Retry {
 impl Stage<Selected> for Retry {
     async fn call(&self, selected: Selected) -> Result<Response<Answer>, Error> {
         let repeatable = self.policy.repeatable(selected.method.idempotent);
-        let mut call = Call::begin(selected, repeatable, self.policy.patience()).await;
+        let mut call = Call::begin(selected, repeatable).await;
         let (mut request, mut failed) = (call.request(), None);
         loop {
             let Some(endpoint) = self.choose(&mut call).await else {
@@ -125,7 +118,7 @@ impl Stage<Selected> for Retry {
                     match call.after_unavailable(&endpoint, &response, self.policy.worlds().clock().now()) {
                         Next::GiveUp => return Ok(call.commit(response)),
                         Next::Elsewhere | Next::Anywhere => {}
-                        Next::After(wait) => self.rest(&mut call, wait).await.unwrap_or_default(),
+                        Next::After(wait) => tokio::time::sleep(wait).await,
                     }
                     drop(response);
                     request = call.request();
@@ -153,8 +146,8 @@ struct Call {
 }
 
 impl Call {
-    async fn begin(selected: Selected, repeatable: Repeatable, patience: Duration) -> Self {
-        let Selected { head, body, authority, cluster, deadline, method: _ } = selected;
+    async fn begin(selected: Selected, repeatable: Repeatable) -> Self {
+        let Selected { head, body, authority, cluster, deadline, give_up, method: _ } = selected;
         let mut headers = head.headers;
         head::strip_hop_by_hop(&mut headers);
         let path = head.uri.into_parts().path_and_query;
@@ -169,7 +162,7 @@ impl Call {
             deadline,
             cluster,
             tried: Tried::default(),
-            attempts: Attempts::until(Instant::now() + patience),
+            attempts: Attempts::until(give_up),
             repeatable,
         }
     }

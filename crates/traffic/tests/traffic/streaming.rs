@@ -85,3 +85,17 @@ async fn both_sides_talk_in_turns() {
     drop(answer);
     assert_eq!(mesh.outbound.in_flight(), 0);
 }
+
+#[tokio::test]
+async fn an_answer_that_is_complete_ends_the_call_while_the_client_still_sends() {
+    let server = Upstream::start(|mut call: Call| async move {
+        ok(call.headers().unwrap());
+        call.body().await;
+    })
+    .await;
+    let mesh = Mesh::of([server.address]);
+    let (mut sender, body) = Body::channel(1);
+    let answered = mesh.call(POST, body).await.unwrap();
+    assert_eq!(answered.code, Code::Ok);
+    assert!(sender.data("more".into()).await.is_err(), "nobody reads it any more");
+}

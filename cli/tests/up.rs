@@ -41,6 +41,7 @@ struct Row {
     state: String,
     pid: u32,
     app: u32,
+    restarts: u32,
 }
 
 fn weft(dir: &Path, args: &[&str]) -> Output {
@@ -94,6 +95,7 @@ impl Up {
             state: row["state"].as_str().unwrap().to_owned(),
             pid: number(row, "pid"),
             app: number(row, "app_pid"),
+            restarts: number(row, "restarts"),
         };
         all["processes"].as_array().unwrap().iter().map(row).collect()
     }
@@ -241,7 +243,7 @@ async fn a_killed_sidecar_takes_its_app_along_and_a_killed_app_does_not_take_its
     assert_ne!(after.app, before.app);
     process::kill(after.app);
     let last = up.serving("a new app", |rows| rows.len() == 1 && rows[0].app != after.app).await.swap_remove(0);
-    assert_eq!(last.pid, after.pid);
+    assert_eq!((last.pid, last.restarts), (after.pid, 2), "one of the sidecar, one of the app");
     let pids = up.pids();
     up.process.signal(Signal::INT);
     let log = up.ended(0, pids).await;

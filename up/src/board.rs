@@ -94,7 +94,10 @@ pub(crate) struct Row {
     pub(crate) app: Option<u32>,
     /// Where it listens, by the protocol it announced.
     pub(crate) addresses: BTreeMap<String, SocketAddr>,
+    /// Starts of the process itself after the first.
     pub(crate) restarts: u64,
+    /// Starts of the app after its sidecar's first, as far as they were seen.
+    pub(crate) app_restarts: u64,
     /// When the present process started.
     pub(crate) since: Option<SystemTime>,
     pub(crate) instance: Option<InstanceId>,
@@ -103,6 +106,11 @@ pub(crate) struct Row {
 impl Row {
     pub(crate) fn name(&self) -> String {
         self.kind.name()
+    }
+
+    /// Starts after the first, of whichever of its processes.
+    pub(crate) const fn all_restarts(&self) -> u64 {
+        self.restarts + self.app_restarts
     }
 }
 
@@ -138,6 +146,28 @@ struct Unit {
     leaving: bool,
     /// How it ended last, and that it has not served since.
     failed: Option<String>,
+    apps: Apps,
+}
+
+/// The apps seen behind one sidecar.
+#[derive(Debug, Default)]
+struct Apps {
+    sidecar: Option<u32>,
+    last: Option<u32>,
+    restarts: u64,
+}
+
+impl Apps {
+    /// Takes note of the app that runs now behind the sidecar that runs now; a new sidecar starts its first app.
+    fn see(&mut self, sidecar: Option<u32>, app: Option<u32>) {
+        if sidecar != self.sidecar {
+            (self.sidecar, self.last) = (sidecar, None);
+        }
+        if let Some(app) = app {
+            let last = self.last.replace(app);
+            self.restarts += u64::from(last.is_some_and(|last| last != app));
+        }
+    }
 }
 
 /// The task that writes the rows.
@@ -278,10 +308,11 @@ impl Unit {
         let app = pid
             .filter(|_| matches!(self.kind, Kind::Instance(_)))
             .and_then(|pid| procfs::children(pid).first().copied());
+        self.apps.see(pid, app);
         let since = pid.and_then(procfs::started_at);
         let instance = listed.map(|(id, ..)| id);
-        let (key, kind) = (self.key, self.kind.clone());
-        Row { key, kind, state, reason, pid, app, addresses, restarts: status.restarts, since, instance }
+        let (key, kind, app_restarts) = (self.key, self.kind.clone(), self.apps.restarts);
+        Row { key, kind, state, reason, pid, app, addresses, restarts: status.restarts, app_restarts, since, instance }
     }
 
     fn state(&self, child: &weft_supervise::State, listed: Option<&(InstanceId, Status, String)>) -> (State, String) {
@@ -327,7 +358,8 @@ impl View {
     /// Shows a process that the supervisor keeps; what it writes goes to `log`, too.
     pub(crate) async fn add(&self, key: Key, kind: Kind, handle: Handle, log: LogFile) {
         let (announced, ready) = (BTreeMap::new(), Err("starting".to_owned()));
-        let unit = Unit { key, kind, handle, log, announced, ready, leaving: false, failed: None };
+        let unit =
+            Unit { key, kind, handle, log, announced, ready, leaving: false, failed: None, apps: Apps::default() };
         self.tell(Event::Added(Box::new(unit))).await;
     }
 
@@ -453,5 +485,35 @@ async fn ask(key: Key, view: View) {
         let ended = |rows: &[Row]| rows.iter().find(|row| row.key == key).is_none_or(again).then_some(());
         // A process that ended is followed by one whose readiness is news at once.
         drop(tokio::time::timeout(pause, view.find(ended)).await);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_counts_as_restarted_when_another_runs_behind_the_same_sidecar() {
+        let mut apps = Apps::default();
+        let mut count = |sidecar, app| {
+            apps.see(sidecar, app);
+            apps.restarts
+        };
+        assert_eq!(count(Some(1), None), 0);
+        assert_eq!(count(Some(1), Some(2)), 0, "its first");
+        assert_eq!(count(Some(1), None), 0);
+        assert_eq!(count(Some(1), Some(3)), 1);
+        assert_eq!(count(Some(1), Some(3)), 1);
+        assert_eq!(count(Some(4), Some(5)), 1, "the first of a new sidecar");
+        assert_eq!(count(Some(4), Some(6)), 2);
+    }
+
+    #[test]
+    fn only_announcements_on_stdout_are_for_us() {
+        let line = |stream, text: &str| Line { number: 0, stream, text: text.into() };
+        let announced = r#"{"event":"listening","role":"gateway","proto":"http","addr":"127.0.0.1:1"}"#;
+        assert!(is_for_us(&line(Stream::Stdout, announced)));
+        assert!(!is_for_us(&line(Stream::Stderr, announced)), "an app may write such a thing");
+        assert!(!is_for_us(&line(Stream::Stdout, "{}")));
     }
 }

@@ -288,7 +288,7 @@ fn process(row: &Row) -> pb::Process {
         state: row.state.name().to_owned(),
         pid: row.pid.unwrap_or(0),
         addresses: row.addresses.iter().map(|(proto, addr)| (proto.clone(), addr.to_string())).collect(),
-        restarts: row.restarts.try_into().unwrap_or(u32::MAX),
+        restarts: row.all_restarts().try_into().unwrap_or(u32::MAX),
         since_s: row.since.map_or(0, unix),
         reason: row.reason.clone(),
         instance_id: row.instance.map(|id| id.to_string()).unwrap_or_default(),

@@ -1,6 +1,15 @@
 //! The way to an app behind an inbound: what the inbound can say to its caller, and what the caller's stack makes of it.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
 
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -112,4 +121,67 @@ async fn an_app_that_closes_its_connections_in_order_loses_nothing() {
         assert_eq!(read(response).await.code, Code::Ok);
     }
     assert_eq!(app.calls(), 50);
+}
+
+/// The reliability case "kill −9 of an app, restarted by its sidecar" in short form: open loop, GET : POST 4 : 1.
+#[tokio::test]
+async fn an_app_that_is_killed_and_restarted_under_load_loses_only_posts_that_it_had() {
+    let mut tasks = JoinSet::new();
+    let answered = Arc::new(AtomicUsize::new(0));
+    let slow_echo = {
+        let answered = answered.clone();
+        move |call: Call| {
+            let answered = answered.clone();
+            async move {
+                tokio::time::sleep(Duration::from_millis(5)).await; // so that there is something in flight
+                call.echo().await;
+                answered.fetch_add(1, SeqCst);
+            }
+        }
+    };
+    let dies = Upstream::start(slow_echo.clone()).await;
+    let stays = Upstream::start(|call: Call| async {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        call.echo().await;
+    })
+    .await;
+    let (first, second) = (inbound(dies.address, &mut tasks).await, inbound(stays.address, &mut tasks).await);
+    let mesh = Mesh::of([first, second]);
+
+    let load = async {
+        let mut every = tokio::time::interval(Duration::from_millis(5));
+        let mut calls = FuturesUnordered::new();
+        let mut failed = (0, 0);
+        let mut sent = 0;
+        while sent < 400 || !calls.is_empty() {
+            tokio::select! {
+                _ = every.tick(), if sent < 400 => {
+                    let path = if sent % 5 == 4 { POST } else { GET };
+                    let mesh = &mesh;
+                    calls.push(async move { (path, mesh.call(path, Body::full("x")).await) });
+                    sent += 1;
+                }
+                Some((path, answer)) = calls.next() => {
+                    let good = answer.is_ok_and(|a| a.code == Code::Ok);
+                    match path {
+                        GET => failed.0 += usize::from(!good),
+                        _ => failed.1 += usize::from(!good),
+                    }
+                }
+            }
+        }
+        failed
+    };
+    let kill = async {
+        until("it is in use", || dies.calls() > 60).await;
+        until("it has a call", || dies.calls() > answered.load(SeqCst)).await;
+        let (address, had) = (dies.address, dies.calls() - answered.load(SeqCst));
+        drop(dies);
+        tokio::time::sleep(Duration::from_millis(300)).await; // the app's start
+        (Upstream::start_on(address, Settings::default(), slow_echo).await, had)
+    };
+    let ((gets, posts), (again, had)) = tokio::join!(load, kill);
+    assert_eq!(gets, 0, "no GET fails");
+    assert!(posts <= had, "{posts} POSTs failed, {had} calls were in flight");
+    assert!(again.calls() > 0, "the restarted app is used again");
 }

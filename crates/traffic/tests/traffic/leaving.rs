@@ -34,6 +34,22 @@ async fn goaway_in_mid_load_loses_nothing() {
     assert!(server.connections() > 10, "it did send GOAWAY: {}", server.connections());
 }
 
+/// As the SDK uses it: one pool for the threads of a work-stealing runtime.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn goaway_loses_nothing_when_threads_share_the_pool() {
+    let settings = Settings { calls_per_connection: 40, ..Settings::default() };
+    let server = Upstream::start_with(settings, Call::echo).await;
+    let mesh = std::sync::Arc::new(Mesh::of([server.address]));
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let mesh = mesh.clone();
+        callers.spawn(async move { load(&mesh, POST, 500).await });
+    }
+    callers.join_all().await;
+    assert_eq!(server.calls(), 2_000, "nothing ran twice");
+    assert_eq!(mesh.outbound.in_flight(), 0);
+}
+
 #[tokio::test]
 async fn killing_one_of_three_under_load_loses_no_idempotent_call() {
     let dies = Upstream::start(Call::echo).await;

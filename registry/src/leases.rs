@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use weft_model::{Epoch, InstanceId, LeaseTtl, RemovalReason, ServiceName};
 
 use crate::{
-    catalog::{StreamId, state::LeaseChange},
+    catalog::{LeaseChange, StreamId},
     leases::wheel::Wheel,
 };
 

@@ -38,6 +38,9 @@ impl Registry {
     /// Loads the store, opens the listeners and announces them. Fails if the store is unreadable or an address is taken.
     pub async fn bind(config: Config, context: &Context) -> anyhow::Result<Self> {
         let (catalog, task) = Catalog::open(&config.data, context.metrics()).context("opening the catalog")?;
+        let snapshot = catalog.snapshot();
+        let instances: usize = snapshot.services.values().map(|service| service.instances.len()).sum();
+        tracing::info!(instances, version = %snapshot.version, data = %config.data.display(), "catalog loaded");
         let watches = Watches::new(&catalog, context.metrics());
         let checks = Checks::new(&catalog, context.metrics());
         let grpc = listen::bind(config.listen)?;

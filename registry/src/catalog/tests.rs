@@ -8,11 +8,12 @@ use std::{
     },
 };
 
-use tokio::time::sleep;
+use tokio::{task::JoinSet, time::sleep};
+use tokio_util::sync::CancellationToken;
 use weft_model::{Endpoint, Locality, Protocol, Status, Transport, Weight};
-use weft_runtime::Metrics;
+use weft_runtime::{Metrics, clock};
 
-use super::*;
+use super::{draft::Draft, store::Batch, *};
 
 /// A disk that survives the registry, and can be pulled out: after that every write and sync fails.
 #[derive(Debug, Clone, Default)]

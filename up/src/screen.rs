@@ -14,7 +14,10 @@ use comfy_table::{Table, presets};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::{sync::broadcast, time::Instant};
 
-use crate::board::{Row, State};
+use crate::{
+    board::{Row, State},
+    terminal::Quiet,
+};
 
 /// Without a terminal, a long build says what it does this often.
 const STILL_BUSY: Duration = Duration::from_secs(10);
@@ -37,6 +40,7 @@ enum Kind {
         busy: ProgressBar,
         /// One bar a line: a bar of many lines leaves some behind when it shrinks. The lock is held for a redraw.
         table: Mutex<Vec<ProgressBar>>,
+        _quiet: Option<Quiet>,
     },
     Lines,
 }
@@ -46,11 +50,10 @@ impl Screen {
     pub(crate) fn new() -> Self {
         let kind = if std::io::stderr().is_terminal() {
             let all = MultiProgress::new();
-            // Not as wide as the terminal: the ^C that it shows would begin a line of its own, which nobody counts.
             let busy = all.add(line("{spinner} {msg}"));
             busy.enable_steady_tick(REDRAW);
             let table = Mutex::default();
-            Kind::Terminal { all, busy, table }
+            Kind::Terminal { all, busy, table, _quiet: Quiet::new() }
         } else {
             Kind::Lines
         };
@@ -100,7 +103,7 @@ impl Screen {
 
     /// Shows the rows, where the screen is live.
     pub(crate) fn table(&self, rows: &[Row]) {
-        let Kind::Terminal { all, busy, table } = &*self.kind else { return };
+        let Kind::Terminal { all, busy, table, .. } = &*self.kind else { return };
         let text = if rows.is_empty() { String::new() } else { render(rows) };
         let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted = text.lines().count();

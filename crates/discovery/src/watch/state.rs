@@ -33,6 +33,8 @@ pub(crate) struct State {
 struct Stream {
     version: Version,
     services: BTreeMap<ServiceName, Said>,
+    /// Dropped while the stream is open: a delta for one of these was on its way before the registry heard of it, and means nothing to us.
+    dropped: BTreeSet<ServiceName>,
     directory: Option<Directory>,
     /// Its registry was behind what the consumer has, when it last spoke.
     behind: bool,
@@ -83,7 +85,8 @@ impl State {
     pub(crate) fn set_topics(&mut self, topics: BTreeSet<Topic>) -> Change {
         self.topics = topics;
         let (topics, stream) = (&self.topics, &mut self.stream);
-        stream.services.retain(|name, _| covers(topics, name));
+        let dropped = stream.services.extract_if(.., |name, _| !covers(topics, name));
+        stream.dropped.extend(dropped.map(|(name, _)| name));
         let left: Vec<_> = self.published.services.keys().filter(|name| !covers(topics, name)).cloned().collect();
         for name in &left {
             if let Some(service) = self.published.services.remove(name) {
@@ -151,7 +154,8 @@ impl State {
                     continue;
                 }
             };
-            if covers(&self.topics, &name) {
+            let late = matches!(update.body, Some(pb::service_update::Body::Delta(_)));
+            if covers(&self.topics, &name) && !(late && self.stream.dropped.contains(&name)) {
                 touched.push((name.clone(), self.said(name, version, update)?));
             }
         }
@@ -160,6 +164,9 @@ impl State {
             self.stream.directory = Some(self.directory(directory));
         }
         let names: Vec<_> = touched.iter().map(|(name, _)| name.clone()).collect();
+        for name in &names {
+            self.stream.dropped.remove(name);
+        }
         self.stream.services.extend(touched);
         Ok(self.publish(&names))
     }

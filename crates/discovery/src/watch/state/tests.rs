@@ -98,6 +98,20 @@ fn a_delta_on_another_base_changes_nothing_and_asks_for_a_new_stream() {
 }
 
 #[test]
+fn a_delta_sent_before_the_registry_heard_of_an_unsubscription_is_no_misfit() {
+    let mut state = watching_all();
+    publish(&mut state, message(5, [full("users", &[instance("users", 1, 1)])]));
+    let _ = state.set_topics(BTreeSet::new());
+    let _ = state.set_topics(BTreeSet::from([Topic::All]));
+    publish(&mut state, message(6, [delta("users", 5, &[instance("users", 2, 1)], &[])]));
+    assert_eq!(seen(&state, "users"), []);
+    publish(&mut state, message(7, [full("users", &[instance("users", 2, 1)])]));
+    publish(&mut state, message(8, [delta("users", 7, &[instance("users", 3, 1)], &[])]));
+    assert_eq!(seen(&state, "users"), [2, 3]);
+    assert!(matches!(state.apply(message(9, [delta("users", 7, &[], &[2])])), Err(Misfit::Base { .. })));
+}
+
+#[test]
 fn a_version_that_falls_within_a_stream_is_a_misfit() {
     let mut state = watching_all();
     publish(&mut state, message(5, []));

@@ -107,10 +107,17 @@ pub(crate) enum Feed {
     /// Nothing more to come.
     Fixed,
     /// A registry's watch.
-    Registry { registries: Registries, watch: Watch, task: WatchTask },
+    Registry(Box<Following>),
     /// Snapshots and descriptor sets made by a test.
     #[cfg(test)]
     Test { snapshots: tokio::sync::mpsc::Receiver<Arc<weft_model::Snapshot>>, fetch: Fetch },
+}
+
+/// A watch and what runs it.
+pub(crate) struct Following {
+    registries: Registries,
+    watch: Watch,
+    task: WatchTask,
 }
 
 impl Gateway {
@@ -121,7 +128,7 @@ impl Gateway {
     pub async fn bind(config: Config, context: &Context) -> Result<Self, Error> {
         let mut gateway = Self::listen(config, context)?;
         gateway.feed = match gateway.config.source.clone() {
-            Source::Registry(urls) => gateway.follow(&urls)?,
+            Source::Registry(urls) => gateway.follow(&urls),
             Source::Static { descriptor_set, upstream } => {
                 gateway.set_static(&descriptor_set, &upstream).await?;
                 Feed::Fixed
@@ -152,12 +159,12 @@ impl Gateway {
         })
     }
 
-    fn follow(&self, urls: &RegistryUrls) -> Result<Feed, Error> {
+    fn follow(&self, urls: &RegistryUrls) -> Feed {
         let registries = Registries::new(urls);
         let watcher = format!("gateway/{}:{}", self.local_addr(), std::process::id());
         let topics = vec![Topic::All, Topic::Directory];
         let (task, watch) = Watch::new(registries.clone(), WatchConfig { watcher, topics, last_good: None });
-        Ok(Feed::Registry { registries, watch, task })
+        Feed::Registry(Box::new(Following { registries, watch, task }))
     }
 
     async fn set_static(&self, descriptor_set: &[u8], upstream: &str) -> Result<(), Error> {
@@ -360,7 +367,8 @@ impl Parts {
                     "static services"
                 });
             }
-            Feed::Registry { registries, mut watch, task } => {
+            Feed::Registry(following) => {
+                let Following { registries, mut watch, task } = *following;
                 let stop = self.shutdown.clone();
                 self.running.spawn(async move {
                     tokio::select! {

@@ -98,12 +98,12 @@ impl Drop for Call {
             downstream: self.downstream,
             method: self.method.clone(),
             uri: self.uri.clone(),
-            route: self.meter.route().to_owned(),
+            meter: Arc::clone(&self.meter),
             service: self.service.clone(),
             status: self.status,
             took,
             trace: self.trace,
-            request_id: self.request_id.to_str().unwrap_or_default().to_owned(),
+            request_id: self.request_id.clone(),
         });
     }
 }

@@ -47,7 +47,7 @@ async fn reflect(shard: &Shard, mut request: Request<Body>) -> Response<Body> {
 async fn forward(shard: &Shard, mut request: Request<Body>, call: &mut Call) -> Response<Body> {
     let service = match route(shard, request.uri().path(), call) {
         Ok(service) => service,
-        Err(response) => return response,
+        Err((code, message)) => return failed(code, &message),
     };
     call.mark(request.headers_mut());
     let options = CallOptions { received: call.received, timeout: None, service: Some(service) };
@@ -58,13 +58,13 @@ async fn forward(shard: &Shard, mut request: Request<Body>, call: &mut Call) -> 
 }
 
 /// Finds the service that owns a method; notes it in the call.
-fn route(shard: &Shard, path: &str, call: &mut Call) -> Result<ServiceName, Response<Body>> {
+fn route(shard: &Shard, path: &str, call: &mut Call) -> Result<ServiceName, (Code, String)> {
     let table = shard.shared.table.load();
     let Some(table) = table.as_deref() else {
-        return Err(failed(Code::Unavailable, NO_TABLE));
+        return Err((Code::Unavailable, NO_TABLE.to_owned()));
     };
     let Some((service, meter)) = table.native(path) else {
-        return Err(failed(Code::Unimplemented, &format!("no service of the mesh offers {path}")));
+        return Err((Code::Unimplemented, format!("no service of the mesh offers {path}")));
     };
     if let Some(meter) = meter {
         call.meter = meter.clone();

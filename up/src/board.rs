@@ -1,6 +1,7 @@
 //! What runs: one row a process, put together from what the supervisor, the process itself and the registry say.
 //!
-//! Lives here: the rows and the rule that gives each its state; reading what processes write. Does not: changing anything (`director`).
+//! Lives here: the rows and the rule that gives each its state. Does not: reading what processes write (`output`), changing anything
+//! (`director`).
 //! One task writes the rows; everybody else reads them through a [`View`] and waits for a state.
 //! Invariant: an instance counts as serving when the registry lists the inbound address that its present process announced, so that a
 //! lease left by a process that was killed never speaks for the one after it.
@@ -12,23 +13,24 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use serde::Deserialize;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
     time::interval,
 };
 use weft_model::{InstanceId, Snapshot, Status};
-use weft_supervise::{ChildEvent, Event as Happened, Followed, Handle, Line, Logs, Noticed, Stream};
+use weft_supervise::{ChildEvent, Event as Happened, Handle, Logs, Noticed};
 
 use crate::{logfile::LogFile, plan::Slot, probe, procfs};
+
+mod output;
+
+pub(crate) use output::is_for_us;
 
 /// Events on their way to the board; who tells more waits.
 const EVENTS: usize = 256;
 /// App processes come and go without anybody telling us; `ps` shows them at most this late.
 const TICK: Duration = Duration::from_secs(1);
-/// A log file is written when a process has been silent for this long, or when the buffer is full.
-const LOG_IDLE: Duration = Duration::from_millis(50);
 /// Readiness of a role is asked this often until it is there, and then to see whether it stays.
 const PROBE_STARTING: Duration = Duration::from_millis(25);
 const PROBE_READY: Duration = Duration::from_secs(1);
@@ -261,7 +263,7 @@ impl Board {
 
     fn add(&mut self, mut unit: Unit) {
         let log = std::mem::replace(&mut unit.log, LogFile::new("/dev/null".into()));
-        self.parts.spawn(read(unit.key, unit.handle.clone(), log, self.view.events.clone()));
+        self.parts.spawn(output::read(unit.key, unit.handle.clone(), log, self.view.events.clone()));
         if !matches!(unit.kind, Kind::Instance(_)) {
             self.parts.spawn(ask(unit.key, self.view.clone()));
         }
@@ -412,64 +414,6 @@ impl View {
     }
 }
 
-/// A line on stdout that says where a process listens.
-#[derive(Deserialize)]
-struct Listening {
-    event: String,
-    proto: String,
-    addr: SocketAddr,
-}
-
-fn listening(line: &Line) -> Option<Listening> {
-    let it: Listening = (line.stream == Stream::Stdout).then(|| serde_json::from_str(&line.text).ok())??;
-    (it.event == "listening").then_some(it)
-}
-
-/// Whether a line is meant for us, not for a person who reads logs.
-pub(crate) fn is_for_us(line: &Line) -> bool {
-    listening(line).is_some()
-}
-
-/// Reads what a process writes, to its end.
-async fn read(key: Key, handle: Handle, mut log: LogFile, tell: mpsc::Sender<Event>) {
-    let mut lines = handle.logs().follow(usize::MAX);
-    let mut full_disk = false;
-    loop {
-        let next = tokio::time::timeout(LOG_IDLE, lines.next()).await;
-        let written = match next {
-            Err(_) => {
-                let flushed = log.flush().await;
-                match lines.next().await {
-                    None => return,
-                    Some(it) => flushed.and(heard(key, &it, &mut log, &tell).await),
-                }
-            }
-            Ok(Some(it)) => heard(key, &it, &mut log, &tell).await,
-            Ok(None) => {
-                drop(log.flush().await);
-                return;
-            }
-        };
-        if let (Err(error), false) = (&written, full_disk) {
-            full_disk = true;
-            tracing::warn!(%error, name = handle.name(), "cannot write the log file; lines are lost there");
-        }
-    }
-}
-
-async fn heard(key: Key, it: &Followed, log: &mut LogFile, tell: &mpsc::Sender<Event>) -> std::io::Result<()> {
-    let line = match it {
-        Followed::Missed(count) => return log.write(&format!("({count} lines lost)")).await,
-        Followed::Line(line) => line,
-    };
-    if let Some(Listening { proto, addr, .. }) = listening(line) {
-        let announced = Announced { line: line.number, proto, addr };
-        let _ = tell.send(Event::Announced(key, announced)).await; // nobody listens at the end
-        return Ok(());
-    }
-    log.write(&line.text).await
-}
-
 /// Asks a role's `/readyz`, again and again, wherever its admin server listens by then.
 async fn ask(key: Key, view: View) {
     loop {
@@ -506,14 +450,5 @@ mod tests {
         assert_eq!(count(Some(1), Some(3)), 1);
         assert_eq!(count(Some(4), Some(5)), 1, "the first of a new sidecar");
         assert_eq!(count(Some(4), Some(6)), 2);
-    }
-
-    #[test]
-    fn only_announcements_on_stdout_are_for_us() {
-        let line = |stream, text: &str| Line { number: 0, stream, text: text.into() };
-        let announced = r#"{"event":"listening","role":"gateway","proto":"http","addr":"127.0.0.1:1"}"#;
-        assert!(is_for_us(&line(Stream::Stdout, announced)));
-        assert!(!is_for_us(&line(Stream::Stderr, announced)), "an app may write such a thing");
-        assert!(!is_for_us(&line(Stream::Stdout, "{}")));
     }
 }

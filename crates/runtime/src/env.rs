@@ -2,7 +2,7 @@
 //!
 //! Lives here: names and meaning of every variable we read. Does not: flags (each role's `Args`) and files.
 
-use std::{collections::BTreeMap, ffi::OsStr, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// The environment as it was when the process started. Variables that are not UTF-8 are left out.
 #[derive(Debug, Clone, Default)]
@@ -86,12 +86,6 @@ fn added_by_cargo(name: &str) -> bool {
 /// Returns the path of the running program; a link to it when that is how it was started.
 pub fn current_exe() -> std::io::Result<PathBuf> {
     std::env::current_exe()
-}
-
-/// Whether `name` can be found as a program on `PATH` of this environment.
-pub fn on_path(env: &Env, name: &str) -> bool {
-    let dirs = env.get("PATH").unwrap_or_default();
-    std::env::split_paths(OsStr::new(dirs)).any(|dir| dir.join(name).is_file())
 }
 
 #[cfg(test)]

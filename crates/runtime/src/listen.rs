@@ -3,7 +3,8 @@
 //! Lives here: parsing, binding, announcing. Does not: accepting (roles), TLS.
 
 use std::{
-    fmt, fs, io,
+    fmt, fs,
+    io::{self, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     str::FromStr,
@@ -126,10 +127,8 @@ pub fn announce(context: &Context, proto: &str, addr: SocketAddr) {
     let role = context.name();
     tracing::info!(role, proto, %addr, "listening");
     if context.log_format() == LogFormat::Json {
-        println!(
-            "{}",
-            serde_json::json!({"event": "listening", "role": role, "proto": proto, "addr": addr.to_string()})
-        );
+        let line = serde_json::json!({"event": "listening", "role": role, "proto": proto, "addr": addr.to_string()});
+        drop(writeln!(io::stdout(), "{line}")); // whoever wanted to read it may have gone, which is no reason not to serve
     }
 }
 

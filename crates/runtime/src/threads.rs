@@ -106,6 +106,7 @@ impl DataThreads {
                 move || {
                     let _alive = alive; // dropped at the end, also by a panic
                     runtime.block_on(async { carry(queue, build(index), load, shutdown).await });
+                    drop(runtime); // and with it what was aborted: who waits for the end finds every socket closed
                 }
             };
             std::thread::Builder::new().name(format!("{name}-{index}")).spawn(carry)?;

@@ -13,28 +13,50 @@ use weft_runtime::{Context, Process, Shutdown, run};
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// Sends SIGTERM to ourselves and returns once every listener has had the time to act on it.
-async fn terminate(heard: &mut tokio::signal::unix::Signal) {
-    kill_process(getpid(), Signal::TERM).unwrap();
+/// Sends a signal to ourselves and returns once every listener has had the time to act on it.
+async fn send(which: Signal, heard: &mut tokio::signal::unix::Signal) {
+    kill_process(getpid(), which).unwrap();
     timeout(SOON, heard.recv()).await.unwrap();
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
 }
 
-async fn ended_by_two_signals(shutdown: Shutdown) -> anyhow::Result<()> {
+async fn terminated_while_draining(shutdown: Shutdown) -> anyhow::Result<()> {
     let mut heard = signal(SignalKind::terminate())?;
     tokio::task::yield_now().await; // from here on the frame listens, too
     shutdown.drain(); // as `/drain` does
-    terminate(&mut heard).await;
-    assert!(!shutdown.is_aborting(), "the first signal aborted what was already draining");
-    terminate(&mut heard).await;
+    send(Signal::TERM, &mut heard).await;
+    assert!(!shutdown.is_aborting(), "the first SIGTERM aborted what was already draining");
+    send(Signal::TERM, &mut heard).await;
+    timeout(SOON, shutdown.aborting()).await?;
+    Ok(())
+}
+
+async fn interrupted_while_draining(shutdown: Shutdown) -> anyhow::Result<()> {
+    let mut heard = signal(SignalKind::interrupt())?;
+    tokio::task::yield_now().await;
+    shutdown.drain(); // as `weft stop` does in another terminal
+    send(Signal::INT, &mut heard).await;
+    timeout(SOON, shutdown.aborting()).await?;
+    Ok(())
+}
+
+async fn interrupted_twice(shutdown: Shutdown) -> anyhow::Result<()> {
+    let mut heard = signal(SignalKind::interrupt())?;
+    tokio::task::yield_now().await;
+    send(Signal::INT, &mut heard).await;
+    assert!(shutdown.is_draining() && !shutdown.is_aborting());
+    send(Signal::INT, &mut heard).await;
     timeout(SOON, shutdown.aborting()).await?;
     Ok(())
 }
 
 #[test]
-fn only_a_second_signal_aborts_whoever_asked_for_the_drain() {
-    let code = run(Process::new("test"), |context: Context| ended_by_two_signals(context.shutdown()));
-    assert_eq!(format!("{code:?}"), format!("{:?}", std::process::ExitCode::SUCCESS));
+fn a_drain_that_was_asked_for_otherwise_is_cut_short_by_a_second_sigterm_or_by_ctrl_c() {
+    let success = format!("{:?}", std::process::ExitCode::SUCCESS);
+    let check = |code: std::process::ExitCode| assert_eq!(format!("{code:?}"), success);
+    check(run(Process::new("test"), |context: Context| terminated_while_draining(context.shutdown())));
+    check(run(Process::new("test"), |context: Context| interrupted_while_draining(context.shutdown())));
+    check(run(Process::new("test"), |context: Context| interrupted_twice(context.shutdown())));
 }

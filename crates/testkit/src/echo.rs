@@ -5,8 +5,8 @@
 use std::{pin::Pin, time::Duration};
 
 use tokio::{net::TcpListener, sync::mpsc};
-use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream, wrappers::TcpListenerStream};
-use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap, transport::server::TcpIncoming};
 use weft_proto::{
     descriptors,
     weft::testkit::v1::{
@@ -123,7 +123,8 @@ pub async fn serve(listener: TcpListener, instance: String, ended: impl Future<O
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .add_service(EchoServer::new(Echo { instance }))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), ended)
+        // without TCP_NODELAY an answer's trailers wait 40 ms for the caller's delayed acknowledgement
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), ended)
         .await?;
     Ok(())
 }

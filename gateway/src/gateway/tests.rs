@@ -35,6 +35,7 @@ struct Mesh {
     context: Context,
     snapshots: mpsc::Sender<Arc<Snapshot>>,
     sets: Arc<Mutex<HashMap<Digest, DescriptorSet>>>,
+    fetches: Arc<AtomicU64>,
     now: Snapshot,
     shutdown: Shutdown,
     tasks: JoinSet<()>,
@@ -53,8 +54,10 @@ impl Mesh {
         let mut gateway = Gateway::listen(config, &context).unwrap();
         let (snapshots, fed) = mpsc::channel(4);
         let sets: Arc<Mutex<HashMap<Digest, DescriptorSet>>> = Arc::default();
-        let known = Arc::clone(&sets);
+        let fetches = Arc::new(AtomicU64::new(0));
+        let (known, counted) = (Arc::clone(&sets), Arc::clone(&fetches));
         let fetch: Fetch = Arc::new(move |_, digest| {
+            counted.fetch_add(1, Ordering::SeqCst);
             let set = known.lock().unwrap().get(&digest).cloned();
             Box::pin(async move { set.ok_or(BadDescriptors::Clash { name: "missing on purpose".into() }) })
         });
@@ -62,7 +65,7 @@ impl Mesh {
         let (addr, shutdown, mut tasks) = (gateway.local_addr(), Shutdown::new(), JoinSet::new());
         let run = gateway.run(shutdown.clone());
         tasks.spawn(async move { run.await.unwrap() });
-        Self { addr, context, snapshots, sets, now: Snapshot::default(), shutdown, tasks }
+        Self { addr, context, snapshots, sets, fetches, now: Snapshot::default(), shutdown, tasks }
     }
 
     /// Makes a set known to whoever fetches it.
@@ -220,6 +223,20 @@ async fn routes_follow_the_mesh_and_no_call_is_lost_to_it() {
     mesh.answers("/move", 405).await;
     mesh.unlist("echo").await;
     mesh.answers("/move", 404).await;
+}
+
+#[tokio::test]
+async fn a_rolling_restart_that_goes_back_and_forth_fetches_each_set_once() {
+    let mut mesh = Mesh::start().await;
+    let backend = echo(&mut mesh.tasks).await;
+    let (first, moved) = (mesh.publish(&echo_set()), mesh.publish(&moved_echo_set()));
+    for _ in 0..3 {
+        mesh.list("echo", ECHO, &[first, moved], Some(backend)).await;
+        mesh.answers("/echo", 200).await;
+        mesh.list("echo", ECHO, &[moved, first], Some(backend)).await;
+        mesh.answers("/move", 405).await;
+    }
+    assert_eq!(mesh.fetches.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]

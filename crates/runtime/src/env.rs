@@ -62,21 +62,23 @@ impl Env {
     }
 
     /// The environment without what a cargo that runs us adds: a cargo we start would rebuild half the tree because of it.
-    /// Settings of the person (`CARGO_HOME`, `CARGO_TARGET_DIR`, registries, network) stay.
+    /// Settings of the person (`CARGO_HOME`, target directory and linker, profiles, registries, network) stay, or we would build with others.
     pub fn without_cargo(&self) -> impl Iterator<Item = (&str, &str)> {
         self.iter().filter(|(name, _)| !added_by_cargo(name))
     }
 }
 
 fn added_by_cargo(name: &str) -> bool {
-    const KEPT: [&str; 8] = [
-        "CARGO_HOME",
-        "CARGO_TARGET_DIR",
+    const KEPT: [&str; 10] = [
         "CARGO_BUILD_",
+        "CARGO_HOME",
         "CARGO_HTTP_",
+        "CARGO_INCREMENTAL",
         "CARGO_NET_",
+        "CARGO_PROFILE_",
         "CARGO_REGISTR",
         "CARGO_SOURCE_",
+        "CARGO_TARGET_",
         "CARGO_TERM_",
     ];
     let rustc = ["RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN", "RUST_RECURSION_COUNT"].contains(&name);
@@ -109,10 +111,20 @@ mod tests {
             "RUSTUP_TOOLCHAIN",
             "CARGO_HOME",
             "CARGO_TARGET_DIR",
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER",
+            "CARGO_PROFILE_DEV_DEBUG",
+            "CARGO_INCREMENTAL",
             "PATH",
         ];
         let env = Env::from_pairs(pairs.map(|name| (name, "x")));
         let left: Vec<_> = env.without_cargo().map(|(name, _)| name).collect();
-        assert_eq!(left, ["CARGO_HOME", "CARGO_TARGET_DIR", "PATH"]);
+        let settings = [
+            "CARGO_HOME",
+            "CARGO_INCREMENTAL",
+            "CARGO_PROFILE_DEV_DEBUG",
+            "CARGO_TARGET_DIR",
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER",
+        ];
+        assert_eq!(left, [&settings[..], &["PATH"]].concat());
     }
 }

@@ -33,6 +33,31 @@ async fn a_refused_connect_goes_to_another_endpoint_and_is_out_of_picks() {
 }
 
 #[tokio::test]
+async fn an_endpoint_that_accepts_and_closes_is_as_good_as_unreachable() {
+    let closes = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = closes.local_addr().unwrap();
+    let live = Upstream::start(Call::echo).await;
+    let mesh = Mesh::of([address, live.address]);
+    let accepted = AtomicUsize::new(0);
+    let close = async {
+        loop {
+            drop(closes.accept().await.unwrap());
+            accepted.fetch_add(1, SeqCst);
+        }
+    };
+    let calls = async {
+        for _ in 0..30 {
+            assert_eq!(mesh.call(GET, hello()).await.unwrap().code, Code::Ok);
+        }
+    };
+    tokio::select! {
+        () = calls => {}
+        () = close => unreachable!("it never ends"),
+    }
+    assert!((1..5).contains(&accepted.load(SeqCst)), "{accepted:?}");
+}
+
+#[tokio::test]
 async fn a_refused_stream_is_sent_again_whatever_the_method() {
     let refuses = Upstream::start(|call: Call| async { call.refuse() }).await;
     let live = Upstream::start(Call::echo).await;

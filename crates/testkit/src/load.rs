@@ -123,9 +123,7 @@ impl Connections {
         None
     }
 
-    async fn connect(
-        &self,
-    ) -> Result<Connection, Box<dyn std::error::Error + Send + Sync>> {
+    async fn connect(&self) -> Result<Connection, Box<dyn std::error::Error + Send + Sync>> {
         let stream = TcpStream::connect(self.target).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;

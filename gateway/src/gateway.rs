@@ -1,9 +1,13 @@
 //! The role put together: where services come from, the threads that answer, and the order in which it all ends.
 //!
-//! Lives here: composition and drain. Does not: anything a part could own.
+//! Lives here: composition and drain. Does not: what runs beside the data threads (`gateway::parts`), anything a part could own.
 //! ```text
 //! Serving --drain--> Draining: not ready, nothing accepted, GOAWAY --all calls ended, or LIMIT--> the parts end, exit
 //! ```
+
+mod parts;
+#[cfg(test)]
+mod tests;
 
 use std::{io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
@@ -12,14 +16,13 @@ use hyper::service::service_fn;
 use tokio::{
     net::TcpListener,
     sync::watch,
-    task::JoinSet,
     time::{sleep, timeout},
 };
-use weft_discovery::{BadDescriptors, DescriptorSet, Registries, RegistryUrls, Topic, Watch, WatchConfig, WatchTask};
+use weft_discovery::{BadDescriptors, DescriptorSet, Registries, RegistryUrls, Topic, Watch, WatchConfig};
 use weft_model::{Endpoint, Protocol, ServiceName, Transport};
 use weft_runtime::{
     Context, Shutdown,
-    admin::{Admin, Readiness},
+    admin::Readiness,
     listen::{self, BindError},
     threads::{Connection, DataThreads, ThreadEnded},
 };
@@ -29,10 +32,7 @@ use weft_transcode::{Codec, SchemaError};
 use crate::{
     Config,
     config::Source,
-    edge::{
-        access_log::{Writer, access_log},
-        metrics::Meters,
-    },
+    edge::{access_log::access_log, metrics::Meters},
     listener::{Bounds, Http},
     protocol::{
         Shard, Shared,
@@ -41,17 +41,14 @@ use crate::{
     },
     routes::{
         Entry, Table,
-        keeper::{Fetch, Keeper, Published},
+        keeper::{Keeper, Published},
         sets::LinkedSet,
     },
 };
+use parts::{Feed, Following, Parts};
 
 /// How long calls in flight may take once the gateway drains.
 const LIMIT: Duration = Duration::from_secs(30);
-/// How long `/drain` goes on accepting after readiness fell, so that balancers in front notice.
-const NOTICE: Duration = Duration::from_secs(5);
-/// Time a descriptor set may take to arrive.
-const FETCH: Duration = Duration::from_secs(5);
 /// Pause after a failed accept: out of descriptors, spinning would not free one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -100,24 +97,6 @@ pub struct Gateway {
     traffic: weft_traffic::Metrics,
     board: watch::Sender<Arc<Board>>,
     feed: Feed,
-}
-
-/// What brings services and endpoints.
-pub(crate) enum Feed {
-    /// Nothing more to come.
-    Fixed,
-    /// A registry's watch.
-    Registry(Box<Following>),
-    /// Snapshots and descriptor sets made by a test.
-    #[cfg(test)]
-    Test { snapshots: tokio::sync::mpsc::Receiver<Arc<weft_model::Snapshot>>, fetch: Fetch },
-}
-
-/// A watch and what runs it.
-pub(crate) struct Following {
-    registries: Registries,
-    watch: Watch,
-    task: WatchTask,
 }
 
 impl Gateway {
@@ -221,18 +200,18 @@ impl Gateway {
         let build = shards(shared, self.worlds.clone(), self.traffic, connections.clone());
         let threads = DataThreads::start("data", workers, &connections, build).map_err(Error::Threads)?;
 
-        let parts_shutdown = Shutdown::new(); // parts outlive the calls: a drain still follows the mesh and answers a scrape
-        let mut parts = Parts::new(parts_shutdown.clone());
+        let mut parts = Parts::new();
         if let Some(lines) = lines {
             parts.write_log(lines);
         }
         parts.serve_admin(self.context.metrics().clone(), self.readiness.clone(), self.admin);
         let board = self.board.clone();
         let keeper = |fetch| Keeper::new(self.published, board, self.readiness.clone(), self.meters, fetch);
-        parts.follow(self.feed, self.worlds, self.board, keeper);
+        parts.follow(self.feed, self.worlds, keeper);
 
         let ended = accept(&self.listener, threads, &mut parts, &shutdown).await;
         self.readiness.not_ready("draining");
+        self.board.send_modify(|_| ()); // whoever watches the gateway's own health looks again
         drop(self.listener);
         let result = match ended {
             Ok(threads) => {
@@ -315,123 +294,6 @@ async fn finish(threads: DataThreads, connections: &Shutdown) {
     }
 }
 
-/// The control side: everything that runs beside the data threads.
-struct Parts {
-    running: JoinSet<&'static str>,
-    shutdown: Shutdown,
-}
-
-impl Parts {
-    fn new(shutdown: Shutdown) -> Self {
-        Self { running: JoinSet::new(), shutdown }
-    }
-
-    fn write_log(&mut self, lines: Writer) {
-        self.running.spawn(async move {
-            lines.run().await;
-            "access log"
-        });
-    }
-
-    fn serve_admin(&mut self, metrics: weft_runtime::Metrics, readiness: Readiness, listener: TcpListener) {
-        let notice = readiness.clone();
-        let admin = Admin::new(metrics, readiness).drain(move || {
-            let notice = notice.clone();
-            async move {
-                notice.not_ready("asked to drain");
-                sleep(NOTICE).await;
-                format!("not ready for {NOTICE:?}; end the process to finish the calls in flight")
-            }
-        });
-        let shutdown = self.shutdown.clone();
-        self.running.spawn(async move {
-            admin.run(listener, shutdown).await;
-            "admin server"
-        });
-    }
-
-    fn follow(
-        &mut self,
-        feed: Feed,
-        worlds: Worlds,
-        board: watch::Sender<Arc<Board>>,
-        keeper: impl FnOnce(Fetch) -> Keeper,
-    ) {
-        let shutdown = self.shutdown.clone();
-        let (snapshots, table_input) = watch::channel(Arc::default());
-        match feed {
-            Feed::Fixed => {
-                self.running.spawn(async move {
-                    shutdown.aborting().await;
-                    drop((worlds, board)); // nothing changes them; they live as long as the gateway
-                    "static services"
-                });
-            }
-            Feed::Registry(following) => {
-                let Following { registries, mut watch, task } = *following;
-                let stop = self.shutdown.clone();
-                self.running.spawn(async move {
-                    tokio::select! {
-                        () = task.run(tokio_util::sync::CancellationToken::new()) => {}
-                        () = stop.aborting() => {}
-                    }
-                    "watch"
-                });
-                let keeper = keeper(fetch_from(registries));
-                self.running.spawn(async move {
-                    keeper.run(table_input, shutdown).await;
-                    "route table"
-                });
-                self.running.spawn(async move {
-                    while let Some(update) = watch.next().await {
-                        worlds.apply(&update.snapshot);
-                        snapshots.send_replace(Arc::clone(&update.snapshot));
-                        watch.ack(update.version); // only now: from here on every new call goes by it
-                    }
-                    "world"
-                });
-            }
-            #[cfg(test)]
-            Feed::Test { snapshots: mut fed, fetch } => {
-                let keeper = keeper(fetch);
-                self.running.spawn(async move {
-                    keeper.run(table_input, shutdown).await;
-                    "route table"
-                });
-                self.running.spawn(async move {
-                    while let Some(snapshot) = fed.recv().await {
-                        worlds.apply(&snapshot);
-                        snapshots.send_replace(snapshot);
-                    }
-                    "world"
-                });
-            }
-        }
-    }
-
-    /// Waits until any part ends. Cancel-safe.
-    async fn ended(&mut self) -> &'static str {
-        match self.running.join_next().await {
-            Some(Ok(name)) => name,
-            Some(Err(_)) => "control side", // a panic, reported by its hook
-            None => std::future::pending().await,
-        }
-    }
-
-    async fn end(mut self) {
-        self.shutdown.abort();
-        drop(timeout(Duration::from_secs(1), async { while self.running.join_next().await.is_some() {} }).await);
-        self.running.shutdown().await;
-    }
-}
-
-fn fetch_from(registries: Registries) -> Fetch {
-    Arc::new(move |service, digest| {
-        let registries = registries.clone();
-        Box::pin(async move { registries.descriptors(&service, Some(digest), FETCH).await })
-    })
-}
-
 /// Every address of the upstream: the balancer finds out which of them answer.
 async fn resolve(upstream: &str) -> Result<Vec<Endpoint>, Error> {
     let failed = |source| Error::Upstream { upstream: upstream.to_owned(), source };
@@ -448,6 +310,3 @@ async fn resolve(upstream: &str) -> Result<Vec<Endpoint>, Error> {
 fn cores() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
-
-#[cfg(test)]
-mod tests;

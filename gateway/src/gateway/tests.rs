@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use prost::Message;
-use tokio::{net::TcpStream, sync::mpsc};
+use tokio::{net::TcpStream, sync::mpsc, task::JoinSet};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use weft_model::{
     Digest, GrpcService, Instance, InstanceId, Locality, ServiceInfo, ServiceSnapshot, Snapshot, Status, Version,
@@ -25,7 +25,15 @@ use weft_runtime::{Env, listen::ListenAddr};
 use weft_testkit::wait::until;
 
 use super::*;
-use crate::Limits;
+use crate::{Limits, routes::keeper::Fetch};
+
+impl parts::Updates for mpsc::Receiver<Arc<Snapshot>> {
+    async fn next(&mut self) -> Option<Arc<Snapshot>> {
+        self.recv().await
+    }
+
+    fn acted_upon(&self, _version: Version) {}
+}
 
 const SOON: Duration = Duration::from_secs(10);
 

@@ -7,10 +7,11 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use weft_proto::weft::testkit::v1::{EchoRequest, echo_client::EchoClient};
 use weft_testkit::wait::until;
 
-use crate::support::{Running, send, start};
+use crate::support::{Running, channel, send, start};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -44,9 +45,7 @@ async fn a_rest_client_that_leaves_takes_its_call_back() {
 #[tokio::test]
 async fn a_native_client_that_leaves_takes_its_call_back() {
     let gateway = start().await;
-    let channel =
-        tonic::transport::Channel::from_shared(format!("http://{}", gateway.addr)).unwrap().connect().await.unwrap();
-    let mut echo = EchoClient::new(channel);
+    let mut echo = EchoClient::new(channel(&gateway).await);
     let slow = EchoRequest { delay_ms: 60_000, ..EchoRequest::default() };
     {
         let mut call = std::pin::pin!(echo.unary(slow));
@@ -63,10 +62,16 @@ async fn drain_finishes_what_is_in_flight_and_takes_nothing_new() {
     let mut gateway = start().await;
     assert_eq!(send(gateway.admin, "GET", "/readyz", &[], "").await.status, 200);
     let mut idle = TcpStream::connect(gateway.addr).await.unwrap();
+    let mut health = HealthClient::new(channel(&gateway).await);
+    let mut watching = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(watching.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
     let mut client = post(&gateway, "/echo", r#"{"text": "late", "delayMs": 700}"#).await;
     in_flight(&gateway, 1).await;
 
     gateway.shutdown.drain();
+    let told = timeout(SOON, watching.message()).await.expect("a watch of the gateway is told").unwrap().unwrap();
+    assert_eq!(told.status(), ServingStatus::NotServing);
+    drop((watching, health));
     let closed = timeout(SOON, idle.read(&mut [0; 1])).await.expect("an idle connection ends at once");
     assert_eq!(closed.unwrap_or_default(), 0);
     let ready = send(gateway.admin, "GET", "/readyz", &[], "").await;
@@ -86,9 +91,7 @@ async fn drain_finishes_what_is_in_flight_and_takes_nothing_new() {
 #[tokio::test]
 async fn a_native_stream_gets_goaway_and_its_last_message() {
     let mut gateway = start().await;
-    let channel =
-        tonic::transport::Channel::from_shared(format!("http://{}", gateway.addr)).unwrap().connect().await.unwrap();
-    let mut echo = EchoClient::new(channel);
+    let mut echo = EchoClient::new(channel(&gateway).await);
     let asked = EchoRequest { text: "a".into(), count: 3, delay_ms: 200, ..EchoRequest::default() };
     let mut answers = echo.server_stream(asked).await.unwrap().into_inner();
     answers.message().await.unwrap().unwrap();

@@ -22,7 +22,7 @@ use tokio::{
 };
 use tonic::{
     Request, Response, Status,
-    transport::{Server, server::TcpIncoming},
+    transport::{Channel, Server, server::TcpIncoming},
 };
 use tonic_types::{ErrorDetails, StatusExt};
 use weft_gateway::{Config, Gateway, Limits, Source};
@@ -101,6 +101,11 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.shutdown.abort();
     }
+}
+
+/// Opens a gRPC connection.
+pub(crate) async fn channel(gateway: &Running) -> Channel {
+    Channel::from_shared(format!("http://{}", gateway.addr)).unwrap().connect().await.unwrap()
 }
 
 /// An answer read whole.

@@ -76,6 +76,9 @@ fn address(text: &str) -> Result<SocketAddr, Invalid> {
     if address.port() == 0 || address.ip().is_unspecified() {
         return Err(Invalid::new("", format!("{text:?} cannot be dialled: it needs a certain IP and a port above 0")));
     }
+    if matches!(address, SocketAddr::V6(it) if it.scope_id() != 0) {
+        return Err(Invalid::new("", format!("{text:?} names an interface of one machine, and no URI takes that")));
+    }
     Ok(address)
 }
 
@@ -376,6 +379,7 @@ mod tests {
         assert_eq!(broken(|i| i.endpoint = None), "endpoint");
         assert_eq!(broken(|i| i.endpoint.as_mut().unwrap().address = "localhost:1".into()), "endpoint.address");
         assert_eq!(broken(|i| i.endpoint.as_mut().unwrap().address = "0.0.0.0:80".into()), "endpoint.address");
+        assert_eq!(broken(|i| i.endpoint.as_mut().unwrap().address = "[fe80::1%3]:80".into()), "endpoint.address");
         assert_eq!(broken(|i| i.endpoint.as_mut().unwrap().transport = None), "endpoint.transport");
         assert_eq!(broken(|i| i.endpoint.as_mut().unwrap().protocol = 77), "endpoint.protocol");
         assert_eq!(broken(|i| i.weight = 70_000), "weight");

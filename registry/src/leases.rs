@@ -147,6 +147,11 @@ impl Leases {
         }
     }
 
+    /// Ends a lease that no word and no silence ended: its instance does not live by one any more.
+    pub(crate) fn withdraw(&mut self, id: &InstanceId) {
+        let _ = self.forget(id);
+    }
+
     fn forget(&mut self, id: &InstanceId) -> Option<Lease> {
         let lease = self.leases.remove(id)?;
         self.wheel.cancel(id);

@@ -360,6 +360,7 @@ impl CatalogTask {
             if let LeaseChange::Granted { id, .. } = &change
                 && !leased(id)
             {
+                self.leases.withdraw(id); // it lived by a lease until now
                 continue;
             }
             self.leases.apply(change, now);

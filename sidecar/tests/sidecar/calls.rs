@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_stream::StreamExt;
 use tonic::Code;
 use weft_proto::weft::testkit::v1::EchoRequest;
-use weft_testkit::{echo, wait};
+use weft_testkit::{echo, process, wait};
 
 use crate::fixture::{Fixture, LIMIT, says, signal, soon};
 
@@ -96,6 +96,7 @@ async fn an_app_that_dies_costs_the_call_in_flight_and_no_other() {
         })
         .await;
         signal(pid, Signal::KILL);
+        process::gone(pid.as_raw_nonzero().get().cast_unsigned(), LIMIT).await; // a call on a dying process may be lost with it
         // Refused by the inbound while nobody listens, and sent again by the outbound until somebody does.
         soon("an answer of the next process", client.clone().unary(says("y"))).await.unwrap();
         assert_ne!(sidecar.pid(Some(pid)).await, pid);

@@ -2,7 +2,7 @@
 //!
 //! Lives here: composition and drain. Does not: what runs beside the data threads (`gateway::parts`), anything a part could own.
 //! ```text
-//! Serving --drain--> Draining: not ready, nothing accepted, GOAWAY --all calls ended, or LIMIT--> the parts end, exit
+//! Serving --drain--> Draining: not ready, what the kernel holds is accepted and nothing more, GOAWAY --all calls ended, or LIMIT--> the parts end, exit
 //! ```
 
 mod parts;
@@ -14,7 +14,7 @@ use std::{io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 use arc_swap::ArcSwapOption;
 use hyper::service::service_fn;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::watch,
     time::{sleep, timeout},
 };
@@ -49,6 +49,8 @@ use parts::{Feed, Following, Parts};
 
 /// How long calls in flight may take once the gateway drains.
 const LIMIT: Duration = Duration::from_secs(30);
+/// Connections taken over at the drain at most; more than the kernel holds are those of clients that go on connecting.
+const BACKLOG: usize = 1024;
 /// Pause after a failed accept: out of descriptors, spinning would not free one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -209,10 +211,9 @@ impl Gateway {
         let keeper = |fetch| Keeper::new(self.published, board, self.readiness.clone(), self.meters, fetch);
         parts.follow(self.feed, self.worlds, keeper);
 
-        let ended = accept(&self.listener, threads, &mut parts, &shutdown).await;
+        let ended = accept(self.listener, threads, &mut parts, &shutdown).await;
         self.readiness.not_ready("draining");
         self.board.send_modify(|_| ()); // whoever watches the gateway's own health looks again
-        drop(self.listener);
         let result = match ended {
             Ok(threads) => {
                 finish(threads, &connections).await;
@@ -257,30 +258,50 @@ async fn serve(shard: Shard, http: Http, connection: Connection, shutdown: Shutd
 
 /// Hands connections to data threads until the drain; returns the threads for it.
 async fn accept(
-    listener: &TcpListener,
+    listener: TcpListener,
     mut threads: DataThreads,
     parts: &mut Parts,
     shutdown: &Shutdown,
 ) -> Result<DataThreads, Error> {
     loop {
         let accepted = tokio::select! {
-            () = shutdown.draining() => return Ok(threads),
+            () = shutdown.draining() => break,
             ended = threads.ended() => return Err(ended.into()),
             name = parts.ended() => return Err(Error::PartEnded(name)),
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, downstream)) => {
-                if let Err(error) = threads.hand_over(stream, downstream).await {
-                    tracing::debug!(%error, %downstream, "connection lost before it was served");
-                }
-            }
+            Ok((stream, downstream)) => hand_over(&threads, stream, downstream).await,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept");
                 sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+    match take_backlog(listener, &threads).await {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        Err(error) => tracing::warn!(%error, "connections that waited to be accepted are lost"),
+    }
+    Ok(threads)
+}
+
+async fn hand_over(threads: &DataThreads, stream: TcpStream, downstream: SocketAddr) {
+    if let Err(error) = threads.hand_over(stream, downstream).await {
+        tracing::debug!(%error, %downstream, "connection lost before it was served");
+    }
+}
+
+/// Hands over what the kernel has accepted for us: those clients may have sent a call, and closing the listener would reset them. Asks the
+/// socket itself, because the runtime may not have heard of them yet. Returns what ended it: `WouldBlock` when none is left.
+async fn take_backlog(listener: TcpListener, threads: &DataThreads) -> io::Result<()> {
+    let listener = listener.into_std()?;
+    for _ in 0..BACKLOG {
+        let (stream, downstream) = listener.accept()?;
+        stream.set_nonblocking(true)?;
+        hand_over(threads, TcpStream::from_std(stream)?, downstream).await;
+    }
+    Ok(())
 }
 
 /// Waits for the calls in flight, within the limit or until somebody aborts.

@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use prost::Message;
-use tokio::{net::TcpStream, sync::mpsc, task::JoinSet};
+use tokio::{sync::mpsc, task::JoinSet};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use weft_model::{
     Digest, GrpcService, Instance, InstanceId, Locality, ServiceInfo, ServiceSnapshot, Snapshot, Status, Version,

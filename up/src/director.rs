@@ -56,7 +56,16 @@ pub(crate) enum Action {
 #[derive(Debug)]
 pub(crate) struct Order {
     pub(crate) action: Action,
-    pub(crate) steps: mpsc::Sender<Result<String, Failed>>,
+    pub(crate) steps: mpsc::Sender<Result<Step, Failed>>,
+}
+
+/// What is told of an action. Without `Done` or a failure at its end it was cut off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Something was reached, in words for people.
+    Said(String),
+    /// All of it was carried out.
+    Done,
 }
 
 /// A process that does not serve, or an action that cannot be.
@@ -181,10 +190,10 @@ impl Director {
                 Action::Restart(target) => self.restart(target, &steps).await,
                 Action::Stop(service) => self.scale(&service, 0, &steps).await,
             };
-            if let Err(failed) = done {
+            if let Err(failed) = &done {
                 self.screen.say(&failed.to_string());
-                let _ = steps.send(Err(failed)).await; // as `tell`
             }
+            let _ = steps.send(done.map(|()| Step::Done)).await; // as `step`
         }
     }
 
@@ -213,7 +222,7 @@ impl Director {
         &mut self,
         service: &ServiceName,
         instances: u32,
-        steps: &mpsc::Sender<Result<String, Failed>>,
+        steps: &mpsc::Sender<Result<Step, Failed>>,
     ) -> Result<(), Failed> {
         let present = self.present(service);
         let plan = plan::scale(&present.keys().copied().collect(), instances);
@@ -243,7 +252,7 @@ impl Director {
         Ok(())
     }
 
-    async fn restart(&mut self, target: Target, steps: &mpsc::Sender<Result<String, Failed>>) -> Result<(), Failed> {
+    async fn restart(&mut self, target: Target, steps: &mpsc::Sender<Result<Step, Failed>>) -> Result<(), Failed> {
         let (service, only) = match target {
             Target::Role(kind) => return self.restart_role(&kind, steps).await,
             Target::Service(service) => (service, None),
@@ -277,7 +286,7 @@ impl Director {
     }
 
     /// A role has one port and so cannot be replaced while it serves: it ends its calls and starts again.
-    async fn restart_role(&mut self, kind: &Kind, steps: &mpsc::Sender<Result<String, Failed>>) -> Result<(), Failed> {
+    async fn restart_role(&mut self, kind: &Kind, steps: &mpsc::Sender<Result<Step, Failed>>) -> Result<(), Failed> {
         let found = self.running.iter().find(|(_, (it, _))| it == kind);
         let Some((key, handle)) = found.map(|(key, (_, handle))| (*key, handle.clone())) else {
             return Err(Failed::because(format!("{} does not run", kind.name())));
@@ -293,9 +302,9 @@ impl Director {
         Ok(())
     }
 
-    async fn step(&self, steps: &mpsc::Sender<Result<String, Failed>>, message: String) {
+    async fn step(&self, steps: &mpsc::Sender<Result<Step, Failed>>, message: String) {
         self.screen.say(&message);
-        let _ = steps.send(Ok(message)).await; // who asked has gone; the action goes on
+        let _ = steps.send(Ok(Step::Said(message))).await; // who asked has gone; the action goes on
     }
 
     async fn start(&mut self, kind: Kind) -> Result<Key, Failed> {

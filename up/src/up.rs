@@ -265,6 +265,7 @@ impl Up {
             "stopping; Ctrl-C again kills everything at once"
         });
         shutdown.drain();
+        drop(self.orders); // those that wait are cut off now, and who asked is told
         let in_order = tokio::select! {
             () = self.director.stop() => true,
             () = shutdown.aborting() => false,

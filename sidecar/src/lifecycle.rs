@@ -86,7 +86,7 @@ pub(crate) struct Parts {
 /// One app's life.
 pub(crate) struct Lifecycle {
     parts: Parts,
-    /// None once the app is to end: it need not wait for a connection that only asks how it is.
+    /// None while no app runs, and once it is to end: it need not wait for a connection that only asks how it is.
     monitor: Option<Monitor>,
     healthy: bool,
     status: Status,
@@ -199,7 +199,6 @@ impl Lifecycle {
         match event {
             Some(AppEvent::Started { pid }) => {
                 tracing::info!(pid, "the app runs");
-                // The old process may have been found healthy a moment before its end; nothing known of it counts for this one.
                 self.watch_health();
             }
             Some(AppEvent::Exited { exit }) => self.on_exit(&exit),
@@ -220,6 +219,7 @@ impl Lifecycle {
 
     fn on_exit(&mut self, exit: &Exit) {
         tracing::error!(%exit, "the app ended");
+        self.monitor = None; // what it found a moment ago, and would tell next, was said of the process that is gone
         self.healthy = false;
         self.describing = None;
         self.say(Status::Crashed, &in_short(exit));
@@ -411,9 +411,20 @@ fn how_it_went(answer: &Result<Drained, CallError>) -> String {
 
 /// How it ended and its last words, as a reason that fits on a line.
 fn in_short(exit: &Exit) -> String {
-    match exit.last_lines.iter().rev().find(|line| !line.text.trim().is_empty()) {
-        Some(line) => format!("{exit}: {}", line.text.chars().take(LAST_WORDS).collect::<String>()),
+    match exit.last_lines.iter().rev().find_map(|line| telling(&line.text)) {
+        Some(words) => format!("{exit}: {}", words.chars().take(LAST_WORDS).collect::<String>()),
         None => exit.to_string(),
+    }
+}
+
+/// What a line says of a failure. A JSON log line, as the SDK writes them, says something from WARN on: its message.
+fn telling(line: &str) -> Option<String> {
+    let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).unwrap_or_default();
+    let text = |name| fields.get(name).and_then(serde_json::Value::as_str);
+    match (text("level"), text("message")) {
+        (Some("WARN" | "ERROR"), Some(message)) => Some(message.to_owned()),
+        (Some(_), Some(_)) => None,
+        _ => Some(line.to_owned()).filter(|line| !line.trim().is_empty()),
     }
 }
 
@@ -424,4 +435,33 @@ fn gave_up(restarts: u32, within: Duration, exit: &Exit) -> anyhow::Error {
         restarts + 1,
         lines.concat()
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_supervise::{Line, Outcome, Stream};
+
+    use super::*;
+
+    fn reason(lines: &[&str]) -> String {
+        let line = |text: &&str| Line { number: 0, stream: Stream::Stderr, text: (*text).into() };
+        in_short(&Exit {
+            outcome: Outcome::Code(3),
+            ran_for: Duration::from_secs(1),
+            last_lines: lines.iter().map(line).collect(),
+        })
+    }
+
+    #[test]
+    fn the_last_words_are_what_tells_of_a_failure() {
+        let info =
+            r#"{"timestamp":"2026-11-20T12:00:01.250731Z","level":"INFO","message":"listening","addr":"127.0.0.1:1"}"#;
+        let error = r#"{"timestamp":"2026-11-20T12:00:01.250731Z","level":"ERROR","message":"cannot open the shop"}"#;
+        let plain = "exit code 3 after 1.0 s";
+        assert_eq!(reason(&[]), plain);
+        assert_eq!(reason(&["no database", "  "]), format!("{plain}: no database"));
+        assert_eq!(reason(&[info]), plain, "that all went well is no reason");
+        assert_eq!(reason(&[error, info]), format!("{plain}: cannot open the shop"));
+        assert_eq!(reason(&[r#"{"code":7}"#]), format!("{plain}: {{\"code\":7}}"), "no log line of ours");
+    }
 }

@@ -44,6 +44,8 @@ struct Mesh {
     snapshots: mpsc::Sender<Arc<Snapshot>>,
     sets: Arc<Mutex<HashMap<Digest, DescriptorSet>>>,
     fetches: Arc<AtomicU64>,
+    /// Fetching this set panics.
+    poison: Arc<Mutex<Option<Digest>>>,
     now: Snapshot,
     shutdown: Shutdown,
     tasks: JoinSet<()>,
@@ -63,17 +65,22 @@ impl Mesh {
         let (snapshots, fed) = mpsc::channel(4);
         let sets: Arc<Mutex<HashMap<Digest, DescriptorSet>>> = Arc::default();
         let fetches = Arc::new(AtomicU64::new(0));
-        let (known, counted) = (Arc::clone(&sets), Arc::clone(&fetches));
+        let poison: Arc<Mutex<Option<Digest>>> = Arc::default();
+        let (known, counted, poisonous) = (Arc::clone(&sets), Arc::clone(&fetches), Arc::clone(&poison));
         let fetch: Fetch = Arc::new(move |_, digest| {
             counted.fetch_add(1, Ordering::SeqCst);
             let set = known.lock().unwrap().get(&digest).cloned();
-            Box::pin(async move { set.ok_or(BadDescriptors::Clash { name: "missing on purpose".into() }) })
+            let poisonous = *poisonous.lock().unwrap() == Some(digest);
+            Box::pin(async move {
+                assert!(!poisonous, "on purpose");
+                set.ok_or(BadDescriptors::Clash { name: "missing on purpose".into() })
+            })
         });
         gateway.feed = Feed::Test { snapshots: fed, fetch };
         let (addr, shutdown, mut tasks) = (gateway.local_addr(), Shutdown::new(), JoinSet::new());
         let run = gateway.run(shutdown.clone());
         tasks.spawn(async move { run.await.unwrap() });
-        Self { addr, context, snapshots, sets, fetches, now: Snapshot::default(), shutdown, tasks }
+        Self { addr, context, snapshots, sets, fetches, poison, now: Snapshot::default(), shutdown, tasks }
     }
 
     /// Makes a set known to whoever fetches it.
@@ -260,6 +267,18 @@ async fn a_set_that_does_not_link_is_refused_and_the_old_routes_stay() {
     })
     .await;
     assert_eq!(mesh.get("/echo").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_fetch_that_panics_does_not_keep_later_sets_away() {
+    let mut mesh = Mesh::start().await;
+    let backend = echo(&mut mesh.tasks).await;
+    let (poisonous, good) = (mesh.publish(&moved_echo_set()), mesh.publish(&echo_set()));
+    *mesh.poison.lock().unwrap() = Some(poisonous);
+    mesh.list("echo", ECHO, &[poisonous], Some(backend)).await;
+    until("the fetch", SOON, || async { (mesh.fetches.load(Ordering::SeqCst) == 1).then_some(()) }).await;
+    mesh.list("echo", ECHO, &[good, poisonous], Some(backend)).await;
+    mesh.answers("/echo", 200).await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@
 //! with or without instances, and go when it is listed no more; a service is told to serve only once its routes are there. The first table waits until every set it needs was fetched or failed once.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     pin::Pin,
     sync::Arc,
     time::Duration,
@@ -13,7 +13,10 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use indexmap::IndexMap;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::watch,
+    task::{self, JoinError, JoinSet},
+};
 use weft_discovery::{BadDescriptors, DescriptorSet};
 use weft_model::{Digest, ServiceInfo, ServiceName, ServiceSnapshot, Snapshot};
 use weft_runtime::{Shutdown, admin::Readiness};
@@ -46,7 +49,9 @@ pub(crate) struct Keeper {
     readiness: Readiness,
     meters: Meters,
     fetch: Fetch,
-    fetches: JoinSet<Fetched>,
+    work: JoinSet<Step>,
+    /// The set that each task of `work` is about; a service has one at a time.
+    underway: HashMap<task::Id, (ServiceName, Digest)>,
     /// In the order in which this gateway met them: who came first keeps a template that two declare.
     services: IndexMap<ServiceName, Kept>,
     built: Option<Inputs>,
@@ -57,7 +62,6 @@ pub(crate) struct Keeper {
 struct Kept {
     info: Arc<ServiceInfo>,
     wanted: Option<Digest>,
-    fetching: Option<Digest>,
     refused: HashSet<Digest>,
     /// Sets that linked, of those its instances carry: a rolling restart goes back and forth between two.
     linked: Vec<Arc<LinkedSet>>,
@@ -67,27 +71,24 @@ struct Kept {
 /// What a table was made from; the same inputs need no new table.
 type Inputs = Vec<(ServiceName, Arc<ServiceInfo>, Option<Digest>)>;
 
-struct Fetched {
-    service: ServiceName,
-    digest: Digest,
-    result: Result<LinkedSet, FetchError>,
+/// What a task has done for a set.
+enum Step {
+    Fetched(Result<DescriptorSet, BadDescriptors>),
+    Linked(Result<LinkedSet, SchemaError>),
 }
 
+/// Why a set is not asked for again: the same would come of it.
 #[derive(Debug, thiserror::Error)]
-enum FetchError {
-    #[error("cannot get the descriptor set")]
-    Get(#[from] BadDescriptors),
-    /// Fetching it again gives the same.
-    #[error("descriptor set refused")]
+enum Refusal {
+    #[error(transparent)]
     Link(#[from] SchemaError),
-    #[error("linking was cut short")]
-    Cut(#[from] tokio::task::JoinError),
+    #[error("fetching or linking it failed")]
+    Panicked(#[from] JoinError),
 }
 
 enum Event {
     Snapshot(Arc<Snapshot>),
-    Fetched(Fetched),
-    Nothing,
+    Done(Result<(task::Id, Step), JoinError>),
     Stop,
 }
 
@@ -106,7 +107,8 @@ impl Keeper {
             readiness,
             meters,
             fetch,
-            fetches: JoinSet::new(),
+            work: JoinSet::new(),
+            underway: HashMap::new(),
             services: IndexMap::new(),
             built: None,
             told: HashSet::new(),
@@ -122,15 +124,14 @@ impl Keeper {
                     Ok(()) => Event::Snapshot(Arc::clone(&snapshots.borrow_and_update())),
                     Err(_) => Event::Stop,
                 },
-                Some(done) = self.fetches.join_next() => done.map_or(Event::Nothing, Event::Fetched), // a panic was reported by its hook
+                Some(done) = self.work.join_next_with_id() => Event::Done(done),
             };
             match event {
                 Event::Snapshot(snapshot) => {
                     self.list(&snapshot);
                     self.snapshot = snapshot;
                 }
-                Event::Fetched(fetched) => self.fetched(fetched),
-                Event::Nothing => {}
+                Event::Done(done) => self.done(done),
                 Event::Stop => return,
             }
             self.request_missing();
@@ -151,42 +152,60 @@ impl Keeper {
         }
     }
 
-    fn fetched(&mut self, fetched: Fetched) {
-        let Fetched { service, digest, result } = fetched;
+    fn done(&mut self, done: Result<(task::Id, Step), JoinError>) {
+        let (id, step) = match done {
+            Ok((id, step)) => (id, Ok(step)),
+            Err(panicked) => (panicked.id(), Err(panicked)),
+        };
+        let (service, digest) = self.underway.remove(&id).expect("every task is noted where it is spawned");
         let Some(kept) = self.services.get_mut(&service) else { return };
-        kept.fetching = None;
-        match result {
-            Ok(set) => kept.take(set),
-            Err(error @ FetchError::Get(_)) => {
+        match step {
+            Ok(Step::Fetched(Ok(set))) => self.link(service, digest, set),
+            Ok(Step::Fetched(Err(error))) => {
                 tracing::warn!(%service, %digest, error = chain(&error), "descriptor set not available yet");
             }
-            Err(error @ (FetchError::Link(_) | FetchError::Cut(_))) => {
-                kept.refuse(digest);
-                self.meters.sets_refused.inc();
-                tracing::error!(%service, %digest, error = chain(&error), "descriptor set refused; the routes before it stay");
-            }
+            Ok(Step::Linked(Ok(set))) => kept.take(set),
+            Ok(Step::Linked(Err(error))) => self.refuse(&service, digest, &error.into()),
+            Err(panicked) => self.refuse(&service, digest, &panicked.into()),
+        }
+    }
+
+    fn refuse(&mut self, service: &ServiceName, digest: Digest, why: &Refusal) {
+        tracing::error!(%service, %digest, error = chain(why), "descriptor set refused; the routes before it stay");
+        self.meters.sets_refused.inc();
+        if let Some(kept) = self.services.get_mut(service) {
+            kept.refuse(digest);
         }
     }
 
     /// Asks for the sets that are wanted, neither at hand nor on their way.
     fn request_missing(&mut self) {
-        for (name, kept) in &mut self.services {
+        for (name, kept) in &self.services {
             let Some(digest) = kept.missing() else { continue };
-            kept.fetching = Some(digest);
-            let (service, get) = (name.clone(), (self.fetch)(name.clone(), digest));
-            self.fetches.spawn(async move {
-                let result = link(get).await;
-                if matches!(result, Err(FetchError::Get(_))) {
+            if self.underway.values().any(|(busy, _)| busy == name) {
+                continue;
+            }
+            let get = (self.fetch)(name.clone(), digest);
+            let task = self.work.spawn(async move {
+                let set = get.await;
+                if set.is_err() {
                     tokio::time::sleep(RETRY).await;
                 }
-                Fetched { service, digest, result }
+                Step::Fetched(set)
             });
+            self.underway.insert(task.id(), (name.clone(), digest));
         }
+    }
+
+    /// Links off the runtime: a large API takes tens of milliseconds.
+    fn link(&mut self, service: ServiceName, digest: Digest, set: DescriptorSet) {
+        let task = self.work.spawn_blocking(move || Step::Linked(LinkedSet::link(&set)));
+        self.underway.insert(task.id(), (service, digest));
     }
 
     fn publish(&mut self) {
         let first = self.built.is_none();
-        if first && !self.fetches.is_empty() {
+        if first && !self.work.is_empty() {
             return;
         }
         let inputs: Inputs = self.services.iter().map(|(name, kept)| kept.input(name)).collect();
@@ -222,7 +241,7 @@ impl Keeper {
 
 impl Kept {
     fn new(info: Arc<ServiceInfo>) -> Self {
-        Self { info, wanted: None, fetching: None, refused: HashSet::new(), linked: Vec::new(), set: None }
+        Self { info, wanted: None, refused: HashSet::new(), linked: Vec::new(), set: None }
     }
 
     /// Takes the first set that was not refused; none carried keeps the one at hand.
@@ -254,7 +273,7 @@ impl Kept {
 
     fn missing(&self) -> Option<Digest> {
         let at_hand = self.set.as_ref().map(|set| set.digest());
-        self.wanted.filter(|wanted| self.fetching.is_none() && at_hand != Some(*wanted))
+        self.wanted.filter(|wanted| at_hand != Some(*wanted))
     }
 
     fn entry(&self, name: &ServiceName) -> Entry {
@@ -264,13 +283,6 @@ impl Kept {
     fn input(&self, name: &ServiceName) -> (ServiceName, Arc<ServiceInfo>, Option<Digest>) {
         (name.clone(), Arc::clone(&self.info), self.set.as_ref().map(|set| set.digest()))
     }
-}
-
-async fn link(
-    get: Pin<Box<dyn Future<Output = Result<DescriptorSet, BadDescriptors>> + Send>>,
-) -> Result<LinkedSet, FetchError> {
-    let set = get.await?;
-    Ok(tokio::task::spawn_blocking(move || LinkedSet::link(&set)).await??)
 }
 
 /// All services with their facts: the directory, or before it came what the subscribed services say themselves.

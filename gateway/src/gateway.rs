@@ -206,7 +206,7 @@ impl Gateway {
         if let Some(lines) = lines {
             parts.write_log(lines);
         }
-        parts.serve_admin(self.context.metrics().clone(), self.readiness.clone(), self.admin);
+        parts.serve_admin(self.context.metrics().clone(), self.readiness.clone(), self.admin, shutdown.clone());
         let board = self.board.clone();
         let keeper = |fetch| Keeper::new(self.published, board, self.readiness.clone(), self.meters, fetch);
         parts.follow(self.feed, self.worlds, keeper);

@@ -25,7 +25,7 @@ use crate::{
     routes::keeper::{Fetch, Keeper},
 };
 
-/// How long `/drain` goes on accepting after readiness fell, so that balancers in front notice.
+/// How long `/drain` goes on accepting after readiness fell, so that balancers in front notice. The sidecar's callers acknowledge; these do not.
 const NOTICE: Duration = Duration::from_secs(5);
 /// Time a descriptor set may take to arrive.
 const FETCH: Duration = Duration::from_secs(5);
@@ -84,14 +84,22 @@ impl Parts {
         self.run("access log", lines.run());
     }
 
-    pub(super) fn serve_admin(&mut self, metrics: Metrics, readiness: Readiness, listener: TcpListener) {
-        let notice = readiness.clone();
+    /// `drains` is the gateway's own end, which `/drain` brings about.
+    pub(super) fn serve_admin(
+        &mut self,
+        metrics: Metrics,
+        readiness: Readiness,
+        listener: TcpListener,
+        drains: Shutdown,
+    ) {
+        let asked = CancellationToken::new();
+        self.run("drain", drain_when(asked.clone(), readiness.clone(), drains.clone()));
         let admin = Admin::new(metrics, readiness).drain(move || {
-            let notice = notice.clone();
+            asked.cancel();
+            let drains = drains.clone();
             async move {
-                notice.not_ready("asked to drain");
-                sleep(NOTICE).await;
-                format!("not ready for {NOTICE:?}; end the process to finish the calls in flight")
+                drains.draining().await;
+                "draining: finishing the calls in flight".to_owned()
             }
         });
         self.run("admin server", admin.run(listener, self.shutdown.clone()));
@@ -151,9 +159,41 @@ impl Parts {
     }
 }
 
+/// What `/drain` asks for: not ready, and after the notice the drain. A part of its own, so that an asker who hangs up does not stop it half-way.
+async fn drain_when(asked: CancellationToken, readiness: Readiness, shutdown: Shutdown) {
+    asked.cancelled().await;
+    readiness.not_ready("asked to drain");
+    sleep(NOTICE).await;
+    shutdown.drain();
+    std::future::pending().await // its end would be news
+}
+
 fn fetch_from(registries: Registries) -> Fetch {
     Arc::new(move |service, digest| {
         let registries = registries.clone();
         Box::pin(async move { registries.descriptors(&service, Some(digest), FETCH).await })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_that_was_asked_for_gives_notice_first() {
+        let (asked, readiness, shutdown) =
+            (CancellationToken::new(), Readiness::starting("no routes yet"), Shutdown::new());
+        readiness.ready();
+        let mut parts = Parts::new();
+        parts.run("drain", drain_when(asked.clone(), readiness.clone(), shutdown.clone()));
+        let begun = tokio::time::Instant::now();
+        assert!(timeout(NOTICE, shutdown.draining()).await.is_err(), "nobody has asked");
+        assert!(readiness.load().is_ok());
+        asked.cancel();
+        assert!(timeout(NOTICE / 2, shutdown.draining()).await.is_err(), "the notice is not over");
+        assert!(readiness.load().is_err());
+        shutdown.draining().await;
+        assert_eq!(begun.elapsed(), NOTICE * 2);
+        assert!(timeout(NOTICE, parts.ended()).await.is_err(), "no part has failed");
+    }
 }

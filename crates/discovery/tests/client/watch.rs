@@ -76,7 +76,7 @@ fn instance(port: u16) -> Instance {
 
 fn message(version: u64, base: u64, body: pb::service_update::Body, authoritative: bool) -> pb::WatchResponse {
     let update = pb::ServiceUpdate { name: "users.default".into(), base, body: Some(body), authoritative, info: None };
-    pb::WatchResponse { version, services: vec![update], directory: None }
+    pb::WatchResponse { version, services: vec![update], ..Default::default() }
 }
 
 fn full(version: u64, ports: &[u16]) -> pb::WatchResponse {

@@ -50,6 +50,24 @@ async fn a_star_brings_everything_and_answers_even_when_there_is_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_star_is_complete_once_the_registry_is_warm() {
+    let mut world = World::new().await;
+    let mut early = world.watch("early", &["*"]).await;
+    assert!(!early.next().await.complete, "services of the time before may be about to register again");
+    let mut one = world.watch("one", &["users"]).await;
+    assert!(!one.next().await.complete);
+    let warm = early.next().await;
+    assert!(warm.complete && warm.services.is_empty(), "{warm:?}");
+    world.users(1).await;
+    assert!(early.next().await.complete, "every later message, too");
+    let mut late = world.watch("late", &["*"]).await;
+    let first = late.next().await;
+    assert!(first.complete);
+    assert_eq!(first.services.iter().map(|s| s.name.as_str()).collect::<Vec<_>>(), ["users.default"]);
+    assert!(!one.next().await.complete, "a watch of names alone never is");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_unchanged_service_wakes_nobody() {
     let mut world = World::new().await;
     world.users(1).await;

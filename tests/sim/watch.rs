@@ -357,7 +357,10 @@ impl Watching {
             }
             sleep(self.up_to(lag)).await;
             let Some(update) = watcher.take() else {
-                self.report.idle += 1;
+                if only_quiet {
+                    return Err("woken, and nothing of what it subscribed ever changed".to_owned());
+                }
+                self.report.idle += 1; // a change that was taken back while it waited
                 continue;
             };
             let mut message =

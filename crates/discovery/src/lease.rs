@@ -33,7 +33,7 @@ const REQUESTS: usize = 8;
 const BEAT: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
 /// A stream that lived this long ended well enough for the next one to be opened without delay (as in `watch`).
 const SETTLED: Duration = Duration::from_secs(5);
-/// Time beyond a drain's own bound for its answer to arrive.
+/// Time beyond a drain's own bound for its answer to arrive; no registry is asked any more in it.
 const SLACK: Duration = Duration::from_secs(1);
 
 /// The leases of this process. Cheap to clone, callable from any thread.
@@ -169,17 +169,10 @@ impl Lease {
             return Ok(Drained { acknowledged: true, waiting: Vec::new(), waited_for: Vec::new() }); // nobody was told of it
         };
         let deadline = Instant::now() + at_most;
-        let asked = self.shared.registries.call(at_most + SLACK, |channel| {
+        let asked = self.shared.registries.long_call(at_most, SLACK, |channel| {
             let left = deadline.saturating_duration_since(Instant::now());
             let ask = pb::DrainRequest { id: self.id.to_string(), epoch: epoch.0, at_most_ms: millis(left).max(1) };
-            async move {
-                if left.is_zero() {
-                    return Err(RpcStatus::failed_precondition(
-                        "time for the drain was over before a registry answered",
-                    ));
-                }
-                RegistryClient::new(channel).drain(ask).await
-            }
+            async move { RegistryClient::new(channel).drain(ask).await }
         });
         let answer = asked.await?.into_inner();
         Ok(Drained { acknowledged: answer.acknowledged, waiting: answer.waiting, waited_for: answer.waited_for })

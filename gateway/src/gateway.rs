@@ -18,8 +18,10 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 use weft_discovery::{BadDescriptors, DescriptorSet, Registries, RegistryUrls, Topic, Watch, WatchConfig};
 use weft_model::{Endpoint, Protocol, ServiceName, Transport};
+use weft_reflection::Reflection;
 use weft_runtime::{
     Context, Shutdown,
     admin::Readiness,
@@ -37,7 +39,7 @@ use crate::{
     protocol::{
         Shard, Shared,
         health::{Board, MeshHealth},
-        reflection::Reflection,
+        reflection::MeshSets,
     },
     routes::{
         Entry, Table,
@@ -187,14 +189,15 @@ impl Gateway {
     /// [`Error::ThreadEnded`] or [`Error::PartEnded`], if a part ends before that.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
         let (log, lines) = access_log(self.meters.lines_lost.clone());
-        let health = MeshHealth::new(self.board.subscribe(), self.published.clone(), shutdown.clone());
+        let leaving = CancellationToken::new();
+        let health = MeshHealth::new(self.board.subscribe(), self.published.clone(), leaving.clone());
         let shared = Arc::new(Shared {
             table: self.published.clone(),
             codec: Codec::new(self.config.transcoding),
             limits: self.config.limits,
             meters: self.meters.clone(),
             log,
-            reflection: Reflection::new(self.published.clone()),
+            reflection: Reflection::of(MeshSets(self.published.clone()), leaving.clone()),
             health,
         });
         let connections = shutdown.child();
@@ -213,7 +216,7 @@ impl Gateway {
 
         let ended = accept(self.listener, threads, &mut parts, &shutdown).await;
         self.readiness.not_ready("draining");
-        self.board.send_modify(|_| ()); // whoever watches the gateway's own health looks again
+        leaving.cancel(); // streams of our own end, which would hold the connections
         let result = match ended {
             Ok(threads) => {
                 finish(threads, &connections).await;

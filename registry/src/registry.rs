@@ -75,7 +75,7 @@ impl Registry {
 
     /// Runs until drained. A part that ends by itself ends the registry with an error.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
-        let server = Server::new(&self.catalog, &self.watches, self.checks.heard(), &shutdown).await?;
+        let server = Server::new(&self.catalog, &self.watches, self.checks.heard(), &shutdown)?;
         let (readers, writer) = (CancellationToken::new(), CancellationToken::new());
         let mut parts: JoinSet<()> = JoinSet::new();
         let task = parts.spawn(self.task.run(writer.clone())).id();

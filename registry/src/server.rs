@@ -16,13 +16,13 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
-use tokio_util::task::TaskTracker;
-use tonic::service::Routes;
-use tonic_health::ServingStatus;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{server::NamedService, service::Routes};
 use weft_proto::{
     descriptors,
     weft::{discovery::v1::discovery_server::DiscoveryServer, registry::v1::registry_server::RegistryServer},
 };
+use weft_reflection::{Health, Reflection};
 use weft_runtime::Shutdown;
 
 use crate::{catalog::Catalog, checks::Heard, sources, views, views::watch::Watches};
@@ -40,16 +40,11 @@ const MAX_REQUEST: usize = 32 << 20;
 pub(crate) struct Server {
     routes: Routes,
     streams: TaskTracker,
-    health: tonic_health::server::HealthReporter,
+    leaving: CancellationToken,
 }
 
 impl Server {
-    pub(crate) async fn new(
-        catalog: &Catalog,
-        watches: &Watches,
-        heard: Heard,
-        shutdown: &Shutdown,
-    ) -> anyhow::Result<Self> {
+    pub(crate) fn new(catalog: &Catalog, watches: &Watches, heard: Heard, shutdown: &Shutdown) -> anyhow::Result<Self> {
         let streams = TaskTracker::new();
         let registry = sources::grpc::Registry {
             catalog: catalog.clone(),
@@ -64,16 +59,18 @@ impl Server {
             streams: streams.clone(),
             shutdown: shutdown.clone(),
         };
-        let (health, health_service) = tonic_health::server::health_reporter();
-        health.set_serving::<RegistryServer<sources::grpc::Registry>>().await;
-        health.set_serving::<DiscoveryServer<views::grpc::Discovery>>().await;
+        let names = [RegistryServer::<sources::grpc::Registry>::NAME, DiscoveryServer::<views::grpc::Discovery>::NAME];
+        let leaving = CancellationToken::new();
+        // what the registry offers, and nothing of the mesh behind it
+        let sets = [descriptors::REGISTRY, descriptors::DISCOVERY];
+        let reflection = Reflection::new(&sets, &names, leaving.clone())?;
         let routes = Routes::new(RegistryServer::new(registry).max_decoding_message_size(MAX_REQUEST))
             .add_service(DiscoveryServer::new(discovery))
-            .add_service(health_service)
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?)
+            .add_service(Health::new(&names, leaving.clone()).server())
+            .add_service(reflection.v1())
+            .add_service(reflection.v1alpha())
             .prepare();
-        Ok(Self { routes, streams, health })
+        Ok(Self { routes, streams, leaving })
     }
 
     /// Serves until drained; every stream and connection has ended when it returns.
@@ -92,7 +89,7 @@ impl Server {
                 },
             }
         }
-        self.health.set_service_status("", ServingStatus::NotServing).await;
+        self.leaving.cancel();
         self.streams.close();
         let told = async {
             self.streams.wait().await;
@@ -132,17 +129,6 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, rou
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
     }
-}
-
-/// Reflects what the registry offers and nothing of the mesh behind it.
-fn reflection() -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
-        .include_reflection_service(false) // it would name the version of its own builder only
-        .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(descriptors::REGISTRY)
-        .register_encoded_file_descriptor_set(descriptors::DISCOVERY)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
 #[cfg(test)]

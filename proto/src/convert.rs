@@ -200,10 +200,8 @@ impl TryFrom<pb::Check> for model::Check {
 
     fn try_from(it: pb::Check) -> Result<Self, Invalid> {
         let interval = millis("interval_ms", it.interval_ms, 10_000, 100..=3_600_000)?;
-        let timeout = match it.timeout_ms {
-            0 => interval.min(Duration::from_secs(5)),
-            ms => Duration::from_millis(ms.into()),
-        };
+        let usual = interval.min(Duration::from_secs(5)).as_millis().try_into().expect("at most 5,000");
+        let timeout = millis("timeout_ms", it.timeout_ms, usual, 1..=3_600_000)?;
         let kind = it.kind.ok_or_else(|| Invalid::new("kind", "set one of grpc, http, tcp, ttl"))?;
         Ok(Self {
             kind: check_kind(kind)?,
@@ -386,6 +384,7 @@ mod tests {
         assert_eq!(broken(|i| i.descriptor_digest = vec![1u8].into()), "descriptor_digest");
         assert_eq!(broken(|i| i.check.as_mut().unwrap().kind = None), "check.kind");
         assert_eq!(broken(|i| i.check.as_mut().unwrap().interval_ms = 1), "check.interval_ms");
+        assert_eq!(broken(|i| i.check.as_mut().unwrap().timeout_ms = 3_600_001), "check.timeout_ms");
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //!                                                               │           └ healthy again: SERVING      gave up: deregistered, exit 1
 //!  Leaving (DRAINING, still accepting, ≤ notice) ─► Draining (GOAWAY, ≤ limit) ─► app SIGTERM, SIGKILL ─► outbound ─► deregistered
 //! ```
-//! Invariants: SERVING is said only of an app that was found healthy since its last start; a crash is said before the restart.
+//! Invariants: SERVING is said only of an app that was found healthy since its last start; a crash is said before the restart; descriptors
+//! that were registered stay until others are.
 //! Source: design of drain and of supervision, `ARCHITECTURE.md`.
 
 use std::future::pending;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use tokio::sync::watch;
+use tokio::time::sleep;
 use weft_discovery::{CallError, DescriptorSet, Drained, Lease, LeaseState, Leases, Registries};
 use weft_model::{Digest, Instance, Status};
 use weft_runtime::Shutdown;
@@ -25,6 +27,7 @@ use weft_runtime::admin::Readiness;
 use weft_supervise::{Child, Event as AppEvent, Exit};
 
 use crate::chain::chain;
+use crate::descriptors::Described;
 use crate::health::{Health, Monitor};
 use crate::metrics::Metrics;
 use crate::server::Side;
@@ -92,7 +95,9 @@ pub(crate) struct Lifecycle {
     status: Status,
     lease: Option<Lease>,
     /// Descriptors being read and stored; the registration waits for them.
-    describing: Option<Pin<Box<dyn Future<Output = Option<DescriptorSet>> + Send>>>,
+    describing: Option<Pin<Box<dyn Future<Output = Described> + Send>>>,
+    /// How often in a row the app failed to say what it offers.
+    unread: u32,
     /// Descriptors being stored again, for a registry that may have forgotten them.
     storing: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     described: Option<DescriptorSet>,
@@ -101,7 +106,7 @@ pub(crate) struct Lifecycle {
 enum Event {
     App(Option<AppEvent>),
     Health(Health),
-    Described(Option<DescriptorSet>),
+    Described(Described),
     Stored,
     Lease(Option<LeaseState>),
     Drain,
@@ -133,6 +138,7 @@ impl Lifecycle {
             status: Status::Starting,
             lease: None,
             describing: None,
+            unread: 0,
             storing: None,
             described: None,
         }
@@ -187,7 +193,7 @@ impl Lifecycle {
         match event {
             Event::App(event) => return self.on_app(event),
             Event::Health(health) => self.on_health(health),
-            Event::Described(set) => self.on_described(set),
+            Event::Described(described) => self.on_described(described),
             Event::Stored => self.storing = None,
             Event::Lease(state) => return self.on_lease(state),
             Event::Drain => return Next::Leave(Why::Asked),
@@ -251,30 +257,41 @@ impl Lifecycle {
 
     /// Reads what the app offers; a new process may offer something else.
     fn describe(&mut self) {
-        let app = self.parts.app;
-        let Some(registration) = &self.parts.registration else { return self.serve() };
-        let (registries, given) = (registration.registries.clone(), registration.descriptors.clone());
-        let stored = self.described.as_ref().map(DescriptorSet::digest);
-        self.describing = Some(Box::pin(async move {
-            let set = match given {
-                Some(set) => set,
-                None => descriptors::read(app).await?,
-            };
-            let is_stored = stored == Some(set.digest()) || descriptors::store(&registries, &set).await;
-            is_stored.then_some(set)
-        }));
+        if self.parts.registration.is_none() {
+            return self.serve();
+        }
+        self.unread = 0;
+        self.describe_after(Duration::ZERO);
         if self.lease.is_some() && self.status != Status::Crashed {
             self.serve(); // the same process is back: what it offers is known, and callers should not wait for a second reading
         }
     }
 
-    fn on_described(&mut self, set: Option<DescriptorSet>) {
-        self.describing = None;
-        let digest = |set: &Option<DescriptorSet>| set.as_ref().map(DescriptorSet::digest);
-        let changed = digest(&set) != digest(&self.described);
-        self.described = set;
-        if self.lease.is_none() || changed {
-            self.register(digest(&self.described));
+    fn describe_after(&mut self, pause: Duration) {
+        let Some(registration) = &self.parts.registration else { return };
+        let (app, registries, given) =
+            (self.parts.app, registration.registries.clone(), registration.descriptors.clone());
+        let stored = self.described.as_ref().map(DescriptorSet::digest);
+        self.describing = Some(Box::pin(async move {
+            sleep(pause).await;
+            descriptors::describe(app, &registries, given, stored).await
+        }));
+    }
+
+    /// Without a new set the old one stays: methods that were known are not forgotten because nobody could read or store them again.
+    fn on_described(&mut self, described: Described) {
+        let before = self.described.as_ref().map(DescriptorSet::digest);
+        match described {
+            Described::As(set) => self.described = Some(set),
+            Described::Unsaid => {}
+            Described::Failed => {
+                self.unread += 1;
+                self.describe_after(descriptors::pause(self.unread));
+            }
+        }
+        let now = self.described.as_ref().map(DescriptorSet::digest);
+        if self.lease.is_none() || now != before {
+            self.register(now);
         }
         self.serve();
     }

@@ -55,6 +55,16 @@ pub(crate) enum Error {
     Set(#[from] BadDescriptors),
 }
 
+impl Error {
+    /// Whether this is how the app is, and not how it was just then.
+    pub(crate) fn is_an_answer(&self) -> bool {
+        match self {
+            Self::Unimplemented | Self::NoService | Self::TooMany | Self::Set(_) => true,
+            Self::Missing { .. } | Self::Confused | Self::Rpc(_) | Self::Slow(_) => false,
+        }
+    }
+}
+
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
         match status.code() {

@@ -1,12 +1,22 @@
 //! What the registry is told of the app.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio::time::{Instant, timeout};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::interceptor::InterceptedService;
+use weft_proto::descriptors;
 use weft_proto::weft::discovery::v1::{WatchRequest, discovery_client::DiscoveryClient, service_update::Body};
 use weft_proto::weft::model::v1::Status;
 use weft_proto::weft::registry::v1::{RegisterRequest, registry_client::RegistryClient};
+
+use weft_testkit::wait;
 
 use crate::fixture::{Fixture, LIMIT, signal, soon};
 
@@ -98,4 +108,71 @@ async fn a_newer_registration_of_its_id_makes_the_sidecar_leave() {
     client.register(RegisterRequest { instance: Some(instance), ttl_ms: 0 }).await.unwrap();
     let error = timeout(LIMIT, sidecar.ended()).await.unwrap().unwrap_err().to_string();
     assert!(error.contains("newer registration"), "{error}");
+}
+
+/// An app whose reflection fails as often as it was told; on a runtime of its own, whose end closes every connection, as a crash would.
+struct Reflecting {
+    at: SocketAddr,
+    failures: Arc<AtomicU32>,
+    server: Option<Runtime>,
+}
+
+impl Reflecting {
+    async fn start(at: SocketAddr, set: &'static [u8], failures: u32) -> Self {
+        let failures = Arc::new(AtomicU32::new(failures));
+        let left = failures.clone();
+        let reflection = tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(set);
+        let reflection = InterceptedService::new(reflection.build_v1().unwrap(), move |request| {
+            match left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) {
+                Ok(_) => Err(tonic::Status::unavailable("not now")),
+                Err(_) => Ok(request),
+            }
+        });
+        let (_reporter, health) = tonic_health::server::health_reporter();
+        let server = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        // the one before may need a moment to give the port back
+        let listener = wait::until("the port", LIMIT, || async { std::net::TcpListener::bind(at).ok() }).await;
+        listener.set_nonblocking(true).unwrap();
+        let at = listener.local_addr().unwrap();
+        server.spawn(async move {
+            let incoming = TcpListenerStream::new(TcpListener::from_std(listener).unwrap());
+            tonic::transport::Server::builder()
+                .add_service(health)
+                .add_service(reflection)
+                .serve_with_incoming(incoming)
+                .await
+        });
+        Self { at, failures, server: Some(server) }
+    }
+}
+
+impl Drop for Reflecting {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.shutdown_background();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_restarted_app_that_fails_to_describe_itself_keeps_its_descriptors_until_it_does() {
+    let fixture = Fixture::with_registry().await;
+    let app = Reflecting::start("127.0.0.1:0".parse().unwrap(), descriptors::TESTKIT, 0).await;
+    let mut config = fixture.config("echo", &[]);
+    config.app = app.at;
+    let sidecar = fixture.start(config).await;
+    let first = fixture.listed_as(&sidecar, Status::Serving).await.descriptor_digest;
+    assert!(!first.is_empty());
+    let at = app.at;
+    drop(app);
+    fixture.listed_as(&sidecar, Status::NotServing).await;
+    let again = Reflecting::start(at, descriptors::SHOP_USERS, 2).await;
+    wait::until("the first failure", LIMIT, || async { (again.failures.load(Ordering::SeqCst) < 2).then_some(()) })
+        .await;
+    let seen = wait::until("other descriptors", LIMIT, || async {
+        let listed = fixture.listed().await.remove(0).descriptor_digest;
+        (listed != first).then_some(listed)
+    });
+    assert!(!seen.await.is_empty(), "the next that is told are those of the new app, and never none");
+    assert_eq!(again.failures.load(Ordering::SeqCst), 0, "it was asked until it said");
 }

@@ -48,6 +48,16 @@ async fn a_backends_error_keeps_its_details() {
 }
 
 #[tokio::test]
+async fn targets_that_are_no_path_are_answered() {
+    let gateway = start().await;
+    for (method, target) in [("OPTIONS", "*"), ("CONNECT", "a.example:443"), ("GET", "http://a.example"), ("GET", "//")]
+    {
+        let answer = send(gateway.addr, method, target, &[], "").await;
+        assert!(answer.status.is_client_error(), "{method} {target}: {answer:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_body_beyond_the_limit_is_413() {
     let gateway = start_with(|config| config.limits.max_request_bytes = 64).await;
     let body = format!(r#"{{"name": "{}"}}"#, "x".repeat(64));

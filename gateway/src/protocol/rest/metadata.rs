@@ -2,7 +2,7 @@
 //!
 //! Lives here: both directions and the success status a backend may choose. Does not: deadlines (`rest`), trace and request id (`edge::call`).
 //!
-//! Request → metadata: every header but those about the connection, the HTTP body, and those gRPC or the gateway writes itself
+//! Request → metadata: every header but those about the connection or named by `connection`, the HTTP body, and those gRPC or the gateway writes itself
 //! (`weft_transcode::metadata::is_forwarded`). `Grpc-Metadata-X` arrives as `x`. Added: `x-forwarded-for`, `-host`, `-proto`.
 //! Metadata → response: names that mean something in HTTP as they are ([`HTTP_NAMES`]); any other `x` as `Grpc-Metadata-X`; of trailers too, where
 //! they come before the body. `grpc-*` and `weft-*` stay inside.
@@ -35,7 +35,11 @@ const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("weft-gateway/"
 /// Returns the head of the gRPC call for a REST request.
 pub(super) fn upstream(head: &request::Parts, from: SocketAddr) -> HeaderMap {
     let mut metadata = HeaderMap::with_capacity(head.headers.len() + 8);
+    let for_this_hop = for_this_hop(&head.headers);
     for (name, value) in &head.headers {
+        if for_this_hop.iter().any(|named| name.as_str().eq_ignore_ascii_case(named)) {
+            continue;
+        }
         if let Some(inner) = name.as_str().strip_prefix(PREFIX) {
             if let Some(inner) = HeaderName::try_from(inner).ok().filter(|inner| is_forwarded(inner.as_str())) {
                 metadata.append(inner, value.clone());
@@ -50,6 +54,12 @@ pub(super) fn upstream(head: &request::Parts, from: SocketAddr) -> HeaderMap {
     metadata.insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
     forwarded(head, from, &mut metadata);
     metadata
+}
+
+/// Headers that the client means for us only (RFC 9110, 7.6.1: what `connection` names is not forwarded).
+fn for_this_hop(headers: &HeaderMap) -> Vec<&str> {
+    let named = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    named.flat_map(|value| value.split(',')).map(str::trim).collect()
 }
 
 fn forwarded(head: &request::Parts, from: SocketAddr, metadata: &mut HeaderMap) {
@@ -117,7 +127,8 @@ mod tests {
             ("grpc-metadata-tenant", "acme"),
             ("grpc-metadata-connection", "close"),
             ("x-custom", "1"),
-            ("connection", "keep-alive"),
+            ("connection", "keep-alive, X-Hop"),
+            ("x-hop", "1"),
             ("content-length", "7"),
             ("host", "api.example"),
             ("x-forwarded-for", "1.2.3.4"),
@@ -129,7 +140,7 @@ mod tests {
         assert_eq!(metadata["x-forwarded-host"], "api.example");
         assert_eq!(metadata["te"], "trailers");
         assert_eq!(metadata["content-type"], "application/grpc");
-        for absent in ["connection", "content-length", "host", "grpc-metadata-tenant"] {
+        for absent in ["connection", "x-hop", "content-length", "host", "grpc-metadata-tenant"] {
             assert!(!metadata.contains_key(absent), "{absent}");
         }
     }

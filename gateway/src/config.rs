@@ -45,7 +45,7 @@ pub enum Source {
 /// Bounds of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Longest REST request body in bytes, and longest message of a client stream; longer is 413. Default 4 MiB.
+    /// Longest REST request body in bytes, and longest message of a client stream; longer is 413. Default 4 MiB, at most 256 MiB.
     pub max_request_bytes: u64,
     /// Deadline of a unary REST call that brings no `grpc-timeout`. Default 60 s. Streams and native gRPC calls get none.
     pub default_timeout: Duration,
@@ -104,7 +104,7 @@ struct File {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct RawLimits {
-    max_request_bytes: Option<u64>,
+    max_request_bytes: Option<RequestBytes>,
     default_timeout: Option<HumanDuration>,
 }
 
@@ -127,8 +127,25 @@ impl From<RawLimits> for Limits {
     fn from(raw: RawLimits) -> Self {
         let default = Self::default();
         Self {
-            max_request_bytes: raw.max_request_bytes.unwrap_or(default.max_request_bytes),
+            max_request_bytes: raw.max_request_bytes.map_or(default.max_request_bytes, |bytes| bytes.0),
             default_timeout: raw.default_timeout.map_or(default.default_timeout, |d| d.0),
+        }
+    }
+}
+
+/// Longest body that may be asked for: it is held in memory, and as a message it can be several times as long, which a gRPC frame must still
+/// be able to say (4 GiB).
+const MOST_REQUEST_BYTES: u64 = 256 << 20;
+
+/// A length of at most [`MOST_REQUEST_BYTES`].
+#[derive(Debug)]
+struct RequestBytes(u64);
+
+impl<'de> Deserialize<'de> for RequestBytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match u64::deserialize(deserializer)? {
+            bytes if bytes > MOST_REQUEST_BYTES => Err(D::Error::custom(format!("at most {MOST_REQUEST_BYTES}"))),
+            bytes => Ok(Self(bytes)),
         }
     }
 }
@@ -193,6 +210,13 @@ mod tests {
         for bad in ["15", "\"15\"", "\"15 s\"", "\"s\"", "\"0s\"", "\"1d\"", "\"25h\""] {
             assert!(error(&format!("[limits]\ndefault_timeout = {bad}")).contains("line 2"), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_body_that_no_frame_could_hold_is_not_promised() {
+        let limit = |bytes: u64| format!("[limits]\nmax_request_bytes = {bytes}").parse::<File>();
+        assert!(limit(256 << 20).is_ok());
+        assert!(limit((256 << 20) + 1).unwrap_err().to_string().contains("line 2"));
     }
 
     #[test]

@@ -120,15 +120,18 @@ async fn killing_a_sidecar_takes_its_app_along_and_fails_no_read() {
     let load = under_load(&mesh, SPAN).await;
     let offset = start.elapsed();
     tokio::time::sleep(SPAN / 4).await;
+    let killed = Instant::now();
     mesh.members[0].sidecar.kill();
     let killed_at = start.elapsed().saturating_sub(offset);
     process::gone(app, Duration::from_secs(5)).await;
     let slot = mesh.add(App::Users).slot.clone();
-    wait::until("a new instance to answer", Duration::from_secs(15), || async {
+    let back = wait::until("a new instance to answer", Duration::from_secs(15), || async {
         let instance = mesh.instances().await.into_iter().find(|i| i.metadata.get("slot") == Some(&slot))?;
-        answers(&instance).await
+        answers(&instance).await?;
+        Some(killed.elapsed())
     })
     .await;
+    println!("from kill -9 of the sidecar to the first answer of the instance in its place: {back:?}");
     only_writes_in_flight_failed(&report(load, "kill -9 of a sidecar").await, killed_at);
 }
 

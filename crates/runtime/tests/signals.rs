@@ -46,7 +46,8 @@ async fn interrupted_twice(shutdown: Shutdown) -> anyhow::Result<()> {
     let mut heard = signal(SignalKind::interrupt())?;
     tokio::task::yield_now().await;
     send(Signal::INT, &mut heard).await;
-    assert!(shutdown.is_draining() && !shutdown.is_aborting());
+    timeout(SOON, shutdown.draining()).await?;
+    assert!(!shutdown.is_aborting());
     send(Signal::INT, &mut heard).await;
     timeout(SOON, shutdown.aborting()).await?;
     Ok(())

@@ -2,7 +2,11 @@
 //!
 //! Lives here: the vocabulary between sources and catalog. Does not: what a change does (`state`), gRPC status codes (`sources`).
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use weft_model::{Digest, Epoch, Instance, InstanceId, Invalid, LeaseTtl, ServiceName, Status, Version};
 
@@ -115,12 +119,29 @@ pub enum ChangeError {
         /// When the tombstone goes.
         until: SystemTime,
     },
+    /// Another instance of the service holds the address; it may lapse.
+    #[error("{address} is held until {}, by instance {holder}", held_until(*silence))]
+    Held {
+        /// Where both say they are.
+        address: SocketAddr,
+        /// Who was there first.
+        holder: InstanceId,
+        /// How long the holder has to be silent to give way; none if it lives by its check.
+        silence: Option<Duration>,
+    },
     /// The store does not take writes now; nothing was changed.
     #[error("the store does not take writes")]
     Store(#[source] Arc<store::Error>),
     /// The registry is shutting down.
     #[error("the catalog is closed")]
     Closed,
+}
+
+fn held_until(silence: Option<Duration>) -> String {
+    match silence {
+        Some(silence) => format!("{silence:?} after its holder's last beat"),
+        None => "it is deregistered".to_owned(),
+    }
 }
 
 /// What became of a beat.

@@ -190,17 +190,19 @@ impl<'a> Draft<'a> {
         Ok(outcome)
     }
 
-    /// One address is one process: a silent holder gives way to a new one, a live one is a mistake of whoever asks.
-    fn holder_of_address(&self, instance: &Instance) -> Result<Option<InstanceId>, Invalid> {
+    /// One address is one process: a silent holder gives way to a new one. One that seems alive may be a machine that lost its power a
+    /// moment ago, so whoever asks has to ask again.
+    fn holder_of_address(&self, instance: &Instance) -> Result<Option<InstanceId>, ChangeError> {
         let Some(service) = self.next.snapshot.services.get(&instance.service) else { return Ok(None) };
         let address = instance.endpoint.address;
         let holder = service.instances.values().find(|i| i.endpoint.address == address && i.id != instance.id);
         match holder {
             Some(holder) if (self.lapsed)(&holder.id) => Ok(Some(holder.id)),
-            Some(holder) => Err(Invalid::new(
-                "instance.endpoint.address",
-                format!("{address} belongs to instance {}, which is alive", holder.id),
-            )),
+            Some(holder) => {
+                let holder = self.record(holder.id)?;
+                let silence = holder.leased().then(|| holder.ttl.get().saturating_sub(holder.ttl.beat_every()));
+                Err(ChangeError::Held { address, holder: holder.instance.id, silence })
+            }
             None => Ok(None),
         }
     }

@@ -23,6 +23,7 @@ pub(crate) fn change(error: &ChangeError) -> Status {
         ChangeError::Invalid(error) => invalid(error),
         ChangeError::Unknown(_) => Status::not_found(error.to_string()),
         ChangeError::Fenced { .. } | ChangeError::Revoked { .. } => Status::failed_precondition(error.to_string()),
+        ChangeError::Held { .. } => Status::aborted(error.to_string()),
         ChangeError::Store(source) => {
             let cause = source.source().map(|s| format!(": {s}")).unwrap_or_default();
             Status::unavailable(format!("{error}: {source}{cause}"))
@@ -65,6 +66,7 @@ mod tests {
             (ChangeError::Unknown(id), Code::NotFound),
             (ChangeError::Fenced { id, held: Epoch(2) }, Code::FailedPrecondition),
             (ChangeError::Revoked { id, until: SystemTime::UNIX_EPOCH }, Code::FailedPrecondition),
+            (ChangeError::Held { address: "127.0.0.1:1".parse().unwrap(), holder: id, silence: None }, Code::Aborted),
             (ChangeError::Store(Arc::new(StoreError::InUse { file: "f".into() })), Code::Unavailable),
             (ChangeError::Closed, Code::Unavailable),
         ];

@@ -158,6 +158,22 @@ async fn a_registry_that_is_away_is_asked_until_it_is_back() {
 }
 
 #[tokio::test]
+async fn an_address_that_is_held_is_asked_for_until_its_holder_lapses() {
+    let mut fake = Fake::start().await;
+    let running = Running::start(fake.registries());
+    let mut lease = running.leases.hold(instance());
+    let _stream = fake.keep_alive().await;
+    let held = "held until 2s after its holder's last beat, by instance 7";
+    for _ in 0..3 {
+        fake.register().await.answer(Err(RpcStatus::aborted(held)));
+        state(&mut lease, LeaseState::Registering { failure: Some(held.into()) }).await;
+    }
+    grant(&mut fake, 5).await;
+    state(&mut lease, LeaseState::Held { epoch: Epoch(5) }).await;
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn fenced_and_revoked_are_told_and_end_the_beats() {
     for (outcome, expected) in [
         (Outcome::Fenced, LeaseState::Fenced { reason: "because".into() }),

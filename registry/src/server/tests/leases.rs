@@ -153,12 +153,29 @@ async fn an_address_belongs_to_one_live_instance() {
     let mut twin = users(2);
     twin.endpoint = users(1).endpoint;
     let denied = world.register(twin.clone()).await.unwrap_err();
-    assert_eq!(denied.code(), Code::InvalidArgument);
-    let details = denied.get_error_details();
-    assert_eq!(details.bad_request().unwrap().field_violations[0].field, "instance.endpoint.address");
+    assert_eq!(denied.code(), Code::Aborted, "it may be right a moment later: ask again");
+    let text = format!("held until 10s after its holder's last beat, by instance {}", id(1));
+    assert!(denied.message().contains(&text), "{}", denied.message());
     drop(stream);
     sleep(10 * MS).await; // the process died and another took its port: no need to wait for its grace
     world.register(twin).await.unwrap();
+    assert_eq!(world.ids("users.default").await, [id(2)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_whose_stream_only_looks_open_gives_its_address_up_when_it_misses_two_beats() {
+    let mut world = World::new().await;
+    let first = world.users(1).await;
+    let mut dead = world.keep_alive().await; // its machine lost its power: nobody closes this
+    dead.beat(&[&first], Health::Serving).await;
+    let mut again = users(2);
+    again.endpoint = users(1).endpoint;
+    let began = Instant::now();
+    while let Err(denied) = world.register(again.clone()).await {
+        assert_eq!(denied.code(), Code::Aborted, "{denied:?}");
+        sleep(100 * MS).await;
+    }
+    assert!((9_900 * MS..=10_200 * MS).contains(&began.elapsed()), "{:?}", began.elapsed());
     assert_eq!(world.ids("users.default").await, [id(2)]);
 }
 

@@ -336,7 +336,11 @@ impl CatalogTask {
         let error = Arc::new(error);
         for (answer, outcome) in refused {
             if let Some(answer) = answer {
-                drop(answer.send(outcome.and(Err(ChangeError::Store(error.clone())))));
+                drop(answer.send(Err(match outcome {
+                    Err(refusal @ ChangeError::Invalid(_)) => refusal,
+                    // decided after changes that were never made: a takeover that failed fences nobody
+                    Ok(_) | Err(_) => ChangeError::Store(error.clone()),
+                })));
             }
         }
         self.riding.extend(flight.riding.into_iter().filter(|id| self.state.records.contains_key(id)));

@@ -213,6 +213,35 @@ async fn a_failed_commit_changes_nothing_and_health_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_failed_commit_would_have_changed_refuses_nobody() {
+    let disk = Disk::default();
+    let running = start(&disk);
+    let catalog = &running.catalog;
+    register(&running, 2).await;
+    let lease = register(&running, 1).await;
+    disk.broken.store(true, Ordering::SeqCst);
+    // the registration just made holds the next group back, so these are one
+    let (takeover, owner, removal, comeback, of_the_removed, nonsense) = tokio::join!(
+        catalog.register(instance(1), LeaseTtl::DEFAULT),
+        catalog.deregister(id(1), Word::Owner(lease.epoch)),
+        catalog.deregister(id(2), Word::Operator),
+        catalog.register(instance(2), LeaseTtl::DEFAULT),
+        catalog.set_status(id(2), Word::Operator, Health::new(Status::NotServing, "night")),
+        catalog.register(Instance { service: "posts".parse().unwrap(), ..instance(1) }, LeaseTtl::DEFAULT),
+    );
+    for (what, answer) in [
+        ("takeover", takeover),
+        ("fenced by it", owner),
+        ("removal", removal),
+        ("revoked by it", comeback),
+        ("unknown by it", of_the_removed),
+    ] {
+        assert!(matches!(answer, Err(ChangeError::Store(_))), "{what}: {answer:?}");
+    }
+    assert!(matches!(nonsense, Err(ChangeError::Invalid(_))), "{nonsense:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn health_reaches_the_store_within_a_second_and_renewals_never() {
     let disk = Disk::default();
     let running = start(&disk);

@@ -2,7 +2,7 @@
 //!
 //! Lives here: the table and the rule of a drain; synchronous, `now` an argument. Does not: sending (`views`), marking an instance (`catalog`).
 //! Invariants: a watcher holds an instance if what it was last sent lists it, or if it was sent the service before the instance drained and
-//! has not acknowledged since; a watcher that is not in the table is not waited for.
+//! has not acknowledged since; a watcher that is not in the table is not waited for, such as one that cannot acknowledge.
 //! Reported by every view that knows its readers; a polled view would report by its interval.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};

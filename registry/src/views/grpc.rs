@@ -130,7 +130,10 @@ async fn serve(
         match event {
             Event::Request(request) => match request? {
                 Some(request) => obey(&mut watcher, request)?,
-                None => half_closed = true, // a reader that only listens, such as grpcurl
+                None => {
+                    half_closed = true; // a reader that only listens, such as grpcurl
+                    watcher.acks_no_more();
+                }
             },
             Event::Room(Ok(())) => {
                 if let Some(update) = watcher.take() {

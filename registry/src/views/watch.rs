@@ -195,6 +195,12 @@ impl Watcher {
         }
     }
 
+    /// The watcher has no way to acknowledge (any more): it is told as before, and no drain waits for it.
+    pub fn acks_no_more(&mut self) {
+        self.shared.hub().acks.close(self.id);
+        self.shared.progress.send_replace(());
+    }
+
     /// Waits until there is something to tell. Cancel-safe: nothing is taken.
     pub async fn ready(&self) {
         while !self.shared.hub().is_marked(self.id) {

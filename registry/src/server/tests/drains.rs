@@ -77,6 +77,30 @@ async fn a_watcher_that_leaves_is_no_longer_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watcher_that_cannot_acknowledge_is_told_and_not_waited_for() {
+    let mut world = World::new().await;
+    let (lease, late) = (world.users(1).await, world.users(2).await);
+    let request = WatchRequest { watcher: "grpcurl".into(), subscribe: vec!["users".into()], ..Default::default() };
+    let mut answers = world.discovery.watch(tokio_stream::iter([request])).await.unwrap().into_inner();
+    answers.message().await.unwrap().unwrap();
+    sleep(10 * MS).await; // its end arrives
+    let (answer, took) = world.drain(&lease, 60_000).await;
+    assert!(answer.acknowledged && answer.waited_for.is_empty() && took <= 20 * MS, "{answer:?} {took:?}");
+    let told = answers.message().await.unwrap().unwrap();
+    assert_eq!(delta(&told.services[0]).0, [(id(1).as_str(), Health::Draining)]);
+
+    let mut watch = world.watch("leaving", &["users"]).await;
+    watch.next().await;
+    let Watch { requests, answers: _open } = watch;
+    let ending = async {
+        sleep(1_000 * MS).await;
+        drop(requests);
+    };
+    let ((answer, took), ()) = tokio::join!(world.drain(&late, 60_000), ending);
+    assert!(answer.acknowledged && (1_000 * MS..=1_100 * MS).contains(&took), "{answer:?} {took:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_watchers_a_drain_answers_at_once() {
     let mut world = World::new().await;
     let lease = world.users(1).await;

@@ -33,14 +33,15 @@ async fn an_app_is_listed_when_it_is_ready_with_its_descriptors_and_slot() {
     assert!(set.services().contains(&"weft.testkit.v1.Echo".to_owned()));
 }
 
-/// Statuses of `echo` as a watcher is told them, until `last`.
-async fn told(fixture: &Fixture, until: Status) -> Vec<Status> {
+/// Waits until a watcher of `echo` was told that it crashed and, right after that, that it serves.
+async fn crash_and_return(fixture: &Fixture) {
     let mut client = DiscoveryClient::connect(fixture.registry_url()).await.unwrap();
     let watch = WatchRequest { watcher: "test".into(), subscribe: vec!["echo".into()], ..Default::default() };
     let mut stream = client.watch(tokio_stream::iter([watch])).await.unwrap().into_inner();
     let mut seen = Vec::new();
-    while seen.last() != Some(&until) || seen.len() == 1 {
-        let message = soon("a change", stream.message()).await.unwrap().unwrap();
+    while !seen.ends_with(&[Status::Crashed, Status::Serving]) {
+        let next = timeout(LIMIT, stream.message()).await;
+        let message = next.unwrap_or_else(|_| panic!("no crash and return: {seen:?}")).unwrap().unwrap();
         for body in message.services.into_iter().filter_map(|service| service.body) {
             let instances = match body {
                 Body::Full(full) => full.instances,
@@ -49,7 +50,6 @@ async fn told(fixture: &Fixture, until: Status) -> Vec<Status> {
             seen.extend(instances.iter().map(|instance| instance.status()));
         }
     }
-    seen
 }
 
 #[tokio::test]
@@ -57,17 +57,15 @@ async fn a_killed_app_is_told_as_crashed_before_it_serves_again_under_the_same_i
     let fixture = Fixture::with_registry().await;
     let sidecar = fixture.start(fixture.echo("echo")).await;
     fixture.listed_as(&sidecar, Status::Serving).await;
-    let pid = sidecar.pid(None).await;
-    let (told, ()) = tokio::join!(told(&fixture, Status::Serving), async {
-        signal(pid, Signal::KILL);
-        sidecar.pid(Some(pid)).await;
+    // After the first crash the app is back at once, and a watcher, who gets the latest, may be told of nothing. The later ones take
+    // longer, and there CRASHED has to be seen: NOT_SERVING, the lost connection that a crash shows by, is not enough.
+    let ((), ()) = tokio::join!(crash_and_return(&fixture), async {
+        let mut pid = sidecar.pid(None).await;
+        for _ in 0..3 {
+            signal(pid, Signal::KILL);
+            pid = sidecar.pid(Some(pid)).await;
+        }
     });
-    // A watcher gets the latest: between the first and the last SERVING there is one that takes no calls, or nothing was to be told.
-    assert_eq!((told.first(), told.last()), (Some(&Status::Serving), Some(&Status::Serving)), "{told:?}");
-    assert!(
-        told[1..told.len() - 1].iter().all(|status| matches!(status, Status::Crashed | Status::NotServing)),
-        "{told:?}"
-    );
     let again = fixture.listed_as(&sidecar, Status::Serving).await;
     assert_eq!(again.id, sidecar.id.to_string());
     sidecar.inbound().unary(crate::fixture::says("x")).await.unwrap();

@@ -18,7 +18,7 @@ use weft_proto::weft::registry::v1::{RegisterRequest, registry_client::RegistryC
 
 use weft_testkit::wait;
 
-use crate::fixture::{Fixture, LIMIT, signal, soon};
+use crate::fixture::{Fixture, LIMIT, signal};
 
 #[tokio::test]
 async fn an_app_is_listed_when_it_is_ready_with_its_descriptors_and_slot() {

@@ -114,10 +114,15 @@ impl Up {
         .await
     }
 
-    /// Every process of the mesh.
+    /// Every process of the mesh, also what an app has started.
     fn pids(&self) -> BTreeSet<u32> {
-        let pids = self.ps().into_iter().flat_map(|row| [row.pid, row.app]).filter(|pid| *pid > 0);
-        pids.collect()
+        let mut pids: Vec<u32> = self.ps().into_iter().map(|row| row.pid).filter(|pid| *pid > 0).collect();
+        let mut next = 0;
+        while let Some(pid) = pids.get(next) {
+            pids.extend(process::children(*pid));
+            next += 1;
+        }
+        pids.into_iter().collect()
     }
 
     /// Waits for the end of `weft up` and checks that nothing of `pids` is left.

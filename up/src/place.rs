@@ -14,7 +14,7 @@ use std::{
 
 use rustix::{
     fs::{FlockOperation, flock},
-    process::{Pid, Signal, kill_process_group},
+    process::{Pid, Signal, kill_process, kill_process_group},
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
@@ -133,6 +133,16 @@ impl Drop for Place {
         // What is left would be found by nobody: nothing of ours runs any more.
         let _ = fs::remove_file(self.dir.join("run.json"));
         let _ = fs::remove_file(self.dir.join("up.sock"));
+    }
+}
+
+/// Ends processes at once, each known by its id and start time; those that ended meanwhile are left out.
+pub(crate) fn kill(left: &[(u32, u64)]) {
+    for (pid, started) in left.iter().filter(|(pid, started)| procfs::start_time(*pid) == Some(*started)) {
+        tracing::debug!(pid, started, "killing what an app has left");
+        if let Some(pid) = i32::try_from(*pid).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::KILL); // an error means that it ended in between
+        }
     }
 }
 

@@ -35,6 +35,17 @@ pub(crate) fn children(pid: u32) -> Vec<u32> {
     lists.flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()).collect()
 }
 
+/// Everything a process has started, and what that has started, each with its start time.
+pub(crate) fn descendants(pid: u32) -> Vec<(u32, u64)> {
+    let mut pids = children(pid);
+    let mut next = 0;
+    while let Some(pid) = pids.get(next) {
+        pids.extend(children(*pid));
+        next += 1;
+    }
+    pids.into_iter().filter_map(|pid| Some((pid, start_time(pid)?))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,7 +55,7 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         assert!(children(std::process::id()).contains(&child.id()));
         let start = start_time(child.id());
-        assert!(start.is_some());
+        assert!(descendants(std::process::id()).contains(&(child.id(), start.unwrap())));
         assert_eq!(start_time(child.id()), start);
         child.kill().unwrap();
         child.wait().unwrap();

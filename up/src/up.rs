@@ -35,7 +35,7 @@ use crate::{
     control::{self, Control},
     director::{Director, Order},
     launch::Launch,
-    place::{Entry, Place},
+    place::{self, Entry, Place},
     procfs,
     screen::{self, Screen},
     welcome,
@@ -158,7 +158,7 @@ impl Up {
         let (stopped, watchable, children_gone) = Default::default();
         let urls = Arc::new(OnceLock::new());
         let (world_in, world) = watch::channel(Arc::default());
-        let path = crate::place::socket(config.root());
+        let path = place::socket(config.root());
         let listener = control::bind(&path).with_context(|| format!("control socket {}", path.display()))?;
         let control = Control {
             config: config.clone(),
@@ -276,7 +276,10 @@ impl Up {
             while self.supervisor.join_next().await.is_some() {}
         } else {
             self.screen.say("killed");
+            // A sidecar that is killed takes its app along, and nobody what the app has started: that is looked up while it has parents.
+            let left = procfs::descendants(std::process::id());
             self.supervisor.shutdown().await;
+            place::kill(&left);
         }
         self.stopped.cancel();
         let farewell = async { while self.parts.join_next().await.is_some_and(|part| !matches!(part, Ok(Ok(())))) {} };

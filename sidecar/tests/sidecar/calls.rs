@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_stream::StreamExt;
 use tonic::Code;
-use weft_proto::weft::testkit::v1::EchoRequest;
+use weft_proto::weft::{model::v1::Status, testkit::v1::EchoRequest};
 use weft_testkit::{echo, process, wait};
 
 use crate::fixture::{Fixture, LIMIT, says, signal, soon};
@@ -134,7 +134,7 @@ async fn an_edit_of_the_services_file_moves_calls_and_a_broken_one_does_not() {
 async fn a_service_is_found_at_its_first_call_by_authority_or_by_grpc_name() {
     let fixture = Fixture::with_registry().await;
     let callee = fixture.start(fixture.echo("echo")).await;
-    callee.ready().await;
+    fixture.listed_as(&callee, Status::Serving).await;
     let caller = fixture.start(fixture.echo("caller")).await;
     for authority in ["echo", "echo.default.weft"] {
         let answer = soon("an answer", caller.outbound(authority).unary(says("x"))).await.unwrap().into_inner();

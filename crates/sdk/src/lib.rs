@@ -20,9 +20,11 @@
 pub mod status;
 
 mod guard;
+mod mask;
 mod process;
 mod services;
 
+pub use mask::Mask;
 pub use process::{App, DEFAULT_PORT, serve};
 pub use services::{ServeError, Services};
 pub use status::http_status;

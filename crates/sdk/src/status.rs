@@ -20,6 +20,11 @@ where
     Status::with_error_details(Code::InvalidArgument, parts.join("; "), ErrorDetails::with_bad_request(violations))
 }
 
+/// Returns [`invalid_argument`] for those fields of a request that have something wrong with them, as the `err()` of their parsing says.
+pub fn violations<D: Into<String>, const N: usize>(fields: [(&'static str, Option<D>); N]) -> Status {
+    invalid_argument(fields.into_iter().filter_map(|(field, wrong)| Some((field, wrong?))))
+}
+
 /// Returns INTERNAL that tells the caller nothing, after logging the error with its causes for the operator.
 pub fn internal(error: impl Into<anyhow::Error>) -> Status {
     let error: anyhow::Error = error.into();
@@ -44,6 +49,12 @@ mod tests {
         let details = status.get_details_bad_request().unwrap();
         let fields: Vec<_> = details.field_violations.iter().map(|it| it.field.as_str()).collect();
         assert_eq!(fields, ["name", "email"]);
+    }
+
+    #[test]
+    fn only_fields_with_something_wrong_are_named() {
+        let status = violations([("name", None), ("email", Some("has no @"))]);
+        assert_eq!(status.message(), "email has no @");
     }
 
     #[test]

@@ -8,13 +8,15 @@ use std::{env, fs, path::Path};
 use anyhow::Context;
 
 /// Entry files, one a package of ours. Each gets its own raw descriptor set, so that a service reflects what it offers and nothing else.
-const ROOTS: [&str; 6] = [
+const ROOTS: [&str; 8] = [
     "weft/model/v1/model.proto",
     "weft/registry/v1/registry.proto",
     "weft/discovery/v1/discovery.proto",
     "weft/up/v1/up.proto",
     "weft/testkit/v1/echo.proto",
     "shop/users/v1/users.proto",
+    "shop/posts/v1/posts.proto",
+    "shop/comments/v1/comments.proto",
 ];
 
 /// Files that carry no service of ours but whose types others use.

@@ -21,6 +21,10 @@ pub const UP: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/weft.up.v1.binpb
 pub const TESTKIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/weft.testkit.v1.binpb"));
 /// `shop.users.v1` and what it imports.
 pub const SHOP_USERS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shop.users.v1.binpb"));
+/// `shop.posts.v1` and what it imports.
+pub const SHOP_POSTS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shop.posts.v1.binpb"));
+/// `shop.comments.v1` and what it imports.
+pub const SHOP_COMMENTS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shop.comments.v1.binpb"));
 
 /// A file of a set.
 #[derive(Debug, Clone, PartialEq)]

@@ -56,6 +56,16 @@ mod generated {
                 tonic::include_proto!("shop.users.v1");
             }
         }
+        pub mod posts {
+            pub mod v1 {
+                tonic::include_proto!("shop.posts.v1");
+            }
+        }
+        pub mod comments {
+            pub mod v1 {
+                tonic::include_proto!("shop.comments.v1");
+            }
+        }
     }
 }
 

@@ -8,6 +8,7 @@
 mod clients;
 mod reliability;
 mod rest;
+mod shop;
 mod streaming;
 mod up;
 

@@ -54,7 +54,7 @@ pub(crate) fn text(facts: &Facts) -> String {
     } else {
         line(&mut text, "by gRPC", &format!("grpcurl -plaintext {gateway} list"));
     }
-    if let Some((app, name)) = rows.iter().find_map(|row| Some((row.app?, row.name()))) {
+    if let Some((app, name)) = to_break(config, rows) {
         line(
             &mut text,
             "break it",
@@ -68,6 +68,15 @@ pub(crate) fn text(facts: &Facts) -> String {
 
 fn line(text: &mut String, name: &str, what: &str) {
     writeln!(text, "  {name:<17} {what}").expect("a String takes what is written to it");
+}
+
+/// An app that can be missed: its service has another instance.
+fn to_break(config: &Config, rows: &[Row]) -> Option<(u32, String)> {
+    let spare = |row: &&Row| match &row.kind {
+        Kind::Instance(slot) => config.services.get(&slot.service).is_some_and(|service| service.scale > 1),
+        Kind::Registry | Kind::Gateway => false,
+    };
+    rows.iter().filter(spare).find_map(|row| Some((row.app?, row.name())))
 }
 
 fn has_users(config: &Config) -> bool {

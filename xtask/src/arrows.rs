@@ -20,6 +20,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("weft-traffic", &["weft-model"]),
     ("weft-discovery", &["weft-model", "weft-proto"]),
     ("weft", &["weft-discovery", "weft-model", "weft-proto", "weft-reflection", "weft-runtime", "weft-traffic"]),
+    ("weft-store", &["weft"]),
     ("weft-testkit", &["weft-model", "weft-proto", "weft-reflection"]),
     // the roles: never on each other
     ("weft-registry", &["weft-model", "weft-proto", "weft-reflection", "weft-runtime"]),
@@ -56,7 +57,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// What every package below `services/` may depend on; so a service never depends on another.
-const SERVICE: &[&str] = &["weft", "weft-proto"];
+const SERVICE: &[&str] = &["weft", "weft-proto", "weft-store"];
 
 /// Returns every arrow that is not in the table, and every row that names no package.
 pub(crate) fn problems(metadata: &Metadata, root: &Path) -> Vec<String> {

@@ -8,10 +8,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use http::Uri;
 use weft_runtime::listen::{self, ListenAddr};
-use weft_runtime::{Context, Process};
+use weft_runtime::{Context, Process, Usage};
 
-use crate::Services;
+use crate::{Channel, Services};
 
 /// Where a service listens when `PORT` is not set: what gRPC examples use.
 pub const DEFAULT_PORT: u16 = 50051;
@@ -21,13 +22,15 @@ pub const DEFAULT_PORT: u16 = 50051;
 pub struct App {
     name: String,
     data: PathBuf,
+    outbound: Option<Uri>,
 }
 
 impl App {
-    fn new(context: &Context) -> Self {
+    fn new(context: &Context) -> Result<Self, Usage> {
         let name = context.env().service().unwrap_or(context.name()).to_owned();
         let data = context.env().data().unwrap_or_else(|| [".weft", "data", &name].iter().collect());
-        App { name, data }
+        let outbound = context.env().outbound().map(outbound).transpose()?;
+        Ok(App { name, data, outbound })
     }
 
     /// Returns the name of the service: `WEFT_SERVICE`, else the one given to [`serve`].
@@ -43,6 +46,15 @@ impl App {
     pub fn data_dir(&self) -> io::Result<PathBuf> {
         std::fs::create_dir_all(&self.data)?;
         Ok(self.data.clone())
+    }
+
+    /// Returns a channel to another service, by its name in the mesh (`users`, `users.other-namespace`), through this app's sidecar. It
+    /// connects when first used; without a sidecar every call on it fails and says so.
+    ///
+    /// # Panics
+    /// If `service` cannot be the name of a service.
+    pub fn channel(&self, service: &str) -> Channel {
+        Channel::new(self.outbound.clone(), service)
     }
 }
 
@@ -62,13 +74,32 @@ where
     F: Future<Output = anyhow::Result<Services>>,
 {
     let port = context.env().port()?.unwrap_or(DEFAULT_PORT);
+    let app = App::new(&context)?;
     let listener = listen::bind(ListenAddr::loopback(port))?;
     let shutdown = context.shutdown();
     let services = tokio::select! {
-        services = setup(App::new(&context)) => services.context("starting")?,
+        services = setup(app) => services.context("starting")?,
         () = shutdown.draining() => return Ok(()), // nothing was served yet, so nothing is in flight
     };
     tracing::info!(service = context.env().service(), instance = context.env().instance(), "ready");
     listen::announce(&context, "grpc", listener.local_addr()?);
     services.run(listener, shutdown).await.context("serving")
+}
+
+fn outbound(text: &str) -> Result<Uri, Usage> {
+    let uri = text.parse().ok().filter(|uri: &Uri| uri.scheme_str() == Some("http") && uri.authority().is_some());
+    uri.ok_or_else(|| Usage::new(format!("WEFT_OUTBOUND={text:?} is no URL like http://127.0.0.1:7301")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_outbound_is_a_plaintext_url() {
+        assert_eq!(outbound("http://127.0.0.1:7301").unwrap(), "http://127.0.0.1:7301");
+        for wrong in ["127.0.0.1:7301", "7301", "https://127.0.0.1:7301", "/run/weft.sock"] {
+            assert!(outbound(wrong).unwrap_err().to_string().contains("WEFT_OUTBOUND"), "{wrong:?}");
+        }
+    }
 }

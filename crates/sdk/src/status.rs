@@ -20,6 +20,39 @@ where
     Status::with_error_details(Code::InvalidArgument, parts.join("; "), ErrorDetails::with_bad_request(violations))
 }
 
+/// Returns [`invalid_argument`] for those fields of a request that have something wrong with them, as the `err()` of their parsing says.
+pub fn violations<D: Into<String>, const N: usize>(fields: [(&'static str, Option<D>); N]) -> Status {
+    invalid_argument(fields.into_iter().filter_map(|(field, wrong)| Some((field, wrong?))))
+}
+
+/// Returns what a service answers when another one could not do what it was asked for: that it is not to be had, overloaded or late is
+/// passed on with the cause; anything else is a mistake between the two services, which is logged and INTERNAL. Statuses that the asking
+/// service understands, like NOT_FOUND, are handled before, see [`found`].
+pub fn upstream(service: &str, status: Status) -> Status {
+    let because = || format!("asking {service}: {}", status.message());
+    match status.code() {
+        Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => Status::new(status.code(), because()),
+        // The caller did not leave, or nobody would read this.
+        Code::Cancelled => Status::unavailable(because()),
+        _ => {
+            tracing::error!(service, code = ?status.code(), message = status.message(), "a service refused a call of ours");
+            Status::internal("internal error")
+        }
+    }
+}
+
+/// Returns what another service has, or none if it says NOT_FOUND.
+///
+/// # Errors
+/// [`upstream`], for any other status.
+pub fn found<T>(service: &str, answer: Result<Response<T>, Status>) -> Result<Option<T>, Status> {
+    match answer {
+        Ok(answer) => Ok(Some(answer.into_inner())),
+        Err(status) if status.code() == Code::NotFound => Ok(None),
+        Err(status) => Err(upstream(service, status)),
+    }
+}
+
 /// Returns INTERNAL that tells the caller nothing, after logging the error with its causes for the operator.
 pub fn internal(error: impl Into<anyhow::Error>) -> Status {
     let error: anyhow::Error = error.into();
@@ -44,6 +77,38 @@ mod tests {
         let details = status.get_details_bad_request().unwrap();
         let fields: Vec<_> = details.field_violations.iter().map(|it| it.field.as_str()).collect();
         assert_eq!(fields, ["name", "email"]);
+    }
+
+    #[test]
+    fn only_fields_with_something_wrong_are_named() {
+        let status = violations([("name", None), ("email", Some("has no @"))]);
+        assert_eq!(status.message(), "email has no @");
+    }
+
+    #[test]
+    fn of_another_services_failures_those_that_pass_are_passed_on() {
+        let passed = [
+            (Code::Unavailable, Code::Unavailable),
+            (Code::DeadlineExceeded, Code::DeadlineExceeded),
+            (Code::ResourceExhausted, Code::ResourceExhausted),
+            (Code::Cancelled, Code::Unavailable),
+        ];
+        for (code, answered) in passed {
+            let status = upstream("users", Status::new(code, "why"));
+            assert_eq!((status.code(), status.message()), (answered, "asking users: why"));
+        }
+        for code in [Code::InvalidArgument, Code::PermissionDenied, Code::Unimplemented, Code::Internal, Code::Unknown]
+        {
+            let status = upstream("users", Status::new(code, "a secret of users"));
+            assert_eq!((status.code(), status.message()), (Code::Internal, "internal error"));
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_an_answer() {
+        assert_eq!(found("users", Ok(Response::new(1))).unwrap(), Some(1));
+        assert_eq!(found::<u8>("users", Err(Status::not_found("no such user"))).unwrap(), None);
+        assert_eq!(found::<u8>("users", Err(Status::unavailable(""))).unwrap_err().code(), Code::Unavailable);
     }
 
     #[test]

@@ -34,20 +34,33 @@ impl Answer {
 
 /// Makes one call with a JSON body (none for an empty one). Fails if it has no answer after 30 s.
 pub async fn send(target: SocketAddr, method: Method, path: &str, body: &str) -> anyhow::Result<Answer> {
-    timeout(LIMIT, send_patiently(target, method, path, body)).await?
+    send_with(target, method, path, &[], body).await
 }
 
-async fn send_patiently(target: SocketAddr, method: Method, path: &str, body: &str) -> anyhow::Result<Answer> {
-    let stream = TcpStream::connect(target).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let mut driver = JoinSet::new();
-    driver.spawn(connection);
+/// The same with further headers.
+pub async fn send_with(
+    target: SocketAddr,
+    method: Method,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> anyhow::Result<Answer> {
     let request = Request::builder().method(method).uri(path).header("host", target.to_string());
+    let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
     let request = match body {
         "" => request,
         _ => request.header("content-type", "application/json"),
     };
-    let response = sender.send_request(request.body(Full::<Bytes>::from(body.to_owned()))?).await?;
+    let request = request.body(Full::<Bytes>::from(body.to_owned()))?;
+    timeout(LIMIT, send_patiently(target, request)).await?
+}
+
+async fn send_patiently(target: SocketAddr, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
+    let stream = TcpStream::connect(target).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let mut driver = JoinSet::new();
+    driver.spawn(connection);
+    let response = sender.send_request(request).await?;
     let (head, body) = response.into_parts();
     let body = String::from_utf8_lossy(&body.collect().await?.to_bytes()).into_owned();
     Ok(Answer { status: head.status, headers: head.headers, body })

@@ -22,6 +22,10 @@ const START: Duration = Duration::from_secs(60);
 pub enum App {
     /// The example service `users`.
     Users,
+    /// The example service `posts`, which asks users.
+    Posts,
+    /// The example service `comments`, which asks posts and users.
+    Comments,
     /// The echo service of this crate.
     Echo,
 }
@@ -31,6 +35,8 @@ impl App {
     pub const fn service(self) -> &'static str {
         match self {
             Self::Users => "users",
+            Self::Posts => "posts",
+            Self::Comments => "comments",
             Self::Echo => "echo",
         }
     }
@@ -38,6 +44,8 @@ impl App {
     const fn binary(self) -> &'static str {
         match self {
             Self::Users => "users",
+            Self::Posts => "posts",
+            Self::Comments => "comments",
             Self::Echo => "weft-echo",
         }
     }

@@ -6,7 +6,6 @@
 //! Read `service` first (what a call may do), then `user` (what a value must be), then `store` (how it is kept).
 #![forbid(unsafe_code)]
 
-mod page;
 mod service;
 mod store;
 mod user;

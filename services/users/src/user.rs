@@ -2,10 +2,7 @@
 //!
 //! Lives here: parsing of what callers send. Does not: gRPC (`service`), SQL (`store`).
 
-use std::fmt;
-use std::time::UNIX_EPOCH;
-
-use uuid::Uuid;
+use weft_store::{Id, Micros};
 
 /// A user as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,47 +12,6 @@ pub(crate) struct User {
     pub(crate) email: String,
     pub(crate) create_time: Micros,
     pub(crate) update_time: Micros,
-}
-
-/// Opaque to callers. A UUID of version 7: ids sort by time of creation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Id(Uuid);
-
-impl Id {
-    pub(crate) fn new() -> Self {
-        Id(Uuid::now_v7())
-    }
-
-    /// Takes the one spelling that we give out: an id is a word, not a number to be written in several ways.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        let id = Id(Uuid::try_parse(text).ok()?);
-        (id.to_string() == text).then_some(id)
-    }
-
-    pub(crate) fn as_bytes(&self) -> &[u8; 16] {
-        self.0.as_bytes()
-    }
-
-    pub(crate) fn from_bytes(bytes: [u8; 16]) -> Self {
-        Id(Uuid::from_bytes(bytes))
-    }
-}
-
-impl fmt::Display for Id {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.as_hyphenated().fmt(f)
-    }
-}
-
-/// Microseconds since 1970, UTC: what a database keeps exactly.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Micros(pub(crate) i64);
-
-impl Micros {
-    pub(crate) fn now() -> Self {
-        let since = weft::clock::wall().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
-    }
 }
 
 /// A name to show: 1 to 200 characters, not all blank, none a control character.
@@ -111,21 +67,6 @@ impl Email {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_id_has_one_spelling() {
-        let id = Id::new().to_string();
-        assert_eq!(Id::parse(&id).unwrap().to_string(), id);
-        for other in [id.to_uppercase(), id.replace('-', ""), format!("{{{id}}}"), String::new(), "1".to_owned()] {
-            assert!(Id::parse(&other).is_none(), "{other:?}");
-        }
-    }
-
-    #[test]
-    fn ids_sort_by_creation() {
-        let ids: Vec<String> = (0..1_000).map(|_| Id::new().to_string()).collect();
-        assert!(ids.is_sorted());
-    }
 
     #[test]
     fn a_name_has_up_to_200_characters_whatever_their_bytes() {

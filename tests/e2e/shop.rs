@@ -1,0 +1,190 @@
+//! Services that call each other through their sidecars: posts asks users, comments asks both. Inventory: example-services.
+//!
+//! Lives here: what a caller sees of the calls behind its call, when all is well and when it is not. Does not: the rules of one service
+//! (its own tests).
+
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use weft_testkit::{
+    http::{Answer, send, send_with},
+    mesh::{App, Mesh},
+    outside, process, wait,
+};
+
+use crate::ALONE;
+
+/// Far below every time the mesh waits for something: what takes less did not wait.
+const AT_ONCE: Duration = Duration::from_secs(1);
+const SOON: Duration = Duration::from_secs(30);
+const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+
+async fn get(mesh: &Mesh, path: &str) -> Answer {
+    send(mesh.gateway_at(), Method::GET, path, "").await.expect("the gateway answers")
+}
+
+async fn post(mesh: &Mesh, path: &str, body: Value) -> Answer {
+    send(mesh.gateway_at(), Method::POST, path, &body.to_string()).await.expect("the gateway answers")
+}
+
+/// Creates something and returns it.
+async fn created(mesh: &Mesh, path: &str, body: Value) -> Value {
+    let answer = post(mesh, path, body).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
+    answer.json()
+}
+
+fn id(of: &Value) -> &str {
+    of["id"].as_str().expect("it has an id")
+}
+
+/// Creates a user and returns her id.
+async fn ada(mesh: &Mesh) -> String {
+    id(&created(mesh, "/api/users", json!({"name": "Ada", "email": "ada@example.com"})).await).to_owned()
+}
+
+fn assert_violation(answer: &Answer, field: &str) {
+    assert_eq!((answer.status, &answer.json()["code"]), (StatusCode::BAD_REQUEST, &json!(3)), "{answer:?}");
+    assert_eq!(answer.json()["details"][0]["fieldViolations"][0]["field"], field, "{answer:?}");
+}
+
+/// 503 with a cause that contains this, and without any waiting.
+fn assert_unavailable_at_once(answer: &Answer, asked: Instant, cause: &str) {
+    let took = asked.elapsed();
+    assert_eq!((answer.status, &answer.json()["code"]), (StatusCode::SERVICE_UNAVAILABLE, &json!(14)), "{answer:?}");
+    assert!(answer.json()["message"].as_str().unwrap().contains(cause), "{answer:?}");
+    assert!(took < AT_ONCE, "503 after {took:?}");
+}
+
+/// The process of an instance's app.
+fn app_of(mesh: &Mesh, slot: &str) -> u32 {
+    let member = mesh.members.iter().find(|member| member.slot == slot).expect("there is such an instance");
+    let children = process::children(member.sidecar.pid());
+    children.into_iter().find(|pid| process::runs(*pid)).expect("the sidecar has an app")
+}
+
+#[tokio::test]
+async fn posts_and_comments_know_their_authors_by_asking() {
+    let _shared = ALONE.read().await;
+    let test = "posts_and_comments_know_their_authors_by_asking";
+    let Some(mesh) = Mesh::start(test, &[App::Users, App::Posts, App::Comments]).await else { return };
+    let ada = ada(&mesh).await;
+
+    let article = created(&mesh, "/api/posts", json!({"authorId": ada, "title": "Notes", "body": "one"})).await;
+    let path = format!("/api/posts/{}", id(&article));
+    assert_eq!(get(&mesh, &path).await.json(), article);
+    assert_eq!(get(&mesh, &format!("{path}?view=POST_VIEW_FULL")).await.json()["authorName"], "Ada");
+    assert_eq!(get(&mesh, &format!("/api/posts?authorId={ada}")).await.json()["posts"], json!([article]));
+
+    let comments = format!("{path}/comments");
+    let comment = created(&mesh, &comments, json!({"authorId": ada, "text": "Agreed."})).await;
+    assert_eq!((&comment["postId"], &comment["authorId"]), (&article["id"], &json!(ada)));
+    assert_eq!(get(&mesh, &comments).await.json()["comments"], json!([comment]));
+
+    assert_violation(&post(&mesh, "/api/posts", json!({"authorId": NOBODY, "title": "Notes"})).await, "author_id");
+    assert_violation(&post(&mesh, "/api/posts", json!({"authorId": "nobody", "title": "Notes"})).await, "author_id");
+    assert_violation(&post(&mesh, &comments, json!({"authorId": NOBODY, "text": "No."})).await, "author_id");
+    let nowhere = post(&mesh, &format!("/api/posts/{NOBODY}/comments"), json!({"authorId": ada, "text": "No."})).await;
+    assert_eq!(nowhere.status, StatusCode::NOT_FOUND, "{nowhere:?}");
+    assert_eq!(get(&mesh, "/api/posts").await.json()["posts"], json!([article]), "what was refused is not there");
+    assert_eq!(get(&mesh, &comments).await.json()["comments"], json!([comment]));
+
+    let one = format!("{comments}/{}", id(&comment));
+    for (path, status) in [(&one, StatusCode::OK), (&one, StatusCode::NOT_FOUND), (&path, StatusCode::OK)] {
+        let deleted = send(mesh.gateway_at(), Method::DELETE, path, "").await.unwrap();
+        assert_eq!(deleted.status, status, "{deleted:?}");
+    }
+}
+
+#[tokio::test]
+async fn users_that_are_not_there_are_the_cause_at_once_before_and_after_they_were() {
+    let _shared = ALONE.read().await;
+    let test = "users_that_are_not_there_are_the_cause_at_once_before_and_after_they_were";
+    if outside::need_binaries(&["users"], test).is_none() {
+        return;
+    }
+    let Some(mut mesh) = Mesh::start(test, &[App::Posts, App::Comments]).await else { return };
+    let by_ada = |ada: &str| json!({"authorId": ada, "title": "Notes"});
+
+    let asked = Instant::now();
+    assert_unavailable_at_once(&post(&mesh, "/api/posts", by_ada(NOBODY)).await, asked, "asking users: ");
+
+    mesh.add(App::Users);
+    mesh.all_serving().await;
+    let ada = ada(&mesh).await;
+    let article = wait::until("posts to reach users", SOON, || async {
+        let answer = post(&mesh, "/api/posts", by_ada(&ada)).await;
+        (answer.status == StatusCode::CREATED).then(|| answer.json())
+    })
+    .await;
+
+    let users = mesh.members.iter_mut().find(|member| member.app == App::Users).unwrap();
+    users.sidecar.signal(Signal::TERM);
+    users.sidecar.end(SOON).await;
+    mesh.members.retain(|member| member.app != App::Users);
+    let path = format!("/api/posts/{}", id(&article));
+    let asked = Instant::now();
+    assert_unavailable_at_once(&post(&mesh, "/api/posts", by_ada(&ada)).await, asked, "asking users: ");
+    let asked = Instant::now();
+    let text = json!({"authorId": ada, "text": "Agreed."});
+    assert_unavailable_at_once(&post(&mesh, &format!("{path}/comments"), text).await, asked, "asking users: ");
+    assert_eq!(get(&mesh, &path).await.json(), article, "what posts knows itself needs no users");
+
+    mesh.add(App::Users);
+    mesh.all_serving().await;
+    wait::until("posts to reach users again", SOON, || async {
+        (post(&mesh, "/api/posts", by_ada(&ada)).await.status == StatusCode::CREATED).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn users_that_hang_cost_the_callers_deadline_and_no_more() {
+    let _alone = ALONE.write().await;
+    let test = "users_that_hang_cost_the_callers_deadline_and_no_more";
+    let Some(mesh) = Mesh::start(test, &[App::Users, App::Posts]).await else { return };
+    let ada = ada(&mesh).await;
+    let article = json!({"authorId": ada, "title": "Notes"});
+    created(&mesh, "/api/posts", article.clone()).await; // every connection is there, and nothing else can be slow
+
+    let app = Pid::from_raw(app_of(&mesh, "users-1").cast_signed()).unwrap();
+    kill_process(app, Signal::STOP).unwrap();
+    let limit = Duration::from_millis(200);
+    let asked = Instant::now();
+    let headers = [("grpc-timeout", "200m")];
+    let answer = send_with(mesh.gateway_at(), Method::POST, "/api/posts", &headers, &article.to_string()).await;
+    let (answer, took) = (answer.expect("the gateway answers"), asked.elapsed());
+    kill_process(app, Signal::CONT).unwrap();
+    assert_eq!((answer.status, &answer.json()["code"]), (StatusCode::GATEWAY_TIMEOUT, &json!(4)), "{answer:?}");
+    assert!((limit..limit + Duration::from_millis(500)).contains(&took), "504 after {took:?}");
+
+    wait::until("users to answer again", SOON, || async {
+        (post(&mesh, "/api/posts", article.clone()).await.status == StatusCode::CREATED).then_some(())
+    })
+    .await;
+    let posts = get(&mesh, "/api/posts").await.json()["posts"].as_array().unwrap().len();
+    assert_eq!(posts, 2, "the post that was given up was not stored later");
+}
+
+#[tokio::test]
+async fn posts_are_written_while_users_are_killed_and_drained() {
+    let _alone = ALONE.write().await;
+    let test = "posts_are_written_while_users_are_killed_and_drained";
+    let Some(mut mesh) = Mesh::start(test, &[App::Users, App::Users, App::Posts]).await else { return };
+    let ada = ada(&mesh).await;
+    for number in 0..200 {
+        match number {
+            50 => process::kill(app_of(&mesh, "users-1")),
+            100 => mesh.members[1].sidecar.signal(Signal::TERM),
+            _ => {}
+        }
+        created(&mesh, "/api/posts", json!({"authorId": ada, "title": format!("Notes {number}")})).await;
+        if number == 90 {
+            mesh.all_serving().await; // the killed app is back before the other instance leaves
+        }
+    }
+    let drained = &mut mesh.members[1].sidecar;
+    assert!(drained.end(SOON).await.success(), "it left in order");
+}

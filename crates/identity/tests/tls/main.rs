@@ -1,0 +1,10 @@
+//! Identities over real TLS on loopback: who is refused and why, rotation, revocation, resumption.
+//!
+//! Lives here: the list of topics. Does not: the registry's CA (`registry/tests`).
+#![forbid(unsafe_code)]
+
+mod authority;
+mod calls;
+mod files;
+mod refusals;
+mod rotation;

@@ -31,6 +31,11 @@ impl Serial {
         Self(bytes[zeros..].into())
     }
 
+    /// Its bytes, big-endian.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// When our CA issued it, to the millisecond; None if it was not our CA.
     pub fn issued_at(&self) -> Option<SystemTime> {
         let padded = self.padded()?;

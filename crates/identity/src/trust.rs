@@ -41,6 +41,11 @@ impl RootPin {
         let digest = ring::digest::digest(&ring::digest::SHA256, der);
         Self(digest.as_ref().try_into().expect("a SHA-256 has 32 bytes"))
     }
+
+    /// The digest itself.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
 }
 
 impl fmt::Display for RootPin {
@@ -269,6 +274,13 @@ impl Trust {
     pub async fn changed_since(&self, seen: u64) {
         let mut revisions = self.shared.revision.subscribe();
         drop(revisions.wait_for(|revision| *revision != seen).await); // fails only when we are gone, and we hold the sender
+    }
+
+    /// Returns the peer a chain, leaf first, proves, wherever it was shown; for chains that did not come by a handshake of ours.
+    pub fn admit(&self, chain: &[CertificateDer<'static>]) -> Result<Peer, Refusal> {
+        let leaf = Leaf::read(chain.first().ok_or(Refusal::NoCertificate)?)?;
+        let peer = Peer { leaf, chain: chain.into() };
+        self.judge(&peer).map(|()| peer)
     }
 
     /// Judges a peer by what is trusted now: chain, validity, domain, revocation.

@@ -28,13 +28,19 @@ impl Access {
         Self { caller: caller.map(|caller| (caller, found.get::<IdentityMetrics>().cloned().unwrap_or_default())) }
     }
 
+    /// Whether the caller is somebody.
+    pub(crate) fn to_anything(&self) -> Result<(), Status> {
+        match &self.caller {
+            None | Some((Caller::Known(_), _)) => Ok(()),
+            Some((Caller::Anonymous, metrics)) => Err(nobody(metrics)),
+        }
+    }
+
     /// Whether the caller may write an instance of `service`.
     pub(crate) fn to_service(&self, service: &ServiceName) -> Result<(), Status> {
         match &self.caller {
             None => Ok(()),
-            Some((Caller::Anonymous, metrics)) => {
-                Err(refuse(metrics, Code::Unauthenticated, "no_certificate", "no certificate was presented"))
-            }
+            Some((Caller::Anonymous, metrics)) => Err(nobody(metrics)),
             Some((Caller::Known(peer), metrics)) => match name::service_of(peer.id()) {
                 Some(own) if own == *service || own == name::operator() => Ok(()),
                 Some(_) | None => {
@@ -55,6 +61,10 @@ impl Access {
             },
         }
     }
+}
+
+fn nobody(metrics: &IdentityMetrics) -> Status {
+    refuse(metrics, Code::Unauthenticated, "no_certificate", "no certificate was presented")
 }
 
 fn refuse(metrics: &IdentityMetrics, code: Code, rule: &'static str, message: &str) -> Status {

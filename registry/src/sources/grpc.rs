@@ -142,6 +142,7 @@ impl pb::registry_server::Registry for Registry {
         &self,
         request: Request<pb::PutDescriptorsRequest>,
     ) -> Result<Response<pb::PutDescriptorsResponse>, Status> {
+        Access::of(&request).to_anything()?;
         let files = request.into_inner().files;
         let linked = self.streams.spawn_blocking(move || schema::link(files)).await;
         let set = linked.map_err(|e| Status::internal(format!("linking: {e}")))?.map_err(|e| {

@@ -300,6 +300,8 @@ async fn an_identity_writes_its_own_service_only_and_an_operator_any() {
 
     let status = nobody.register(instance()).await.unwrap_err();
     assert_eq!(denied(status), (Code::Unauthenticated, "NO_CERTIFICATE".into()));
+    let status = nobody.put_descriptors(pb::PutDescriptorsRequest::default()).await.unwrap_err();
+    assert_eq!(denied(status), (Code::Unauthenticated, "NO_CERTIFICATE".into()));
     let status = posts.register(instance()).await.unwrap_err();
     assert_eq!(denied(status), (Code::PermissionDenied, "SERVICE_NOT_ALLOWED".into()));
     assert!(mesh.counted("service_not_allowed"));

@@ -16,7 +16,7 @@ pub(crate) fn up(args: weft_up::Args, program: String) -> ExitCode {
 pub(crate) fn registry(args: weft_registry::Args) -> ExitCode {
     run(Process::new("registry").log(args.log_format), |context| async move {
         let config = weft_registry::Config::load(args)?;
-        Ok(weft_registry::Registry::bind(config, &context).await?.run(context.shutdown()).await?)
+        weft_registry::Registry::bind(config, &context).await?.run(context.shutdown()).await
     })
 }
 
@@ -30,7 +30,7 @@ pub(crate) fn gateway(args: weft_gateway::Args) -> ExitCode {
 pub(crate) fn sidecar(args: weft_sidecar::Args) -> ExitCode {
     run(Process::new("sidecar").log(args.log_format), |context| async move {
         let config = weft_sidecar::Config::load(args)?;
-        Ok(weft_sidecar::Sidecar::bind(config, &context).await?.run(context.shutdown()).await?)
+        weft_sidecar::Sidecar::bind(config, &context).await?.run(context.shutdown()).await
     })
 }
 

@@ -1,25 +1,30 @@
 //! The role put together: where services come from, the threads that answer, and the order in which it all ends.
 //!
-//! Lives here: composition and drain. Does not: anything a part could own.
+//! Lives here: composition and drain. Does not: what runs beside the data threads (`gateway::parts`), anything a part could own.
 //! ```text
-//! Serving --drain--> Draining: not ready, nothing accepted, GOAWAY --all calls ended, or LIMIT--> the parts end, exit
+//! Serving --drain--> Draining: not ready, what the kernel holds is accepted and nothing more, GOAWAY --all calls ended, or LIMIT--> the parts end, exit
 //! ```
+
+mod parts;
+#[cfg(test)]
+mod tests;
 
 use std::{io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use hyper::service::service_fn;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::watch,
-    task::JoinSet,
     time::{sleep, timeout},
 };
-use weft_discovery::{BadDescriptors, DescriptorSet, Registries, RegistryUrls, Topic, Watch, WatchConfig, WatchTask};
+use tokio_util::sync::CancellationToken;
+use weft_discovery::{BadDescriptors, DescriptorSet, Registries, RegistryUrls, Topic, Watch, WatchConfig};
 use weft_model::{Endpoint, Protocol, ServiceName, Transport};
+use weft_reflection::Reflection;
 use weft_runtime::{
     Context, Shutdown,
-    admin::{Admin, Readiness},
+    admin::Readiness,
     listen::{self, BindError},
     threads::{Connection, DataThreads, ThreadEnded},
 };
@@ -29,29 +34,25 @@ use weft_transcode::{Codec, SchemaError};
 use crate::{
     Config,
     config::Source,
-    edge::{
-        access_log::{Writer, access_log},
-        metrics::Meters,
-    },
+    edge::{access_log::access_log, metrics::Meters},
     listener::{Bounds, Http},
     protocol::{
         Shard, Shared,
         health::{Board, MeshHealth},
-        reflection::Reflection,
+        reflection::MeshSets,
     },
     routes::{
         Entry, Table,
-        keeper::{Fetch, Keeper, Published},
+        keeper::{Keeper, Published},
         sets::LinkedSet,
     },
 };
+use parts::{Feed, Following, Parts};
 
 /// How long calls in flight may take once the gateway drains.
 const LIMIT: Duration = Duration::from_secs(30);
-/// How long `/drain` goes on accepting after readiness fell, so that balancers in front notice.
-const NOTICE: Duration = Duration::from_secs(5);
-/// Time a descriptor set may take to arrive.
-const FETCH: Duration = Duration::from_secs(5);
+/// Connections taken over at the drain at most; more than the kernel holds are those of clients that go on connecting.
+const BACKLOG: usize = 1024;
 /// Pause after a failed accept: out of descriptors, spinning would not free one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -102,17 +103,6 @@ pub struct Gateway {
     feed: Feed,
 }
 
-/// What brings services and endpoints.
-pub(crate) enum Feed {
-    /// Nothing more to come.
-    Fixed,
-    /// A registry's watch.
-    Registry { registries: Registries, watch: Watch, task: WatchTask },
-    /// Snapshots and descriptor sets made by a test.
-    #[cfg(test)]
-    Test { snapshots: tokio::sync::mpsc::Receiver<Arc<weft_model::Snapshot>>, fetch: Fetch },
-}
-
 impl Gateway {
     /// Takes the ports and says so. In static mode also reads the descriptors and resolves the upstream.
     ///
@@ -121,7 +111,7 @@ impl Gateway {
     pub async fn bind(config: Config, context: &Context) -> Result<Self, Error> {
         let mut gateway = Self::listen(config, context)?;
         gateway.feed = match gateway.config.source.clone() {
-            Source::Registry(urls) => gateway.follow(&urls)?,
+            Source::Registry(urls) => gateway.follow(&urls),
             Source::Static { descriptor_set, upstream } => {
                 gateway.set_static(&descriptor_set, &upstream).await?;
                 Feed::Fixed
@@ -152,12 +142,12 @@ impl Gateway {
         })
     }
 
-    fn follow(&self, urls: &RegistryUrls) -> Result<Feed, Error> {
+    fn follow(&self, urls: &RegistryUrls) -> Feed {
         let registries = Registries::new(urls);
         let watcher = format!("gateway/{}:{}", self.local_addr(), std::process::id());
         let topics = vec![Topic::All, Topic::Directory];
         let (task, watch) = Watch::new(registries.clone(), WatchConfig { watcher, topics, last_good: None });
-        Ok(Feed::Registry { registries, watch, task })
+        Feed::Registry(Box::new(Following { registries, watch, task }))
     }
 
     async fn set_static(&self, descriptor_set: &[u8], upstream: &str) -> Result<(), Error> {
@@ -199,14 +189,15 @@ impl Gateway {
     /// [`Error::ThreadEnded`] or [`Error::PartEnded`], if a part ends before that.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
         let (log, lines) = access_log(self.meters.lines_lost.clone());
-        let health = MeshHealth::new(self.board.subscribe(), self.published.clone(), shutdown.clone());
+        let leaving = CancellationToken::new();
+        let health = MeshHealth::new(self.board.subscribe(), self.published.clone(), leaving.clone());
         let shared = Arc::new(Shared {
             table: self.published.clone(),
             codec: Codec::new(self.config.transcoding),
             limits: self.config.limits,
             meters: self.meters.clone(),
             log,
-            reflection: Reflection::new(self.published.clone()),
+            reflection: Reflection::of(MeshSets(self.published.clone()), leaving.clone()),
             health,
         });
         let connections = shutdown.child();
@@ -214,19 +205,18 @@ impl Gateway {
         let build = shards(shared, self.worlds.clone(), self.traffic, connections.clone());
         let threads = DataThreads::start("data", workers, &connections, build).map_err(Error::Threads)?;
 
-        let parts_shutdown = Shutdown::new(); // parts outlive the calls: a drain still follows the mesh and answers a scrape
-        let mut parts = Parts::new(parts_shutdown.clone());
+        let mut parts = Parts::new();
         if let Some(lines) = lines {
             parts.write_log(lines);
         }
-        parts.serve_admin(self.context.metrics().clone(), self.readiness.clone(), self.admin);
+        parts.serve_admin(self.context.metrics().clone(), self.readiness.clone(), self.admin, shutdown.clone());
         let board = self.board.clone();
         let keeper = |fetch| Keeper::new(self.published, board, self.readiness.clone(), self.meters, fetch);
-        parts.follow(self.feed, self.worlds, self.board, keeper);
+        parts.follow(self.feed, self.worlds, keeper);
 
-        let ended = accept(&self.listener, threads, &mut parts, &shutdown).await;
+        let ended = accept(self.listener, threads, &mut parts, &shutdown).await;
         self.readiness.not_ready("draining");
-        drop(self.listener);
+        leaving.cancel(); // streams of our own end, which would hold the connections
         let result = match ended {
             Ok(threads) => {
                 finish(threads, &connections).await;
@@ -271,30 +261,50 @@ async fn serve(shard: Shard, http: Http, connection: Connection, shutdown: Shutd
 
 /// Hands connections to data threads until the drain; returns the threads for it.
 async fn accept(
-    listener: &TcpListener,
+    listener: TcpListener,
     mut threads: DataThreads,
     parts: &mut Parts,
     shutdown: &Shutdown,
 ) -> Result<DataThreads, Error> {
     loop {
         let accepted = tokio::select! {
-            () = shutdown.draining() => return Ok(threads),
+            () = shutdown.draining() => break,
             ended = threads.ended() => return Err(ended.into()),
             name = parts.ended() => return Err(Error::PartEnded(name)),
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, downstream)) => {
-                if let Err(error) = threads.hand_over(stream, downstream).await {
-                    tracing::debug!(%error, %downstream, "connection lost before it was served");
-                }
-            }
+            Ok((stream, downstream)) => hand_over(&threads, stream, downstream).await,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept");
                 sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+    match take_backlog(listener, &threads).await {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        Err(error) => tracing::warn!(%error, "connections that waited to be accepted are lost"),
+    }
+    Ok(threads)
+}
+
+async fn hand_over(threads: &DataThreads, stream: TcpStream, downstream: SocketAddr) {
+    if let Err(error) = threads.hand_over(stream, downstream).await {
+        tracing::debug!(%error, %downstream, "connection lost before it was served");
+    }
+}
+
+/// Hands over what the kernel has accepted for us: those clients may have sent a call, and closing the listener would reset them. Asks the
+/// socket itself, because the runtime may not have heard of them yet. Returns what ended it: `WouldBlock` when none is left.
+async fn take_backlog(listener: TcpListener, threads: &DataThreads) -> io::Result<()> {
+    let listener = listener.into_std()?;
+    for _ in 0..BACKLOG {
+        let (stream, downstream) = listener.accept()?;
+        stream.set_nonblocking(true)?;
+        hand_over(threads, TcpStream::from_std(stream)?, downstream).await;
+    }
+    Ok(())
 }
 
 /// Waits for the calls in flight, within the limit or until somebody aborts.
@@ -306,122 +316,6 @@ async fn finish(threads: DataThreads, connections: &Shutdown) {
         connections.abort();
         finished.await;
     }
-}
-
-/// The control side: everything that runs beside the data threads.
-struct Parts {
-    running: JoinSet<&'static str>,
-    shutdown: Shutdown,
-}
-
-impl Parts {
-    fn new(shutdown: Shutdown) -> Self {
-        Self { running: JoinSet::new(), shutdown }
-    }
-
-    fn write_log(&mut self, lines: Writer) {
-        self.running.spawn(async move {
-            lines.run().await;
-            "access log"
-        });
-    }
-
-    fn serve_admin(&mut self, metrics: weft_runtime::Metrics, readiness: Readiness, listener: TcpListener) {
-        let notice = readiness.clone();
-        let admin = Admin::new(metrics, readiness).drain(move || {
-            let notice = notice.clone();
-            async move {
-                notice.not_ready("asked to drain");
-                sleep(NOTICE).await;
-                format!("not ready for {NOTICE:?}; end the process to finish the calls in flight")
-            }
-        });
-        let shutdown = self.shutdown.clone();
-        self.running.spawn(async move {
-            admin.run(listener, shutdown).await;
-            "admin server"
-        });
-    }
-
-    fn follow(
-        &mut self,
-        feed: Feed,
-        worlds: Worlds,
-        board: watch::Sender<Arc<Board>>,
-        keeper: impl FnOnce(Fetch) -> Keeper,
-    ) {
-        let shutdown = self.shutdown.clone();
-        let (snapshots, table_input) = watch::channel(Arc::default());
-        match feed {
-            Feed::Fixed => {
-                self.running.spawn(async move {
-                    shutdown.aborting().await;
-                    drop((worlds, board)); // nothing changes them; they live as long as the gateway
-                    "static services"
-                });
-            }
-            Feed::Registry { registries, mut watch, task } => {
-                let stop = self.shutdown.clone();
-                self.running.spawn(async move {
-                    tokio::select! {
-                        () = task.run(tokio_util::sync::CancellationToken::new()) => {}
-                        () = stop.aborting() => {}
-                    }
-                    "watch"
-                });
-                let keeper = keeper(fetch_from(registries));
-                self.running.spawn(async move {
-                    keeper.run(table_input, shutdown).await;
-                    "route table"
-                });
-                self.running.spawn(async move {
-                    while let Some(update) = watch.next().await {
-                        worlds.apply(&update.snapshot);
-                        snapshots.send_replace(Arc::clone(&update.snapshot));
-                        watch.ack(update.version); // only now: from here on every new call goes by it
-                    }
-                    "world"
-                });
-            }
-            #[cfg(test)]
-            Feed::Test { snapshots: mut fed, fetch } => {
-                let keeper = keeper(fetch);
-                self.running.spawn(async move {
-                    keeper.run(table_input, shutdown).await;
-                    "route table"
-                });
-                self.running.spawn(async move {
-                    while let Some(snapshot) = fed.recv().await {
-                        worlds.apply(&snapshot);
-                        snapshots.send_replace(snapshot);
-                    }
-                    "world"
-                });
-            }
-        }
-    }
-
-    /// Waits until any part ends. Cancel-safe.
-    async fn ended(&mut self) -> &'static str {
-        match self.running.join_next().await {
-            Some(Ok(name)) => name,
-            Some(Err(_)) => "control side", // a panic, reported by its hook
-            None => std::future::pending().await,
-        }
-    }
-
-    async fn end(mut self) {
-        self.shutdown.abort();
-        drop(timeout(Duration::from_secs(1), async { while self.running.join_next().await.is_some() {} }).await);
-        self.running.shutdown().await;
-    }
-}
-
-fn fetch_from(registries: Registries) -> Fetch {
-    Arc::new(move |service, digest| {
-        let registries = registries.clone();
-        Box::pin(async move { registries.descriptors(&service, Some(digest), FETCH).await })
-    })
 }
 
 /// Every address of the upstream: the balancer finds out which of them answer.
@@ -440,6 +334,3 @@ async fn resolve(upstream: &str) -> Result<Vec<Endpoint>, Error> {
 fn cores() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
-
-#[cfg(test)]
-mod tests;

@@ -2,27 +2,35 @@
 //!
 //! Lives here: version detection by the HTTP/2 preface, limits per connection, drain of a connection. Does not: accepting (`gateway`), answering (`protocol`).
 //! ```text
-//! Detecting --preface--> HTTP/2      every arrow has a bound; drain ends a detecting connection at once, an idle one at once,
-//!     └──────otherwise──► HTTP/1.1   a busy one when its calls have ended (GOAWAY; `connection: close`)
+//! Detecting --preface--> HTTP/2      every arrow has a bound; drain ends a detecting or idle connection after a last wait for a call
+//!     └──────otherwise──► HTTP/1.1   that is on its way, a busy one when its calls have ended (GOAWAY; `connection: close`)
 //! ```
+//! The last wait is there because a client that has sent a call and is answered by a reset cannot tell whether the call was processed.
 //! hyper-util's `auto` builder is not used: it waits for the first bytes without a bound, so a client that sends two of them is never let go.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response, header::CONNECTION};
 use http_body::Body;
 use hyper::{
     body::Incoming,
     rt::Executor,
     server::conn::{http1, http2},
-    service::Service,
+    service::{Service, service_fn},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite},
     net::TcpStream,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
 use weft_runtime::Shutdown;
@@ -58,6 +66,8 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 /// A client that is gone without a word is noticed within the sum of both.
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a drain waits for the call that a client may have sent already.
+const LAST_CALL: Duration = Duration::from_millis(100);
 
 /// Serves connections of either version. One per data thread.
 #[derive(Clone)]
@@ -95,8 +105,8 @@ impl Http {
     {
         let (mut read, write) = stream.into_split();
         let detected = tokio::select! {
-            () = shutdown.draining() => return,
             detected = timeout(self.bounds.detect, detect(&mut read)) => detected,
+            () = last_call(&shutdown) => return,
         };
         let Ok(Ok((version, start))) = detected else { return };
         let io = tokio::io::join(io::Cursor::new(start).chain(read), write);
@@ -121,10 +131,26 @@ impl Http {
         http.timer(TokioTimer::new())
             .header_read_timeout(self.bounds.head)
             .max_header_size(self.bounds.head_bytes as usize); // fields: hyper's default of 100; another number costs an allocation
+        let leaving = AtomicBool::new(false);
+        let service = service_fn(|request| {
+            let (answer, leaving) = (service.call(request), &leaving);
+            async move {
+                let mut response = answer.await?;
+                if leaving.load(Ordering::Relaxed) {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, S::Error>(response)
+            }
+        });
         let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(io), service));
         tokio::select! {
             served = connection.as_mut() => return served,
-            () = shutdown.draining() => connection.as_mut().graceful_shutdown(),
+            () = shutdown.draining() => leaving.store(true, Ordering::Relaxed),
+        }
+        // Not at once: hyper would close a connection that it has not read from yet, with a call perhaps waiting in the socket.
+        tokio::select! {
+            served = connection.as_mut() => return served,
+            () = sleep(LAST_CALL) => connection.as_mut().graceful_shutdown(),
         }
         connection.await
     }
@@ -161,6 +187,12 @@ impl Http {
     }
 }
 
+/// Waits for the drain, and then for as long as a call may still arrive.
+async fn last_call(shutdown: &Shutdown) {
+    shutdown.draining().await;
+    sleep(LAST_CALL).await;
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Version {
     Http1,
@@ -190,7 +222,6 @@ mod tests {
     use std::convert::Infallible;
 
     use http_body_util::Full;
-    use hyper::service::service_fn;
     use tokio::{io::AsyncWriteExt, net::TcpListener, task::JoinSet};
 
     async fn served(bounds: Bounds, shutdown: Shutdown) -> (TcpStream, JoinSet<()>) {
@@ -246,7 +277,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn drain_ends_an_idle_connection_at_once() {
+    async fn drain_ends_an_idle_connection_soon() {
         let shutdown = Shutdown::new();
         let (mut client, mut tasks) = served(Bounds::default(), shutdown.clone()).await;
         client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();

@@ -14,6 +14,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use http::{HeaderMap, Request, Response, header::CONTENT_TYPE};
 use hyper::body::Incoming;
+use weft_reflection::Reflection;
 use weft_runtime::threads::Load;
 use weft_traffic::{Body, Outbound};
 use weft_transcode::Codec;
@@ -25,7 +26,7 @@ use crate::{
         call::{Call, Observed},
         metrics::{Meters, Status},
     },
-    protocol::{health::MeshHealth, reflection::Reflection},
+    protocol::health::MeshHealth,
     routes::keeper::Published,
 };
 

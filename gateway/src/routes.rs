@@ -9,6 +9,7 @@ pub(crate) mod sets;
 
 use std::{collections::HashMap, sync::Arc};
 
+use http::Uri;
 use weft_model::{ServiceInfo, ServiceName};
 use weft_transcode::{
     RouteTable,
@@ -36,10 +37,17 @@ pub(crate) struct Table {
     entries: Vec<Entry>,
     rest: RouteTable<ServiceName>,
     /// By address of the plan: plans live as long as the table that names them.
-    rest_meters: HashMap<usize, Arc<RouteMeter>>,
+    targets: HashMap<usize, Target>,
     native: HashMap<String, Native>,
     /// Whom native calls go to that nothing claims: the upstream of static mode.
     rest_of_native: Option<ServiceName>,
+}
+
+/// What every call of a REST binding has in common.
+#[derive(Debug)]
+struct Target {
+    uri: Uri,
+    meter: Arc<RouteMeter>,
 }
 
 /// A gRPC service as native calls see it.
@@ -53,6 +61,8 @@ struct Native {
 pub(crate) struct Found {
     pub(crate) plan: Arc<MethodPlan>,
     pub(crate) service: ServiceName,
+    /// Where the gRPC call goes: the service as authority, the method as path.
+    pub(crate) uri: Uri,
     pub(crate) variables: weft_transcode::routes::PathVariables,
     pub(crate) meter: Arc<RouteMeter>,
 }
@@ -85,20 +95,24 @@ impl Table {
             }
         }
         let rest = builder.build();
-        let rest_meters = rest.plans().map(|(plan, _)| (key(plan), meters.rest(plan))).collect();
+        let targets = rest.plans().map(|(plan, owner)| (key(plan), Target::new(plan, owner, meters))).collect();
         let native = entries.iter().flat_map(|entry| native(entry, meters)).collect();
-        Self { entries, rest, rest_meters, native, rest_of_native }
+        Self { entries, rest, targets, native, rest_of_native }
     }
 
     /// Resolves a REST request; `path` undecoded, without query.
     pub(crate) fn rest(&self, http_method: &str, path: &str) -> Rest {
         match self.rest.lookup(http_method, path) {
-            Lookup::Found(found) => Rest::Found(Found {
-                meter: Arc::clone(&self.rest_meters[&key(&found.plan)]),
-                plan: found.plan,
-                service: found.owner,
-                variables: found.variables,
-            }),
+            Lookup::Found(found) => {
+                let target = &self.targets[&key(&found.plan)];
+                Rest::Found(Found {
+                    plan: found.plan,
+                    service: found.owner,
+                    uri: target.uri.clone(),
+                    variables: found.variables,
+                    meter: Arc::clone(&target.meter),
+                })
+            }
             Lookup::MethodNotAllowed { allow } => Rest::MethodNotAllowed(allow),
             Lookup::NotFound => Rest::NotFound,
         }
@@ -130,7 +144,14 @@ impl Table {
 
     /// Returns how many REST bindings are served.
     pub(crate) fn len(&self) -> usize {
-        self.rest_meters.len()
+        self.targets.len()
+    }
+}
+
+impl Target {
+    fn new(plan: &MethodPlan, owner: &ServiceName, meters: &Meters) -> Self {
+        let uri = format!("http://{}{}", owner.full(), plan.method().grpc_path());
+        Self { uri: uri.parse().expect("service names and descriptor names make a URI"), meter: meters.rest(plan) }
     }
 }
 

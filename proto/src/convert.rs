@@ -76,6 +76,9 @@ fn address(text: &str) -> Result<SocketAddr, Invalid> {
     if address.port() == 0 || address.ip().is_unspecified() {
         return Err(Invalid::new("", format!("{text:?} cannot be dialled: it needs a certain IP and a port above 0")));
     }
+    if matches!(address, SocketAddr::V6(it) if it.scope_id() != 0) {
+        return Err(Invalid::new("", format!("{text:?} names an interface of one machine, and no URI takes that")));
+    }
     Ok(address)
 }
 
@@ -197,10 +200,8 @@ impl TryFrom<pb::Check> for model::Check {
 
     fn try_from(it: pb::Check) -> Result<Self, Invalid> {
         let interval = millis("interval_ms", it.interval_ms, 10_000, 100..=3_600_000)?;
-        let timeout = match it.timeout_ms {
-            0 => interval.min(Duration::from_secs(5)),
-            ms => Duration::from_millis(ms.into()),
-        };
+        let usual = interval.min(Duration::from_secs(5)).as_millis().try_into().expect("at most 5,000");
+        let timeout = millis("timeout_ms", it.timeout_ms, usual, 1..=3_600_000)?;
         let kind = it.kind.ok_or_else(|| Invalid::new("kind", "set one of grpc, http, tcp, ttl"))?;
         Ok(Self {
             kind: check_kind(kind)?,
@@ -376,12 +377,14 @@ mod tests {
         assert_eq!(broken(|i| i.endpoint = None), "endpoint");
         assert_eq!(broken(|i| i.endpoint.as_mut().unwrap().address = "localhost:1".into()), "endpoint.address");
         assert_eq!(broken(|i| i.endpoint.as_mut().unwrap().address = "0.0.0.0:80".into()), "endpoint.address");
+        assert_eq!(broken(|i| i.endpoint.as_mut().unwrap().address = "[fe80::1%3]:80".into()), "endpoint.address");
         assert_eq!(broken(|i| i.endpoint.as_mut().unwrap().transport = None), "endpoint.transport");
         assert_eq!(broken(|i| i.endpoint.as_mut().unwrap().protocol = 77), "endpoint.protocol");
         assert_eq!(broken(|i| i.weight = 70_000), "weight");
         assert_eq!(broken(|i| i.descriptor_digest = vec![1u8].into()), "descriptor_digest");
         assert_eq!(broken(|i| i.check.as_mut().unwrap().kind = None), "check.kind");
         assert_eq!(broken(|i| i.check.as_mut().unwrap().interval_ms = 1), "check.interval_ms");
+        assert_eq!(broken(|i| i.check.as_mut().unwrap().timeout_ms = 3_600_001), "check.timeout_ms");
     }
 
     #[test]

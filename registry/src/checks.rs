@@ -74,7 +74,7 @@ pub(crate) struct Checks {
     follow: Follow,
     heard: Heard,
     metrics: CheckMetrics,
-    tasks: JoinSet<InstanceId>,
+    tasks: JoinSet<(InstanceId, Epoch)>,
     running: HashMap<InstanceId, (Epoch, AbortHandle)>,
     waiting: BTreeMap<InstanceId, Arc<Instance>>,
 }
@@ -111,8 +111,10 @@ impl Checks {
                     seen = published.snapshot.clone();
                 }
                 Some(ended) = self.tasks.join_next() => {
-                    if let Ok(id) = ended {
-                        self.running.remove(&id);
+                    if let Ok((id, epoch)) = ended
+                        && self.running.get(&id).is_some_and(|(running, _)| *running == epoch)
+                    {
+                        self.running.remove(&id); // and not the check of a newer registration
                     }
                     self.fill();
                 }
@@ -169,11 +171,12 @@ impl Checks {
                 instance: instance.clone(),
                 check,
             };
+            let epoch = instance.epoch;
             let task = self.tasks.spawn(async move {
                 subject.run().await;
-                id
+                (id, epoch)
             });
-            self.running.insert(id, (instance.epoch, task));
+            self.running.insert(id, (epoch, task));
         }
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.metrics.running.set(count(self.running.len()));

@@ -28,7 +28,7 @@ use tokio::time::Instant;
 use weft_model::{Epoch, InstanceId, LeaseTtl, RemovalReason, ServiceName};
 
 use crate::{
-    catalog::{StreamId, state::LeaseChange},
+    catalog::{LeaseChange, StreamId},
     leases::wheel::Wheel,
 };
 
@@ -145,6 +145,11 @@ impl Leases {
             lease.expiring = false;
             self.overdue.insert(id);
         }
+    }
+
+    /// Ends a lease that no word and no silence ended: its instance does not live by one any more.
+    pub(crate) fn withdraw(&mut self, id: &InstanceId) {
+        let _ = self.forget(id);
     }
 
     fn forget(&mut self, id: &InstanceId) -> Option<Lease> {

@@ -3,12 +3,13 @@
 //! Lives here: names and handles, one struct a room. Does not: serving them (`weft-runtime`). Labels are closed sets, never names of services.
 
 use std::{
+    collections::BTreeMap,
     sync::atomic::{AtomicI64, AtomicU64},
     time::Duration,
 };
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue},
+    encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
 use weft_model::{RemovalReason, Status};
@@ -26,16 +27,7 @@ struct OutcomeLabel {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StatusLabel {
-    status: StatusValue,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-enum StatusValue {
-    Starting,
-    Serving,
-    NotServing,
-    Draining,
-    Crashed,
+    status: &'static str,
 }
 
 type Outcomes = Family<OutcomeLabel, Counter>;
@@ -91,20 +83,12 @@ impl CatalogMetrics {
     }
 
     pub(crate) fn state(&self, state: &State) {
-        let mut counts = [0i64; 5];
-        for service in state.snapshot.services.values() {
-            for instance in service.instances.values() {
-                counts[status(instance.status) as usize] += 1;
-            }
+        let mut counts: BTreeMap<&'static str, i64> = STATUSES.into_iter().map(|s| (status(s), 0)).collect();
+        for instance in state.snapshot.services.values().flat_map(|service| service.instances.values()) {
+            *counts.entry(status(instance.status)).or_default() += 1;
         }
-        for value in [
-            StatusValue::Starting,
-            StatusValue::Serving,
-            StatusValue::NotServing,
-            StatusValue::Draining,
-            StatusValue::Crashed,
-        ] {
-            self.instances.get_or_create(&StatusLabel { status: value }).set(counts[value as usize]);
+        for (status, count) in counts {
+            self.instances.get_or_create(&StatusLabel { status }).set(count);
         }
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.services.set(count(state.snapshot.services.len()));
@@ -151,13 +135,16 @@ impl CatalogMetrics {
     }
 }
 
-fn status(it: Status) -> StatusValue {
+const STATUSES: [Status; 5] =
+    [Status::Starting, Status::Serving, Status::NotServing, Status::Draining, Status::Crashed];
+
+fn status(it: Status) -> &'static str {
     match it {
-        Status::Starting => StatusValue::Starting,
-        Status::Serving => StatusValue::Serving,
-        Status::NotServing => StatusValue::NotServing,
-        Status::Draining => StatusValue::Draining,
-        Status::Crashed => StatusValue::Crashed,
+        Status::Starting => "starting",
+        Status::Serving => "serving",
+        Status::NotServing => "not_serving",
+        Status::Draining => "draining",
+        Status::Crashed => "crashed",
     }
 }
 

@@ -41,6 +41,9 @@ impl Registry {
     /// Loads the store, opens the listeners and announces them. Fails if the store is unreadable or an address is taken.
     pub async fn bind(config: Config, context: &Context) -> anyhow::Result<Self> {
         let (catalog, task) = Catalog::open(&config.data, context.metrics()).context("opening the catalog")?;
+        let snapshot = catalog.snapshot();
+        let instances: usize = snapshot.services.values().map(|service| service.instances.len()).sum();
+        tracing::info!(instances, version = %snapshot.version, data = %config.data.display(), "catalog loaded");
         let watches = Watches::new(&catalog, context.metrics());
         let checks = Checks::new(&catalog, context.metrics());
         let grpc = listen::bind(config.listen)?;
@@ -95,7 +98,7 @@ impl Registry {
             parts.spawn(async move { stop.run_until_cancelled(own.run()).await.unwrap_or_default() });
             Authority { ca, identity, metrics }
         });
-        let server = Server::new(&self.catalog, &self.watches, self.checks.heard(), authority, &shutdown).await?;
+        let server = Server::new(&self.catalog, &self.watches, self.checks.heard(), authority, &shutdown)?;
         let task = parts.spawn(self.task.run(writer.clone())).id();
         let stop = readers.clone();
         let (watches, follow) = (self.watches, self.catalog.follow());

@@ -1,14 +1,13 @@
 //! Descriptor sets: known by their digest, linked before they are accepted, read for what callers must know of each method.
 //!
-//! Lives here: digest, linking, facts. Does not: storing (`catalog`), who owns a gRPC name (`catalog`, claims), transcoding (gateway).
+//! Lives here: linking, facts. Does not: the digest rule (`weft-proto`), storing (`catalog`), who owns a gRPC name (`catalog`, claims), transcoding (gateway).
 //! Pure and synchronous; linking a large set takes milliseconds, so sources call it on a blocking thread.
 
 use bytes::Bytes;
-use prost::Message;
 use prost_reflect::{DescriptorPool, MethodDescriptor, prost_types};
 use prost_types::method_options::IdempotencyLevel;
-use sha2::{Digest as _, Sha256};
 use weft_model::{Digest, GrpcService, Method};
+use weft_proto::descriptors::{self, BadFiles};
 
 /// Services that every server carries; nobody owns them.
 const NEVER_CLAIMED: &str = "grpc.";
@@ -16,9 +15,9 @@ const NEVER_CLAIMED: &str = "grpc.";
 /// A set of files that link with each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DescriptorSet {
-    /// SHA-256 over the files sorted by name, each preceded by its length as a big-endian u64.
+    /// Its name.
     pub(crate) digest: Digest,
-    /// Encoded `google.protobuf.FileDescriptorProto` messages, sorted by file name.
+    /// Encoded `google.protobuf.FileDescriptorProto` messages, each once, sorted by file name.
     pub(crate) files: Vec<Bytes>,
     /// The gRPC services declared in it, without `grpc.*`.
     pub(crate) services: Vec<GrpcService>,
@@ -32,14 +31,9 @@ pub(crate) enum SchemaError {
     /// Nothing in it.
     #[error("the set has no files")]
     Empty,
-    /// One of the messages is no file descriptor.
-    #[error("files[{index}] is no FileDescriptorProto")]
-    Garbled {
-        /// Which one.
-        index: usize,
-        /// What prost said.
-        source: prost::DecodeError,
-    },
+    /// One of the messages is no file descriptor, or two of one name differ.
+    #[error(transparent)]
+    Files(#[from] BadFiles),
     /// A file is missing, a name is unknown or two clash; the text names file and symbol.
     #[error("the set does not link: {}{_0}", _0.file().map(|file| format!("{file}: ")).unwrap_or_default())]
     Link(#[from] prost_reflect::DescriptorError),
@@ -50,33 +44,18 @@ pub(crate) fn link(files: Vec<Bytes>) -> Result<DescriptorSet, SchemaError> {
     if files.is_empty() {
         return Err(SchemaError::Empty);
     }
-    let mut named = Vec::with_capacity(files.len());
-    for (index, bytes) in files.into_iter().enumerate() {
-        let file = prost_types::FileDescriptorProto::decode(bytes.as_ref())
-            .map_err(|source| SchemaError::Garbled { index, source })?;
-        named.push((file, bytes));
-    }
-    named.sort_by(|(a, _), (b, _)| a.name().cmp(b.name()));
+    let named = descriptors::by_name(files)?;
     let mut pool = DescriptorPool::new();
-    pool.add_file_descriptor_protos(named.iter().map(|(file, _)| file.clone()))?;
-    let files: Vec<Bytes> = named.into_iter().map(|(_, bytes)| bytes).collect();
+    pool.add_file_descriptor_protos(named.values().map(|file| file.typed.clone()))?;
     let mut services: Vec<GrpcService> = pool
         .services()
         .filter(|s| !s.full_name().starts_with(NEVER_CLAIMED))
         .map(|s| GrpcService { name: s.full_name().to_owned(), methods: s.methods().map(|m| method(&m)).collect() })
         .collect();
     services.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(DescriptorSet { digest: digest(&files), files, services, age: 0 })
-}
-
-/// Digest of files that are sorted by name.
-fn digest(files: &[Bytes]) -> Digest {
-    let mut hash = Sha256::new();
-    for file in files {
-        hash.update(u64::try_from(file.len()).expect("a length fits into a u64").to_be_bytes());
-        hash.update(file);
-    }
-    Digest(hash.finalize().into())
+    let digest = descriptors::digest(&named);
+    let files = named.into_values().map(|file| file.bytes).collect();
+    Ok(DescriptorSet { digest, files, services, age: 0 })
 }
 
 fn method(it: &MethodDescriptor) -> Method {
@@ -91,6 +70,8 @@ fn method(it: &MethodDescriptor) -> Method {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
 
     fn users() -> Vec<Bytes> {
@@ -107,6 +88,7 @@ mod tests {
         let (mut forth, back) = (users(), users().into_iter().rev().collect());
         let linked = link(forth.clone()).unwrap();
         assert_eq!(linked.digest, link(back).unwrap().digest);
+        assert_eq!(linked.digest, link([users(), users()].concat()).unwrap().digest, "a file given twice counts once");
         forth.pop();
         assert!(link(forth).map(|s| s.digest != linked.digest).unwrap_or(true));
     }
@@ -158,7 +140,10 @@ mod tests {
         let error = link(vec![file.encode_to_vec().into()]).unwrap_err().to_string();
         assert!(error.contains("broken.proto") && error.contains("nowhere.Missing"), "{error}");
         assert!(matches!(link(vec![]), Err(SchemaError::Empty)));
-        assert!(matches!(link(vec![Bytes::from_static(b"\xff")]), Err(SchemaError::Garbled { index: 0, .. })));
+        assert!(matches!(
+            link(vec![Bytes::from_static(b"\xff")]),
+            Err(SchemaError::Files(BadFiles::Garbled { index: 0, .. }))
+        ));
     }
 
     #[test]

@@ -21,9 +21,8 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_util::task::TaskTracker;
-use tonic::service::Routes;
-use tonic_health::ServingStatus;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{server::NamedService, service::Routes};
 use tower::{ServiceBuilder, ServiceExt, util::BoxCloneService};
 use weft_identity::{Callers, Identity, Peer, Refusal, Trust};
 use weft_proto::{
@@ -33,6 +32,7 @@ use weft_proto::{
         registry::v1::{identity_server::IdentityServer, registry_server::RegistryServer},
     },
 };
+use weft_reflection::{Health, Reflection};
 use weft_runtime::Shutdown;
 
 use crate::{
@@ -68,7 +68,7 @@ pub(crate) enum Caller {
 pub(crate) struct Server {
     routes: Routes,
     streams: TaskTracker,
-    health: tonic_health::server::HealthReporter,
+    leaving: CancellationToken,
     door: Option<Door>,
 }
 
@@ -88,7 +88,7 @@ struct Door {
 }
 
 impl Server {
-    pub(crate) async fn new(
+    pub(crate) fn new(
         catalog: &Catalog,
         watches: &Watches,
         heard: Heard,
@@ -109,24 +109,30 @@ impl Server {
             streams: streams.clone(),
             shutdown: shutdown.clone(),
         };
-        let (health, health_service) = tonic_health::server::health_reporter();
-        health.set_serving::<RegistryServer<sources::grpc::Registry>>().await;
-        health.set_serving::<DiscoveryServer<views::grpc::Discovery>>().await;
+        let mut names =
+            vec![RegistryServer::<sources::grpc::Registry>::NAME, DiscoveryServer::<views::grpc::Discovery>::NAME];
+        // what the registry offers, and nothing of the mesh behind it
+        let mut sets = vec![descriptors::REGISTRY, descriptors::DISCOVERY];
         let mut routes = Routes::new(RegistryServer::new(registry).max_decoding_message_size(MAX_REQUEST))
-            .add_service(DiscoveryServer::new(discovery))
-            .add_service(health_service)
-            .add_service(reflection(authority.as_ref()).build_v1()?)
-            .add_service(reflection(authority.as_ref()).build_v1alpha()?);
+            .add_service(DiscoveryServer::new(discovery));
         let mut door = None;
         if let Some(Authority { ca, identity, metrics }) = authority {
             let trust = identity.trust().clone();
             door = Some(Door { identity, metrics: metrics.clone() });
             let service =
                 ca::grpc::Identity { ca, trust, metrics, streams: streams.clone(), shutdown: shutdown.clone() };
-            health.set_serving::<IdentityServer<ca::grpc::Identity>>().await;
+            names.push(IdentityServer::<ca::grpc::Identity>::NAME);
+            sets.push(descriptors::IDENTITY);
             routes = routes.add_service(IdentityServer::new(service));
         }
-        Ok(Self { routes: routes.prepare(), streams, health, door })
+        let leaving = CancellationToken::new();
+        let reflection = Reflection::new(&sets, &names, leaving.clone())?;
+        let routes = routes
+            .add_service(Health::new(&names, leaving.clone()).server())
+            .add_service(reflection.v1())
+            .add_service(reflection.v1alpha())
+            .prepare();
+        Ok(Self { routes, streams, leaving, door })
     }
 
     /// Serves until drained; every stream and connection has ended when it returns.
@@ -147,7 +153,7 @@ impl Server {
                 },
             }
         }
-        self.health.set_service_status("", ServingStatus::NotServing).await;
+        self.leaving.cancel();
         self.streams.close();
         let told = async {
             self.streams.wait().await;
@@ -249,21 +255,6 @@ async fn serve_as(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, 
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended");
-    }
-}
-
-/// Reflects what the registry offers and nothing of the mesh behind it.
-fn reflection(authority: Option<&Authority>) -> tonic_reflection::server::Builder<'static> {
-    let offered = tonic_reflection::server::Builder::configure()
-        .include_reflection_service(false) // it would name the version of its own builder only
-        .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(descriptors::REGISTRY)
-        .register_encoded_file_descriptor_set(descriptors::DISCOVERY)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    match authority {
-        Some(_) => offered.register_encoded_file_descriptor_set(descriptors::IDENTITY),
-        None => offered,
     }
 }
 

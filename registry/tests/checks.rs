@@ -1,4 +1,5 @@
 //! Checks that the registry runs, against real servers on loopback.
+#![expect(clippy::unwrap_used, reason = "a test may; clippy knows it only of functions marked as tests")]
 
 use std::{
     net::SocketAddr,

@@ -1,4 +1,5 @@
 //! The registry as a whole, over its sockets: what a restart leaves, how it leaves, what it tells of itself.
+#![expect(clippy::unwrap_used, reason = "a test may; clippy knows it only of functions marked as tests")]
 
 use std::{net::SocketAddr, path::Path, time::Duration};
 
@@ -136,7 +137,11 @@ async fn it_reflects_itself_and_tells_its_health() {
         let request = tonic_health::pb::HealthCheckRequest { service: service.into() };
         assert_eq!(health.check(request).await.unwrap().into_inner().status, 1, "{service}");
     }
+    let mut watching = health.watch(tonic_health::pb::HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(watching.message().await.unwrap().unwrap().status, 1);
     registry.leave().await;
+    assert_eq!(watching.message().await.unwrap().unwrap().status, 2, "a watcher is told");
+    assert!(watching.message().await.unwrap().is_none(), "and let go, so that the drain need not cut it off");
 }
 
 #[tokio::test]

@@ -7,18 +7,24 @@
 //! `inbound` and `outbound` carry calls; `app`, `health` and `reflection` look after the app.
 #![forbid(unsafe_code)]
 
-mod app;
 mod args;
 mod config;
-mod health;
-mod inbound;
+mod sidecar;
+
 mod lifecycle;
-mod metrics;
-mod outbound;
+
+mod app;
+mod descriptors;
+mod health;
 mod reflection;
+
+mod inbound;
+mod outbound;
 mod server;
 mod services;
-mod sidecar;
+
+mod chain;
+mod metrics;
 
 pub use args::Args;
 pub use config::{Config, HealthCheck, Source};

@@ -18,26 +18,23 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use tokio::sync::watch;
-use tokio::time::sleep;
-use weft_discovery::{CallError, Drained, Lease, LeaseState, Leases, Registries};
+use weft_discovery::{CallError, DescriptorSet, Drained, Lease, LeaseState, Leases, Registries};
 use weft_model::{Digest, Instance, Status};
 use weft_runtime::Shutdown;
 use weft_runtime::admin::Readiness;
 use weft_supervise::{Child, Event as AppEvent, Exit};
 
+use crate::chain::chain;
 use crate::health::{Health, Monitor};
 use crate::metrics::Metrics;
 use crate::server::Side;
-use crate::{HealthCheck, Timing, reflection};
-use weft_discovery::DescriptorSet;
+use crate::{HealthCheck, Timing, descriptors};
 
-/// Time the app's reflection may take.
-const REFLECT: Duration = Duration::from_secs(5);
-/// Time one attempt to store the descriptors may take; without a registry there is always another.
-const STORE: Duration = Duration::from_secs(5);
-const STORE_PAUSE: Duration = Duration::from_millis(500);
-/// Time a crash has to reach the registry when the sidecar ends right after it.
-const LAST_WORD: Duration = Duration::from_secs(2);
+/// Time the deregistration may take; without it the lease runs out.
+const DEREGISTER: Duration = Duration::from_secs(2);
+
+/// Characters of the app's last line that go to the registry.
+const LAST_WORDS: usize = 200;
 
 /// How long the steps of leaving may take.
 #[derive(Debug, Clone, Copy)]
@@ -89,7 +86,7 @@ pub(crate) struct Parts {
 /// One app's life.
 pub(crate) struct Lifecycle {
     parts: Parts,
-    /// None once the app is to end: it need not wait for a connection that only asks how it is.
+    /// None while no app runs, and once it is to end: it need not wait for a connection that only asks how it is.
     monitor: Option<Monitor>,
     healthy: bool,
     status: Status,
@@ -202,7 +199,6 @@ impl Lifecycle {
         match event {
             Some(AppEvent::Started { pid }) => {
                 tracing::info!(pid, "the app runs");
-                // The old process may have been found healthy a moment before its end; nothing known of it counts for this one.
                 self.watch_health();
             }
             Some(AppEvent::Exited { exit }) => self.on_exit(&exit),
@@ -223,9 +219,10 @@ impl Lifecycle {
 
     fn on_exit(&mut self, exit: &Exit) {
         tracing::error!(%exit, "the app ended");
+        self.monitor = None; // what it found a moment ago, and would tell next, was said of the process that is gone
         self.healthy = false;
         self.describing = None;
-        self.say(Status::Crashed, &exit.to_string());
+        self.say(Status::Crashed, &in_short(exit));
     }
 
     fn watch_health(&mut self) {
@@ -261,9 +258,9 @@ impl Lifecycle {
         self.describing = Some(Box::pin(async move {
             let set = match given {
                 Some(set) => set,
-                None => read_descriptors(app).await?,
+                None => descriptors::read(app).await?,
             };
-            let is_stored = stored == Some(set.digest()) || store(&registries, &set).await;
+            let is_stored = stored == Some(set.digest()) || descriptors::store(&registries, &set).await;
             is_stored.then_some(set)
         }));
         if self.lease.is_some() && self.status != Status::Crashed {
@@ -323,7 +320,7 @@ impl Lifecycle {
                 if let (Some(registration), Some(set)) = (&self.parts.registration, &self.described) {
                     let (registries, set) = (registration.registries.clone(), set.clone());
                     self.storing = Some(Box::pin(async move {
-                        store(&registries, &set).await; // a refusal is in the log
+                        descriptors::store(&registries, &set).await; // a refusal is in the log
                     }));
                 }
             }
@@ -348,11 +345,8 @@ impl Lifecycle {
                 self.notify_callers().await;
                 Ok(())
             }
-            Why::GaveUp(error) => {
-                self.say(Status::Crashed, "failed too often");
-                Err(error)
-            }
-            Why::Unwanted(error) => Err(error),
+            // The registry has heard CRASHED, with the last words, at the exit; callers have left.
+            Why::GaveUp(error) | Why::Unwanted(error) => Err(error),
         };
         self.describing = None;
         self.monitor = None;
@@ -385,7 +379,7 @@ impl Lifecycle {
 
     async fn deregister(&mut self) {
         let Some(lease) = self.lease.take() else { return };
-        match lease.deregister(LAST_WORD).await {
+        match lease.deregister(DEREGISTER).await {
             Ok(_) => tracing::info!(phase = "flushed", "deregistered"),
             Err(error) => tracing::warn!(error = chain(&error), "not deregistered; the lease will run out"),
         }
@@ -404,39 +398,6 @@ async fn done<T>(slot: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> 
     }
 }
 
-async fn read_descriptors(app: SocketAddr) -> Option<DescriptorSet> {
-    match reflection::read(app, REFLECT).await {
-        Ok(set) => {
-            tracing::info!(digest = %set.digest(), services = ?set.services(), "the app's descriptors");
-            Some(set)
-        }
-        Err(error) => {
-            tracing::warn!(
-                error = chain(&error),
-                "the app's descriptors are not known: no REST, and no retries by method"
-            );
-            None
-        }
-    }
-}
-
-/// Returns whether the registry has the set now. Without a registry it goes on trying; a set that is refused is not offered again.
-async fn store(registries: &Registries, set: &DescriptorSet) -> bool {
-    loop {
-        match registries.store_descriptors(set, STORE).await {
-            Ok(()) => return true,
-            Err(error @ CallError::Refused(_)) => {
-                tracing::error!(error = chain(&error), "the registry refuses the app's descriptors");
-                return false;
-            }
-            Err(error @ CallError::OutOfReach { .. }) => {
-                tracing::warn!(error = chain(&error), "the app's descriptors are not stored yet");
-                sleep(STORE_PAUSE).await;
-            }
-        }
-    }
-}
-
 fn how_it_went(answer: &Result<Drained, CallError>) -> String {
     match answer {
         Ok(Drained { acknowledged: true, waited_for, .. }) if waited_for.is_empty() => {
@@ -445,6 +406,25 @@ fn how_it_went(answer: &Result<Drained, CallError>) -> String {
         Ok(Drained { acknowledged: true, waited_for, .. }) => format!("acknowledged by {}", waited_for.join(", ")),
         Ok(Drained { waiting, .. }) => format!("not acknowledged in time by {}", waiting.join(", ")),
         Err(error) => format!("not proven: {}", chain(error)),
+    }
+}
+
+/// How it ended and its last words, as a reason that fits on a line.
+fn in_short(exit: &Exit) -> String {
+    match exit.last_lines.iter().rev().find_map(|line| telling(&line.text)) {
+        Some(words) => format!("{exit}: {}", words.chars().take(LAST_WORDS).collect::<String>()),
+        None => exit.to_string(),
+    }
+}
+
+/// What a line says of a failure. A JSON log line, as the SDK writes them, says something from WARN on: its message.
+fn telling(line: &str) -> Option<String> {
+    let fields: serde_json::Map<String, serde_json::Value> = serde_json::from_str(line).unwrap_or_default();
+    let text = |name| fields.get(name).and_then(serde_json::Value::as_str);
+    match (text("level"), text("message")) {
+        (Some("WARN" | "ERROR"), Some(message)) => Some(message.to_owned()),
+        (Some(_), Some(_)) => None,
+        _ => Some(line.to_owned()).filter(|line| !line.trim().is_empty()),
     }
 }
 
@@ -457,15 +437,31 @@ fn gave_up(restarts: u32, within: Duration, exit: &Exit) -> anyhow::Error {
     )
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let next = error.to_string();
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        source = error.source();
+#[cfg(test)]
+mod tests {
+    use weft_supervise::{Line, Outcome, Stream};
+
+    use super::*;
+
+    fn reason(lines: &[&str]) -> String {
+        let line = |text: &&str| Line { number: 0, stream: Stream::Stderr, text: (*text).into() };
+        in_short(&Exit {
+            outcome: Outcome::Code(3),
+            ran_for: Duration::from_secs(1),
+            last_lines: lines.iter().map(line).collect(),
+        })
     }
-    text
+
+    #[test]
+    fn the_last_words_are_what_tells_of_a_failure() {
+        let info =
+            r#"{"timestamp":"2026-11-20T12:00:01.250731Z","level":"INFO","message":"listening","addr":"127.0.0.1:1"}"#;
+        let error = r#"{"timestamp":"2026-11-20T12:00:01.250731Z","level":"ERROR","message":"cannot open the shop"}"#;
+        let plain = "exit code 3 after 1.0 s";
+        assert_eq!(reason(&[]), plain);
+        assert_eq!(reason(&["no database", "  "]), format!("{plain}: no database"));
+        assert_eq!(reason(&[info]), plain, "that all went well is no reason");
+        assert_eq!(reason(&[error, info]), format!("{plain}: cannot open the shop"));
+        assert_eq!(reason(&[r#"{"code":7}"#]), format!("{plain}: {{\"code\":7}}"), "no log line of ours");
+    }
 }

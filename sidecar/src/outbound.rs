@@ -8,19 +8,35 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use weft_discovery::{Subscriptions, Topic, Watch};
+use weft_model::Version;
 use weft_traffic::{Body, CallOptions, Interests, Outbound, Reset, Worlds};
 
 /// A subscription goes when no call used it for this long.
 const IDLE: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_secs(60);
 
+/// Longest wait for the first word of a registry before calls are told that nothing is known.
+const FIRST_WORLD: Duration = Duration::from_secs(5);
+
 pub(crate) async fn call(outbound: Outbound, request: Request<Incoming>) -> Result<Response<Body>, Reset> {
     let answer = outbound.call_with(request.map(Body::from), CallOptions::default()).await;
     // The app's own client need not know how to send a call again: it gets an answer in any case.
     Ok(answer.unwrap_or_else(|error| error.to_response()))
+}
+
+/// Waits until something of the mesh is known, at most 5 s. The app may start faster than the registry answers: its first connections wait
+/// in the kernel for this, and the path of a call has nothing to check.
+pub(crate) async fn first_world(worlds: Worlds) {
+    let mut changes = worlds.changes();
+    if worlds.load().version() > Version::default() {
+        return;
+    }
+    if timeout(FIRST_WORLD, changes.next()).await.is_err() {
+        tracing::warn!("nothing is known of the mesh yet; the app's calls will be refused until a registry answers");
+    }
 }
 
 /// Joins discovery and traffic: each state becomes the world, and is acknowledged once every new call goes by it.

@@ -45,6 +45,11 @@ pub(crate) struct Side {
 }
 
 impl Side {
+    /// Waits for `future`, but not longer than the side stays.
+    pub(crate) async fn unless_leaving(&self, future: impl Future<Output = ()>) {
+        self.leave.run_until_cancelled(future).await.unwrap_or_default();
+    }
+
     /// Accepts until the side leaves; the listener is closed then, so that callers are refused by the kernel.
     pub(crate) async fn accept(self, listener: TcpListener, to: mpsc::Sender<Accepted>) {
         loop {

@@ -145,7 +145,14 @@ impl Sidecar {
         let admin = Admin::new(self.context.metrics().clone(), readiness.clone()).drain(hook);
         parts.spawn(admin.run(self.admin, until_the_end.clone()));
         parts.spawn(inside.clone().accept(self.inbound, accepted.clone()));
-        parts.spawn(outside.clone().accept(self.outbound, accepted));
+        let (side, listener, world) = (outside.clone(), self.outbound, self.worlds.clone());
+        let knows_at_once = matches!(self.source, Joined::Services(_));
+        parts.spawn(async move {
+            if !knows_at_once {
+                side.unless_leaving(outbound::first_world(world)).await;
+            }
+            side.accept(listener, accepted).await;
+        });
         run_source(&mut parts, self.source, self.interests, self.worlds, &stop);
         let lifecycle = Lifecycle::new(Parts {
             app: self.config.app,
@@ -160,15 +167,22 @@ impl Sidecar {
             metrics: Metrics::register(self.context.metrics()),
             drained,
         });
+        let mut thread_ended = false;
         let result = tokio::select! {
+            biased; // an abort ends the data thread, too: what is to be told is the abort
             result = lifecycle.run(shutdown) => result,
-            ended = carry(&mut threads, queue) => Err(ended.into()),
             failed = first_failure(&mut parts) => Err(failed),
+            ended = carry(&mut threads, queue) => {
+                thread_ended = true;
+                Err(ended.into())
+            }
         };
 
         inside.cut();
         outside.cut();
-        threads.finish().await;
+        if !thread_ended {
+            threads.finish().await;
+        }
         stop.cancel();
         until_the_end.abort();
         while parts.join_next().await.is_some() {}

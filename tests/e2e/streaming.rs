@@ -5,6 +5,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
+use http::Method;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -18,6 +19,7 @@ use tonic::{
 use weft_proto::weft::testkit::v1::{EchoRequest, echo_client::EchoClient};
 use weft_testkit::{
     echo::feed,
+    http::send,
     mesh::{App, Mesh},
 };
 
@@ -71,6 +73,16 @@ async fn the_four_kinds_of_call_pass_through_both_sidecars() {
         let channel = endpoint.origin(format!("http://{authority}").parse().unwrap()).connect().await.unwrap();
         all_four_kinds_work(EchoClient::new(channel)).await;
     }
+}
+
+/// The sidecar learns `google.api.http` from the app's reflection, which must hand out its options as they were compiled.
+#[tokio::test]
+async fn an_apps_rest_route_arrives_through_its_reflection() {
+    let _shared = ALONE.read().await;
+    let test = "an_apps_rest_route_arrives_through_its_reflection";
+    let Some(mesh) = Mesh::start(test, &[App::Echo]).await else { return };
+    let answer = send(mesh.gateway_at(), Method::POST, "/echo", r#"{"text": "by rest"}"#).await.expect("an answer");
+    assert_eq!((answer.status.as_u16(), &answer.json()["text"]), (200, &"by rest".into()), "{answer:?}");
 }
 
 #[tokio::test]

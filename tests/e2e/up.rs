@@ -49,8 +49,10 @@ impl Up {
         command.arg("up").current_dir(dir.path());
         let up = Self { process: Process::spawn("weft up", command).unwrap(), dir, weft };
         wait::until("weft up to serve", START, || async { (up.serving().await == 2).then_some(()) }).await;
-        wait::until("weft up to say that it is ready", START, || async { up.process.said("ready after").then_some(()) })
-            .await;
+        wait::until("weft up to say that it is ready", START, || async {
+            up.process.said("ready after").then_some(())
+        })
+        .await;
         Some(up)
     }
 

@@ -1,6 +1,7 @@
 //! What runs: one row a process, put together from what the supervisor, the process itself and the registry say.
 //!
-//! Lives here: the rows and the rule that gives each its state; reading what processes write. Does not: changing anything (`director`).
+//! Lives here: the rows and the rule that gives each its state. Does not: reading what processes write (`output`), changing anything
+//! (`director`).
 //! One task writes the rows; everybody else reads them through a [`View`] and waits for a state.
 //! Invariant: an instance counts as serving when the registry lists the inbound address that its present process announced, so that a
 //! lease left by a process that was killed never speaks for the one after it.
@@ -12,23 +13,24 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use serde::Deserialize;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
     time::interval,
 };
 use weft_model::{InstanceId, Snapshot, Status};
-use weft_supervise::{ChildEvent, Event as Happened, Followed, Handle, Line, Logs, Noticed, Stream};
+use weft_supervise::{ChildEvent, Event as Happened, Handle, Logs, Noticed};
 
 use crate::{logfile::LogFile, plan::Slot, probe, procfs};
+
+mod output;
+
+pub(crate) use output::is_for_us;
 
 /// Events on their way to the board; who tells more waits.
 const EVENTS: usize = 256;
 /// App processes come and go without anybody telling us; `ps` shows them at most this late.
 const TICK: Duration = Duration::from_secs(1);
-/// A log file is written when a process has been silent for this long, or when the buffer is full.
-const LOG_IDLE: Duration = Duration::from_millis(50);
 /// Readiness of a role is asked this often until it is there, and then to see whether it stays.
 const PROBE_STARTING: Duration = Duration::from_millis(25);
 const PROBE_READY: Duration = Duration::from_secs(1);
@@ -94,7 +96,10 @@ pub(crate) struct Row {
     pub(crate) app: Option<u32>,
     /// Where it listens, by the protocol it announced.
     pub(crate) addresses: BTreeMap<String, SocketAddr>,
+    /// Starts of the process itself after the first.
     pub(crate) restarts: u64,
+    /// Starts of the app after its sidecar's first, as far as they were seen.
+    pub(crate) app_restarts: u64,
     /// When the present process started.
     pub(crate) since: Option<SystemTime>,
     pub(crate) instance: Option<InstanceId>,
@@ -103,6 +108,11 @@ pub(crate) struct Row {
 impl Row {
     pub(crate) fn name(&self) -> String {
         self.kind.name()
+    }
+
+    /// Starts after the first, of whichever of its processes.
+    pub(crate) const fn all_restarts(&self) -> u64 {
+        self.restarts + self.app_restarts
     }
 }
 
@@ -138,6 +148,28 @@ struct Unit {
     leaving: bool,
     /// How it ended last, and that it has not served since.
     failed: Option<String>,
+    apps: Apps,
+}
+
+/// The apps seen behind one sidecar.
+#[derive(Debug, Default)]
+struct Apps {
+    sidecar: Option<u32>,
+    last: Option<u32>,
+    restarts: u64,
+}
+
+impl Apps {
+    /// Takes note of the app that runs now behind the sidecar that runs now; a new sidecar starts its first app.
+    fn see(&mut self, sidecar: Option<u32>, app: Option<u32>) {
+        if sidecar != self.sidecar {
+            (self.sidecar, self.last) = (sidecar, None);
+        }
+        if let Some(app) = app {
+            let last = self.last.replace(app);
+            self.restarts += u64::from(last.is_some_and(|last| last != app));
+        }
+    }
 }
 
 /// The task that writes the rows.
@@ -231,7 +263,7 @@ impl Board {
 
     fn add(&mut self, mut unit: Unit) {
         let log = std::mem::replace(&mut unit.log, LogFile::new("/dev/null".into()));
-        self.parts.spawn(read(unit.key, unit.handle.clone(), log, self.view.events.clone()));
+        self.parts.spawn(output::read(unit.key, unit.handle.clone(), log, self.view.events.clone()));
         if !matches!(unit.kind, Kind::Instance(_)) {
             self.parts.spawn(ask(unit.key, self.view.clone()));
         }
@@ -278,10 +310,11 @@ impl Unit {
         let app = pid
             .filter(|_| matches!(self.kind, Kind::Instance(_)))
             .and_then(|pid| procfs::children(pid).first().copied());
+        self.apps.see(pid, app);
         let since = pid.and_then(procfs::started_at);
         let instance = listed.map(|(id, ..)| id);
-        let (key, kind) = (self.key, self.kind.clone());
-        Row { key, kind, state, reason, pid, app, addresses, restarts: status.restarts, since, instance }
+        let (key, kind, app_restarts) = (self.key, self.kind.clone(), self.apps.restarts);
+        Row { key, kind, state, reason, pid, app, addresses, restarts: status.restarts, app_restarts, since, instance }
     }
 
     fn state(&self, child: &weft_supervise::State, listed: Option<&(InstanceId, Status, String)>) -> (State, String) {
@@ -327,7 +360,8 @@ impl View {
     /// Shows a process that the supervisor keeps; what it writes goes to `log`, too.
     pub(crate) async fn add(&self, key: Key, kind: Kind, handle: Handle, log: LogFile) {
         let (announced, ready) = (BTreeMap::new(), Err("starting".to_owned()));
-        let unit = Unit { key, kind, handle, log, announced, ready, leaving: false, failed: None };
+        let unit =
+            Unit { key, kind, handle, log, announced, ready, leaving: false, failed: None, apps: Apps::default() };
         self.tell(Event::Added(Box::new(unit))).await;
     }
 
@@ -380,64 +414,6 @@ impl View {
     }
 }
 
-/// A line on stdout that says where a process listens.
-#[derive(Deserialize)]
-struct Listening {
-    event: String,
-    proto: String,
-    addr: SocketAddr,
-}
-
-fn listening(line: &Line) -> Option<Listening> {
-    let it: Listening = (line.stream == Stream::Stdout).then(|| serde_json::from_str(&line.text).ok())??;
-    (it.event == "listening").then_some(it)
-}
-
-/// Whether a line is meant for us, not for a person who reads logs.
-pub(crate) fn is_for_us(line: &Line) -> bool {
-    listening(line).is_some()
-}
-
-/// Reads what a process writes, to its end.
-async fn read(key: Key, handle: Handle, mut log: LogFile, tell: mpsc::Sender<Event>) {
-    let mut lines = handle.logs().follow(usize::MAX);
-    let mut full_disk = false;
-    loop {
-        let next = tokio::time::timeout(LOG_IDLE, lines.next()).await;
-        let written = match next {
-            Err(_) => {
-                let flushed = log.flush().await;
-                match lines.next().await {
-                    None => return,
-                    Some(it) => flushed.and(heard(key, &it, &mut log, &tell).await),
-                }
-            }
-            Ok(Some(it)) => heard(key, &it, &mut log, &tell).await,
-            Ok(None) => {
-                drop(log.flush().await);
-                return;
-            }
-        };
-        if let (Err(error), false) = (&written, full_disk) {
-            full_disk = true;
-            tracing::warn!(%error, name = handle.name(), "cannot write the log file; lines are lost there");
-        }
-    }
-}
-
-async fn heard(key: Key, it: &Followed, log: &mut LogFile, tell: &mpsc::Sender<Event>) -> std::io::Result<()> {
-    let line = match it {
-        Followed::Missed(count) => return log.write(&format!("({count} lines lost)")).await,
-        Followed::Line(line) => line,
-    };
-    if let Some(Listening { proto, addr, .. }) = listening(line) {
-        let announced = Announced { line: line.number, proto, addr };
-        let _ = tell.send(Event::Announced(key, announced)).await; // nobody listens at the end
-        return Ok(());
-    }
-    log.write(&line.text).await
-}
-
 /// Asks a role's `/readyz`, again and again, wherever its admin server listens by then.
 async fn ask(key: Key, view: View) {
     loop {
@@ -453,5 +429,26 @@ async fn ask(key: Key, view: View) {
         let ended = |rows: &[Row]| rows.iter().find(|row| row.key == key).is_none_or(again).then_some(());
         // A process that ended is followed by one whose readiness is news at once.
         drop(tokio::time::timeout(pause, view.find(ended)).await);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_counts_as_restarted_when_another_runs_behind_the_same_sidecar() {
+        let mut apps = Apps::default();
+        let mut count = |sidecar, app| {
+            apps.see(sidecar, app);
+            apps.restarts
+        };
+        assert_eq!(count(Some(1), None), 0);
+        assert_eq!(count(Some(1), Some(2)), 0, "its first");
+        assert_eq!(count(Some(1), None), 0);
+        assert_eq!(count(Some(1), Some(3)), 1);
+        assert_eq!(count(Some(1), Some(3)), 1);
+        assert_eq!(count(Some(4), Some(5)), 1, "the first of a new sidecar");
+        assert_eq!(count(Some(4), Some(6)), 2);
     }
 }

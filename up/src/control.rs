@@ -2,7 +2,7 @@
 //!
 //! Lives here: the socket, the RPCs, their statuses. Does not: carrying anything out (`director`), knowing what runs (`board`).
 //! One function maps each failure to a gRPC status: an unknown name is NOT_FOUND, a number out of range INVALID_ARGUMENT, an action
-//! that did not succeed FAILED_PRECONDITION with what the process said.
+//! that did not succeed FAILED_PRECONDITION with what the process said, one that a stop of the mesh cut off ABORTED.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +15,10 @@ use std::{
 
 use tokio::{
     net::UnixListener,
-    sync::{broadcast::error::RecvError, mpsc},
+    sync::{
+        broadcast::error::RecvError,
+        mpsc::{self, error::TrySendError},
+    },
     task::JoinSet,
 };
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
@@ -32,7 +35,7 @@ use weft_supervise::Followed;
 use crate::{
     board::{self, Kind, Output, Row, View},
     config::{Config, MAX_SCALE},
-    director::{Action, Failed, Order},
+    director::{Action, Failed, Order, Step},
     plan::Target,
     screen::Screen,
 };
@@ -101,20 +104,10 @@ impl Control {
     }
 
     fn order(&self, action: Action) -> Result<Response<Steps>, Status> {
-        let (steps, mut taken) = mpsc::channel(STEPS);
-        let full = |_| Status::resource_exhausted("many actions wait already; try again when they are done");
-        self.orders.try_send(Order { action, steps }).map_err(full)?;
+        let (steps, taken) = mpsc::channel(STEPS);
+        self.orders.try_send(Order { action, steps }).map_err(|error| untaken(&error))?;
         let (send, receive) = mpsc::channel(QUEUE);
-        self.tasks.spawn(async move {
-            while let Some(step) = taken.recv().await {
-                let failed = step.is_err();
-                let message = step.map(|message| pb::Progress { message, done: false }).map_err(|it| status(&it));
-                if send.send(message).await.is_err() || failed {
-                    return;
-                }
-            }
-            let _ = send.send(Ok(done())).await; // who asked has gone
-        });
+        self.tasks.spawn(relay(taken, send));
         Ok(Response::new(ReceiverStream::new(receive)))
     }
 
@@ -146,6 +139,21 @@ impl Control {
 
 type Steps = ReceiverStream<Result<pb::Progress, Status>>;
 
+/// Passes on the steps of one action. Steps that end without a last one belong to an action that was cut off.
+async fn relay(mut taken: mpsc::Receiver<Result<Step, Failed>>, send: mpsc::Sender<Result<pb::Progress, Status>>) {
+    loop {
+        let (message, last) = match taken.recv().await {
+            Some(Ok(Step::Said(message))) => (Ok(pb::Progress { message, done: false }), false),
+            Some(Ok(Step::Done)) => (Ok(done()), true),
+            Some(Err(failed)) => (Err(status(&failed)), true),
+            None => (Err(Status::aborted("the mesh stops, and the action was cut off")), true),
+        };
+        if send.send(message).await.is_err() || last {
+            return; // all is said, or who asked has gone
+        }
+    }
+}
+
 fn done() -> pb::Progress {
     pb::Progress { message: String::new(), done: true }
 }
@@ -153,6 +161,14 @@ fn done() -> pb::Progress {
 /// The one mapping of a failed action.
 fn status(failed: &Failed) -> Status {
     Status::failed_precondition(failed.to_string())
+}
+
+/// Why an order was not even taken.
+fn untaken(error: &TrySendError<Order>) -> Status {
+    match error {
+        TrySendError::Full(_) => Status::resource_exhausted("many actions wait already; try again when they are done"),
+        TrySendError::Closed(_) => Status::unavailable("the mesh stops"),
+    }
 }
 
 #[tonic::async_trait]
@@ -288,7 +304,7 @@ fn process(row: &Row) -> pb::Process {
         state: row.state.name().to_owned(),
         pid: row.pid.unwrap_or(0),
         addresses: row.addresses.iter().map(|(proto, addr)| (proto.clone(), addr.to_string())).collect(),
-        restarts: row.restarts.try_into().unwrap_or(u32::MAX),
+        restarts: row.all_restarts().try_into().unwrap_or(u32::MAX),
         since_s: row.since.map_or(0, unix),
         reason: row.reason.clone(),
         instance_id: row.instance.map(|id| id.to_string()).unwrap_or_default(),
@@ -303,4 +319,51 @@ fn unix(time: SystemTime) -> i64 {
 /// The moment a mesh starts.
 pub(crate) fn now() -> SystemTime {
     clock::wall()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a client is told of these steps, when whoever carries out the order drops it after them.
+    async fn told(steps: impl IntoIterator<Item = Step>) -> Vec<Result<pb::Progress, tonic::Code>> {
+        let (give, taken) = mpsc::channel(STEPS);
+        for step in steps {
+            give.try_send(Ok(step)).unwrap();
+        }
+        drop(give);
+        let (send, mut receive) = mpsc::channel(QUEUE);
+        relay(taken, send).await;
+        let mut told = Vec::new();
+        while let Some(message) = receive.recv().await {
+            told.push(message.map_err(|status| status.code()));
+        }
+        told
+    }
+
+    fn said(message: &str) -> pb::Progress {
+        pb::Progress { message: message.to_owned(), done: false }
+    }
+
+    #[tokio::test]
+    async fn an_action_is_done_when_it_says_so() {
+        let steps = [Step::Said("one".to_owned()), Step::Done];
+        assert_eq!(told(steps).await, [Ok(said("one")), Ok(done())]);
+    }
+
+    #[tokio::test]
+    async fn an_action_that_is_cut_off_is_aborted_and_never_done() {
+        assert_eq!(told([Step::Said("one".to_owned())]).await, [Ok(said("one")), Err(tonic::Code::Aborted)]);
+        assert_eq!(told([]).await, [Err(tonic::Code::Aborted)], "one that never began");
+    }
+
+    #[test]
+    fn orders_that_wait_are_not_blamed_for_a_mesh_that_stops() {
+        let order = || Order { action: Action::Stop("users".parse().unwrap()), steps: mpsc::channel(1).0 };
+        let (orders, ordered) = mpsc::channel(1);
+        orders.try_send(order()).unwrap();
+        assert_eq!(untaken(&orders.try_send(order()).unwrap_err()).code(), tonic::Code::ResourceExhausted);
+        drop(ordered);
+        assert_eq!(untaken(&orders.try_send(order()).unwrap_err()).code(), tonic::Code::Unavailable);
+    }
 }

@@ -30,12 +30,14 @@ use crate::{
     plan::{self, Slot, Target},
     probe,
     screen::{Screen, seconds},
+    text,
 };
 
 /// How long a process may take to serve before a start is called failed.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// Lines of a process's output shown when it fails.
-const LAST_LINES: usize = 20;
+/// Lines of a process's output looked through when it fails, and of those shown.
+const LINES_READ: usize = 100;
+const LAST_LINES: usize = 12;
 /// Pause between two questions to the gateway whether it reaches a service.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -54,7 +56,16 @@ pub(crate) enum Action {
 #[derive(Debug)]
 pub(crate) struct Order {
     pub(crate) action: Action,
-    pub(crate) steps: mpsc::Sender<Result<String, Failed>>,
+    pub(crate) steps: mpsc::Sender<Result<Step, Failed>>,
+}
+
+/// What is told of an action. Without `Done` or a failure at its end it was cut off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Something was reached, in words for people.
+    Said(String),
+    /// All of it was carried out.
+    Done,
 }
 
 /// A process that does not serve, or an action that cannot be.
@@ -179,10 +190,10 @@ impl Director {
                 Action::Restart(target) => self.restart(target, &steps).await,
                 Action::Stop(service) => self.scale(&service, 0, &steps).await,
             };
-            if let Err(failed) = done {
+            if let Err(failed) = &done {
                 self.screen.say(&failed.to_string());
-                let _ = steps.send(Err(failed)).await; // as `tell`
             }
+            let _ = steps.send(done.map(|()| Step::Done)).await; // as `step`
         }
     }
 
@@ -211,7 +222,7 @@ impl Director {
         &mut self,
         service: &ServiceName,
         instances: u32,
-        steps: &mpsc::Sender<Result<String, Failed>>,
+        steps: &mpsc::Sender<Result<Step, Failed>>,
     ) -> Result<(), Failed> {
         let present = self.present(service);
         let plan = plan::scale(&present.keys().copied().collect(), instances);
@@ -241,7 +252,7 @@ impl Director {
         Ok(())
     }
 
-    async fn restart(&mut self, target: Target, steps: &mpsc::Sender<Result<String, Failed>>) -> Result<(), Failed> {
+    async fn restart(&mut self, target: Target, steps: &mpsc::Sender<Result<Step, Failed>>) -> Result<(), Failed> {
         let (service, only) = match target {
             Target::Role(kind) => return self.restart_role(&kind, steps).await,
             Target::Service(service) => (service, None),
@@ -250,6 +261,11 @@ impl Director {
         let present = self.present(&service);
         let numbers = plan::restart(&present.keys().copied().collect(), only)
             .ok_or_else(|| Failed::because(format!("{service}-{} is not there", only.unwrap_or_default())))?;
+        if numbers.is_empty() {
+            return Err(Failed::because(format!(
+                "{service} has no instance to restart; `scale {service}=1` starts one"
+            )));
+        }
         for number in numbers {
             let slot = Slot { service: service.clone(), number };
             let name = slot.to_string();
@@ -270,7 +286,7 @@ impl Director {
     }
 
     /// A role has one port and so cannot be replaced while it serves: it ends its calls and starts again.
-    async fn restart_role(&mut self, kind: &Kind, steps: &mpsc::Sender<Result<String, Failed>>) -> Result<(), Failed> {
+    async fn restart_role(&mut self, kind: &Kind, steps: &mpsc::Sender<Result<Step, Failed>>) -> Result<(), Failed> {
         let found = self.running.iter().find(|(_, (it, _))| it == kind);
         let Some((key, handle)) = found.map(|(key, (_, handle))| (*key, handle.clone())) else {
             return Err(Failed::because(format!("{} does not run", kind.name())));
@@ -286,9 +302,9 @@ impl Director {
         Ok(())
     }
 
-    async fn step(&self, steps: &mpsc::Sender<Result<String, Failed>>, message: String) {
+    async fn step(&self, steps: &mpsc::Sender<Result<Step, Failed>>, message: String) {
         self.screen.say(&message);
-        let _ = steps.send(Ok(message)).await; // who asked has gone; the action goes on
+        let _ = steps.send(Ok(Step::Said(message))).await; // who asked has gone; the action goes on
     }
 
     async fn start(&mut self, kind: Kind) -> Result<Key, Failed> {
@@ -346,12 +362,27 @@ impl Director {
     fn failed(&self, key: Key, what: &str) -> Failed {
         let lines = match self.running.get(&key).map(|(_, handle)| (handle, handle.status().state)) {
             Some((_, weft_supervise::State::GaveUp { exit })) => exit.last_lines, // of the last run alone
-            Some((handle, _)) => handle.logs().last(LAST_LINES),
+            Some((handle, _)) => handle.logs().last(LINES_READ),
             None => Vec::new(),
         };
-        let last_lines: Vec<_> = lines.iter().map(|line| crate::text::for_people(&line.text)).collect();
-        let hint = format!("all its output: {}", self.place.log(&self.name(key)).display());
+        let mut last_lines = text::telling(lines.iter().map(|line| &*line.text));
+        last_lines.drain(..last_lines.len().saturating_sub(LAST_LINES));
+        let hint = self.hint(key);
         Failed { what: what.to_owned(), last_lines, hint }
+    }
+
+    /// What to look at: where all the output is, and what an app of ours has to do.
+    fn hint(&self, key: Key) -> String {
+        let log = self.place.log(&self.name(key));
+        let Some((Kind::Instance(slot), _)) = self.running.get(&key) else {
+            return format!("all its output is in {}", log.display());
+        };
+        let service = &slot.service;
+        format!(
+            "an app listens on 127.0.0.1:$PORT, which its sidecar tells it; see [services.{service}] in {}\n        all its output is in {}",
+            self.config.file.display(),
+            log.display()
+        )
     }
 
     fn name(&self, key: Key) -> String {

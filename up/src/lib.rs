@@ -19,6 +19,7 @@ mod plan;
 mod probe;
 mod procfs;
 mod screen;
+mod terminal;
 pub mod text;
 mod up;
 mod welcome;

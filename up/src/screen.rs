@@ -6,7 +6,7 @@
 use std::{
     fmt::Write,
     io::{IsTerminal, Write as _},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -14,10 +14,15 @@ use comfy_table::{Table, presets};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::{sync::broadcast, time::Instant};
 
-use crate::board::{Row, State};
+use crate::{
+    board::{Row, State},
+    terminal::Quiet,
+};
 
 /// Without a terminal, a long build says what it does this often.
 const STILL_BUSY: Duration = Duration::from_secs(10);
+/// The terminal is drawn again this often, since a change that comes soon after another is not drawn by itself.
+const REDRAW: Duration = Duration::from_millis(100);
 /// Lines kept for a listener that is late.
 const TALK: usize = 256;
 
@@ -30,7 +35,13 @@ pub(crate) struct Screen {
 
 #[derive(Debug)]
 enum Kind {
-    Terminal { all: MultiProgress, busy: ProgressBar, table: ProgressBar },
+    Terminal {
+        all: MultiProgress,
+        busy: ProgressBar,
+        /// One bar a line: a bar of many lines leaves some behind when it shrinks. The lock is held for a redraw.
+        table: Mutex<Vec<ProgressBar>>,
+        _quiet: Option<Quiet>,
+    },
     Lines,
 }
 
@@ -39,12 +50,10 @@ impl Screen {
     pub(crate) fn new() -> Self {
         let kind = if std::io::stderr().is_terminal() {
             let all = MultiProgress::new();
-            let line = |template| {
-                let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner());
-                all.add(ProgressBar::new_spinner().with_style(style))
-            };
-            let (table, busy) = (line("{msg}"), line("{spinner} {wide_msg}"));
-            Kind::Terminal { all, busy, table }
+            let busy = all.add(line("{spinner} {msg}"));
+            busy.enable_steady_tick(REDRAW);
+            let table = Mutex::default();
+            Kind::Terminal { all, busy, table, _quiet: Quiet::new() }
         } else {
             Kind::Lines
         };
@@ -83,7 +92,6 @@ impl Screen {
     pub(crate) fn stage(&self, name: &str) -> Stage {
         if let Kind::Terminal { busy, .. } = &*self.kind {
             busy.set_message(name.to_owned());
-            busy.enable_steady_tick(Duration::from_millis(100));
         }
         Stage {
             screen: self.clone(),
@@ -95,9 +103,16 @@ impl Screen {
 
     /// Shows the rows, where the screen is live.
     pub(crate) fn table(&self, rows: &[Row]) {
-        if let Kind::Terminal { table, .. } = &*self.kind {
-            table.set_message(if rows.is_empty() { String::new() } else { render(rows) });
+        let Kind::Terminal { all, busy, table, .. } = &*self.kind else { return };
+        let text = if rows.is_empty() { String::new() } else { render(rows) };
+        let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = text.lines().count();
+        let kept = wanted.min(table.len());
+        table.drain(kept..).for_each(|bar| all.remove(&bar));
+        while table.len() < wanted {
+            table.push(all.insert_before(busy, line("{wide_msg}")));
         }
+        table.iter().zip(text.lines()).for_each(|(bar, text)| bar.set_message(text.to_owned()));
     }
 
     /// Leaves the terminal as it should be found.
@@ -106,6 +121,11 @@ impl Screen {
             drop(all.clear());
         }
     }
+}
+
+fn line(template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner());
+    ProgressBar::new_spinner().with_style(style)
 }
 
 /// A stage under way.
@@ -138,7 +158,6 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         if let Kind::Terminal { busy, .. } = &*self.screen.kind {
-            busy.disable_steady_tick();
             busy.set_message("Ctrl-C stops everything in order");
         }
     }
@@ -160,7 +179,7 @@ fn render(rows: &[Row]) -> String {
             row.state.name().to_owned(),
             number(row.pid),
             number(row.app),
-            row.restarts.to_string(),
+            row.all_restarts().to_string(),
             address.map_or_else(|| "-".to_owned(), ToString::to_string),
         ]);
     }
@@ -215,6 +234,7 @@ mod tests {
             app: Some(11),
             addresses: BTreeMap::from([("inbound".to_owned(), "127.0.0.1:1".parse().unwrap())]),
             restarts,
+            app_restarts: 0,
             since: None,
             instance: None,
         }

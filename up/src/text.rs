@@ -2,6 +2,8 @@
 //!
 //! Lives here: turning one JSON line of ours into text. Does not: finding lines, printing them.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value};
 
 /// `12:00:01.250 WARN  the watch is lost; opening another  error="…"` for a JSON log line; any other line as it is.
@@ -20,6 +22,29 @@ pub fn for_people(line: &str) -> String {
         });
     }
     text
+}
+
+/// The lines that tell why something failed: what is no log line of ours, and what is a warning or worse; each text once, where it was
+/// last.
+pub(crate) fn telling<'a>(lines: impl DoubleEndedIterator<Item = &'a str>) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let mut told: Vec<_> = lines.rev().filter_map(telling_line).filter(|(_, key)| seen.insert(key.clone())).collect();
+    told.reverse();
+    told.into_iter().map(|(text, _)| text).collect()
+}
+
+/// The line for people, and the part of it that does not change from time to time.
+fn telling_line(line: &str) -> Option<(String, String)> {
+    let fields: Map<String, Value> = serde_json::from_str(line).unwrap_or_default();
+    match fields.get("level").and_then(Value::as_str) {
+        Some("WARN" | "ERROR") => {
+            let message = fields.get("message").map(ToString::to_string).unwrap_or_default();
+            Some((for_people(line), message))
+        }
+        Some(_) => None,
+        None if line.trim().is_empty() => None,
+        None => Some((line.to_owned(), line.to_owned())),
+    }
 }
 
 fn take(fields: &mut Map<String, Value>, name: &str) -> Option<String> {
@@ -42,6 +67,23 @@ mod tests {
     fn a_json_line_becomes_time_level_message_and_fields_in_their_order() {
         let line = r#"{"timestamp":"2026-11-20T12:00:01.250731Z","level":"WARN","message":"lost","role":"sidecar","error":"no route","n":3,"target":"x"}"#;
         assert_eq!(for_people(line), r#"12:00:01.250 WARN  lost  role=sidecar  error="no route"  n=3"#);
+    }
+
+    #[test]
+    fn only_what_tells_of_a_failure_is_shown_and_each_text_once() {
+        let log = |second: u32, level: &str, message: &str| {
+            format!(r#"{{"timestamp":"2026-11-20T12:00:0{second}.000000Z","level":"{level}","message":"{message}"}}"#)
+        };
+        let lines = [
+            log(1, "INFO", "the app runs"),
+            "no database".to_owned(),
+            log(2, "ERROR", "the app ended"),
+            "no database".to_owned(),
+            String::new(),
+            log(3, "ERROR", "the app ended"),
+        ];
+        let told = telling(lines.iter().map(String::as_str));
+        assert_eq!(told, ["no database", "12:00:03.000 ERROR the app ended"]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use weft_discovery::{Registries, Topic, Watch, WatchConfig};
 use weft_model::Snapshot;
 use weft_runtime::{
-    Context,
+    Context, Shutdown,
     listen::{self, ListenAddr},
 };
 use weft_supervise::{Spawner, Supervisor};
@@ -178,7 +178,7 @@ impl Up {
             Ok(())
         });
         parts.spawn(write_down(view.clone(), place));
-        parts.spawn(show(view.clone(), screen.clone()));
+        parts.spawn(show(view.clone(), screen.clone(), context.shutdown()));
         parts.spawn(watch_registry(Arc::clone(&config), CancellationToken::clone(&watchable), world_in, view.clone()));
         let mut supervising = JoinSet::new();
         supervising.spawn(supervisor.run(CancellationToken::clone(&children_gone)));
@@ -265,6 +265,7 @@ impl Up {
             "stopping; Ctrl-C again kills everything at once"
         });
         shutdown.drain();
+        drop(self.orders); // those that wait are cut off now, and who asked is told
         let in_order = tokio::select! {
             () = self.director.stop() => true,
             () = shutdown.aborting() => false,
@@ -315,13 +316,13 @@ async fn watch_registry(
 }
 
 /// Keeps the table and the lines about changes up to date.
-async fn show(mut board: View, screen: Screen) -> anyhow::Result<()> {
+async fn show(mut board: View, screen: Screen, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut before = board.rows();
     while let Some(rows) = board.next().await {
         for line in screen::changes(&before, &rows) {
             screen.say(&format!("  {line}"));
         }
-        screen.table(&rows);
+        screen.table(if shutdown.is_draining() { &[] } else { &rows }); // a stop has its own lines
         before = rows;
     }
     Ok(())

@@ -13,17 +13,29 @@ use crate::metadata::{Metadata, Package};
 const ARROWS: &[(&str, &[&str])] = &[
     ("weft-model", &[]),
     ("weft-runtime", &[]),
+    ("weft-reflection", &[]),
     ("weft-transcode", &[]),
     ("weft-supervise", &[]),
     ("weft-proto", &["weft-model"]),
     ("weft-identity", &["weft-model"]),
     ("weft-traffic", &["weft-model"]),
     ("weft-discovery", &["weft-identity", "weft-model", "weft-proto"]),
-    ("weft", &["weft-discovery", "weft-model", "weft-proto", "weft-runtime", "weft-traffic"]),
-    ("weft-testkit", &["weft-model", "weft-proto"]),
+    ("weft", &["weft-discovery", "weft-model", "weft-proto", "weft-reflection", "weft-runtime", "weft-traffic"]),
+    ("weft-testkit", &["weft-model", "weft-proto", "weft-reflection"]),
     // the roles: never on each other
-    ("weft-registry", &["weft-identity", "weft-model", "weft-proto", "weft-runtime"]),
-    ("weft-gateway", &["weft-discovery", "weft-model", "weft-proto", "weft-runtime", "weft-traffic", "weft-transcode"]),
+    ("weft-registry", &["weft-identity", "weft-model", "weft-proto", "weft-reflection", "weft-runtime"]),
+    (
+        "weft-gateway",
+        &[
+            "weft-discovery",
+            "weft-model",
+            "weft-proto",
+            "weft-reflection",
+            "weft-runtime",
+            "weft-traffic",
+            "weft-transcode",
+        ],
+    ),
     ("weft-sidecar", &["weft-discovery", "weft-model", "weft-proto", "weft-runtime", "weft-supervise", "weft-traffic"]),
     ("weft-up", &["weft-discovery", "weft-model", "weft-proto", "weft-runtime", "weft-supervise"]),
     // what composes and what ships

@@ -1,17 +1,16 @@
 //! Descriptor sets: what a service's reflection said, named by its digest, fetched from and stored in the registry.
 //!
-//! Lives here: the digest rule and the two calls. Does not: reading reflection (`weft-sidecar`), linking and meaning (gateway, registry).
+//! Lives here: the two calls. Does not: the digest rule (`weft-proto`), reading reflection (`weft-sidecar`), linking and meaning (gateway,
+//! registry).
 //! The files stay raw bytes all the way: a typed `FileDescriptorSet` drops custom options such as `google.api.http`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use prost::Message;
-use prost_types::FileDescriptorProto;
-use sha2::{Digest as _, Sha256};
 use tonic::Request;
 use weft_model::{Digest, ServiceName};
+use weft_proto::descriptors::{self, BadFiles, File};
 use weft_proto::weft::discovery::v1::{self as discovery, discovery_client::DiscoveryClient};
 use weft_proto::weft::registry::v1::{self as registry, registry_client::RegistryClient};
 
@@ -21,15 +20,18 @@ use crate::{CallError, Registries};
 const MAX_MESSAGE: usize = 64 << 20;
 
 /// The files of a service, dependencies included, each once, sorted by name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DescriptorSet {
-    files: BTreeMap<String, Bytes>,
+    files: BTreeMap<String, File>,
     digest: Digest,
 }
 
 /// The bytes are no descriptor set.
 #[derive(Debug, thiserror::Error)]
 pub enum BadDescriptors {
+    /// They are no encoded `FileDescriptorSet`.
+    #[error("not a file descriptor set")]
+    Encoding(#[source] prost::DecodeError),
     /// A file cannot be read.
     #[error("file {index} of the set is no FileDescriptorProto")]
     File {
@@ -57,28 +59,26 @@ pub enum BadDescriptors {
     Call(#[source] CallError),
 }
 
+impl From<BadFiles> for BadDescriptors {
+    fn from(bad: BadFiles) -> Self {
+        match bad {
+            BadFiles::Garbled { index, source } => Self::File { index, source },
+            BadFiles::Clash { name } => Self::Clash { name },
+        }
+    }
+}
+
 impl DescriptorSet {
     /// Returns the set of these encoded `FileDescriptorProto`s, in any order.
     pub fn new(files: impl IntoIterator<Item = Bytes>) -> Result<Self, BadDescriptors> {
-        let mut named = BTreeMap::new();
-        for (index, bytes) in files.into_iter().enumerate() {
-            let name = FileDescriptorProto::decode(bytes.as_ref())
-                .map_err(|source| BadDescriptors::File { index, source })?
-                .name
-                .unwrap_or_default();
-            if named.get(&name).is_some_and(|known| *known != bytes) {
-                return Err(BadDescriptors::Clash { name });
-            }
-            named.insert(name, bytes);
-        }
-        let digest = digest(named.values());
-        Ok(Self { files: named, digest })
+        let files = descriptors::by_name(files)?;
+        let digest = descriptors::digest(&files);
+        Ok(Self { files, digest })
     }
 
     /// Reads an encoded `FileDescriptorSet`, for example from `protoc -o` with `--include_imports`, without losing options.
     pub fn from_encoded_set(bytes: &[u8]) -> Result<Self, BadDescriptors> {
-        let raw = RawSet::decode(bytes).map_err(|source| BadDescriptors::File { index: 0, source })?;
-        Self::new(raw.file)
+        Self::new(descriptors::split(bytes).map_err(BadDescriptors::Encoding)?)
     }
 
     /// Its name in the registry.
@@ -88,38 +88,20 @@ impl DescriptorSet {
 
     /// The files, sorted by name.
     pub fn files(&self) -> impl ExactSizeIterator<Item = &Bytes> {
-        self.files.values()
+        self.files.values().map(|file| &file.bytes)
     }
 
     /// Returns the full names of the gRPC services in it, sorted; those of dependencies too.
     pub fn services(&self) -> Vec<String> {
         let mut names = Vec::new();
-        for bytes in self.files.values() {
-            let file = FileDescriptorProto::decode(bytes.as_ref()).expect("was decoded when the set was made");
-            let package = file.package.unwrap_or_default();
+        for File { typed: file, .. } in self.files.values() {
+            let package = file.package();
             let dot = if package.is_empty() { "" } else { "." };
             names.extend(file.service.iter().map(|service| format!("{package}{dot}{}", service.name())));
         }
         names.sort_unstable();
         names
     }
-}
-
-/// `google.protobuf.FileDescriptorSet` with its files left unread.
-#[derive(Clone, PartialEq, Message)]
-struct RawSet {
-    #[prost(bytes = "bytes", repeated, tag = "1")]
-    file: Vec<Bytes>,
-}
-
-/// SHA-256 over the files in order of their names, each preceded by its length as a big-endian u64 (registry.proto, PutDescriptors).
-fn digest<'a>(files: impl Iterator<Item = &'a Bytes>) -> Digest {
-    let mut hash = Sha256::new();
-    for file in files {
-        hash.update((file.len() as u64).to_be_bytes());
-        hash.update(file);
-    }
-    Digest(hash.finalize().into())
 }
 
 impl Registries {
@@ -169,7 +151,7 @@ impl Registries {
         }
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
         self.call(left, |channel| {
-            let put = registry::PutDescriptorsRequest { files: set.files.values().cloned().collect() };
+            let put = registry::PutDescriptorsRequest { files: set.files().cloned().collect() };
             async move {
                 let mut client = RegistryClient::new(channel).max_encoding_message_size(MAX_MESSAGE);
                 client.put_descriptors(put).await
@@ -189,39 +171,10 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_does_not_depend_on_the_order_of_files() {
-        let set = users();
-        let backwards: Vec<Bytes> = set.files().cloned().collect::<Vec<_>>().into_iter().rev().collect();
-        assert_eq!(DescriptorSet::new(backwards).unwrap().digest(), set.digest());
-    }
-
-    #[test]
-    fn a_changed_byte_changes_the_digest() {
-        let set = users();
-        let mut files: Vec<Bytes> = set.files().cloned().collect();
-        let mut file = FileDescriptorProto::decode(files[0].as_ref()).unwrap();
-        file.syntax = Some("editions".to_owned());
-        files[0] = file.encode_to_vec().into();
-        assert_ne!(DescriptorSet::new(files).unwrap().digest(), set.digest());
-    }
-
-    #[test]
     fn a_set_names_its_services_and_keeps_custom_options() {
         let set = users();
         assert_eq!(set.services(), ["shop.users.v1.Users"]);
-        let raw = RawSet { file: set.files().cloned().collect() }.encode_to_vec();
         let http = b"/api/users";
-        assert!(raw.windows(http.len()).any(|window| window == http));
-    }
-
-    #[test]
-    fn two_different_files_of_one_name_are_refused() {
-        let file = |package: &str| -> Bytes {
-            FileDescriptorProto { name: Some("a.proto".into()), package: Some(package.into()), ..Default::default() }
-                .encode_to_vec()
-                .into()
-        };
-        assert!(matches!(DescriptorSet::new([file("a"), file("b")]), Err(BadDescriptors::Clash { .. })));
-        assert!(DescriptorSet::new([file("a"), file("a")]).is_ok());
+        assert!(set.files().any(|file| file.windows(http.len()).any(|window| window == http)));
     }
 }

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::Channel;
 use tonic::{Code, Status as RpcStatus, Streaming};
 use weft_model::{Epoch, Instance, InstanceId, LeaseTtl, Status, Version};
@@ -31,7 +31,9 @@ const ANSWER: Duration = Duration::from_secs(3);
 const REQUESTS: usize = 8;
 /// Beats that the registry may not undercut or stretch: what it asks for is kept within.
 const BEAT: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
-/// Time beyond a drain's own bound for its answer to arrive.
+/// A stream that lived this long ended well enough for the next one to be opened without delay (as in `watch`).
+const SETTLED: Duration = Duration::from_secs(5);
+/// Time beyond a drain's own bound for its answer to arrive; no registry is asked any more in it.
 const SLACK: Duration = Duration::from_secs(1);
 
 /// The leases of this process. Cheap to clone, callable from any thread.
@@ -47,6 +49,8 @@ struct Shared {
     table: Mutex<Table>,
     /// Wakes the task; carries nothing, the table does.
     changed: Notify,
+    /// The task has ended: no state will change any more but by its owner.
+    ended: CancellationToken,
 }
 
 /// One lease. Dropping it stops the beats, and the registry lists the instance until the lease runs out.
@@ -103,13 +107,16 @@ pub struct Drained {
 pub struct LeaseTask {
     shared: Arc<Shared>,
     ttl: LeaseTtl,
+    _ended: DropGuard,
 }
 
 impl Leases {
     /// Returns the leases of this process, none yet, and the task that keeps them.
     pub fn new(registries: Registries, ttl: LeaseTtl) -> (LeaseTask, Self) {
-        let shared = Arc::new(Shared { registries, table: Mutex::default(), changed: Notify::new() });
-        (LeaseTask { shared: shared.clone(), ttl }, Self { shared })
+        let ended = CancellationToken::new();
+        let guard = ended.clone().drop_guard();
+        let shared = Arc::new(Shared { registries, table: Mutex::default(), changed: Notify::new(), ended });
+        (LeaseTask { shared: shared.clone(), ttl, _ended: guard }, Self { shared })
     }
 
     /// Lists an instance and keeps it listed. Returns at once; the state of the lease tells what became of it.
@@ -140,7 +147,11 @@ impl Lease {
 
     /// Waits for the next change of state. `None` when the task has ended. Cancel-safe.
     pub async fn changed(&mut self) -> Option<LeaseState> {
-        self.state.changed().await.ok()?;
+        tokio::select! {
+            biased; // the last state is told before the end
+            changed = self.state.changed() => changed.ok()?,
+            () = self.shared.ended.cancelled() => return None,
+        }
         Some(self.state.borrow_and_update().clone())
     }
 
@@ -158,34 +169,40 @@ impl Lease {
             return Ok(Drained { acknowledged: true, waiting: Vec::new(), waited_for: Vec::new() }); // nobody was told of it
         };
         let deadline = Instant::now() + at_most;
-        let asked = self.shared.registries.call(at_most + SLACK, |channel| {
+        let asked = self.shared.registries.long_call(at_most, SLACK, |channel| {
             let left = deadline.saturating_duration_since(Instant::now());
             let ask = pb::DrainRequest { id: self.id.to_string(), epoch: epoch.0, at_most_ms: millis(left).max(1) };
-            async move {
-                if left.is_zero() {
-                    return Err(RpcStatus::failed_precondition(
-                        "time for the drain was over before a registry answered",
-                    ));
-                }
-                RegistryClient::new(channel).drain(ask).await
-            }
+            async move { RegistryClient::new(channel).drain(ask).await }
         });
         let answer = asked.await?.into_inner();
         Ok(Drained { acknowledged: answer.acknowledged, waiting: answer.waiting, waited_for: answer.waited_for })
     }
 
-    /// Ends the lease. Returns the catalog's version without it, `None` if it was not listed. When no registry answers `within` that
-    /// time the lease runs out by itself.
-    pub async fn deregister(self, within: Duration) -> Result<Option<Version>, CallError> {
-        let epoch = self.epoch();
+    /// Ends the lease. Returns the catalog's version without it, `None` if it was not listed. A registration that is on its way is waited
+    /// for, or it would list what has gone. When no registry answers `within` that time the lease runs out by itself.
+    pub async fn deregister(mut self, within: Duration) -> Result<Option<Version>, CallError> {
+        let deadline = Instant::now() + within;
+        let epoch = self.settled(deadline).await;
         self.shared.table().release(self.id); // a beat after the deregistration would be answered UNKNOWN and register again
         let Some(epoch) = epoch else { return Ok(None) };
         let ask = pb::DeregisterRequest { id: self.id.to_string(), epoch: epoch.0 };
-        let asked = self.shared.registries.call(within, |channel| {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let asked = self.shared.registries.call(left, |channel| {
             let ask = ask.clone();
             async move { RegistryClient::new(channel).deregister(ask).await }
         });
         Ok(Some(Version(asked.await?.into_inner().version)))
+    }
+
+    /// Waits while a registration has no answer yet, and returns the epoch if the lease is held then.
+    async fn settled(&mut self, deadline: Instant) -> Option<Epoch> {
+        while self.shared.table().is_asked(self.id) {
+            match timeout_at(deadline, self.changed()).await {
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break, // the task has ended, or time is over
+            }
+        }
+        self.epoch()
     }
 
     fn epoch(&self) -> Option<Epoch> {
@@ -231,8 +248,9 @@ impl LeaseTask {
         loop {
             let (url, channel) = self.shared.registries.current();
             let mut session = Session::new(&self, channel);
+            let opened = Instant::now();
             let end = session.run(&shutdown).await;
-            if session.answered {
+            if session.answered && opened.elapsed() >= SETTLED {
                 backoff.reset();
                 failed = 0;
             }
@@ -375,11 +393,11 @@ impl<'a> Session<'a> {
                 self.retries.reset();
             }
             Err(status) if status.code() == Code::FailedPrecondition => {
-                table.over(id, LeaseState::Revoked { reason: status.message().to_owned() });
+                table.denied(id, LeaseState::Revoked { reason: status.message().to_owned() });
             }
             Err(status) if is_an_answer(status.code()) => {
                 tracing::error!(instance = %id, error = status.message(), "the registry refuses to list this instance");
-                table.over(id, LeaseState::Refused { reason: status.message().to_owned() });
+                table.denied(id, LeaseState::Refused { reason: status.message().to_owned() });
             }
             Err(status) => {
                 table.failed(id, status.message().to_owned());

@@ -18,6 +18,9 @@ use weft_identity::Identity;
 use crate::backoff::Backoff;
 use crate::dial::{self, Dial};
 
+/// Time one registry has to answer while there are others to ask.
+const ATTEMPT: Duration = Duration::from_secs(3);
+
 /// Addresses of registries as a person writes them: `http://10.0.0.5:7100,http://10.0.0.6:7100`; the scheme may be left out. `https` means
 /// the TLS of the mesh and needs an identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,10 +143,37 @@ impl Registries {
         }
     }
 
-    /// Makes a call that may be made twice: tries the registries in turn until one answers or `within` is over.
-    pub(crate) async fn call<T, F>(
+    /// Makes a call that may be made twice: tries the registries in turn until one answers or `within` is over. Where there are others to
+    /// ask, one has `ATTEMPT` to answer.
+    pub(crate) async fn call<T, F>(&self, within: Duration, attempt: impl FnMut(Channel) -> F) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let deadline = Instant::now() + within;
+        let alone = self.count() == 1;
+        let until = move |began: Instant| if alone { deadline } else { deadline.min(began + ATTEMPT) };
+        self.in_turn(within, until, attempt).await
+    }
+
+    /// As `call`, for one that takes long to answer by its nature: whoever was asked before `within` is over has until `slack` after it.
+    pub(crate) async fn long_call<T, F>(
         &self,
         within: Duration,
+        slack: Duration,
+        attempt: impl FnMut(Channel) -> F,
+    ) -> Result<T, CallError>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let end = Instant::now() + within + slack;
+        self.in_turn(within, move |_| end, attempt).await
+    }
+
+    /// Tries the registries in turn, each until what `until` says of the moment it is asked; none is asked after `within`.
+    async fn in_turn<T, F>(
+        &self,
+        within: Duration,
+        until: impl Fn(Instant) -> Instant,
         mut attempt: impl FnMut(Channel) -> F,
     ) -> Result<T, CallError>
     where
@@ -154,21 +184,19 @@ impl Registries {
         let mut last = None;
         for tried in 1.. {
             let (url, channel) = self.current();
-            let status = match timeout_at(deadline, attempt(channel)).await {
+            last = match timeout_at(until(Instant::now()), attempt(channel)).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(status)) if is_an_answer(status.code()) => return Err(CallError::Refused(Box::new(status))),
-                Ok(Err(status)) => status,
-                Err(_) => break,
+                Ok(Err(status)) => Some(Box::new(status)),
+                Err(_) => last.or_else(|| Some(Box::new(Status::deadline_exceeded(format!("{url} does not answer"))))),
             };
-            last = Some(Box::new(status));
             self.give_up_on(url);
-            if tried % self.count() == 0 {
-                let next = Instant::now() + backoff.delay(&mut rand::rng());
-                if next >= deadline {
-                    break;
-                }
-                sleep_until(next).await;
+            let pause = if tried % self.count() == 0 { backoff.delay(&mut rand::rng()) } else { Duration::ZERO };
+            let next = Instant::now() + pause;
+            if next >= deadline {
+                break;
             }
+            sleep_until(next).await;
         }
         Err(CallError::OutOfReach { within, source: last })
     }
@@ -242,6 +270,39 @@ mod tests {
             .await;
         assert!(matches!(failed, Err(CallError::OutOfReach { source: Some(_), .. })), "{failed:?}");
         assert_eq!(asked, 2);
+    }
+
+    /// Asks two registries of which the first never answers, and returns how long that took.
+    async fn beside_a_hung_one(within: Duration) -> (Result<(), CallError>, Duration) {
+        let registries = Registries::new(&"127.0.0.1:1,127.0.0.1:2".parse().unwrap());
+        let (began, mut asked) = (Instant::now(), 0);
+        let answer = registries
+            .call(within, |_| {
+                asked += 1;
+                let hung = asked == 1;
+                async move { if hung { std::future::pending().await } else { Ok(()) } }
+            })
+            .await;
+        (answer, began.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hung_registry_leaves_time_for_another() {
+        let (answer, took) = beside_a_hung_one(Duration::from_secs(10)).await;
+        assert!(answer.is_ok() && took < Duration::from_secs(4), "{answer:?} after {took:?}");
+        let (answer, took) = beside_a_hung_one(Duration::from_secs(1)).await;
+        assert!(matches!(answer, Err(CallError::OutOfReach { .. })), "{answer:?}");
+        assert!(took < Duration::from_millis(1_100), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_single_registry_may_take_the_whole_time() {
+        let registries = Registries::new(&"127.0.0.1:1".parse().unwrap());
+        let slow = || async {
+            tokio::time::sleep(Duration::from_secs(8)).await;
+            Ok(())
+        };
+        assert!(registries.call(Duration::from_secs(10), |_| slow()).await.is_ok(), "there is no other to ask");
     }
 
     #[tokio::test]

@@ -37,6 +37,9 @@ const OPEN: Duration = Duration::from_secs(3);
 const REQUESTS: usize = 8;
 /// A registry behind what we have is given this long to catch up; then it has lost its past, and its word is better than an old one.
 const BEHIND: Duration = Duration::from_secs(30);
+/// A stream that lived this long ended well enough for the next one to be opened without delay. One that ends sooner, whatever it said, is
+/// a failure, or a registry that greets and hangs up would be asked again and again without a pause.
+const SETTLED: Duration = Duration::from_secs(5);
 /// The file of the last good snapshot is written at most this often.
 const PERSIST: Duration = Duration::from_secs(1);
 /// A snapshot of every service of a large mesh, in full.
@@ -189,6 +192,7 @@ impl WatchTask {
         let registries = self.registries.clone();
         loop {
             let (url, channel) = registries.current();
+            let opened = Instant::now();
             match self.follow(channel, &shutdown).await {
                 End::Stop => break,
                 End::Misfit(misfit) => tracing::error!(%misfit, "the registry contradicts itself; subscribing anew"),
@@ -196,7 +200,7 @@ impl WatchTask {
                     tracing::info!(registry = url, error = status.message(), "the watch is lost; opening another");
                 }
             }
-            if self.state.said_something() {
+            if self.state.said_something() && opened.elapsed() >= SETTLED {
                 self.backoff.reset();
                 failed = 0;
             }
@@ -329,6 +333,7 @@ impl WatchTask {
             tokio::select! {
                 () = &mut delay => return std::ops::ControlFlow::Continue(()),
                 () = shutdown.cancelled() => return std::ops::ControlFlow::Break(()),
+                () = self.updates.closed() => return std::ops::ControlFlow::Break(()), // a `Subscriptions` may live on
                 changed = self.topics.changed() => {
                     if changed.is_err() {
                         return std::ops::ControlFlow::Break(());

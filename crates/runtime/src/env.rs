@@ -2,7 +2,7 @@
 //!
 //! Lives here: names and meaning of every variable we read. Does not: flags (each role's `Args`) and files.
 
-use std::{collections::BTreeMap, ffi::OsStr, path::PathBuf};
+use std::{collections::BTreeMap, path::PathBuf};
 
 /// The environment as it was when the process started. Variables that are not UTF-8 are left out.
 #[derive(Debug, Clone, Default)]
@@ -62,21 +62,23 @@ impl Env {
     }
 
     /// The environment without what a cargo that runs us adds: a cargo we start would rebuild half the tree because of it.
-    /// Settings of the person (`CARGO_HOME`, `CARGO_TARGET_DIR`, registries, network) stay.
+    /// Settings of the person (`CARGO_HOME`, target directory and linker, profiles, registries, network) stay, or we would build with others.
     pub fn without_cargo(&self) -> impl Iterator<Item = (&str, &str)> {
         self.iter().filter(|(name, _)| !added_by_cargo(name))
     }
 }
 
 fn added_by_cargo(name: &str) -> bool {
-    const KEPT: [&str; 8] = [
-        "CARGO_HOME",
-        "CARGO_TARGET_DIR",
+    const KEPT: [&str; 10] = [
         "CARGO_BUILD_",
+        "CARGO_HOME",
         "CARGO_HTTP_",
+        "CARGO_INCREMENTAL",
         "CARGO_NET_",
+        "CARGO_PROFILE_",
         "CARGO_REGISTR",
         "CARGO_SOURCE_",
+        "CARGO_TARGET_",
         "CARGO_TERM_",
     ];
     let rustc = ["RUSTC", "RUSTDOC", "RUSTUP_TOOLCHAIN", "RUST_RECURSION_COUNT"].contains(&name);
@@ -86,12 +88,6 @@ fn added_by_cargo(name: &str) -> bool {
 /// Returns the path of the running program; a link to it when that is how it was started.
 pub fn current_exe() -> std::io::Result<PathBuf> {
     std::env::current_exe()
-}
-
-/// Whether `name` can be found as a program on `PATH` of this environment.
-pub fn on_path(env: &Env, name: &str) -> bool {
-    let dirs = env.get("PATH").unwrap_or_default();
-    std::env::split_paths(OsStr::new(dirs)).any(|dir| dir.join(name).is_file())
 }
 
 #[cfg(test)]
@@ -115,10 +111,20 @@ mod tests {
             "RUSTUP_TOOLCHAIN",
             "CARGO_HOME",
             "CARGO_TARGET_DIR",
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER",
+            "CARGO_PROFILE_DEV_DEBUG",
+            "CARGO_INCREMENTAL",
             "PATH",
         ];
         let env = Env::from_pairs(pairs.map(|name| (name, "x")));
         let left: Vec<_> = env.without_cargo().map(|(name, _)| name).collect();
-        assert_eq!(left, ["CARGO_HOME", "CARGO_TARGET_DIR", "PATH"]);
+        let settings = [
+            "CARGO_HOME",
+            "CARGO_INCREMENTAL",
+            "CARGO_PROFILE_DEV_DEBUG",
+            "CARGO_TARGET_DIR",
+            "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER",
+        ];
+        assert_eq!(left, [&settings[..], &["PATH"]].concat());
     }
 }

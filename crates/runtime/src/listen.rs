@@ -3,7 +3,8 @@
 //! Lives here: parsing, binding, announcing. Does not: accepting (roles), TLS.
 
 use std::{
-    fmt, fs, io,
+    fmt, fs,
+    io::{self, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     str::FromStr,
@@ -31,9 +32,10 @@ impl ListenAddr {
         self.0
     }
 
-    /// Where the admin server of a role listens: its port + 80 on the same IP, or any port if that is 0.
+    /// Where the admin server of a role listens: its port + 80 on the same IP, or any port if its own is 0 or there is none 80 up. The
+    /// role announces the port it got.
     pub fn admin(self) -> Self {
-        let port = if self.0.port() == 0 { 0 } else { self.0.port().saturating_add(80) };
+        let port = if self.0.port() == 0 { 0 } else { self.0.port().checked_add(80).unwrap_or(0) };
         Self(SocketAddr::new(self.0.ip(), port))
     }
 
@@ -126,10 +128,8 @@ pub fn announce(context: &Context, proto: &str, addr: SocketAddr) {
     let role = context.name();
     tracing::info!(role, proto, %addr, "listening");
     if context.log_format() == LogFormat::Json {
-        println!(
-            "{}",
-            serde_json::json!({"event": "listening", "role": role, "proto": proto, "addr": addr.to_string()})
-        );
+        let line = serde_json::json!({"event": "listening", "role": role, "proto": proto, "addr": addr.to_string()});
+        drop(writeln!(io::stdout(), "{line}")); // whoever wanted to read it may have gone, which is no reason not to serve
     }
 }
 
@@ -177,6 +177,8 @@ mod tests {
     fn admin_listens_eighty_ports_up_or_anywhere() {
         assert_eq!(ListenAddr::loopback(7100).admin(), ListenAddr::loopback(7180));
         assert_eq!(ListenAddr::loopback(0).admin(), ListenAddr::loopback(0));
+        assert_eq!(ListenAddr::loopback(65_455).admin(), ListenAddr::loopback(65_535));
+        assert_eq!(ListenAddr::loopback(65_456).admin(), ListenAddr::loopback(0), "there is no port 65,536");
     }
 
     #[test]

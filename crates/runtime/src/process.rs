@@ -103,7 +103,8 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
-/// Runs the process: starts logging and a runtime, drains on the first SIGTERM or SIGINT, aborts on the second, reports the error once.
+/// Runs the process: starts logging and a runtime, drains on the first SIGTERM or SIGINT, aborts on the second and on a SIGINT that finds it
+/// draining, reports the error once.
 ///
 /// The runtime is the control runtime: two threads, nothing of the data path.
 pub fn run<F>(process: Process, main: impl FnOnce(Context) -> F) -> ExitCode
@@ -132,25 +133,28 @@ where
     }
 }
 
-/// Moves the shutdown at each signal. Ends only when signals cannot be had, or `ABORT_LIMIT` after the second one.
+/// Moves the shutdown at each signal. Ends only when signals cannot be had, or `ABORT_LIMIT` after the abort.
 async fn signals(shutdown: Shutdown) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    loop {
-        let name = tokio::select! {
+    let mut next = async || {
+        tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
-        };
-        if !shutdown.is_draining() {
-            info!(signal = name, "draining; a second signal aborts");
-            shutdown.drain();
-            continue;
         }
-        warn!(signal = name, "aborting");
-        shutdown.abort();
-        tokio::time::sleep(ABORT_LIMIT).await;
-        anyhow::bail!("aborted: still busy {ABORT_LIMIT:?} after the second signal");
+    };
+    let mut signal = next().await;
+    // SIGTERM is counted: that we drain already says nothing, since a `preStop` hook asks for it by `/drain` and the first SIGTERM follows as a
+    // matter of course. Ctrl-C is a person who has seen the drain and will not wait for it.
+    if signal == "SIGTERM" || !shutdown.is_draining() {
+        info!(signal, "draining; a second signal aborts");
+        shutdown.drain();
+        signal = next().await;
     }
+    warn!(signal, "aborting");
+    shutdown.abort();
+    tokio::time::sleep(ABORT_LIMIT).await;
+    anyhow::bail!("aborted: still busy {ABORT_LIMIT:?} after the signal to abort");
 }
 
 fn report(name: &str, error: &anyhow::Error) -> ExitCode {

@@ -2,7 +2,7 @@
 //!
 //! Lives here: the tokens and how signals move them. Does not: what a role does between them, nor its time limits.
 //! ```text
-//! Serving --drain()--> draining --abort()--> aborting      (a signal drains; a second one aborts)
+//! Serving --drain()--> draining --abort()--> aborting      (a signal drains; a second one aborts, and so does Ctrl-C while draining)
 //! ```
 
 use tokio_util::sync::CancellationToken;

@@ -11,13 +11,11 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::Poll,
 };
 
-use tokio::{
-    net::TcpStream,
-    sync::{mpsc, oneshot},
-    task::JoinSet,
-};
+use tokio::{net::TcpStream, sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 
 use crate::Shutdown;
 
@@ -71,9 +69,17 @@ pub struct ThreadEnded {
 }
 
 struct Thread {
-    connections: mpsc::Sender<(std::net::TcpStream, SocketAddr)>,
+    connections: mpsc::Sender<Handed>,
     load: Load,
-    ended: oneshot::Receiver<()>,
+    /// Cancelled by the thread's end; unlike a channel it can be asked again.
+    ended: CancellationToken,
+}
+
+/// A connection on its way. It counts from the moment it was given to a thread: a burst must not find the thread empty that it just filled.
+struct Handed {
+    stream: std::net::TcpStream,
+    downstream: SocketAddr,
+    counted: LoadGuard,
 }
 
 /// The data threads of a process. Dropping the value closes their queues; they end when their connections have.
@@ -91,7 +97,8 @@ impl DataThreads {
     {
         let start = |index| {
             let (connections, queue) = mpsc::channel(QUEUE);
-            let (alive, ended) = oneshot::channel::<()>();
+            let ended = CancellationToken::new();
+            let alive = ended.clone().drop_guard();
             let (load, shutdown, build) = (Load::default(), shutdown.clone(), build.clone());
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let carry = {
@@ -99,6 +106,7 @@ impl DataThreads {
                 move || {
                     let _alive = alive; // dropped at the end, also by a panic
                     runtime.block_on(async { carry(queue, build(index), load, shutdown).await });
+                    drop(runtime); // and with it what was aborted: who waits for the end finds every socket closed
                 }
             };
             std::thread::Builder::new().name(format!("{name}-{index}")).spawn(carry)?;
@@ -112,7 +120,8 @@ impl DataThreads {
         stream.set_nodelay(true)?;
         let stream = stream.into_std()?;
         let thread = self.threads.iter().min_by_key(|t| t.load.get()).expect("count is above zero");
-        thread.connections.send((stream, downstream)).await.map_err(|_| io::Error::other("the data thread has ended"))
+        let handed = Handed { stream, downstream, counted: thread.load.enter() };
+        thread.connections.send(handed).await.map_err(|_| io::Error::other("the data thread has ended"))
     }
 
     /// Streams and connections carried now, over all threads.
@@ -120,42 +129,28 @@ impl DataThreads {
         self.threads.iter().map(|t| t.load.get()).sum()
     }
 
-    /// Waits until any thread ends. Cancel-safe.
+    /// Waits until any thread ends; asked again, it gives the same answer. Cancel-safe.
     pub async fn ended(&mut self) -> ThreadEnded {
-        let ends = self.threads.iter_mut().map(|t| &mut t.ended);
-        let (index, ()) = first(ends).await;
-        ThreadEnded { index }
+        let mut ends: Vec<_> = self.threads.iter().map(|t| Box::pin(t.ended.cancelled())).collect();
+        std::future::poll_fn(|cx| match ends.iter_mut().position(|end| end.as_mut().poll(cx).is_ready()) {
+            Some(index) => Poll::Ready(ThreadEnded { index }),
+            None => Poll::Pending,
+        })
+        .await
     }
 
     /// Takes no more connections and waits until those there are have ended, or `abort` ended them.
     pub async fn finish(self) {
         for thread in self.threads {
             drop(thread.connections);
-            drop(thread.ended.await); // an error is how the end shows
+            thread.ended.cancelled().await;
         }
     }
 }
 
-async fn first<'a>(ends: impl Iterator<Item = &'a mut oneshot::Receiver<()>>) -> (usize, ()) {
-    let mut ends: Vec<_> = ends.collect();
-    std::future::poll_fn(|cx| {
-        for (index, end) in ends.iter_mut().enumerate() {
-            if std::pin::Pin::new(&mut **end).poll(cx).is_ready() {
-                return std::task::Poll::Ready((index, ()));
-            }
-        }
-        std::task::Poll::Pending
-    })
-    .await
-}
-
 /// The whole life of a data thread: takes connections until the queue closes, then waits for the last one; `abort` ends them all.
-async fn carry<S, F>(
-    mut queue: mpsc::Receiver<(std::net::TcpStream, SocketAddr)>,
-    mut serve: S,
-    load: Load,
-    shutdown: Shutdown,
-) where
+async fn carry<S, F>(mut queue: mpsc::Receiver<Handed>, mut serve: S, load: Load, shutdown: Shutdown)
+where
     S: FnMut(Connection) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
@@ -167,13 +162,12 @@ async fn carry<S, F>(
             Some(_) = connections.join_next() => {} // a panic costs its connection and no other
             handed = queue.recv(), if open => match handed {
                 None => open = false,
-                Some((stream, downstream)) => match TcpStream::from_std(stream) {
+                Some(Handed { stream, downstream, counted }) => match TcpStream::from_std(stream) {
                     Ok(stream) => {
-                        let guard = load.enter();
                         let served = serve(Connection { stream, downstream, load: load.clone() });
                         connections.spawn(async move {
                             served.await;
-                            drop(guard);
+                            drop(counted);
                         });
                     }
                     Err(error) => tracing::warn!(%error, "cannot take over a connection"),
@@ -200,7 +194,10 @@ mod tests {
     #[tokio::test]
     async fn connections_go_to_the_least_loaded_thread_and_finish_before_it_ends() {
         let shutdown = Shutdown::new();
-        let build = |index: usize| {
+        let gate = Arc::new(std::sync::Barrier::new(3));
+        let (opened, gate) = (gate.clone(), gate);
+        let build = move |index: usize| {
+            gate.wait(); // nothing is taken over before all were handed over: a burst is spread, too
             move |mut connection: Connection| async move {
                 let byte = connection.stream.read_u8().await.unwrap_or_default();
                 drop(connection.stream.write_all(&[byte, index as u8]).await);
@@ -209,14 +206,13 @@ mod tests {
         let threads = DataThreads::start("t", NonZeroUsize::new(2).unwrap(), &shutdown, build).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut clients = Vec::new();
-        for expected in 1..=4 {
+        for _ in 0..4 {
             let (client, server, from) = pair(&listener).await;
             threads.hand_over(server, from).await.unwrap();
-            while threads.load() < expected {
-                tokio::task::yield_now().await;
-            }
             clients.push(client);
         }
+        assert_eq!(threads.load(), 4);
+        opened.wait();
         let finished = tokio::task::JoinSet::from_iter([threads.finish()]);
         let mut seen = [0; 2];
         for client in &mut clients {
@@ -231,10 +227,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_thread_that_panics_is_noticed() {
+    async fn a_thread_that_panics_is_noticed_and_does_not_hold_the_end() {
         let build = |_| -> fn(Connection) -> std::future::Ready<()> { panic!("on purpose") };
         let mut threads = DataThreads::start("t", NonZeroUsize::MIN, &Shutdown::new(), build).unwrap();
         assert_eq!(threads.ended().await.index, 0);
+        assert_eq!(threads.ended().await.index, 0);
+        threads.finish().await;
     }
 
     #[tokio::test]

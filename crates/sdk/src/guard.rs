@@ -107,16 +107,17 @@ impl http_body::Body for Guarded {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.inner.is_none() {
+            return Poll::Ready(None);
+        }
+        // Asked first: a stream that always has something to say would else never be asked.
+        if self.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready()) {
+            return self.end_with(deadline_exceeded());
+        }
         let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
         match catch_unwind(AssertUnwindSafe(|| Pin::new(inner).poll_frame(cx))) {
-            Ok(Poll::Pending) => {}
-            Ok(ready) => return ready,
-            Err(_) => return self.end_with(panicked()),
-        }
-        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
-        match deadline.as_mut().poll(cx) {
-            Poll::Ready(()) => self.end_with(deadline_exceeded()),
-            Poll::Pending => Poll::Pending,
+            Ok(polled) => polled,
+            Err(_) => self.end_with(panicked()),
         }
     }
 
@@ -150,7 +151,26 @@ fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::{BodyExt, StreamBody};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_stream_that_always_has_more_ends_at_its_deadline() {
+        let more = futures_util::stream::repeat_with(|| Ok::<_, Status>(Frame::data(Bytes::from_static(b"more"))));
+        let mut body = Guarded::new(Body::new(StreamBody::new(more)), Some(Instant::now()));
+        let mut frames = 0;
+        let trailers = loop {
+            match body.frame().await.unwrap().unwrap().into_trailers() {
+                Ok(trailers) => break trailers,
+                Err(_) => frames += 1,
+            }
+            assert!(frames < 1_000_000, "the deadline is over, and it still goes on");
+            tokio::task::yield_now().await; // as a connection does now and then; only then do timers fire
+        };
+        assert_eq!(trailers.get("grpc-status").unwrap(), "4");
+        assert!(body.frame().await.is_none());
+    }
 
     #[test]
     fn a_timeout_is_eight_digits_and_a_unit() {

@@ -20,13 +20,11 @@
 pub mod status;
 
 mod guard;
-mod health;
 mod process;
-mod reflection;
 mod services;
 
 pub use process::{App, DEFAULT_PORT, serve};
-pub use reflection::BadDescriptors;
 pub use services::{ServeError, Services};
 pub use status::http_status;
+pub use weft_reflection::BadDescriptors;
 pub use weft_runtime::{Shutdown, clock};

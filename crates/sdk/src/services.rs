@@ -7,17 +7,17 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::service::{Routes, RoutesBuilder};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tower::Service;
+use weft_reflection::{BadDescriptors, Health, Reflection};
 use weft_runtime::Shutdown;
 
 use crate::guard::GuardLayer;
-use crate::reflection::{BadDescriptors, Descriptors};
-use crate::{health, reflection};
 
 /// How long calls in flight may take after the shutdown began.
 const DRAIN_LIMIT: Duration = Duration::from_secs(30);
@@ -69,9 +69,11 @@ impl Services {
     /// # Errors
     /// A descriptor set that does not fit, before anything is served; a failure of the server.
     pub async fn run(mut self, listener: TcpListener, shutdown: Shutdown) -> Result<(), ServeError> {
-        let descriptors = Descriptors::new(self.descriptor_set, &self.names)?;
-        reflection::add_to(&mut self.routes, descriptors, &shutdown);
-        health::add_to(&mut self.routes, &self.names, &shutdown);
+        let leaving = CancellationToken::new();
+        let reflection = Reflection::new(&[self.descriptor_set], &self.names, leaving.clone())?;
+        self.routes.add_service(reflection.v1());
+        self.routes.add_service(reflection.v1alpha());
+        self.routes.add_service(Health::new(&self.names, leaving.clone()).server());
         let server = Server::builder()
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
@@ -80,7 +82,7 @@ impl Services {
             .add_routes(self.routes.routes().prepare())
             .serve_with_incoming_shutdown(
                 TcpIncoming::from(listener).with_nodelay(Some(true)),
-                drained(shutdown.clone()),
+                leave(shutdown.clone(), leaving),
             );
         tokio::select! {
             served = server => Ok(served?),
@@ -105,6 +107,8 @@ fn call_span(request: &http::Request<()>) -> tracing::Span {
     tracing::info_span!("call", method = request.uri().path(), trace_id)
 }
 
-async fn drained(shutdown: Shutdown) {
+/// Tells watchers, too: their streams would hold the end.
+async fn leave(shutdown: Shutdown, leaving: CancellationToken) {
     shutdown.draining().await;
+    leaving.cancel();
 }

@@ -27,7 +27,7 @@ mod supervisor;
 pub use child::{Child, Event, Handle, State, Status};
 pub use exit::{Exit, Outcome};
 pub use logs::{Bounds, Follow, Followed, Line, Logs, Stream};
-pub use policy::{Decision, Policy, Restarts};
+pub use policy::Policy;
 pub use process::Process;
 pub use spawner::Spawner;
 pub use spec::{Restart, Spec};

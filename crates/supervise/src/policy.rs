@@ -43,7 +43,7 @@ impl Default for Policy {
 
 /// What to do about an exit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// Start again, `after` from now.
     Restart {
         /// How long to wait; zero for the first restart in a row.
@@ -58,7 +58,7 @@ pub enum Decision {
 
 /// The restarts of one child so far, judged by a policy.
 #[derive(Debug, Clone)]
-pub struct Restarts {
+pub(crate) struct Restarts {
     policy: Policy,
     /// When restarts were granted, oldest first; only those within the window.
     granted: VecDeque<Instant>,
@@ -68,12 +68,12 @@ pub struct Restarts {
 
 impl Restarts {
     /// Returns an empty history under `policy`.
-    pub fn new(policy: Policy) -> Self {
+    pub(crate) fn new(policy: Policy) -> Self {
         Restarts { policy, granted: VecDeque::new(), in_a_row: 0 }
     }
 
     /// Decides about an exit at `now` after a run of `ran_for`, and remembers the decision. `now` does not go back between calls.
-    pub fn decide(&mut self, now: Instant, ran_for: Duration, rng: &mut impl Rng) -> Decision {
+    pub(crate) fn decide(&mut self, now: Instant, ran_for: Duration, rng: &mut impl Rng) -> Decision {
         if ran_for >= self.policy.stable_after {
             self.in_a_row = 0;
         }
@@ -91,7 +91,7 @@ impl Restarts {
     }
 
     /// Forgets the past: what an operator orders is not a failure.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.granted.clear();
         self.in_a_row = 0;
     }

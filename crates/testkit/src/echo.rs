@@ -5,8 +5,12 @@
 use std::{pin::Pin, time::Duration};
 
 use tokio::{net::TcpListener, sync::mpsc};
-use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream, wrappers::TcpListenerStream};
-use tonic::{Code, Request, Response, Status, Streaming, metadata::MetadataMap};
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Code, Request, Response, Status, Streaming, metadata::MetadataMap, server::NamedService,
+    transport::server::TcpIncoming,
+};
 use weft_proto::{
     descriptors,
     weft::testkit::v1::{
@@ -14,6 +18,7 @@ use weft_proto::{
         echo_server::{self, EchoServer},
     },
 };
+use weft_reflection::{Health, Reflection};
 
 /// Messages of a stream that wait for a slow reader.
 const QUEUE: usize = 16;
@@ -111,19 +116,21 @@ impl echo_server::Echo for Echo {
 
 /// Serves Echo with health and reflection (v1 and v1alpha) until `ended`.
 pub async fn serve(listener: TcpListener, instance: String, ended: impl Future<Output = ()>) -> anyhow::Result<()> {
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<EchoServer<Echo>>().await;
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(descriptors::TESTKIT)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    let leaving = CancellationToken::new();
+    let names = [EchoServer::<Echo>::NAME];
+    let reflection = Reflection::new(&[descriptors::TESTKIT], &names, leaving.clone())?;
+    let health = Health::new(&names, leaving.clone());
+    let ended = async move {
+        ended.await;
+        leaving.cancel();
     };
     tonic::transport::Server::builder()
-        .add_service(health_service)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?)
+        .add_service(health.server())
+        .add_service(reflection.v1())
+        .add_service(reflection.v1alpha())
         .add_service(EchoServer::new(Echo { instance }))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), ended)
+        // without TCP_NODELAY an answer's trailers wait 40 ms for the caller's delayed acknowledgement
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), ended)
         .await?;
     Ok(())
 }

@@ -2,14 +2,17 @@
 //!
 //! Lives here: sending and reading whole. Does not: load (`load`), gRPC (tonic clients).
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, task::JoinSet};
+use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+
+/// A call that has not answered by then has failed: a test must not hang.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// An answer, read whole.
 #[derive(Debug, Clone)]
@@ -29,8 +32,12 @@ impl Answer {
     }
 }
 
-/// Makes one call with a JSON body (none for an empty one).
+/// Makes one call with a JSON body (none for an empty one). Fails if it has no answer after 30 s.
 pub async fn send(target: SocketAddr, method: Method, path: &str, body: &str) -> anyhow::Result<Answer> {
+    timeout(LIMIT, send_patiently(target, method, path, body)).await?
+}
+
+async fn send_patiently(target: SocketAddr, method: Method, path: &str, body: &str) -> anyhow::Result<Answer> {
     let stream = TcpStream::connect(target).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let mut driver = JoinSet::new();

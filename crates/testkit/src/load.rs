@@ -82,9 +82,12 @@ pub async fn run(target: SocketAddr, rate: u32, span: Duration, mut call: impl F
     Report { outcomes }
 }
 
+/// A connection and the task that drives it.
+type Connection = (SendRequest<Full<Bytes>>, JoinSet<()>);
+
 struct Connections {
     target: SocketAddr,
-    idle: Mutex<Vec<(SendRequest<Full<Bytes>>, JoinSet<()>)>>,
+    idle: Mutex<Vec<Connection>>,
 }
 
 impl Connections {
@@ -110,7 +113,7 @@ impl Connections {
     }
 
     /// Takes an idle connection; one that the other side closed meanwhile is no failure of a call and is dropped.
-    fn take(&self) -> Option<(SendRequest<Full<Bytes>>, JoinSet<()>)> {
+    fn take(&self) -> Option<Connection> {
         let mut idle = self.idle();
         while let Some((sender, driver)) = idle.pop() {
             if sender.is_ready() {
@@ -120,9 +123,7 @@ impl Connections {
         None
     }
 
-    async fn connect(
-        &self,
-    ) -> Result<(SendRequest<Full<Bytes>>, JoinSet<()>), Box<dyn std::error::Error + Send + Sync>> {
+    async fn connect(&self) -> Result<Connection, Box<dyn std::error::Error + Send + Sync>> {
         let stream = TcpStream::connect(self.target).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
@@ -131,7 +132,7 @@ impl Connections {
         Ok((sender, driver))
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(SendRequest<Full<Bytes>>, JoinSet<()>)>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

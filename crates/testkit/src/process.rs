@@ -46,7 +46,13 @@ impl Process {
         env: &[(&str, String)],
     ) -> anyhow::Result<Self> {
         let mut command = Command::new(weft);
-        command.arg("trampoline").arg("--").arg(std::process::id().to_string()).arg(program).args(args).envs(env.iter().map(|(k, v)| (k, v)));
+        command
+            .arg("trampoline")
+            .arg("--")
+            .arg(std::process::id().to_string())
+            .arg(program)
+            .args(args)
+            .envs(env.iter().map(|(k, v)| (k, v)));
         Self::spawn(name, command)
     }
 

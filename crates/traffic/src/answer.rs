@@ -117,6 +117,7 @@ impl Answer {
         self.flight.settle(outcome);
         self.sleep = None;
         self.permit = None;
+        self.stop_request_body(); // the call is over, whatever the client still sends
         if let Some(report) = self.report.take() {
             report.finish(code);
         }
@@ -125,7 +126,6 @@ impl Answer {
     /// Ends the body before its time: with trailers where the format has them, else with the error.
     fn break_off(&mut self, code: Code, outcome: Outcome, error: BodyError) -> Option<Result<Frame<Bytes>, BodyError>> {
         self.finish(code, outcome);
-        self.stop_request_body();
         match self.format {
             Format::Grpc => {
                 let mut trailers = HeaderMap::new();

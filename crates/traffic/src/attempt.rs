@@ -97,6 +97,10 @@ enum Seen {
 }
 
 fn seen(error: &hyper::Error) -> Seen {
+    if error.is_user() {
+        // hyper let go of a request that waited for room on a connection, when GOAWAY came: its head may have left, its body did not.
+        return Seen::WentAway;
+    }
     let Some(h2) = h2_error(error) else { return Seen::ConnectionLost };
     let refused = h2.reason() == Some(h2::Reason::REFUSED_STREAM);
     match () {

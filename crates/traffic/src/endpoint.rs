@@ -143,7 +143,7 @@ impl Endpoint {
         rng: &mut impl Rng,
     ) -> bool {
         if let Some(penalty) = outcome.penalty {
-            self.ewma.observe(penalty, now);
+            self.ewma.penalize(penalty, now);
         }
         match outcome.verdict {
             Verdict::Good => {

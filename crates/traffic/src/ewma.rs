@@ -1,8 +1,9 @@
 //! Peak EWMA: what one endpoint's answers have taken lately, quick to rise and slow to fall.
 //!
-//! Lives here: the estimate, in one atomic. Does not: in-flight counts, choosing (`cluster`).
+//! Lives here: the estimate, in one atomic, and the penalty beside it. Does not: in-flight counts, choosing (`cluster`), what deserves a penalty (`outcome`).
 //! Source: contracts/dataplane.md 2.1 (tower's peak_ewma, Linkerd's numbers). Differs: no mutex; the estimate (f32, µs) and its time (u32, ms, wrapping after
-//! 49 days) share a word.
+//! 49 days) share a word. And a penalty is a term that ends, not a peak that decays: a peak of 5 s beside a neighbour at 1 ms takes τ·ln 5000 = 85 s to be
+//! tried again, so one failure in thousands, or an app that was restarted, would idle an endpoint for a minute and a half.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -14,7 +15,7 @@ use crate::ticks::Ticks;
 const TAU_MILLIS: f32 = 10_000.0;
 const INITIAL_MICROS: f32 = 30_000.0;
 
-/// What a failure counts as in place of its real time: fast failures look attractive otherwise.
+/// What a failure adds to the estimate, running out as time passes: fast failures look attractive otherwise.
 pub(crate) const PENALTY: Duration = Duration::from_secs(5);
 /// The longest penalty an endpoint may ask for by `grpc-retry-pushback-ms` or `retry-after`.
 pub(crate) const MAX_PENALTY: Duration = Duration::from_secs(300);
@@ -22,12 +23,14 @@ pub(crate) const MAX_PENALTY: Duration = Duration::from_secs(300);
 #[derive(Debug)]
 pub(crate) struct PeakEwma {
     packed: AtomicU64,
+    /// Nanoseconds on the clock; a penalty counts what is left of it.
+    penalty_until: AtomicU64,
 }
 
 impl PeakEwma {
     /// Begins at 30 ms: a new endpoint is neither shunned nor flooded.
     pub(crate) fn new(now: Ticks) -> Self {
-        Self { packed: AtomicU64::new(pack(INITIAL_MICROS, now)) }
+        Self { packed: AtomicU64::new(pack(INITIAL_MICROS, now)), penalty_until: AtomicU64::new(0) }
     }
 
     /// Counts one answer: a higher time replaces the estimate, a lower one pulls it down with τ = 10 s.
@@ -41,10 +44,16 @@ impl PeakEwma {
         });
     }
 
-    /// The estimate in microseconds, decayed towards zero for the time without answers, so that idle endpoints get tried again.
+    /// Makes the endpoint unattractive for this long; the longest of several counts.
+    pub(crate) fn penalize(&self, penalty: Duration, now: Ticks) {
+        self.penalty_until.fetch_max(now.plus(penalty).nanos(), Relaxed);
+    }
+
+    /// The estimate in microseconds, decayed towards zero for the time without answers, so that idle endpoints get tried again; plus what is left of a penalty.
     pub(crate) fn micros(&self, now: Ticks) -> f32 {
         let (estimate, age) = unpack(self.packed.load(Relaxed), now);
-        estimate * (-age / TAU_MILLIS).exp()
+        let penalty = self.penalty_until.load(Relaxed).saturating_sub(now.nanos()) as f32 / 1_000.0;
+        estimate * (-age / TAU_MILLIS).exp() + penalty
     }
 }
 
@@ -85,8 +94,18 @@ mod tests {
     #[test]
     fn an_idle_endpoint_drifts_to_zero() {
         let ewma = PeakEwma::new(at(0));
-        ewma.observe(PENALTY, at(0));
+        ewma.observe(Duration::from_secs(5), at(0));
         assert!(ewma.micros(at(200_000)) < 1.0);
+    }
+
+    #[test]
+    fn a_penalty_runs_out_and_leaves_the_estimate_as_it_was() {
+        let (ewma, clean) = (PeakEwma::new(at(0)), PeakEwma::new(at(0)));
+        ewma.penalize(PENALTY, at(0));
+        ewma.penalize(PENALTY / 2, at(0));
+        assert!(near(ewma.micros(at(0)), clean.micros(at(0)) + 5e6));
+        assert!(near(ewma.micros(at(4_000)), clean.micros(at(4_000)) + 1e6));
+        assert_eq!(ewma.micros(at(5_000)), clean.micros(at(5_000)));
     }
 
     #[test]

@@ -49,7 +49,7 @@ mod trace;
 pub use body::{Body, BodyError, BodySender, Closed};
 pub use error::{Error, Origin, Reset, Retry};
 pub use metrics::Metrics;
-pub use pool::{ConnectError, Pool, PoolConfig};
+pub use pool::{ConnectError, Pings, Pool, PoolConfig};
 pub use stack::{CallOptions, Outbound, OutboundConfig};
 pub use status::Code;
 pub use to_app::ToApp;

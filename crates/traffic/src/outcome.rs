@@ -27,7 +27,7 @@ pub(crate) enum Verdict {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Outcome {
     pub(crate) verdict: Verdict,
-    /// Counts in place of the time it took.
+    /// Makes it unattractive for this long.
     pub(crate) penalty: Option<Duration>,
 }
 

@@ -38,10 +38,22 @@ pub struct PoolConfig {
     pub stream_window: u32,
     /// Receive window of a connection, bytes; at least 8 streams' worth. Default 16 MiB.
     pub connection_window: u32,
+    /// Whom to ask by PING whether it is still there. Default: peers of the mesh. TCP notices a peer that vanished in any case, within 20 s.
+    pub pings: Pings,
     /// Time between two PINGs, also on idle connections. Default 10 s.
     pub ping_every: Duration,
     /// Time a PING may stay unanswered before the connection counts as dead. Default 5 s.
     pub ping_timeout: Duration,
+}
+
+/// Whom to send PINGs. They also find a peer whose kernel answers and whose process does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pings {
+    /// Only peers that are ours by their transport (`mtls`). Other servers may punish PINGs: grpc-go and the C core end a connection, with the calls on it, that has
+    /// more than one in five minutes.
+    Mesh,
+    /// Everybody.
+    All,
 }
 
 impl Default for PoolConfig {
@@ -51,6 +63,7 @@ impl Default for PoolConfig {
             streams_per_connection: 100,
             stream_window: 1 << 20,
             connection_window: 16 << 20,
+            pings: Pings::Mesh,
             ping_every: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(5),
         }

@@ -20,6 +20,7 @@ use crate::{
     replay::{Replay, SendBody},
     select,
     stage::{Selected, Stage},
+    ticks::Ticks,
 };
 
 mod attempts;
@@ -33,8 +34,8 @@ pub(crate) struct Retry {
 /// How far a stack goes.
 #[derive(Debug, Clone)]
 pub(crate) enum Policy {
-    /// Other endpoints, and patience while there are none; methods declared idempotent may run twice.
-    Mesh { worlds: Worlds, patience: Duration },
+    /// Other endpoints, and waits while there are none; methods declared idempotent may run twice.
+    Mesh { worlds: Worlds },
     /// One app: only what came back from a connection on its way out goes again. The caller has other endpoints, we have none.
     App { worlds: Worlds },
 }
@@ -42,14 +43,7 @@ pub(crate) enum Policy {
 impl Policy {
     fn worlds(&self) -> &Worlds {
         match self {
-            Self::Mesh { worlds, .. } | Self::App { worlds } => worlds,
-        }
-    }
-
-    fn patience(&self) -> Duration {
-        match self {
-            Self::Mesh { patience, .. } => *patience,
-            Self::App { .. } => Duration::ZERO,
+            Self::Mesh { worlds } | Self::App { worlds } => worlds,
         }
     }
 
@@ -64,6 +58,14 @@ impl Policy {
 impl Retry {
     pub(crate) fn new(sender: Sender, policy: Policy) -> Self {
         Self { sender, policy }
+    }
+
+    /// Another attempt goes by the world as it is then: the one of the call's beginning may name nobody but the endpoint that just died.
+    fn refresh(&self, call: &mut Call) {
+        let Policy::Mesh { worlds } = &self.policy else { return };
+        if let Some(cluster) = worlds.borrow().cluster(call.cluster.name()).filter(|c| !c.members.is_empty()) {
+            call.cluster = cluster.clone();
+        }
     }
 
     /// The endpoint of the next attempt. Waits before a last resort, and then goes by the world as it is after the wait. None: nothing in time.
@@ -88,7 +90,7 @@ impl Retry {
     async fn rest(&self, call: &mut Call, wait: Duration) -> Option<()> {
         match &self.policy {
             Policy::App { .. } => tokio::time::sleep(wait).await,
-            Policy::Mesh { worlds, .. } => {
+            Policy::Mesh { worlds } => {
                 let mut changes = worlds.changes();
                 drop(tokio::time::timeout(wait, changes.next()).await);
                 let endpoints = select::endpoints(worlds, call.cluster.name(), call.attempts.give_up());
@@ -102,7 +104,7 @@ impl Retry {
 impl Stage<Selected> for Retry {
     async fn call(&self, selected: Selected) -> Result<Response<Answer>, Error> {
         let repeatable = self.policy.repeatable(selected.method.idempotent);
-        let mut call = Call::begin(selected, repeatable, self.policy.patience()).await;
+        let mut call = Call::begin(selected, repeatable).await;
         let (mut request, mut failed) = (call.request(), None);
         loop {
             let Some(endpoint) = self.choose(&mut call).await else {
@@ -110,17 +112,19 @@ impl Stage<Selected> for Retry {
             };
             call.stamp(&mut request);
             match self.sender.send(&endpoint, &call.cluster, request, call.deadline).await {
+                Ok(response) if !call.might_repeat(&response) => return Ok(call.commit(response)),
                 Ok(response) => {
-                    let now = self.policy.worlds().clock().now();
-                    match call.after_answer(&endpoint, &response, now) {
+                    self.refresh(&mut call);
+                    match call.after_unavailable(&endpoint, &response, self.policy.worlds().clock().now()) {
                         Next::GiveUp => return Ok(call.commit(response)),
                         Next::Elsewhere | Next::Anywhere => {}
-                        Next::After(wait) => self.rest(&mut call, wait).await.unwrap_or_default(),
+                        Next::After(wait) => tokio::time::sleep(wait).await,
                     }
                     drop(response);
                     request = call.request();
                 }
                 Err(failure) => {
+                    self.refresh(&mut call);
                     let now = self.policy.worlds().clock().now();
                     (request, failed) = call.after_failure(&endpoint, failure, now).map(|(r, e)| (r, Some(e)))?;
                 }
@@ -142,8 +146,8 @@ struct Call {
 }
 
 impl Call {
-    async fn begin(selected: Selected, repeatable: Repeatable, patience: Duration) -> Self {
-        let Selected { head, body, authority, cluster, deadline, method: _ } = selected;
+    async fn begin(selected: Selected, repeatable: Repeatable) -> Self {
+        let Selected { head, body, authority, cluster, deadline, give_up, method: _ } = selected;
         let mut headers = head.headers;
         head::strip_hop_by_hop(&mut headers);
         let path = head.uri.into_parts().path_and_query;
@@ -158,7 +162,7 @@ impl Call {
             deadline,
             cluster,
             tried: Tried::default(),
-            attempts: Attempts::until(Instant::now() + patience),
+            attempts: Attempts::until(give_up),
             repeatable,
         }
     }
@@ -172,11 +176,12 @@ impl Call {
         head::stamp(request.headers_mut(), left, self.attempts.made());
     }
 
-    /// Headers came: only UNAVAILABLE in place of an answer (trailers-only) is not the call's end.
-    fn after_answer(&mut self, endpoint: &Endpoint, response: &Response<Answer>, now: crate::ticks::Ticks) -> Next {
-        if Code::from_headers(response.headers()) != Some(Code::Unavailable) || !self.replay.can_repeat() {
-            return Next::GiveUp;
-        }
+    /// Headers came: only UNAVAILABLE in place of an answer (trailers-only) need not be the call's end.
+    fn might_repeat(&self, response: &Response<Answer>) -> bool {
+        Code::from_headers(response.headers()) == Some(Code::Unavailable) && self.replay.can_repeat()
+    }
+
+    fn after_unavailable(&mut self, endpoint: &Endpoint, response: &Response<Answer>, now: Ticks) -> Next {
         self.tried.add(endpoint.id());
         let elsewhere = if self.cluster.any_fresh(now, &self.tried) { Elsewhere::Left } else { Elsewhere::None };
         let shared = &self.cluster.shared;
@@ -195,7 +200,7 @@ impl Call {
         &mut self,
         endpoint: &Endpoint,
         failure: Failure,
-        now: crate::ticks::Ticks,
+        now: Ticks,
     ) -> Result<(Request<SendBody>, Error), Error> {
         let service = || self.cluster.name().clone();
         let at = Instant::now();

@@ -47,10 +47,10 @@ impl<S> Select<S> {
 impl<S: Stage<Selected>> Stage<Called> for Select<S> {
     async fn call(&self, call: Called) -> Result<Response<Answer>, Error> {
         let Called { head, body, options, method, route, deadline } = call;
-        let until = Instant::now() + self.patience;
-        let (cluster, authority) = self.select(route, until).await?;
+        let give_up = Instant::now() + self.patience;
+        let (cluster, authority) = self.select(route, give_up).await?;
         cluster.used(self.worlds.clock().at(options.received));
-        self.inner.call(Selected { head, body, method, authority, cluster, deadline }).await
+        self.inner.call(Selected { head, body, method, authority, cluster, deadline, give_up }).await
     }
 }
 

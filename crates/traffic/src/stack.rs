@@ -66,7 +66,7 @@ type Stack = Resolve<Telemetry<Limit<Deadline<Select<Retry>>>>>;
 
 fn outbound(config: &OutboundConfig, worlds: &Worlds, pool: Pool) -> Stack {
     let sender = Sender::new(pool, worlds.clock());
-    let policy = Policy::Mesh { worlds: worlds.clone(), patience: config.patience };
+    let policy = Policy::Mesh { worlds: worlds.clone() };
     ServiceBuilder::new()
         .layer(Resolve::layer(worlds.clone())) // outermost: the one load of the world gives all below their facts and handles; it refuses nothing
         .layer(Telemetry::layer(Side::Client, config.root)) // above all that refuses or fails, so that it is counted

@@ -52,4 +52,6 @@ pub(crate) struct Selected {
     pub(crate) authority: Authority,
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) deadline: Option<Instant>,
+    /// End of the patience with endpoints that are not there; one for all waits of a call.
+    pub(crate) give_up: Instant,
 }

@@ -4,15 +4,15 @@
 //! Writing a line costs more than routing a call, so data threads only fill a record. The queue holds [`QUEUE`] of them; when it is full the
 //! line is dropped and counted, never waited for. The query is not logged: it may hold secrets.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{Method, Uri};
+use http::{HeaderValue, Method, Uri};
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 use weft_model::ServiceName;
 use weft_traffic::TraceContext;
 
-use crate::edge::metrics::Status;
+use crate::edge::metrics::{RouteMeter, Status};
 
 /// Lines waiting to be written: about a tenth of a second at 80,000 calls a second.
 const QUEUE: usize = 8192;
@@ -23,12 +23,12 @@ pub(crate) struct Line {
     pub(crate) downstream: SocketAddr,
     pub(crate) method: Method,
     pub(crate) uri: Uri,
-    pub(crate) route: String,
+    pub(crate) meter: Arc<RouteMeter>,
     pub(crate) service: Option<ServiceName>,
     pub(crate) status: Status,
     pub(crate) took: Duration,
     pub(crate) trace: TraceContext,
-    pub(crate) request_id: String,
+    pub(crate) request_id: HeaderValue,
 }
 
 /// The data threads' end. Cheap to clone.
@@ -81,12 +81,12 @@ impl Line {
             protocol,
             method = self.method.as_str(),
             path = self.uri.path(),
-            route = self.route,
+            route = self.meter.route(),
             service = self.service.as_ref().map(tracing::field::display),
             status,
             duration_ms = self.took.as_micros() as f64 / 1000.0,
             trace_id = format_args!("{:032x}", self.trace.trace_id()),
-            request_id = self.request_id,
+            request_id = self.request_id.to_str().unwrap_or_default(),
             downstream = %self.downstream,
             "call"
         );

@@ -38,6 +38,7 @@ pub(crate) struct Call {
     /// Who called.
     pub(crate) downstream: SocketAddr,
     pub(crate) trace: TraceContext,
+    begun_here: bool,
     pub(crate) request_id: HeaderValue,
     /// Route it took.
     pub(crate) meter: Arc<RouteMeter>,
@@ -60,13 +61,14 @@ impl Call {
         meter: Arc<RouteMeter>,
         log: AccessLog,
     ) -> Self {
-        let trace =
-            TraceContext::from_headers(request.headers()).unwrap_or_else(|| Root::default().begin(&mut rand::rng()));
+        let carried = TraceContext::from_headers(request.headers());
+        let trace = carried.unwrap_or_else(|| Root::default().begin(&mut rand::rng()));
         Self {
             received: Instant::now(),
             downstream,
             request_id: request_id(request.headers(), trace),
             trace,
+            begun_here: carried.is_none(),
             meter,
             service: None,
             status: Status::Http(499),
@@ -80,6 +82,9 @@ impl Call {
     /// Writes trace and request id into a head on its way upstream.
     pub(crate) fn mark(&self, headers: &mut HeaderMap) {
         self.trace.write(headers);
+        if self.begun_here {
+            headers.remove("tracestate"); // it belongs to a trace that could not be read (Trace Context, 3.3.1.1)
+        }
         headers.insert(REQUEST_ID, self.request_id.clone());
     }
 
@@ -98,12 +103,12 @@ impl Drop for Call {
             downstream: self.downstream,
             method: self.method.clone(),
             uri: self.uri.clone(),
-            route: self.meter.route().to_owned(),
+            meter: Arc::clone(&self.meter),
             service: self.service.clone(),
             status: self.status,
             took,
             trace: self.trace,
-            request_id: self.request_id.to_str().unwrap_or_default().to_owned(),
+            request_id: self.request_id.clone(),
         });
     }
 }

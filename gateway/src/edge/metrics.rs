@@ -167,25 +167,31 @@ fn meter(
     method: &str,
     route: &str,
 ) -> Arc<RouteMeter> {
-    let labels = RouteLabels { protocol, method: method.to_owned(), route: route.to_owned() };
-    let duration = durations.get_or_create(&labels).clone();
-    Arc::new(RouteMeter { labels, calls: calls.clone(), ended: Default::default(), duration })
+    Arc::new(RouteMeter {
+        labels: RouteLabels { protocol, method: method.to_owned(), route: route.to_owned() },
+        calls: calls.clone(),
+        durations: durations.clone(),
+        ended: Default::default(),
+        duration: OnceLock::new(),
+    })
 }
 
-/// Counts the calls of one route; every handle is looked up once.
+/// Counts the calls of one route; every handle is looked up once, at its first use, so that a route nobody calls has no series.
 #[derive(Debug)]
 pub(crate) struct RouteMeter {
     labels: RouteLabels,
     calls: Family<CallLabels, Counter>,
+    durations: Durations,
     ended: [OnceLock<Counter>; SLOTS],
-    duration: Histogram,
+    duration: OnceLock<Histogram>,
 }
 
 impl RouteMeter {
     /// Counts a call that ended.
     pub(crate) fn ended(&self, status: Status, took: Duration) {
         self.ended[status.slot()].get_or_init(|| self.counter(status)).inc();
-        self.duration.observe(took.as_secs_f64());
+        let duration = self.duration.get_or_init(|| self.durations.get_or_create(&self.labels).clone());
+        duration.observe(took.as_secs_f64());
     }
 
     /// The route as metrics and access log name it.

@@ -14,7 +14,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use prost::Message;
-use tokio::{net::TcpStream, sync::mpsc};
+use tokio::{sync::mpsc, task::JoinSet};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use weft_model::{
     Digest, GrpcService, Instance, InstanceId, Locality, ServiceInfo, ServiceSnapshot, Snapshot, Status, Version,
@@ -25,7 +25,15 @@ use weft_runtime::{Env, listen::ListenAddr};
 use weft_testkit::wait::until;
 
 use super::*;
-use crate::Limits;
+use crate::{Limits, routes::keeper::Fetch};
+
+impl parts::Updates for mpsc::Receiver<Arc<Snapshot>> {
+    async fn next(&mut self) -> Option<Arc<Snapshot>> {
+        self.recv().await
+    }
+
+    fn acted_upon(&self, _version: Version) {}
+}
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -35,6 +43,9 @@ struct Mesh {
     context: Context,
     snapshots: mpsc::Sender<Arc<Snapshot>>,
     sets: Arc<Mutex<HashMap<Digest, DescriptorSet>>>,
+    fetches: Arc<AtomicU64>,
+    /// Fetching this set panics.
+    poison: Arc<Mutex<Option<Digest>>>,
     now: Snapshot,
     shutdown: Shutdown,
     tasks: JoinSet<()>,
@@ -53,16 +64,23 @@ impl Mesh {
         let mut gateway = Gateway::listen(config, &context).unwrap();
         let (snapshots, fed) = mpsc::channel(4);
         let sets: Arc<Mutex<HashMap<Digest, DescriptorSet>>> = Arc::default();
-        let known = Arc::clone(&sets);
+        let fetches = Arc::new(AtomicU64::new(0));
+        let poison: Arc<Mutex<Option<Digest>>> = Arc::default();
+        let (known, counted, poisonous) = (Arc::clone(&sets), Arc::clone(&fetches), Arc::clone(&poison));
         let fetch: Fetch = Arc::new(move |_, digest| {
+            counted.fetch_add(1, Ordering::SeqCst);
             let set = known.lock().unwrap().get(&digest).cloned();
-            Box::pin(async move { set.ok_or(BadDescriptors::Clash { name: "missing on purpose".into() }) })
+            let poisonous = *poisonous.lock().unwrap() == Some(digest);
+            Box::pin(async move {
+                assert!(!poisonous, "on purpose");
+                set.ok_or(BadDescriptors::Clash { name: "missing on purpose".into() })
+            })
         });
         gateway.feed = Feed::Test { snapshots: fed, fetch };
         let (addr, shutdown, mut tasks) = (gateway.local_addr(), Shutdown::new(), JoinSet::new());
         let run = gateway.run(shutdown.clone());
         tasks.spawn(async move { run.await.unwrap() });
-        Self { addr, context, snapshots, sets, now: Snapshot::default(), shutdown, tasks }
+        Self { addr, context, snapshots, sets, fetches, poison, now: Snapshot::default(), shutdown, tasks }
     }
 
     /// Makes a set known to whoever fetches it.
@@ -223,6 +241,20 @@ async fn routes_follow_the_mesh_and_no_call_is_lost_to_it() {
 }
 
 #[tokio::test]
+async fn a_rolling_restart_that_goes_back_and_forth_fetches_each_set_once() {
+    let mut mesh = Mesh::start().await;
+    let backend = echo(&mut mesh.tasks).await;
+    let (first, moved) = (mesh.publish(&echo_set()), mesh.publish(&moved_echo_set()));
+    for _ in 0..3 {
+        mesh.list("echo", ECHO, &[first, moved], Some(backend)).await;
+        mesh.answers("/echo", 200).await;
+        mesh.list("echo", ECHO, &[moved, first], Some(backend)).await;
+        mesh.answers("/move", 405).await;
+    }
+    assert_eq!(mesh.fetches.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
 async fn a_set_that_does_not_link_is_refused_and_the_old_routes_stay() {
     let mut mesh = Mesh::start().await;
     let backend = echo(&mut mesh.tasks).await;
@@ -235,6 +267,18 @@ async fn a_set_that_does_not_link_is_refused_and_the_old_routes_stay() {
     })
     .await;
     assert_eq!(mesh.get("/echo").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_fetch_that_panics_does_not_keep_later_sets_away() {
+    let mut mesh = Mesh::start().await;
+    let backend = echo(&mut mesh.tasks).await;
+    let (poisonous, good) = (mesh.publish(&moved_echo_set()), mesh.publish(&echo_set()));
+    *mesh.poison.lock().unwrap() = Some(poisonous);
+    mesh.list("echo", ECHO, &[poisonous], Some(backend)).await;
+    until("the fetch", SOON, || async { (mesh.fetches.load(Ordering::SeqCst) == 1).then_some(()) }).await;
+    mesh.list("echo", ECHO, &[good, poisonous], Some(backend)).await;
+    mesh.answers("/echo", 200).await;
 }
 
 #[tokio::test]

@@ -47,13 +47,12 @@ impl Deframer {
 
     /// Returns the next whole message.
     pub(crate) fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
-        if self.partial.is_empty() {
-            if let Some(length) = length(&self.chunk)?
-                && self.chunk.len() >= PREFIX + length
-            {
-                self.chunk.advance(PREFIX);
-                return Ok(Some(self.chunk.split_to(length)));
-            }
+        if self.partial.is_empty()
+            && let Some(length) = length(&self.chunk)?
+            && self.chunk.len() >= PREFIX + length
+        {
+            self.chunk.advance(PREFIX);
+            return Ok(Some(self.chunk.split_to(length)));
         }
         self.next_partial()
     }

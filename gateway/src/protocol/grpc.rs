@@ -3,7 +3,7 @@
 //! Lives here: choosing who answers, failures as trailers-only answers. Does not: deadlines, retries, balancing (`weft-traffic`).
 //! The URL's authority is the gateway's own and says nothing about the service: only the path routes.
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use tower::ServiceExt;
 use weft_model::ServiceName;
 use weft_traffic::{Body, CallOptions, Code};
@@ -26,28 +26,19 @@ pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Cal
 }
 
 async fn dispatch(shard: &Shard, request: Request<Body>, call: &mut Call) -> Response<Body> {
-    let path = request.uri().path();
-    if path == reflection::V1 || path == reflection::V1ALPHA {
-        return reflect(shard, request).await;
-    }
-    if path.starts_with(health::PREFIX) {
-        let Ok(response) = shard.shared.health.server().oneshot(request).await;
-        return response.map(Body::boxed);
-    }
-    forward(shard, request, call).await
-}
-
-/// Both versions are one: their messages are the same on the wire.
-async fn reflect(shard: &Shard, mut request: Request<Body>) -> Response<Body> {
-    *request.uri_mut() = Uri::from_static(reflection::V1);
-    let Ok(response) = shard.shared.reflection.server().oneshot(request).await;
+    let Ok(response) = match request.uri().path() {
+        reflection::V1 => shard.shared.reflection.v1().oneshot(request).await,
+        reflection::V1ALPHA => shard.shared.reflection.v1alpha().oneshot(request).await,
+        path if path.starts_with(health::PREFIX) => shard.shared.health.server().oneshot(request).await,
+        _ => return forward(shard, request, call).await,
+    };
     response.map(Body::boxed)
 }
 
 async fn forward(shard: &Shard, mut request: Request<Body>, call: &mut Call) -> Response<Body> {
     let service = match route(shard, request.uri().path(), call) {
         Ok(service) => service,
-        Err(response) => return response,
+        Err((code, message)) => return failed(code, &message),
     };
     call.mark(request.headers_mut());
     let options = CallOptions { received: call.received, timeout: None, service: Some(service) };
@@ -58,13 +49,13 @@ async fn forward(shard: &Shard, mut request: Request<Body>, call: &mut Call) -> 
 }
 
 /// Finds the service that owns a method; notes it in the call.
-fn route(shard: &Shard, path: &str, call: &mut Call) -> Result<ServiceName, Response<Body>> {
+fn route(shard: &Shard, path: &str, call: &mut Call) -> Result<ServiceName, (Code, String)> {
     let table = shard.shared.table.load();
     let Some(table) = table.as_deref() else {
-        return Err(failed(Code::Unavailable, NO_TABLE));
+        return Err((Code::Unavailable, NO_TABLE.to_owned()));
     };
     let Some((service, meter)) = table.native(path) else {
-        return Err(failed(Code::Unimplemented, &format!("no service of the mesh offers {path}")));
+        return Err((Code::Unimplemented, format!("no service of the mesh offers {path}")));
     };
     if let Some(meter) = meter {
         call.meter = meter.clone();

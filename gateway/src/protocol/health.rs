@@ -2,12 +2,14 @@
 //!
 //! Lives here: what is SERVING and who is told of a change. Does not: finding out whether an instance serves (registry, sidecars).
 //! A name is SERVING while its routes are known and at least one instance of its service takes calls; the empty name is the gateway: SERVING once it has routes, until it drains.
+//! A watch ends when the gateway drains, so that it does not hold the drain for its whole limit.
 
 use std::{collections::HashMap, pin::Pin, sync::Arc};
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::watch;
-use tokio_stream::{StreamExt, wrappers::WatchStream};
+use tokio_stream::wrappers::WatchStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::{
     HealthCheckRequest, HealthCheckResponse,
@@ -15,7 +17,6 @@ use tonic_health::pb::{
     health_server::{Health, HealthServer},
 };
 use weft_model::{ServiceInfo, ServiceName, Snapshot};
-use weft_runtime::Shutdown;
 
 use crate::routes::keeper::Published;
 
@@ -61,12 +62,12 @@ impl Board {
 pub(crate) struct MeshHealth {
     board: watch::Receiver<Arc<Board>>,
     table: Published,
-    shutdown: Shutdown,
+    leaving: CancellationToken,
 }
 
 impl MeshHealth {
-    pub(crate) fn new(board: watch::Receiver<Arc<Board>>, table: Published, shutdown: Shutdown) -> Self {
-        Self { board, table, shutdown }
+    pub(crate) fn new(board: watch::Receiver<Arc<Board>>, table: Published, leaving: CancellationToken) -> Self {
+        Self { board, table, leaving }
     }
 
     /// Returns the service as tonic serves it.
@@ -76,7 +77,7 @@ impl MeshHealth {
 
     fn status(&self, board: &Board, name: &str) -> ServingStatus {
         let serves = match name {
-            "" => Some(self.table.load().is_some() && !self.shutdown.is_draining()),
+            "" => Some(self.table.load().is_some() && !self.leaving.is_cancelled()),
             name if name.starts_with("grpc.") => Some(true),
             name => board.0.get(name).copied(),
         };
@@ -103,13 +104,15 @@ impl Health for MeshHealth {
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let (this, name) = (self.clone(), request.into_inner().service);
+        let changes = WatchStream::new(self.board.clone()).take_until(self.leaving.clone().cancelled_owned());
+        let board = self.board.clone();
+        let at_the_end = stream::once(async move { Arc::clone(&board.borrow()) });
         let mut last = None;
-        let changes = WatchStream::new(self.board.clone()).filter_map(move |board| {
+        let told = changes.chain(at_the_end).map(move |board| {
             let status = this.status(&board, &name);
-            let changed = last.replace(status) != Some(status);
-            changed.then(|| Ok(response(status)))
+            (last.replace(status) != Some(status)).then(|| Ok(response(status)))
         });
-        Ok(Response::new(Box::pin(changes)))
+        Ok(Response::new(told.filter_map(std::future::ready).boxed()))
     }
 }
 

@@ -40,9 +40,18 @@ enum Failure {
     /// The request cannot become a call, or not one of ours.
     Request(BindError),
     /// The same, and these are the methods the path has.
-    Method { allow: Vec<String>, error: BindError },
-    /// The call failed, upstream or on the way there; with upstream's metadata.
-    Call { status: Status, head: HeaderMap, trailers: HeaderMap },
+    Method {
+        allow: Vec<String>,
+        error: BindError,
+    },
+    Call(Box<Failed>),
+}
+
+/// A call that failed, upstream or on the way there, with upstream's metadata.
+struct Failed {
+    status: Status,
+    head: HeaderMap,
+    trailers: HeaderMap,
 }
 
 impl From<BindError> for Failure {
@@ -53,7 +62,7 @@ impl From<BindError> for Failure {
 
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
-        Self::Call { status, head: HeaderMap::new(), trailers: HeaderMap::new() }
+        Self::Call(Box::new(Failed { status, head: HeaderMap::new(), trailers: HeaderMap::new() }))
     }
 }
 
@@ -134,14 +143,12 @@ impl Exchange<'_> {
 
     async fn call_streaming(&self, body: Body, timeout: Option<Duration>) -> Result<(HeaderMap, Replies), Failure> {
         let mut request = Request::new(body);
-        let service = &self.found.service;
-        let uri = format!("http://{}{}", service.full(), self.found.plan.method().grpc_path());
         *request.method_mut() = Method::POST;
         *request.version_mut() = http::Version::HTTP_2;
-        *request.uri_mut() = uri.parse().expect("service names and descriptor names make a URI");
+        *request.uri_mut() = self.found.uri.clone();
         *request.headers_mut() = metadata::upstream(self.head, self.call.downstream);
         self.call.mark(request.headers_mut());
-        let options = CallOptions { received: self.call.received, timeout, service: Some(service.clone()) };
+        let options = CallOptions { received: self.call.received, timeout, service: Some(self.found.service.clone()) };
         match self.shard.outbound.call_with(request, options).await {
             Ok(response) => Ok(Replies::new(response)),
             Err(error) => Err(Status::new(error.grpc_code().number().into(), chain(&error)).into()),
@@ -156,7 +163,7 @@ impl Exchange<'_> {
     ) -> Result<Response<Body>, Failure> {
         match (replies.next().await, self.found.plan.method().streaming().server()) {
             (Next::End(status), _) if status.code != 0 => {
-                Err(Failure::Call { status, head, trailers: replies.trailers().clone() })
+                Err(Failure::Call(Box::new(Failed { status, head, trailers: replies.trailers().clone() })))
             }
             (first, true) => Ok(self.stream_replies(head, first, replies, went_wrong)),
             (Next::Message(message), false) => self.one_reply(head, &message, replies).await,
@@ -175,7 +182,7 @@ impl Exchange<'_> {
             Next::Message(_) => Status::new(INTERNAL, "upstream sent two messages in place of one"),
         };
         if status.code != 0 {
-            return Err(Failure::Call { status, head, trailers: replies.trailers().clone() });
+            return Err(Failure::Call(Box::new(Failed { status, head, trailers: replies.trailers().clone() })));
         }
         let encoded = self.shard.shared.codec.encode_reply(&self.found.plan, message);
         let reply = encoded.map_err(|error| Status::new(INTERNAL, error.to_string()))?;
@@ -314,7 +321,7 @@ fn failed(shard: &Shard, failure: Failure, plan: Option<&MethodPlan>) -> Respons
     let mut response = Response::new(Body::empty());
     let (http, status) = match &failure {
         Failure::Request(error) | Failure::Method { error, .. } => (error.http_status, error.status()),
-        Failure::Call { status, .. } => (status.http_status(), status.clone()),
+        Failure::Call(failed) => (failed.status.http_status(), failed.status.clone()),
     };
     match failure {
         Failure::Request(_) => {}
@@ -323,7 +330,7 @@ fn failed(shard: &Shard, failure: Failure, plan: Option<&MethodPlan>) -> Respons
                 response.headers_mut().insert(header::ALLOW, allow);
             }
         }
-        Failure::Call { head, trailers, .. } => metadata::downstream(&head, &trailers, response.headers_mut()),
+        Failure::Call(failed) => metadata::downstream(&failed.head, &failed.trailers, response.headers_mut()),
     }
     *response.status_mut() = StatusCode::from_u16(http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     set_content_type(response.headers_mut(), status::JSON);

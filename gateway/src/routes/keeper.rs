@@ -4,10 +4,19 @@
 //! Invariants: this task is the table's only writer; a set that does not link never replaces one that did; routes stay while a service is listed,
 //! with or without instances, and go when it is listed no more; a service is told to serve only once its routes are there. The first table waits until every set it needs was fetched or failed once.
 
-use std::{collections::HashSet, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use arc_swap::ArcSwapOption;
-use tokio::{sync::watch, task::JoinSet};
+use indexmap::IndexMap;
+use tokio::{
+    sync::watch,
+    task::{self, JoinError, JoinSet},
+};
 use weft_discovery::{BadDescriptors, DescriptorSet};
 use weft_model::{Digest, ServiceInfo, ServiceName, ServiceSnapshot, Snapshot};
 use weft_runtime::{Shutdown, admin::Readiness};
@@ -40,47 +49,46 @@ pub(crate) struct Keeper {
     readiness: Readiness,
     meters: Meters,
     fetch: Fetch,
-    fetches: JoinSet<Fetched>,
+    work: JoinSet<Step>,
+    /// The set that each task of `work` is about; a service has one at a time.
+    underway: HashMap<task::Id, (ServiceName, Digest)>,
     /// In the order in which this gateway met them: who came first keeps a template that two declare.
-    services: Vec<Kept>,
+    services: IndexMap<ServiceName, Kept>,
     built: Option<Inputs>,
     told: HashSet<String>,
 }
 
-/// A service and the last set of it that linked.
+/// A service, and which of its sets gives it its routes.
 struct Kept {
-    name: ServiceName,
     info: Arc<ServiceInfo>,
     wanted: Option<Digest>,
-    fetching: Option<Digest>,
     refused: HashSet<Digest>,
+    /// Sets that linked, of those its instances carry: a rolling restart goes back and forth between two.
+    linked: Vec<Arc<LinkedSet>>,
     set: Option<Arc<LinkedSet>>,
 }
 
 /// What a table was made from; the same inputs need no new table.
 type Inputs = Vec<(ServiceName, Arc<ServiceInfo>, Option<Digest>)>;
 
-struct Fetched {
-    service: ServiceName,
-    digest: Digest,
-    result: Result<LinkedSet, FetchError>,
+/// What a task has done for a set.
+enum Step {
+    Fetched(Result<DescriptorSet, BadDescriptors>),
+    Linked(Result<LinkedSet, SchemaError>),
 }
 
+/// Why a set is not asked for again: the same would come of it.
 #[derive(Debug, thiserror::Error)]
-enum FetchError {
-    #[error("cannot get the descriptor set")]
-    Get(#[from] BadDescriptors),
-    /// Fetching it again gives the same.
-    #[error("descriptor set refused")]
+enum Refusal {
+    #[error(transparent)]
     Link(#[from] SchemaError),
-    #[error("linking was cut short")]
-    Cut(#[from] tokio::task::JoinError),
+    #[error("fetching or linking it failed")]
+    Panicked(#[from] JoinError),
 }
 
 enum Event {
     Snapshot(Arc<Snapshot>),
-    Fetched(Fetched),
-    Nothing,
+    Done(Result<(task::Id, Step), JoinError>),
     Stop,
 }
 
@@ -99,8 +107,9 @@ impl Keeper {
             readiness,
             meters,
             fetch,
-            fetches: JoinSet::new(),
-            services: Vec::new(),
+            work: JoinSet::new(),
+            underway: HashMap::new(),
+            services: IndexMap::new(),
             built: None,
             told: HashSet::new(),
         }
@@ -115,15 +124,14 @@ impl Keeper {
                     Ok(()) => Event::Snapshot(Arc::clone(&snapshots.borrow_and_update())),
                     Err(_) => Event::Stop,
                 },
-                Some(done) = self.fetches.join_next() => done.map_or(Event::Nothing, Event::Fetched), // a panic was reported by its hook
+                Some(done) = self.work.join_next_with_id() => Event::Done(done),
             };
             match event {
                 Event::Snapshot(snapshot) => {
                     self.list(&snapshot);
                     self.snapshot = snapshot;
                 }
-                Event::Fetched(fetched) => self.fetched(fetched),
-                Event::Nothing => {}
+                Event::Done(done) => self.done(done),
                 Event::Stop => return,
             }
             self.request_missing();
@@ -135,65 +143,77 @@ impl Keeper {
     /// Takes over which services there are and which sets they carry.
     fn list(&mut self, snapshot: &Snapshot) {
         let listed = listed(snapshot);
-        self.services.retain(|kept| listed.iter().any(|(name, _)| *name == kept.name));
+        self.services.retain(|name, _| listed.contains_key(name));
         for (name, info) in listed {
-            let wanted = preferred(&info, snapshot.services.get(&name).map(Arc::as_ref));
-            match self.services.iter_mut().find(|kept| kept.name == name) {
-                Some(kept) => {
-                    kept.info = info;
-                    kept.choose(&wanted);
-                }
-                None => {
-                    let mut kept = Kept::new(name, info);
-                    kept.choose(&wanted);
-                    self.services.push(kept);
-                }
-            }
+            let preferred = preferred(&info, snapshot.services.get(name).map(Arc::as_ref));
+            let kept = self.services.entry(name.clone()).or_insert_with(|| Kept::new(Arc::clone(&info)));
+            kept.info = info;
+            kept.choose(&preferred);
         }
     }
 
-    fn fetched(&mut self, fetched: Fetched) {
-        let Fetched { service, digest, result } = fetched;
-        let Some(kept) = self.services.iter_mut().find(|kept| kept.name == service) else { return };
-        kept.fetching = None;
-        match result {
-            Ok(set) => kept.set = Some(Arc::new(set)),
-            Err(error @ FetchError::Link(_)) => {
-                kept.refused.insert(digest);
-                kept.wanted = kept.info.descriptors.iter().find(|digest| !kept.refused.contains(digest)).copied();
-                self.meters.sets_refused.inc();
-                tracing::error!(%service, %digest, error = chain(&error), "descriptor set refused; the routes before it stay");
+    fn done(&mut self, done: Result<(task::Id, Step), JoinError>) {
+        let (id, step) = match done {
+            Ok((id, step)) => (id, Ok(step)),
+            Err(panicked) => (panicked.id(), Err(panicked)),
+        };
+        let (service, digest) = self.underway.remove(&id).expect("every task is noted where it is spawned");
+        let Some(kept) = self.services.get_mut(&service) else { return };
+        match step {
+            Ok(Step::Fetched(Ok(set))) => self.link(service, digest, set),
+            Ok(Step::Fetched(Err(error))) => {
+                tracing::warn!(%service, %digest, error = chain(&error), "descriptor set not available yet");
             }
-            Err(error) => tracing::warn!(%service, %digest, error = chain(&error), "descriptor set not available yet"),
+            Ok(Step::Linked(Ok(set))) => kept.take(set),
+            Ok(Step::Linked(Err(error))) => self.refuse(&service, digest, &error.into()),
+            Err(panicked) => self.refuse(&service, digest, &panicked.into()),
+        }
+    }
+
+    fn refuse(&mut self, service: &ServiceName, digest: Digest, why: &Refusal) {
+        tracing::error!(%service, %digest, error = chain(why), "descriptor set refused; the routes before it stay");
+        self.meters.sets_refused.inc();
+        if let Some(kept) = self.services.get_mut(service) {
+            kept.refuse(digest);
         }
     }
 
     /// Asks for the sets that are wanted, neither at hand nor on their way.
     fn request_missing(&mut self) {
-        for kept in &mut self.services {
+        for (name, kept) in &self.services {
             let Some(digest) = kept.missing() else { continue };
-            kept.fetching = Some(digest);
-            let (service, get) = (kept.name.clone(), (self.fetch)(kept.name.clone(), digest));
-            self.fetches.spawn(async move {
-                let result = link(get).await;
-                if matches!(result, Err(FetchError::Get(_))) {
+            if self.underway.values().any(|(busy, _)| busy == name) {
+                continue;
+            }
+            let get = (self.fetch)(name.clone(), digest);
+            let task = self.work.spawn(async move {
+                let set = get.await;
+                if set.is_err() {
                     tokio::time::sleep(RETRY).await;
                 }
-                Fetched { service, digest, result }
+                Step::Fetched(set)
             });
+            self.underway.insert(task.id(), (name.clone(), digest));
         }
+    }
+
+    /// Links off the runtime: a large API takes tens of milliseconds.
+    fn link(&mut self, service: ServiceName, digest: Digest, set: DescriptorSet) {
+        let task = self.work.spawn_blocking(move || Step::Linked(LinkedSet::link(&set)));
+        self.underway.insert(task.id(), (service, digest));
     }
 
     fn publish(&mut self) {
         let first = self.built.is_none();
-        if first && !self.fetches.is_empty() {
+        if first && !self.work.is_empty() {
             return;
         }
-        let inputs: Inputs = self.services.iter().map(Kept::input).collect();
+        let inputs: Inputs = self.services.iter().map(|(name, kept)| kept.input(name)).collect();
         if self.built.as_ref() == Some(&inputs) {
             return;
         }
-        let table = Table::build(self.services.iter().map(Kept::entry).collect(), &self.meters);
+        let entries = self.services.iter().map(|(name, kept)| kept.entry(name)).collect();
+        let table = Table::build(entries, &self.meters);
         self.meters.routes.set(i64::try_from(table.len()).unwrap_or(i64::MAX));
         tracing::info!(services = table.entries().len(), rest_routes = table.len(), "route table published");
         self.tell(table.problems());
@@ -206,7 +226,7 @@ impl Keeper {
 
     /// Whether the published table has what there is to route of a service: nothing of it is awaited any more.
     fn routes(&self, service: &ServiceName) -> bool {
-        let kept = self.services.iter().find(|kept| kept.name == *service);
+        let kept = self.services.get(service);
         self.built.is_some() && kept.is_some_and(|kept| kept.set.is_some() || kept.wanted.is_none())
     }
 
@@ -220,44 +240,57 @@ impl Keeper {
 }
 
 impl Kept {
-    fn new(name: ServiceName, info: Arc<ServiceInfo>) -> Self {
-        Self { name, info, wanted: None, fetching: None, refused: HashSet::new(), set: None }
+    fn new(info: Arc<ServiceInfo>) -> Self {
+        Self { info, wanted: None, refused: HashSet::new(), linked: Vec::new(), set: None }
     }
 
     /// Takes the first set that was not refused; none carried keeps the one at hand.
     fn choose(&mut self, preferred: &[Digest]) {
-        if let Some(digest) = preferred.iter().find(|digest| !self.refused.contains(*digest)) {
-            self.wanted = Some(*digest);
+        self.linked.retain(|set| preferred.contains(&set.digest()));
+        self.refused.retain(|digest| preferred.contains(digest));
+        let Some(wanted) = preferred.iter().find(|digest| !self.refused.contains(*digest)) else { return };
+        self.wanted = Some(*wanted);
+        self.switch();
+    }
+
+    /// Takes a set that was fetched and linked, and uses it if it is still the one wanted.
+    fn take(&mut self, set: LinkedSet) {
+        self.linked.push(Arc::new(set));
+        self.switch();
+    }
+
+    fn refuse(&mut self, digest: Digest) {
+        self.refused.insert(digest);
+        self.wanted = self.info.descriptors.iter().find(|digest| !self.refused.contains(*digest)).copied();
+        self.switch();
+    }
+
+    fn switch(&mut self) {
+        if let Some(set) = self.linked.iter().find(|set| Some(set.digest()) == self.wanted) {
+            self.set = Some(Arc::clone(set));
         }
     }
 
     fn missing(&self) -> Option<Digest> {
         let at_hand = self.set.as_ref().map(|set| set.digest());
-        self.wanted.filter(|wanted| self.fetching.is_none() && at_hand != Some(*wanted))
+        self.wanted.filter(|wanted| at_hand != Some(*wanted))
     }
 
-    fn entry(&self) -> Entry {
-        Entry { name: self.name.clone(), info: Arc::clone(&self.info), set: self.set.clone() }
+    fn entry(&self, name: &ServiceName) -> Entry {
+        Entry { name: name.clone(), info: Arc::clone(&self.info), set: self.set.clone() }
     }
 
-    fn input(&self) -> (ServiceName, Arc<ServiceInfo>, Option<Digest>) {
-        (self.name.clone(), Arc::clone(&self.info), self.set.as_ref().map(|set| set.digest()))
+    fn input(&self, name: &ServiceName) -> (ServiceName, Arc<ServiceInfo>, Option<Digest>) {
+        (name.clone(), Arc::clone(&self.info), self.set.as_ref().map(|set| set.digest()))
     }
-}
-
-async fn link(
-    get: Pin<Box<dyn Future<Output = Result<DescriptorSet, BadDescriptors>> + Send>>,
-) -> Result<LinkedSet, FetchError> {
-    let set = get.await?;
-    Ok(tokio::task::spawn_blocking(move || LinkedSet::link(&set)).await??)
 }
 
 /// All services with their facts: the directory, or before it came what the subscribed services say themselves.
-fn listed(snapshot: &Snapshot) -> Vec<(ServiceName, Arc<ServiceInfo>)> {
+fn listed(snapshot: &Snapshot) -> BTreeMap<&ServiceName, Arc<ServiceInfo>> {
     if snapshot.directory.is_empty() {
-        snapshot.services.iter().map(|(name, service)| (name.clone(), Arc::clone(&service.info))).collect()
+        snapshot.services.iter().map(|(name, service)| (name, Arc::clone(&service.info))).collect()
     } else {
-        snapshot.directory.iter().map(|(name, info)| (name.clone(), Arc::clone(info))).collect()
+        snapshot.directory.iter().map(|(name, info)| (name, Arc::clone(info))).collect()
     }
 }
 

@@ -1,15 +1,19 @@
 //! Linked descriptor sets: what a service published, ready for routing and reflection.
 //!
-//! Lives here: linking, the raw files beside it, facts for static mode. Does not: fetching (`routes::keeper`), answering reflection (`protocol::reflection`).
+//! Lives here: linking, the raw files beside it, facts for static mode. Does not: fetching (`routes::keeper`), answering reflection (`weft-reflection`).
 //! Files stay raw bytes for reflection: custom options such as `google.api.http` reach the client as the service compiled them.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use prost::Message;
-use prost_reflect::{DescriptorPool, prost_types::FileDescriptorProto};
+use prost_reflect::prost_types::FileDescriptorProto;
 use weft_discovery::DescriptorSet;
 use weft_model::{Digest, GrpcService, Method, ServiceInfo};
+use weft_reflection::Descriptors;
 use weft_transcode::{Schema, SchemaError, schema::Idempotency};
 
 /// The descriptors of one service.
@@ -17,19 +21,14 @@ use weft_transcode::{Schema, SchemaError, schema::Idempotency};
 pub(crate) struct LinkedSet {
     digest: Digest,
     schema: Schema,
-    raw: HashMap<String, Bytes>,
+    files: Arc<Descriptors>,
 }
 
 impl LinkedSet {
     /// Links the files of a service into a pool of their own.
     pub(crate) fn link(set: &DescriptorSet) -> Result<Self, SchemaError> {
-        let name =
-            |file: &Bytes| FileDescriptorProto::decode(file.as_ref()).unwrap_or_default().name.unwrap_or_default();
-        Ok(Self {
-            digest: set.digest(),
-            schema: Schema::from_files(set.files())?,
-            raw: set.files().map(|file| (name(file), file.clone())).collect(),
-        })
+        let schema = Schema::from_files(set.files())?;
+        Ok(Self { digest: set.digest(), files: Arc::new(index(&schema, set)), schema })
     }
 
     pub(crate) fn digest(&self) -> Digest {
@@ -40,14 +39,9 @@ impl LinkedSet {
         &self.schema
     }
 
-    pub(crate) fn pool(&self) -> &DescriptorPool {
-        self.schema.pool()
-    }
-
-    /// Returns a file as the service published it; one that linking supplied is encoded from the pool.
-    pub(crate) fn file(&self, name: &str) -> Option<Bytes> {
-        let published = self.raw.get(name).cloned();
-        published.or_else(|| Some(self.pool().get_file_by_name(name)?.encode_to_vec().into()))
+    /// Returns the files, for reflection.
+    pub(crate) fn files(&self) -> &Arc<Descriptors> {
+        &self.files
     }
 
     /// Returns what the registry would say of a service with this set; `grpc.*` names are never claimed.
@@ -72,4 +66,15 @@ impl LinkedSet {
         }
         ServiceInfo { grpc_services: services, descriptors: vec![self.digest] }
     }
+}
+
+/// Files as the service published them; those that linking supplied are encoded from the pool.
+fn index(schema: &Schema, set: &DescriptorSet) -> Descriptors {
+    let name = |file: &Bytes| FileDescriptorProto::decode(file.as_ref()).unwrap_or_default().name.unwrap_or_default();
+    let published: HashMap<String, &Bytes> = set.files().map(|file| (name(file), file)).collect();
+    let files = schema.pool().files().map(|file| match published.get(file.name()) {
+        Some(published) => Bytes::clone(published),
+        None => file.encode_to_vec().into(),
+    });
+    Descriptors::of_files(files).expect("what links can be read and has its imports")
 }

@@ -10,7 +10,7 @@ use prost::Message;
 use prost_reflect::DescriptorPool;
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 use tokio_stream::StreamExt;
-use tonic::{Code, transport::Channel};
+use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_reflection::pb::{v1, v1alpha};
 use weft_proto::{
@@ -18,11 +18,7 @@ use weft_proto::{
     weft::testkit::v1::{EchoRequest, echo_client::EchoClient},
 };
 
-use crate::support::{Running, start, start_gateway};
-
-async fn channel(gateway: &Running) -> Channel {
-    Channel::from_shared(format!("http://{}", gateway.addr)).unwrap().connect().await.unwrap()
-}
+use crate::support::{Running, channel, start, start_gateway};
 
 fn says(text: &str) -> EchoRequest {
     EchoRequest { text: text.into(), count: 3, ..EchoRequest::default() }

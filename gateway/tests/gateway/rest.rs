@@ -1,6 +1,11 @@
 //! REST → unary gRPC: the answers newcomers try first, and what crosses in headers.
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
+use tokio::{net::TcpStream, task::JoinSet};
 
 use crate::support::{send, start};
 
@@ -75,4 +80,25 @@ async fn headers_reach_the_backend_with_trace_and_request_id() {
     let without = send(gateway.addr, "POST", "/echo", &JSON, "{}").await;
     assert_eq!(without.headers["x-request-id"].len(), 32);
     assert!(without.json()["deadlineMs"].as_u64().unwrap() > 50_000, "the default timeout is a deadline upstream");
+}
+
+#[tokio::test]
+async fn rest_is_served_over_http_2_on_the_same_port() {
+    let gateway = start().await;
+    let stream = TcpStream::connect(gateway.addr).await.unwrap();
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let mut driver = JoinSet::new();
+    driver.spawn(connection);
+    let mut asked = JoinSet::new();
+    for text in ["a", "b"] {
+        let request = http::Request::post(format!("http://{}/echo", gateway.addr));
+        let body = Full::new(Bytes::from(format!(r#"{{"text": "{text}"}}"#)));
+        asked.spawn(sender.send_request(request.body(body).unwrap()));
+    }
+    for answer in asked.join_all().await {
+        let (head, body) = answer.unwrap().into_parts();
+        assert_eq!((head.status.as_u16(), &head.headers["content-type"]), (200, &"application/json".parse().unwrap()));
+        let json: serde_json::Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
+        assert_eq!(json["metadata"]["x-forwarded-host"], gateway.addr.to_string());
+    }
 }

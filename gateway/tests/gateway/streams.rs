@@ -101,6 +101,16 @@ async fn a_client_stream_that_turns_out_wrong_is_400_or_413() {
 }
 
 #[tokio::test]
+async fn a_bidirectional_call_goes_on_after_the_client_has_said_everything() {
+    let gateway = start().await;
+    let body = r#"[{"text": "a", "delayMs": 200}, {"text": "b", "delayMs": 100}]"#;
+    let answer = send(gateway.addr, "POST", BIDI, &JSON, body).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let texts: Vec<_> = answer.json().as_array().unwrap().iter().map(|it| it["text"].clone()).collect();
+    assert_eq!(texts, ["a", "b"]);
+}
+
+#[tokio::test]
 async fn both_sides_of_a_bidirectional_call_stream_at_once() {
     let gateway = start().await;
     let (mut sender, body) = Channel::<Bytes, std::io::Error>::new(1);

@@ -20,8 +20,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, transport::Server};
+use tonic::{
+    Request, Response, Status,
+    transport::{Channel, Server, server::TcpIncoming},
+};
 use tonic_types::{ErrorDetails, StatusExt};
 use weft_gateway::{Config, Gateway, Limits, Source};
 use weft_proto::{
@@ -66,7 +68,7 @@ pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Running {
             inner: weft_testkit::echo::Echo { instance: "echo-1".into() },
             in_flight: in_flight.clone(),
         }))
-        .serve_with_incoming(TcpListenerStream::new(listener));
+        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
     backend.spawn(async move { server.await.unwrap() });
     let mut running = start_gateway(upstream, change).await;
     running._backend = backend;
@@ -99,6 +101,11 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.shutdown.abort();
     }
+}
+
+/// Opens a gRPC connection.
+pub(crate) async fn channel(gateway: &Running) -> Channel {
+    Channel::from_shared(format!("http://{}", gateway.addr)).unwrap().connect().await.unwrap()
 }
 
 /// An answer read whole.

@@ -1,31 +1,22 @@
-//! The state of the catalog and how a group of changes makes the next one.
+//! The state of the catalog: a persistent value with everything it knows.
 //!
-//! Lives here: every decision about a change (fencing, tombstones, holds, claims), synchronous, `wall` as an argument. Does not: storing,
-//! publishing, timing (`catalog`), when a lease runs out (`leases`).
-//! A [`State`] is a persistent value: a group of changes works on a clone that shares all it does not touch, and dropping the clone undoes
-//! the group. That is how a failed commit leaves no trace.
+//! Lives here: the shapes, what a start makes of the store's content, what is derived from them. Does not: changing it (`draft`).
 //! Simplifying assumption: a service that lost its last instance stays listed, empty, until the registry restarts, so that watchers are told
 //! that the empty set is meant. Lifting it takes a time after which nobody can hold the old set any more.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use imbl::{OrdMap, Vector};
 use weft_model::{
-    Digest, Epoch, GrpcService, Instance, InstanceId, Invalid, LeaseTtl, RemovalReason, ServiceInfo, ServiceName,
-    ServiceSnapshot, Snapshot, Status, Version,
+    Digest, GrpcService, Instance, InstanceId, LeaseTtl, RemovalReason, ServiceInfo, ServiceName, ServiceSnapshot,
+    Snapshot, Status, Version,
 };
 
-use crate::{
-    catalog::change::{Change, ChangeError, Health, RefusedClaim, Word},
-    schema::DescriptorSet,
-};
-
-/// How long a forced deregistration blocks its id (design.md, 5.1).
-pub(crate) const TOMBSTONE: Duration = Duration::from_secs(24 * 3600);
+use crate::{catalog::change::Health, schema::DescriptorSet};
 
 /// Removals whose reason is remembered; a watcher further behind gets a full answer instead of a delta.
 const REMEMBERED_REMOVALS: usize = 65_536;
@@ -59,7 +50,7 @@ impl Record {
     }
 
     /// Makes the published status follow hold and report.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         let (status, reason) = match &self.hold {
             Some(Hold::Operator(health)) => (health.status, health.reason.as_str()),
             Some(Hold::Draining) => (Status::Draining, "draining"),
@@ -78,41 +69,6 @@ impl Record {
     }
 }
 
-/// What the store must keep. Keys only: the values are read from the state when the batch is made.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Keys {
-    pub(crate) instances: BTreeSet<InstanceId>,
-    pub(crate) tombstones: BTreeSet<InstanceId>,
-    pub(crate) claims: BTreeSet<String>,
-    pub(crate) sets: BTreeSet<Digest>,
-}
-
-impl Keys {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.instances.is_empty() && self.tombstones.is_empty() && self.claims.is_empty() && self.sets.is_empty()
-    }
-}
-
-/// What the lease table must do once a group is durable.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum LeaseChange {
-    Granted {
-        id: InstanceId,
-        epoch: Epoch,
-        ttl: LeaseTtl,
-        service: ServiceName,
-        zone: String,
-    },
-    Ended {
-        id: InstanceId,
-        why: RemovalReason,
-    },
-    /// Expiry was refused because the set would have become empty.
-    Kept {
-        id: InstanceId,
-    },
-}
-
 /// Everything the catalog knows.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct State {
@@ -125,7 +81,7 @@ pub(crate) struct State {
     pub(crate) sets: OrdMap<Digest, Arc<DescriptorSet>>,
     pub(crate) removals: Removals,
     /// Highest number given as an epoch or as the age of a descriptor set.
-    last_number: u64,
+    pub(super) last_number: u64,
 }
 
 /// Why instances went, for as long as a watcher may still need to know.
@@ -140,7 +96,7 @@ impl Removals {
         self.why.get(id).copied()
     }
 
-    fn push(&mut self, id: InstanceId, why: RemovalReason) {
+    pub(super) fn push(&mut self, id: InstanceId, why: RemovalReason) {
         self.why.insert(id, why);
         self.order.push_back(id);
         while self.order.len() > REMEMBERED_REMOVALS {
@@ -211,7 +167,7 @@ impl State {
     }
 
     /// Facts of a service: of the gRPC services it owns, each method as the newest set that declares it says.
-    fn info(&self, name: &ServiceName) -> ServiceInfo {
+    pub(super) fn info(&self, name: &ServiceName) -> ServiceInfo {
         let sets = self.sets_of(name);
         let mut owned: BTreeMap<&str, GrpcService> = BTreeMap::new();
         for grpc in sets.iter().flat_map(|set| &set.services) {
@@ -231,344 +187,4 @@ impl State {
             descriptors: sets.iter().map(|set| set.digest).collect(),
         }
     }
-}
-
-/// A group of changes on the way to the next state.
-pub(crate) struct Draft<'a> {
-    base: &'a State,
-    next: State,
-    wall: SystemTime,
-    /// Whether the owner of a lease has gone silent; decides who gives way at one address.
-    lapsed: &'a dyn Fn(&InstanceId) -> bool,
-    touched: BTreeSet<ServiceName>,
-    /// Touched services whose membership or descriptors changed.
-    recount: BTreeSet<ServiceName>,
-    done: Done,
-}
-
-/// What a group came to.
-#[derive(Debug, Default)]
-pub(crate) struct Done {
-    /// Must be durable before anything is answered or published.
-    pub(crate) durable: Keys,
-    /// May follow within a second.
-    pub(crate) riding: BTreeSet<InstanceId>,
-    pub(crate) leases: Vec<LeaseChange>,
-    pub(crate) refused: Vec<RefusedClaim>,
-}
-
-/// The instance a change was about, as it is after the change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Outcome {
-    pub(crate) epoch: Epoch,
-    pub(crate) service: Option<ServiceName>,
-}
-
-impl Outcome {
-    const NOBODY: Self = Self { epoch: Epoch(0), service: None };
-
-    fn of(instance: &Instance) -> Self {
-        Self { epoch: instance.epoch, service: Some(instance.service.clone()) }
-    }
-}
-
-impl<'a> Draft<'a> {
-    pub(crate) fn new(base: &'a State, wall: SystemTime, lapsed: &'a dyn Fn(&InstanceId) -> bool) -> Self {
-        let (touched, recount) = (BTreeSet::new(), BTreeSet::new());
-        Self { base, next: base.clone(), wall, lapsed, touched, recount, done: Done::default() }
-    }
-
-    /// Applies one change. A refused one leaves the draft as it was.
-    pub(crate) fn apply(&mut self, change: Change) -> Result<Outcome, ChangeError> {
-        match change {
-            Change::Register { instance, ttl } => self.register(*instance, ttl),
-            Change::Deregister { id, word } => self.deregister(id, word),
-            Change::SetStatus { id, word, health } => self.set_status(id, word, health),
-            Change::Drain { id, word } => self.drain(id, word),
-            Change::Report { id, epoch, health } => Ok(self.report(id, epoch, health)),
-            Change::Expire { leases } => Ok(self.expire(leases)),
-            Change::Doubt { services } => Ok(self.doubt(&services)),
-            Change::PutDescriptors { set } => Ok(self.put_descriptors(*set)),
-            Change::Forget => Ok(self.forget()),
-        }
-    }
-
-    /// Ends the group: services whose content did change get the next version, the others keep theirs.
-    pub(crate) fn finish(mut self) -> (State, Done) {
-        let version = Version(self.base.snapshot.version.0 + 1);
-        let mut changed = false;
-        for name in std::mem::take(&mut self.touched) {
-            if self.recount.contains(&name) {
-                let info = self.next.info(&name);
-                let service = self.service(&name);
-                if *service.info != info {
-                    service.info = Arc::new(info);
-                }
-            }
-            let before = self.base.snapshot.services.get(&name);
-            let service = self.next.snapshot.services.get_mut(&name).expect("a touched service is listed");
-            match before {
-                Some(before) if same_content(before, service) => *service = before.clone(),
-                _ => {
-                    Arc::make_mut(service).version = version;
-                    if before.is_none_or(|b| b.info != service.info) {
-                        self.next.snapshot.directory.insert(name, service.info.clone());
-                    }
-                    changed = true;
-                }
-            }
-        }
-        if changed {
-            self.next.snapshot.version = version;
-        }
-        (self.next, self.done)
-    }
-
-    fn register(&mut self, mut instance: Instance, ttl: LeaseTtl) -> Result<Outcome, ChangeError> {
-        let id = instance.id;
-        if let Some(until) = self.next.tombstone(&id, self.wall) {
-            return Err(ChangeError::Revoked { id, until });
-        }
-        let old = self.next.records.get(&id).cloned();
-        if let Some(old) = &old
-            && old.instance.service != instance.service
-        {
-            let problem = format!("instance {id} is registered as {}", old.instance.service);
-            return Err(Invalid::new("instance.service", problem).into());
-        }
-        if let Some(silent) = self.holder_of_address(&instance)? {
-            self.remove(silent, RemovalReason::Expired);
-        }
-        instance.epoch = Epoch(self.number());
-        if instance.check.is_some() && instance.status == Status::Serving {
-            instance.status = Status::Starting; // its check decides, not its word
-        }
-        let hold = old.and_then(|old| old.hold.clone()).filter(|hold| matches!(hold, Hold::Operator(_)));
-        let outcome = Outcome::of(&instance);
-        let (service, descriptors) = (instance.service.clone(), instance.descriptors);
-        self.done.leases.push(LeaseChange::Granted {
-            id,
-            epoch: instance.epoch,
-            ttl,
-            service: service.clone(),
-            zone: instance.locality.zone.clone(),
-        });
-        self.done.durable.instances.insert(id);
-        self.put(Record::new(instance, ttl, hold));
-        self.recount.insert(service.clone());
-        if let Some(set) = descriptors.and_then(|digest| self.next.sets.get(&digest).cloned()) {
-            self.claim(&service, &set);
-        }
-        Ok(outcome)
-    }
-
-    /// One address is one process: a silent holder gives way to a new one, a live one is a mistake of whoever asks.
-    fn holder_of_address(&self, instance: &Instance) -> Result<Option<InstanceId>, Invalid> {
-        let Some(service) = self.next.snapshot.services.get(&instance.service) else { return Ok(None) };
-        let address = instance.endpoint.address;
-        let holder = service.instances.values().find(|i| i.endpoint.address == address && i.id != instance.id);
-        match holder {
-            Some(holder) if (self.lapsed)(&holder.id) => Ok(Some(holder.id)),
-            Some(holder) => Err(Invalid::new(
-                "instance.endpoint.address",
-                format!("{address} belongs to instance {}, which is alive", holder.id),
-            )),
-            None => Ok(None),
-        }
-    }
-
-    fn deregister(&mut self, id: InstanceId, word: Word) -> Result<Outcome, ChangeError> {
-        let record = self.next.records.get(&id).cloned();
-        let why = match word {
-            Word::Operator => RemovalReason::Forced,
-            Word::Owner(epoch) => {
-                let Some(record) = &record else { return Ok(Outcome::NOBODY) };
-                fence(record, epoch)?;
-                let draining = record.instance.status == Status::Draining;
-                if draining { RemovalReason::Drained } else { RemovalReason::Deregistered }
-            }
-        };
-        if word == Word::Operator {
-            self.next.tombstones.insert(id, self.wall + TOMBSTONE);
-            self.done.durable.tombstones.insert(id);
-        }
-        self.remove(id, why);
-        Ok(Outcome { epoch: Epoch(0), service: record.map(|r| r.instance.service.clone()) })
-    }
-
-    fn set_status(&mut self, id: InstanceId, word: Word, health: Health) -> Result<Outcome, ChangeError> {
-        let mut record = self.record(id)?;
-        match word {
-            Word::Owner(epoch) => {
-                fence(&record, epoch)?;
-                record.reported = health;
-                record.hold = record.hold.filter(|hold| matches!(hold, Hold::Operator(_)));
-                self.done.riding.insert(id);
-            }
-            Word::Operator => {
-                record.hold = (health.status != Status::Serving).then_some(Hold::Operator(health));
-                self.done.durable.instances.insert(id);
-            }
-        }
-        Ok(self.settle(record))
-    }
-
-    fn drain(&mut self, id: InstanceId, word: Word) -> Result<Outcome, ChangeError> {
-        let mut record = self.record(id)?;
-        record.hold = Some(match word {
-            Word::Owner(epoch) => {
-                fence(&record, epoch)?;
-                match record.hold {
-                    Some(Hold::Operator(health)) => Hold::Operator(Health { status: Status::Draining, ..health }),
-                    Some(Hold::Draining) | None => Hold::Draining,
-                }
-            }
-            Word::Operator => Hold::Operator(Health::new(Status::Draining, "drained by an operator")),
-        });
-        self.done.durable.instances.insert(id);
-        Ok(self.settle(record))
-    }
-
-    fn report(&mut self, id: InstanceId, epoch: Epoch, health: Health) -> Outcome {
-        let Ok(mut record) = self.record(id) else { return Outcome::NOBODY };
-        if record.instance.epoch != epoch || record.reported == health {
-            return Outcome::of(&record.instance);
-        }
-        record.reported = health;
-        self.done.riding.insert(id);
-        self.settle(record)
-    }
-
-    fn expire(&mut self, leases: Vec<(InstanceId, Epoch)>) -> Outcome {
-        for (id, epoch) in leases {
-            let Some(record) = self.next.records.get(&id).filter(|r| r.instance.epoch == epoch).cloned() else {
-                continue;
-            };
-            if self.next.population(&record.instance.service) > 1 {
-                self.remove(id, RemovalReason::Expired);
-            } else {
-                self.done.leases.push(LeaseChange::Kept { id }); // a set becomes empty only by word
-            }
-        }
-        Outcome::NOBODY
-    }
-
-    fn doubt(&mut self, services: &[ServiceName]) -> Outcome {
-        let names: Vec<ServiceName> = self.next.snapshot.services.keys().cloned().collect();
-        for name in names {
-            let authoritative = !services.contains(&name);
-            if self.next.snapshot.services.get(&name).is_some_and(|s| s.authoritative != authoritative) {
-                self.service(&name).authoritative = authoritative;
-            }
-        }
-        Outcome::NOBODY
-    }
-
-    fn put_descriptors(&mut self, mut set: DescriptorSet) -> Outcome {
-        if self.next.sets.contains_key(&set.digest) {
-            return Outcome::NOBODY;
-        }
-        set.age = self.number();
-        let set = Arc::new(set);
-        self.next.sets.insert(set.digest, set.clone());
-        self.done.durable.sets.insert(set.digest);
-        let carries = |record: &&Arc<Record>| record.instance.descriptors == Some(set.digest);
-        let mut carriers: Vec<_> = self
-            .next
-            .records
-            .values()
-            .filter(carries)
-            .map(|r| (r.instance.epoch, r.instance.service.clone()))
-            .collect();
-        carriers.sort(); // who registered first claims first
-        for (_, service) in carriers {
-            self.claim(&service, &set);
-            self.service(&service);
-            self.recount.insert(service);
-        }
-        Outcome::NOBODY
-    }
-
-    fn forget(&mut self) -> Outcome {
-        let over: Vec<InstanceId> =
-            self.next.tombstones.iter().filter(|(_, until)| **until <= self.wall).map(|(id, _)| *id).collect();
-        for id in over {
-            self.next.tombstones.remove(&id);
-            self.done.durable.tombstones.insert(id);
-        }
-        Outcome::NOBODY
-    }
-
-    /// The first service to name a gRPC service owns it; what another owns is refused and told.
-    fn claim(&mut self, service: &ServiceName, set: &DescriptorSet) {
-        for grpc in &set.services {
-            match self.next.claims.get(&grpc.name) {
-                None => {
-                    self.next.claims.insert(grpc.name.clone(), service.clone());
-                    self.done.durable.claims.insert(grpc.name.clone());
-                }
-                Some(owner) if owner == service => {}
-                Some(owner) => self.done.refused.push(RefusedClaim {
-                    grpc_service: grpc.name.clone(),
-                    claimant: service.clone(),
-                    owner: owner.clone(),
-                    set: set.digest,
-                }),
-            }
-        }
-    }
-
-    fn record(&self, id: InstanceId) -> Result<Record, ChangeError> {
-        self.next.records.get(&id).map(|r| Record::clone(r)).ok_or(ChangeError::Unknown(id))
-    }
-
-    fn settle(&mut self, mut record: Record) -> Outcome {
-        record.settle();
-        let outcome = Outcome::of(&record.instance);
-        self.put(record);
-        outcome
-    }
-
-    fn put(&mut self, record: Record) {
-        let id = record.instance.id;
-        let instance = record.instance.clone();
-        let service = self.service(&instance.service.clone());
-        if service.instances.get(&id).is_none_or(|known| *known != instance) {
-            service.instances.insert(id, instance);
-        }
-        self.next.records.insert(id, Arc::new(record));
-    }
-
-    fn remove(&mut self, id: InstanceId, why: RemovalReason) {
-        let Some(record) = self.next.records.remove(&id) else { return };
-        let service = record.instance.service.clone();
-        self.service(&service).instances.remove(&id);
-        self.recount.insert(service);
-        self.next.removals.push(id, why);
-        self.done.durable.instances.insert(id);
-        self.done.leases.push(LeaseChange::Ended { id, why });
-    }
-
-    /// The service for editing; copied once a group.
-    fn service(&mut self, name: &ServiceName) -> &mut ServiceSnapshot {
-        self.touched.insert(name.clone());
-        let version = self.base.snapshot.version;
-        let empty = || Arc::new(ServiceSnapshot::empty(name.clone(), version));
-        Arc::make_mut(self.next.snapshot.services.entry(name.clone()).or_insert_with(empty))
-    }
-
-    fn number(&mut self) -> u64 {
-        self.next.last_number += 1;
-        self.next.last_number
-    }
-}
-
-fn fence(record: &Record, epoch: Epoch) -> Result<(), ChangeError> {
-    let held = record.instance.epoch;
-    if held == epoch { Ok(()) } else { Err(ChangeError::Fenced { id: record.instance.id, held }) }
-}
-
-/// Everything but the version.
-fn same_content(a: &ServiceSnapshot, b: &ServiceSnapshot) -> bool {
-    a.authoritative == b.authoritative && a.info == b.info && a.instances == b.instances
 }

@@ -15,10 +15,7 @@ use std::{
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use weft_model::{Digest, InstanceId, Invalid, ServiceName};
 
-use crate::catalog::{
-    record,
-    state::{Keys, State},
-};
+use crate::catalog::{draft::Keys, record, state::State};
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const INSTANCES: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("instances");
@@ -93,7 +90,7 @@ pub enum Error {
 
 /// The store, open. Cheap to clone.
 #[derive(Clone)]
-pub struct Store {
+pub(crate) struct Store {
     file: PathBuf,
     /// None keeps nothing: a catalog that ends with its process.
     db: Option<Arc<Database>>,

@@ -8,11 +8,12 @@ use std::{
     },
 };
 
-use tokio::time::sleep;
+use tokio::{task::JoinSet, time::sleep};
+use tokio_util::sync::CancellationToken;
 use weft_model::{Endpoint, Locality, Protocol, Status, Transport, Weight};
-use weft_runtime::Metrics;
+use weft_runtime::{Metrics, clock};
 
-use super::*;
+use super::{draft::Draft, store::Batch, *};
 
 /// A disk that survives the registry, and can be pulled out: after that every write and sync fails.
 #[derive(Debug, Clone, Default)]
@@ -261,6 +262,29 @@ async fn changes_that_come_together_share_a_version() {
     while registrations.join_next().await.is_some() {}
     let versions = catalog.snapshot().version.0 - before;
     assert!(versions <= 4, "{versions} versions for 200 changes at one moment");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_that_comes_back_with_a_check_leaves_no_lease_behind() {
+    let (catalog, task) = Catalog::in_memory(&Metrics::default());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(task.run(CancellationToken::new()));
+    let check = weft_model::Check {
+        kind: weft_model::CheckKind::Ttl { ttl: Duration::from_secs(3600) },
+        interval: Duration::from_secs(10),
+        timeout: Duration::from_secs(1),
+        healthy_after: 1,
+        unhealthy_after: 1,
+    };
+    for n in 1..=4 {
+        catalog.register(instance(n), LeaseTtl::DEFAULT).await.unwrap();
+        let checked = Instance { check: Some(check.clone()), ..instance(n) };
+        catalog.register(checked, LeaseTtl::DEFAULT).await.unwrap();
+    }
+    sleep(Duration::from_secs(60)).await;
+    let published = catalog.published();
+    assert_eq!(published.notices.as_ref(), [] as [String; 0], "nobody waits for beats of instances that are checked");
+    assert_eq!(published.snapshot.services[&instance(1).service].instances.len(), 4);
 }
 
 #[test]

@@ -1,3 +1,5 @@
+//! The lease table tick by tick, with a clock of its own.
+
 use super::*;
 
 /// A lease table with a clock, driven tick by tick as the catalog does.

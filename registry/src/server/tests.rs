@@ -48,7 +48,7 @@ impl World {
         let (catalog, task) = Catalog::in_memory(&metrics);
         let watches = Watches::new(&catalog, &metrics);
         let checks = Checks::new(&catalog, &metrics);
-        let server = Server::new(&catalog, &watches, checks.heard(), None, &shutdown).await.unwrap();
+        let server = Server::new(&catalog, &watches, checks.heard(), None, &shutdown).unwrap();
         let mut parts = JoinSet::new();
         parts.spawn(task.run(CancellationToken::new()));
         parts.spawn(watches.clone().run(catalog.follow()));
@@ -227,7 +227,10 @@ fn full(update: &discovery::ServiceUpdate) -> Vec<&str> {
     }
 }
 
-fn delta(update: &discovery::ServiceUpdate) -> (Vec<(&str, Health)>, Vec<(&str, Reason)>) {
+type Upserted<'a> = Vec<(&'a str, Health)>;
+type Gone<'a> = Vec<(&'a str, Reason)>;
+
+fn delta(update: &discovery::ServiceUpdate) -> (Upserted<'_>, Gone<'_>) {
     match &update.body {
         Some(Body::Delta(delta)) => (
             delta.upserted.iter().map(|i| (i.id.as_str(), i.status())).collect(),

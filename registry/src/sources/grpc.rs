@@ -68,10 +68,11 @@ impl pb::registry_server::Registry for Registry {
         let requests = request.into_inner();
         self.streams.spawn(async move {
             let stream = catalog.open_stream();
-            if let Err(end) = keep_alive(&catalog, stream, &access, requests, &out, &shutdown).await {
+            let ended = keep_alive(&catalog, stream, &access, requests, &out, &shutdown).await;
+            catalog.end_stream(stream).await; // first: a caller that does not read must not delay it
+            if let Err(end) = ended {
                 drop(out.send(Err(end)).await); // a caller that has gone needs no reason
             }
-            catalog.end_stream(stream).await;
         });
         Ok(Response::new(ReceiverStream::new(answers)))
     }

@@ -7,6 +7,7 @@ use std::error::Error;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 use weft_model::{Digest, Invalid};
+use weft_proto::descriptors::BadFiles;
 
 use crate::{catalog::ChangeError, schema::SchemaError};
 
@@ -33,8 +34,8 @@ pub(crate) fn change(error: &ChangeError) -> Status {
 /// A descriptor set that is refused: the field is `files`, the text names file and symbol.
 pub(crate) fn schema(error: &SchemaError) -> Status {
     let field = match error {
-        SchemaError::Garbled { index, .. } => format!("files[{index}]"),
-        SchemaError::Empty | SchemaError::Link(_) => "files".to_owned(),
+        SchemaError::Files(BadFiles::Garbled { index, .. }) => format!("files[{index}]"),
+        SchemaError::Files(BadFiles::Clash { .. }) | SchemaError::Empty | SchemaError::Link(_) => "files".to_owned(),
     };
     invalid(&Invalid::new(field, error.to_string()))
 }

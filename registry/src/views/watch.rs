@@ -245,6 +245,8 @@ struct Work {
     /// Services that were unsubscribed: what was sent of them does not count any more.
     forgotten: BTreeSet<ServiceName>,
     directory: bool,
-    /// Answer even if there is nothing to say: the watcher asked for a set that may be empty.
+    /// With this work the watcher has been told of every service there is.
+    complete: bool,
+    /// Answer even if there is nothing to say: the watcher asked for a set that may be empty, or waits for it to be complete.
     greet: bool,
 }

@@ -1,19 +1,22 @@
 //! Calls through inbound and outbound.
 
 use std::error::Error as _;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Empty;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustix::process::Signal;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_stream::StreamExt;
 use tonic::Code;
 use weft_proto::weft::testkit::v1::EchoRequest;
-use weft_testkit::{echo, wait};
+use weft_testkit::{echo, process, wait};
 
-use crate::fixture::{Fixture, LIMIT, says, soon};
+use crate::fixture::{Fixture, LIMIT, says, signal, soon};
 
 #[tokio::test]
 async fn all_four_kinds_of_call_pass_through_outbound_and_inbound() {
@@ -72,6 +75,34 @@ async fn an_app_that_cannot_be_reached_makes_refused_stream() {
     let refused = soon("the answer", sender.send_request(request)).await.unwrap_err();
     let reason = refused.source().and_then(|source| source.downcast_ref::<h2::Error>()).and_then(h2::Error::reason);
     assert_eq!(reason, Some(h2::Reason::REFUSED_STREAM), "{refused:?}");
+}
+
+#[tokio::test]
+async fn an_app_that_dies_costs_the_call_in_flight_and_no_other() {
+    let fixture = Fixture::fixed();
+    let sidecar = fixture.start(fixture.echo("echo")).await;
+    fixture.services(&format!("echo = [\"{}\"]", sidecar.addresses.inbound));
+    sidecar.ready().await;
+    let client = sidecar.outbound("echo");
+    wait::until("the route", LIMIT, || async { client.clone().unary(says("x")).await.ok() }).await;
+    let pid = sidecar.pid(None).await;
+
+    let mut in_flight = client.clone();
+    let in_flight = in_flight.unary(EchoRequest { delay_ms: 20_000, ..says("slow") });
+    let others = async {
+        let begun = Instant::now();
+        wait::until("the call to be under way", LIMIT, || async {
+            (begun.elapsed() > Duration::from_millis(200)).then_some(())
+        })
+        .await;
+        signal(pid, Signal::KILL);
+        process::gone(pid.as_raw_nonzero().get().cast_unsigned(), LIMIT).await; // a call on a dying process may be lost with it
+        // Refused by the inbound while nobody listens, and sent again by the outbound until somebody does.
+        soon("an answer of the next process", client.clone().unary(says("y"))).await.unwrap();
+        assert_ne!(sidecar.pid(Some(pid)).await, pid);
+    };
+    let (lost, ()) = tokio::join!(soon("the end of the call", in_flight), others);
+    assert_eq!(lost.unwrap_err().code(), Code::Unavailable);
 }
 
 #[tokio::test]

@@ -65,6 +65,8 @@ async fn a_watcher_that_acknowledges_costs_a_round_trip_and_not_the_notice() {
     let mut sidecar = fixture.start(fixture.echo("echo")).await;
     sidecar.ready().await;
     let caller = fixture.start(fixture.echo("caller")).await;
+    caller.ready().await;
+    fixture.listed_as(&caller, Status::Serving).await;
     soon("an answer", caller.outbound("echo").unary(says("x"))).await.unwrap();
     let begun = Instant::now();
     let drained = weft_testkit::http::send(sidecar.addresses.admin, http::Method::POST, "/drain", "").await.unwrap();

@@ -6,10 +6,11 @@
 //!    ▲                │ failed           │ FENCED ► Fenced   REVOKED ► Revoked
 //!    └────────────────┘                  └ the owner lets go ► gone from the table
 //! ```
-//! Invariant: a verdict counts only for the epoch whose beat it answers. A verdict on an older lease of ours, still on its way when a
-//! new one was granted, would otherwise fence ourselves.
+//! Invariants: a verdict counts only for the epoch whose beat it answers. A verdict on an older lease of ours, still on its way when a
+//! new one was granted, would otherwise fence ourselves. An id is asked for by one registration at a time, and an answer counts only
+//! for what is still held as it was asked for: of two on their way, the later one need not be the last to arrive.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tokio::sync::watch;
 use weft_model::{Epoch, Instance, InstanceId, Status};
@@ -21,6 +22,8 @@ use super::LeaseState;
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     leases: BTreeMap<InstanceId, Entry>,
+    /// Registrations that have no answer yet, also of ids that were let go or are held anew since.
+    asked: BTreeSet<InstanceId>,
     /// Epochs of the beats sent and not yet answered, request by request: verdicts come in the order of the beats.
     under_way: VecDeque<Vec<(InstanceId, Epoch)>>,
     /// Something that the registry should hear at once.
@@ -74,10 +77,16 @@ impl Table {
         }
     }
 
+    /// Whether a registration of what is held has no answer yet.
+    pub(crate) fn is_asked(&self, id: InstanceId) -> bool {
+        self.leases.get(&id).is_some_and(|entry| entry.phase == Phase::Asked)
+    }
+
     /// Returns what has to be registered, each once until it is answered.
     pub(crate) fn take_wanted(&mut self) -> Vec<Instance> {
         let wanted = self.leases.values_mut().filter(|entry| entry.phase == Phase::Wanted);
         wanted
+            .filter(|entry| self.asked.insert(entry.instance.id))
             .map(|entry| {
                 entry.phase = Phase::Asked;
                 entry.instance.clone()
@@ -85,8 +94,14 @@ impl Table {
             .collect()
     }
 
+    /// Takes the answer to a registration; none if nobody waits for this one any more.
+    fn answered(&mut self, id: InstanceId) -> Option<&mut Entry> {
+        self.asked.remove(&id);
+        self.leases.get_mut(&id).filter(|entry| entry.phase == Phase::Asked)
+    }
+
     pub(crate) fn granted(&mut self, id: InstanceId, epoch: Epoch) {
-        let Some(entry) = self.leases.get_mut(&id) else { return };
+        let Some(entry) = self.answered(id) else { return };
         entry.phase = Phase::Held(epoch);
         entry.state.send_replace(LeaseState::Held { epoch });
         self.urgent = true; // the first beat binds the lease to our stream, and carries what changed while we asked
@@ -94,21 +109,22 @@ impl Table {
 
     /// The registry could not be asked; it will be asked again.
     pub(crate) fn failed(&mut self, id: InstanceId, failure: String) {
-        let Some(entry) = self.leases.get_mut(&id) else { return };
+        let Some(entry) = self.answered(id) else { return };
         entry.phase = Phase::Wanted;
         entry.state.send_replace(LeaseState::Registering { failure: Some(failure) });
     }
 
-    /// The lease is over for good.
-    pub(crate) fn over(&mut self, id: InstanceId, state: LeaseState) {
-        let Some(entry) = self.leases.get_mut(&id) else { return };
-        entry.phase = Phase::Over;
-        entry.state.send_replace(state);
+    /// The registry said no for good.
+    pub(crate) fn denied(&mut self, id: InstanceId, state: LeaseState) {
+        if let Some(entry) = self.answered(id) {
+            entry.end(state);
+        }
     }
 
     /// The stream is gone: no answer will come to what was under way.
     pub(crate) fn disconnected(&mut self) {
         self.under_way.clear();
+        self.asked.clear();
         for entry in self.leases.values_mut().filter(|entry| entry.phase == Phase::Asked) {
             entry.phase = Phase::Wanted;
         }
@@ -171,9 +187,17 @@ impl Table {
                 entry.state.send_replace(LeaseState::Registering { failure: Some(reason) });
                 self.urgent = true;
             }
-            Outcome::Fenced => self.over(id, LeaseState::Fenced { reason }),
-            Outcome::Revoked => self.over(id, LeaseState::Revoked { reason }),
+            Outcome::Fenced => entry.end(LeaseState::Fenced { reason }),
+            Outcome::Revoked => entry.end(LeaseState::Revoked { reason }),
         }
+    }
+}
+
+impl Entry {
+    /// The lease is over for good.
+    fn end(&mut self, state: LeaseState) {
+        self.phase = Phase::Over;
+        self.state.send_replace(state);
     }
 }
 
@@ -221,6 +245,25 @@ mod tests {
         assert_eq!(table.take_wanted().len(), 0);
         table.failed(instance().id, "away".into());
         assert_eq!(table.take_wanted().len(), 1);
+    }
+
+    #[test]
+    fn an_id_held_anew_is_asked_for_again_only_after_the_answer_to_the_first() {
+        let mut table = Table::default();
+        let _old = table.hold(instance());
+        assert_eq!(table.take_wanted().len(), 1);
+        table.release(instance().id);
+        let state = table.hold(Instance { descriptors: Some(weft_model::Digest([7; 32])), ..instance() });
+        assert_eq!(table.take_wanted(), [], "two on their way could be carried out in either order");
+        table.granted(instance().id, Epoch(1));
+        assert_eq!(
+            *state.borrow(),
+            LeaseState::Registering { failure: None },
+            "the answer was to what is held no more"
+        );
+        assert_eq!(table.take_wanted()[0].descriptors, Some(weft_model::Digest([7; 32])));
+        table.granted(instance().id, Epoch(2));
+        assert_eq!(*state.borrow(), LeaseState::Held { epoch: Epoch(2) });
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! Three layers, each service in at most one of the last two:
 //! - *said*: exactly what this stream's registry says; gone with the stream. Deltas apply here and nowhere else.
 //! - *published*: what the consumer has. Changes only by messages that are not older, so a registry that lags behind the one we had
-//!   before changes nothing until it has caught up; a lost stream changes nothing.
+//!   before changes nothing until it has caught up; a lost stream changes nothing. A service leaves it when it is not subscribed any more, or
+//!   when a registry that knows every service does not name it (`complete`), and not otherwise.
 //! - *remembered*: last good sets of services not subscribed now, or read from disk; used only while no registry can be reached.
 //!
 //! Invariants: a published version never falls, except by `adopt`; a service that did not change keeps its `Arc`, also across a
@@ -33,9 +34,15 @@ pub(crate) struct State {
 struct Stream {
     version: Version,
     services: BTreeMap<ServiceName, Said>,
+    /// Dropped while the stream is open: a delta for one of these was on its way before the registry heard of it, and means nothing to us.
+    dropped: BTreeSet<ServiceName>,
     directory: Option<Directory>,
     /// Its registry was behind what the consumer has, when it last spoke.
     behind: bool,
+    /// It has named every service there is (discovery.proto, `complete`), as of its last message.
+    complete: bool,
+    /// `*` was dropped while the stream was open: an older `complete` may be on its way, so none counts any more.
+    star_dropped: bool,
 }
 
 type Directory = OrdMap<ServiceName, Arc<ServiceInfo>>;
@@ -81,9 +88,11 @@ impl State {
 
     /// Changes what is subscribed; what is not any more leaves the consumer and is remembered.
     pub(crate) fn set_topics(&mut self, topics: BTreeSet<Topic>) -> Change {
-        self.topics = topics;
+        let had_star = std::mem::replace(&mut self.topics, topics).contains(&Topic::All);
+        self.stream.star_dropped |= had_star && !self.topics.contains(&Topic::All);
         let (topics, stream) = (&self.topics, &mut self.stream);
-        stream.services.retain(|name, _| covers(topics, name));
+        let dropped = stream.services.extract_if(.., |name, _| !covers(topics, name));
+        stream.dropped.extend(dropped.map(|(name, _)| name));
         let left: Vec<_> = self.published.services.keys().filter(|name| !covers(topics, name)).cloned().collect();
         for name in &left {
             if let Some(service) = self.published.services.remove(name) {
@@ -151,7 +160,8 @@ impl State {
                     continue;
                 }
             };
-            if covers(&self.topics, &name) {
+            let late = matches!(update.body, Some(pb::service_update::Body::Delta(_)));
+            if covers(&self.topics, &name) && !(late && self.stream.dropped.contains(&name)) {
                 touched.push((name.clone(), self.said(name, version, update)?));
             }
         }
@@ -160,8 +170,17 @@ impl State {
             self.stream.directory = Some(self.directory(directory));
         }
         let names: Vec<_> = touched.iter().map(|(name, _)| name.clone()).collect();
+        for name in &names {
+            self.stream.dropped.remove(name);
+        }
         self.stream.services.extend(touched);
-        Ok(self.publish(&names))
+        let counts = self.topics.contains(&Topic::All) && !self.stream.star_dropped;
+        let was_complete = std::mem::replace(&mut self.stream.complete, message.complete && counts);
+        let change = self.publish(&names);
+        if self.stream.complete && !was_complete && !self.stream.behind {
+            self.forget_unnamed();
+        }
+        Ok(change)
     }
 
     /// Takes the stream's word although it is older than what the consumer has: a registry that stays behind has lost its past.
@@ -182,6 +201,7 @@ impl State {
             directory: Some(pb::Directory {
                 services: directory.iter().map(|(name, info)| weft_proto::directory_entry(name, info)).collect(),
             }),
+            complete: false, // nothing is gone because we did not know it
         }
     }
 
@@ -250,6 +270,9 @@ impl State {
         let caught_up = std::mem::take(&mut self.stream.behind);
         let names: Vec<_> = if caught_up { self.stream.services.keys().cloned().collect() } else { touched.to_vec() };
         names.iter().for_each(|name| self.publish_one(name));
+        if caught_up && self.stream.complete {
+            self.forget_unnamed();
+        }
         if let Some(directory) = &self.stream.directory {
             self.published.directory = directory.clone();
         }
@@ -262,6 +285,15 @@ impl State {
         let new: Vec<_> = touched.iter().filter(|name| !self.published.services.contains_key(*name)).collect();
         new.iter().for_each(|name| self.publish_one(name));
         if new.is_empty() { Change::Nothing } else { Change::Published }
+    }
+
+    /// What a registry that knows every service did not name is gone: an authoritative word, so it is not remembered either.
+    fn forget_unnamed(&mut self) {
+        let named = &self.stream.services;
+        for known in [&mut self.published.services, &mut self.remembered.services] {
+            let unnamed: Vec<_> = known.keys().filter(|name| !named.contains_key(*name)).cloned().collect();
+            unnamed.iter().for_each(|name| drop(known.remove(name)));
+        }
     }
 
     fn publish_one(&mut self, name: &ServiceName) {

@@ -237,9 +237,42 @@ async fn without_a_registry_a_drain_ends_by_its_bound() {
     fake.kill();
     let before = tokio::time::Instant::now();
     let drained = lease.drain(Duration::from_millis(300)).await;
-    assert!(matches!(drained, Err(CallError::OutOfReach { .. } | CallError::Refused(_))), "{drained:?}");
+    assert!(matches!(drained, Err(CallError::OutOfReach { .. })), "nobody refused anything: {drained:?}");
     assert!(before.elapsed() < Duration::from_millis(1_500), "{:?}", before.elapsed());
     let gone = lease.deregister(Duration::from_millis(300)).await;
     assert_eq!(gone.unwrap_err().code(), None::<Code>);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_owner_of_a_lease_learns_that_its_task_has_ended() {
+    let mut fake = Fake::start().await;
+    let running = Running::start(fake.registries());
+    let mut lease = running.leases.hold(instance());
+    let _stream = fake.keep_alive().await;
+    grant(&mut fake, 5).await;
+    state(&mut lease, LeaseState::Held { epoch: Epoch(5) }).await;
+    running.stop().await;
+    assert_eq!(soon("the end to be told", lease.changed()).await, None);
+    assert_eq!(lease.state(), LeaseState::Held { epoch: Epoch(5) }, "which the registry does not know of yet");
+}
+
+#[tokio::test]
+async fn a_deregistration_waits_for_a_registration_that_is_on_its_way() {
+    let mut fake = Fake::start().await;
+    let running = Running::start(fake.registries());
+    let lease = running.leases.hold(instance());
+    let _stream = fake.keep_alive().await;
+    let on_its_way = fake.register().await;
+    let mut leaving = JoinSet::from_iter([lease.deregister(Duration::from_secs(10))]);
+    tokio::task::yield_now().await; // it has begun
+    let id = instance().id.to_string();
+    let lease = pb::Lease { instance_id: id, epoch: 5, ttl_ms: 3_000, beat_every_ms: 1_000 };
+    on_its_way.answer(Ok(pb::RegisterResponse { lease: Some(lease) }));
+    let gone = soon("a deregistration", fake.deregisters.recv()).await.unwrap();
+    assert_eq!(gone.request.epoch, 5);
+    gone.answer(Ok(pb::DeregisterResponse { version: 9 }));
+    let left = soon("the deregistration to end", leaving.join_next()).await.unwrap().unwrap();
+    assert_eq!(left.unwrap(), Some(Version(9)));
     running.stop().await;
 }

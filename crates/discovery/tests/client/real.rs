@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
@@ -14,6 +15,10 @@ use weft_runtime::{Context, Env, Shutdown};
 
 use crate::fake::{registries, soon};
 use crate::leases::instance;
+
+/// A registry that has just started is not sure of what there is for TTL + 5 s, and a watch takes the word of one that has lost its past
+/// after 30 s.
+const UNTIL_SURE: Duration = Duration::from_secs(60);
 
 /// Starts a registry in a runtime of its own, so that ending it is as sudden as a kill.
 async fn start(at: SocketAddr, data: &Path) -> (Runtime, SocketAddr) {
@@ -92,6 +97,56 @@ async fn a_registry_killed_and_restarted_costs_no_endpoint_and_no_lease() {
     }
     assert!(last > before.version);
     assert_eq!(held.iter().map(|lease| lease.state()).collect::<Vec<_>>(), granted, "same ids, same epochs");
+    stop.cancel();
+    tasks.join_all().await;
+    server.shutdown_background();
+}
+
+#[tokio::test]
+async fn a_service_that_a_registry_without_its_past_does_not_know_is_forgotten() {
+    // Another registry takes the place of the first with nothing on its disk: its versions are lower, and the client takes its word once it
+    // has stayed behind for long. By then it is sure of what there is: `posts`, which registered again.
+    let (first_dir, second_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (server, at) = start("127.0.0.1:0".parse().unwrap(), first_dir.path()).await;
+    let client: Registries = registries(&[at]);
+    let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    let (leaving, mut users_tasks) = (CancellationToken::new(), JoinSet::new());
+    let [users, posts] = ["users", "posts"].map(|name| name.parse::<weft_model::ServiceName>().unwrap());
+
+    let (users_task, users_leases) = Leases::new(client.clone(), LeaseTtl::DEFAULT);
+    users_tasks.spawn(users_task.run(leaving.clone()));
+    let _users = users_leases.hold(Instance { service: users.clone(), ..numbered(1) });
+    let (posts_task, posts_leases) = Leases::new(client.clone(), LeaseTtl::DEFAULT);
+    tasks.spawn(posts_task.run(stop.clone()));
+    let _posts = posts_leases.hold(Instance { service: posts.clone(), ..numbered(2) });
+
+    let config = WatchConfig { watcher: "test/1".into(), topics: vec![Topic::All], last_good: None };
+    let (watch_task, mut watch) = Watch::new(client, config);
+    tasks.spawn(watch_task.run(stop.clone()));
+    loop {
+        let update = soon("both", watch.next()).await.unwrap();
+        watch.ack(update.version);
+        if [&users, &posts].into_iter().all(|name| update.snapshot.services.contains_key(name)) {
+            break;
+        }
+    }
+
+    leaving.cancel(); // the users die with their registry
+    users_tasks.join_all().await;
+    server.shutdown_background();
+    let (server, _) = start(at, second_dir.path()).await;
+    let forgotten = async {
+        loop {
+            let update = watch.next().await.unwrap();
+            watch.ack(update.version);
+            let posts = &update.snapshot.services[&posts];
+            assert_eq!(posts.instances.len(), 1, "what lives is never forgotten");
+            if !update.snapshot.services.contains_key(&users) {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(UNTIL_SURE, forgotten).await.expect("users is forgotten");
     stop.cancel();
     tasks.join_all().await;
     server.shutdown_background();

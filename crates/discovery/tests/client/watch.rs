@@ -76,7 +76,7 @@ fn instance(port: u16) -> Instance {
 
 fn message(version: u64, base: u64, body: pb::service_update::Body, authoritative: bool) -> pb::WatchResponse {
     let update = pb::ServiceUpdate { name: "users.default".into(), base, body: Some(body), authoritative, info: None };
-    pb::WatchResponse { version, services: vec![update], directory: None }
+    pb::WatchResponse { version, services: vec![update], ..Default::default() }
 }
 
 fn full(version: u64, ports: &[u16]) -> pb::WatchResponse {
@@ -211,4 +211,30 @@ async fn a_watch_ends_when_its_consumer_is_gone() {
     drop(watch);
     soon("the task to end", task.join_next()).await.unwrap().unwrap();
     watching.left().await;
+}
+
+#[tokio::test]
+async fn a_watch_ends_when_its_consumer_is_gone_although_no_registry_answers_and_a_handle_lives_on() {
+    let at = Fake::start().await.kill();
+    let Running { watch, mut task, .. } = Running::start(registries(&[at]), &[users()], None);
+    let handle = watch.subscriptions();
+    drop(watch);
+    soon("the task to end", task.join_next()).await.unwrap().unwrap();
+    drop(handle);
+}
+
+#[tokio::test]
+async fn registries_that_greet_and_hang_up_are_asked_ever_more_rarely() {
+    let (mut one, mut two) = (Fake::start().await, Fake::start().await);
+    let running = Running::start(registries(&[one.at, two.at]), &[users()], None);
+    let began = tokio::time::Instant::now();
+    for _ in 0..6 {
+        let watching = tokio::select! { // six streams are three rounds: with 0.1 s and 0.2 s, less a fifth, between them
+            watching = one.watch() => watching,
+            watching = two.watch() => watching,
+        };
+        watching.answer(full(7, &[1])).await;
+    }
+    assert!(began.elapsed() >= std::time::Duration::from_millis(240), "{:?}", began.elapsed());
+    running.stop().await;
 }

@@ -95,6 +95,22 @@ fn an_endpoint_that_fails_fast_gets_less_than_a_twentieth_within_two_seconds() {
 }
 
 #[test]
+fn an_endpoint_that_failed_once_is_back_after_its_penalty() {
+    let cluster = cluster(2);
+    let mut failures = 1;
+    let good = (Duration::from_millis(5), Outcome::GOOD); // five in flight, so that load counts
+    let mut answer = |port| {
+        if port == 1 && std::mem::take(&mut failures) > 0 { (Duration::from_millis(1), Outcome::BROKEN) } else { good }
+    };
+    run(&cluster, 0, 2_000, &mut answer);
+    let shunned = run(&cluster, 2_000, 2_000, &mut answer);
+    assert_eq!(shunned.get(&1), None);
+    run(&cluster, 4_000, 2_000, &mut answer);
+    let back = run(&cluster, 6_000, 2_000, &mut answer);
+    assert!(back[&1] > 500, "{back:?}");
+}
+
+#[test]
 fn an_unreachable_endpoint_is_out_at_once_and_probed_by_one_call() {
     let cluster = cluster(2);
     let mut rng = StdRng::seed_from_u64(1);

@@ -2,15 +2,28 @@
 //!
 //! Lives here: socket options, h2 settings, the error. Does not: when to open (`line`), back-off (`endpoint`).
 
-use std::{future::Future, io, sync::Arc};
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use hyper::client::conn::http2::{self, Connection, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
 use weft_model::{Endpoint, Transport};
 
-use crate::{pool::PoolConfig, replay::SendBody};
+use crate::{
+    pool::{Pings, PoolConfig},
+    replay::SendBody,
+};
 
 /// Why a connection did not open.
 #[derive(Debug, thiserror::Error)]
@@ -36,37 +49,71 @@ pub enum ConnectError {
     Closing,
 }
 
-/// Spawns hyper's tasks into the pool's set, so that they have an owner.
-#[derive(Debug, Clone)]
-pub(super) struct Executor(pub(super) TaskTracker);
+/// What hyper spawns for a connection: the task of its I/O first, during the handshake; then one or two for each stream.
+///
+/// The first is kept back, to run in one task with hyper's dispatcher (`line`). Two tasks would race on a multi-thread runtime: a GOAWAY that arrives between
+/// the dispatcher's opening a stream and its second look at the connection fails that stream as if it had never been sent, although it may have been.
+#[derive(Clone)]
+pub(super) struct Executor {
+    tasks: TaskTracker,
+    kept: Arc<Kept>,
+}
 
+struct Kept {
+    done: AtomicBool,
+    /// Written once during the handshake and taken once after it.
+    first: Mutex<Option<Io>>,
+}
+
+/// A connection's I/O.
+pub(super) type Io = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Executor {
+    fn new(tasks: TaskTracker) -> Self {
+        Self { tasks, kept: Arc::new(Kept { done: AtomicBool::new(false), first: Mutex::new(None) }) }
+    }
+
+    fn take_first(&self) -> Option<Io> {
+        self.kept.first.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Into the pool's set, so that each task has an owner.
 impl<F> hyper::rt::Executor<F> for Executor
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, task: F) {
-        self.0.spawn(task);
+        if self.kept.done.load(Relaxed) {
+            self.tasks.spawn(task);
+        } else {
+            self.kept.done.store(true, Relaxed); // the handshake is one task: nobody else is here yet
+            *self.kept.first.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::pin(task));
+        }
     }
 }
 
 pub(super) type Sender = SendRequest<SendBody>;
-pub(super) type Driver = Connection<TokioIo<TcpStream>, SendBody, Executor>;
+pub(super) type Dispatcher = Connection<TokioIo<TcpStream>, SendBody, Executor>;
+
+/// A connection just opened: where requests go in, and the two halves of what runs it.
+pub(super) struct Opened {
+    pub(super) sender: Sender,
+    pub(super) dispatcher: Dispatcher,
+    pub(super) io: Io,
+}
 
 /// Opens a connection within the connect timeout.
 pub(super) async fn open(
     endpoint: &Endpoint,
     config: &PoolConfig,
     tasks: &TaskTracker,
-) -> Result<(Sender, Driver), Arc<ConnectError>> {
+) -> Result<Opened, Arc<ConnectError>> {
     let opened = tokio::time::timeout(config.connect_timeout, open_unbounded(endpoint, config, tasks)).await;
     opened.unwrap_or(Err(ConnectError::Timeout)).map_err(Arc::new)
 }
 
-async fn open_unbounded(
-    endpoint: &Endpoint,
-    config: &PoolConfig,
-    tasks: &TaskTracker,
-) -> Result<(Sender, Driver), ConnectError> {
+async fn open_unbounded(endpoint: &Endpoint, config: &PoolConfig, tasks: &TaskTracker) -> Result<Opened, ConnectError> {
     match &endpoint.transport {
         Transport::Plaintext => {}
         wanted @ (Transport::Tls { .. } | Transport::Mtls { .. }) => {
@@ -74,18 +121,38 @@ async fn open_unbounded(
         }
     }
     let socket = TcpStream::connect(endpoint.address).await.map_err(ConnectError::Io)?;
-    socket.set_nodelay(true).map_err(ConnectError::Io)?; // a missing one shows as exactly 40 ms
-    http2::Builder::new(Executor(tasks.clone()))
-        .timer(TokioTimer::new())
+    prepare(&socket).map_err(ConnectError::Io)?;
+    let executor = Executor::new(tasks.clone());
+    let mut h2 = http2::Builder::new(executor.clone());
+    let pings = match (config.pings, &endpoint.transport) {
+        (Pings::All, _) | (Pings::Mesh, Transport::Mtls { .. }) => Some(config.ping_every),
+        (Pings::Mesh, Transport::Plaintext | Transport::Tls { .. }) => None,
+    };
+    h2.timer(TokioTimer::new())
         .initial_stream_window_size(config.stream_window)
         .initial_connection_window_size(config.connection_window)
         .max_header_list_size(64 << 10)
         // Callers that leave reset their streams; frames that cross the reset are not an error of the peer.
         .max_concurrent_reset_streams(1_000)
-        .keep_alive_interval(config.ping_every)
+        .keep_alive_interval(pings)
         .keep_alive_timeout(config.ping_timeout)
         .keep_alive_while_idle(true)
         .handshake(TokioIo::new(socket))
         .await
         .map_err(ConnectError::Handshake)
+        .map(|(sender, dispatcher)| {
+            let io = executor.take_first().expect("hyper spawns a connection's I/O during its handshake");
+            Opened { sender, dispatcher, io }
+        })
+}
+
+/// Socket options: no delay (a missing one shows as exactly 40 ms), and a peer that vanished without a word is noticed within 20 s, idle or not.
+fn prepare(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    let socket = SockRef::from(socket);
+    let second = Duration::from_secs(1);
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(10 * second).with_interval(3 * second).with_retries(3))?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(15 * second))?;
+    Ok(())
 }

@@ -29,7 +29,7 @@ use weft_model as model;
 
 use super::{
     Pool,
-    connect::{self, ConnectError, Driver, Sender},
+    connect::{self, ConnectError, Dispatcher, Io, Opened, Sender},
 };
 use crate::{endpoint::Endpoint, replay::SendBody};
 
@@ -39,7 +39,7 @@ const RECENT: Duration = Duration::from_millis(20);
 /// Connections of one line; more load than they carry queues in h2.
 const MAX_CONNECTIONS: usize = 16;
 
-type Opened = Option<Result<(), Arc<ConnectError>>>;
+type Told = Option<Result<(), Arc<ConnectError>>>;
 
 pub(super) struct Line {
     endpoint: model::Endpoint,
@@ -52,7 +52,7 @@ pub(super) struct Line {
 enum Opening {
     No,
     /// Whoever needs the result watches.
-    Yes(watch::Receiver<Opened>),
+    Yes(watch::Receiver<Told>),
     Failed {
         at: Instant,
         error: Arc<ConnectError>,
@@ -94,44 +94,45 @@ impl Line {
     /// A place on an open connection, if one has room below the peer's limit. At our own limit it is used all the same, and another is opened beside it.
     pub(super) fn ready(self: &Arc<Self>, pool: &Pool) -> Option<Stream> {
         let open = self.open.load();
-        let least = open.iter().filter(|c| !c.sender.is_closed()).min_by_key(|c| c.streams.load(Relaxed))?;
-        let (streams, peer_limit) = (least.streams.load(Relaxed), least.peer_limit.load(Relaxed));
-        let full = streams >= pool.0.config.streams_per_connection.min(peer_limit);
-        if full && open.len() < MAX_CONNECTIONS {
-            drop(self.start(pool));
-            if streams >= peer_limit {
-                return None; // hyper would hold every later request behind one that the peer has no room for
+        let least = least(&open)?;
+        let limit = least.limit();
+        if least.streams.load(Relaxed) >= pool.0.config.streams_per_connection.min(limit)
+            && open.len() < MAX_CONNECTIONS
+        {
+            drop(self.start(pool)); // a failure answers those who wait for it; here a connection is left
+        }
+        // Never beyond the peer's limit: hyper would hold every later request behind the one that waits for room, and h2 opens a stream that waited even after
+        // GOAWAY, when the peer may close at any moment.
+        Stream::within(limit, least, self)
+    }
+
+    /// Waits for the connection that is being opened, or opens one; again while those that came are full at once. Cancel-safe: the opening goes on for the others.
+    pub(super) async fn open(self: &Arc<Self>, pool: &Pool) -> Result<Stream, Arc<ConnectError>> {
+        for _ in self.connections()..MAX_CONNECTIONS {
+            let opened = match self.start(pool) {
+                Ok(mut opening) => told(opening.wait_for(Option::is_some).await.ok().as_deref()),
+                Err(error) => Err(error),
+            };
+            match (opened, self.ready(pool)) {
+                (_, Some(stream)) => return Ok(stream),
+                (Ok(()), None) if self.connections() > 0 => {}
+                // It opened and closed at once: as good as not opened, and no reason to try until it stays.
+                (Ok(()), None) => break,
+                // No further connection to be had: a full one queues.
+                (Err(error), None) => return self.queue().ok_or(error),
             }
         }
-        Some(Stream::new(least, self))
+        self.queue().ok_or_else(|| Arc::new(ConnectError::Closing))
     }
 
-    /// Waits for the connection that is being opened, or opens one. Cancel-safe: the opening goes on for the others.
-    pub(super) async fn open(self: &Arc<Self>, pool: &Pool) -> Result<Stream, Arc<ConnectError>> {
-        let mut opening = self.start(pool)?;
-        let opened = opening.wait_for(Option::is_some).await;
-        match opened.ok().as_deref() {
-            Some(Some(Ok(()))) => {}
-            Some(Some(Err(error))) => return self.fall_back(error),
-            Some(None) | None => return Err(Arc::new(ConnectError::Closing)),
-        }
-        // The connection may be full or gone again by now; then the call counts as not sent and is tried afresh.
-        self.ready(pool).or_else(|| self.least()).ok_or_else(|| Arc::new(ConnectError::Closing))
-    }
-
-    /// No further connection to be had: a full one queues.
-    fn fall_back(self: &Arc<Self>, error: &Arc<ConnectError>) -> Result<Stream, Arc<ConnectError>> {
-        self.least().ok_or_else(|| error.clone())
-    }
-
-    fn least(self: &Arc<Self>) -> Option<Stream> {
+    /// A place on the connection with the fewest streams, full or not.
+    fn queue(self: &Arc<Self>) -> Option<Stream> {
         let open = self.open.load();
-        let least = open.iter().filter(|c| !c.sender.is_closed()).min_by_key(|c| c.streams.load(Relaxed))?;
-        Some(Stream::new(least, self))
+        Stream::within(usize::MAX, least(&open)?, self)
     }
 
     /// Joins the opening under way, or starts one in the pool's tasks.
-    fn start(self: &Arc<Self>, pool: &Pool) -> Result<watch::Receiver<Opened>, Arc<ConnectError>> {
+    fn start(self: &Arc<Self>, pool: &Pool) -> Result<watch::Receiver<Told>, Arc<ConnectError>> {
         let mut opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
         match &*opening {
             // A task that ended without a word (the runtime goes down, a panic) has closed its end.
@@ -154,14 +155,14 @@ impl Line {
 
     fn opened(
         self: &Arc<Self>,
-        opened: Result<(Sender, Driver), Arc<ConnectError>>,
+        opened: Result<Opened, Arc<ConnectError>>,
         pool: &Pool,
     ) -> Result<(), Arc<ConnectError>> {
         let metrics = &pool.0.metrics;
         let (next, result) = match opened {
-            Ok((sender, driver)) => {
+            Ok(opened) => {
                 metrics.opened.inc();
-                self.add(sender, driver, pool);
+                self.add(opened, pool);
                 (Opening::No, Ok(()))
             }
             Err(error) => {
@@ -174,25 +175,24 @@ impl Line {
         result
     }
 
-    fn add(self: &Arc<Self>, sender: Sender, driver: Driver, pool: &Pool) {
+    fn add(self: &Arc<Self>, Opened { sender, dispatcher, io }: Opened, pool: &Pool) {
         let connection = Arc::new(Connection {
             sender,
             streams: AtomicUsize::new(0),
-            peer_limit: AtomicUsize::new(driver.current_max_send_streams()),
+            peer_limit: AtomicUsize::new(dispatcher.current_max_send_streams()),
         });
         self.change(|open| open.push(connection.clone()));
         let gauge = pool.0.metrics.connections.clone();
         gauge.inc();
         let drive = Drive {
-            driver,
+            dispatcher: Some(dispatcher),
+            io,
             connection: Arc::downgrade(&connection),
             line: Arc::downgrade(self),
             gone: Box::pin(self.gone.clone().cancelled_owned()),
         };
         pool.0.tasks.spawn(async move {
-            if let Err(error) = drive.await {
-                tracing::debug!(%error, "connection ended");
-            }
+            drive.await;
             gauge.dec();
         });
     }
@@ -210,47 +210,82 @@ impl Line {
     }
 }
 
-/// Runs a connection to its end, noting what the peer allows. Holds no sender: when the line has let go and the last stream ends, so does the connection.
+fn least(open: &[Arc<Connection>]) -> Option<&Arc<Connection>> {
+    open.iter().filter(|c| !c.sender.is_closed()).min_by_key(|c| c.streams.load(Relaxed))
+}
+
+impl Connection {
+    /// The peer's limit, less what h2 may still count after we do not.
+    fn limit(&self) -> usize {
+        let limit = self.peer_limit.load(Relaxed);
+        limit - limit / 16
+    }
+}
+
+fn told(result: Option<&Told>) -> Result<(), Arc<ConnectError>> {
+    match result {
+        Some(Some(result)) => result.clone(),
+        Some(None) | None => Err(Arc::new(ConnectError::Closing)),
+    }
+}
+
+/// Runs a connection to its end: hyper's dispatcher and the I/O in one task, never at the same time. Notes what the peer allows. Holds no sender: when the line
+/// has let go and the last stream ends, so does the connection.
 struct Drive {
-    driver: Driver,
+    /// None once it takes no more requests; streams may be left.
+    dispatcher: Option<Dispatcher>,
+    io: Io,
     connection: Weak<Connection>,
     line: Weak<Line>,
     gone: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Drive {
-    fn let_go(&self) {
-        if let Some(line) = self.line.upgrade() {
+    fn let_go(&mut self) {
+        if let Some(line) = std::mem::take(&mut self.line).upgrade() {
             line.forget(self.connection.as_ptr());
+        }
+    }
+
+    fn dispatch(&mut self, cx: &mut Context<'_>) {
+        let Some(dispatcher) = &mut self.dispatcher else { return };
+        match Pin::new(&mut *dispatcher).poll(cx) {
+            Poll::Pending => {
+                if let Some(connection) = self.connection.upgrade() {
+                    connection.peer_limit.store(dispatcher.current_max_send_streams(), Relaxed);
+                }
+            }
+            Poll::Ready(ended) => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "connection takes no more requests");
+                }
+                self.dispatcher = None;
+                self.let_go();
+            }
         }
     }
 }
 
 impl Future for Drive {
-    type Output = hyper::Result<()>;
+    type Output = ();
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if self.line.strong_count() > 0 && self.gone.as_mut().poll(cx).is_ready() {
             self.let_go();
-            self.line = Weak::new();
         }
-        let polled = Pin::new(&mut self.driver).poll(cx);
-        match &polled {
-            Poll::Ready(_) => self.let_go(),
-            Poll::Pending => {
-                if let Some(connection) = self.connection.upgrade() {
-                    connection.peer_limit.store(self.driver.current_max_send_streams(), Relaxed);
-                }
-            }
-        }
-        polled
+        self.dispatch(cx); // first, so that what it opens is written at once
+        std::task::ready!(self.io.as_mut().poll(cx));
+        self.dispatch(cx); // its end hands back what still waits
+        self.let_go();
+        Poll::Ready(())
     }
 }
 
 impl Stream {
-    fn new(connection: &Arc<Connection>, line: &Arc<Line>) -> Self {
-        connection.streams.fetch_add(1, Relaxed);
-        Self { connection: connection.clone(), line: line.clone() }
+    fn within(limit: usize, connection: &Arc<Connection>, line: &Arc<Line>) -> Option<Self> {
+        let taken =
+            connection.streams.fetch_update(Relaxed, Relaxed, |streams| (streams < limit).then_some(streams + 1));
+        taken.is_ok().then(|| Self { connection: connection.clone(), line: line.clone() })
     }
 
     /// Sends a request. An error with the message means that nothing of it left.

@@ -131,7 +131,10 @@ impl Attempts {
             return Next::GiveUp;
         }
         let next = match (pushback, elsewhere) {
-            (Pushback::After(wait), _) if Instant::now() + wait < self.give_up => Next::After(wait),
+            (Pushback::After(wait), _) if Instant::now() + wait < self.give_up => {
+                self.rested = true;
+                Next::After(wait)
+            }
             (Pushback::None, Elsewhere::Left) => Next::Elsewhere,
             (Pushback::Never | Pushback::After(_), _) | (Pushback::None, Elsewhere::None) => return Next::GiveUp,
         };

@@ -121,6 +121,7 @@ impl FramedReplies {
             },
             Next::End(_) => (framing.finish(), false),
         };
+        let went_wrong = went_wrong.filter(|it| !it.is_terminated()); // the client's stream may have ended well already
         Self { framing, first: Some(first), replies: more.then_some(replies), went_wrong }
     }
 

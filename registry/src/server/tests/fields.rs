@@ -8,10 +8,12 @@ fn field(status: &Status) -> String {
     details.bad_request().expect("a BadRequest").field_violations[0].field.clone()
 }
 
+type Breaking = fn(&mut RegisterRequest);
+
 #[tokio::test(start_paused = true)]
 async fn register_names_the_field_that_is_wrong() {
     let mut world = World::new().await;
-    let cases: [(&str, fn(&mut RegisterRequest)); 12] = [
+    let cases: [(&str, Breaking); 12] = [
         ("instance", |r| r.instance = None),
         ("ttl_ms", |r| r.ttl_ms = 999),
         ("instance.id", |r| r.instance.as_mut().unwrap().id = "1".into()),

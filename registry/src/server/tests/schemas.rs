@@ -33,7 +33,7 @@ async fn a_set_is_asked_for_once_stored_once_and_given_back_as_it_came() {
     let digest: Bytes = crate::schema::link(files(set)).unwrap().digest.0.to_vec().into();
     let ask = MissingDescriptorsRequest { digests: vec![digest.clone()] };
     let missing = world.registry.missing_descriptors(ask.clone()).await.unwrap().into_inner().digests;
-    assert_eq!(missing, [digest.clone()]);
+    assert_eq!(missing, std::slice::from_ref(&digest));
     world.register(carrying(users(1), &digest)).await.unwrap();
     assert_eq!(world.offers("users").await, [] as [&str; 0], "the bytes are not there yet");
     assert_eq!(world.put(set).await, digest);

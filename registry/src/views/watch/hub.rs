@@ -167,10 +167,19 @@ impl Hub {
             self.mark_service(name);
         }
         if before.warming != current.warming {
-            // Whether an unlisted service is meant to be empty has changed with it.
-            let unlisted = |name: &&ServiceName| !current.snapshot.services.contains_key(*name);
-            let names: Vec<ServiceName> = self.by_service.keys().filter(unlisted).cloned().collect();
-            names.iter().for_each(|name| self.mark_service(name));
+            // Whether an unlisted service is meant to be empty has changed with it, for those who asked for it by name.
+            let listed = |name: &ServiceName| current.snapshot.services.contains_key(name);
+            let unlisted: Vec<ServiceName> = self.by_service.keys().filter(|name| !listed(name)).cloned().collect();
+            for name in &unlisted {
+                let by_name = self.by_service.get(name).cloned().unwrap_or_default();
+                by_name.into_iter().for_each(|id| self.mark_one(id, name));
+            }
+        }
+        if before.warming && !current.warming {
+            // What `*` was told is complete now, which its watchers wait for.
+            for id in self.all.clone() {
+                self.mark(id, |entry| entry.greet = true);
+            }
         }
         if before.snapshot.directory.diff(&current.snapshot.directory).next().is_some() {
             for id in self.directory.clone() {
@@ -183,11 +192,13 @@ impl Hub {
     fn mark_service(&mut self, name: &ServiceName) {
         let by_name = self.by_service.get(name).into_iter().flatten().copied();
         let watchers: BTreeSet<WatcherId> = by_name.chain(self.all.iter().copied()).collect();
-        for id in watchers {
-            self.mark(id, |entry| {
-                entry.marks.insert(name.clone());
-            });
-        }
+        watchers.into_iter().for_each(|id| self.mark_one(id, name));
+    }
+
+    fn mark_one(&mut self, id: WatcherId, name: &ServiceName) {
+        self.mark(id, |entry| {
+            entry.marks.insert(name.clone());
+        });
     }
 
     fn mark(&mut self, id: WatcherId, how: impl FnOnce(&mut Entry)) {
@@ -212,6 +223,7 @@ impl Hub {
             services: std::mem::take(&mut entry.marks),
             forgotten: std::mem::take(&mut entry.forgotten),
             directory: std::mem::take(&mut entry.directory_marked),
+            complete: entry.all && !self.current.warming,
             greet: std::mem::take(&mut entry.greet),
         };
         let version = self.current.snapshot.version;

@@ -24,7 +24,7 @@ pub(super) struct Session {
 impl Session {
     /// Makes the message; None if there is nothing to say.
     pub(super) fn respond(&mut self, work: Work) -> Option<WatchResponse> {
-        let Work { published, services, forgotten, directory, greet } = work;
+        let Work { published, services, forgotten, directory, complete, greet } = work;
         for name in forgotten {
             self.sent.remove(&name);
         }
@@ -45,7 +45,7 @@ impl Session {
             services: published.snapshot.directory.iter().map(|(name, info)| directory_entry(name, info)).collect(),
         });
         let empty = updates.is_empty() && directory.is_none() && !greet;
-        (!empty).then_some(WatchResponse { version: version.0, services: updates, directory })
+        (!empty).then_some(WatchResponse { version: version.0, services: updates, directory, complete })
     }
 }
 

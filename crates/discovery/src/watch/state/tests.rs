@@ -53,7 +53,12 @@ fn doubtful(update: pb::ServiceUpdate) -> pb::ServiceUpdate {
 }
 
 fn message(version: u64, services: impl IntoIterator<Item = pb::ServiceUpdate>) -> pb::WatchResponse {
-    pb::WatchResponse { version, services: services.into_iter().collect(), directory: None }
+    pb::WatchResponse { version, services: services.into_iter().collect(), ..Default::default() }
+}
+
+/// As `message`, with which the registry has named every service there is.
+fn complete(version: u64, services: impl IntoIterator<Item = pb::ServiceUpdate>) -> pb::WatchResponse {
+    pb::WatchResponse { complete: true, ..message(version, services) }
 }
 
 fn watching_all() -> State {
@@ -98,6 +103,20 @@ fn a_delta_on_another_base_changes_nothing_and_asks_for_a_new_stream() {
 }
 
 #[test]
+fn a_delta_sent_before_the_registry_heard_of_an_unsubscription_is_no_misfit() {
+    let mut state = watching_all();
+    publish(&mut state, message(5, [full("users", &[instance("users", 1, 1)])]));
+    let _ = state.set_topics(BTreeSet::new());
+    let _ = state.set_topics(BTreeSet::from([Topic::All]));
+    publish(&mut state, message(6, [delta("users", 5, &[instance("users", 2, 1)], &[])]));
+    assert!(seen(&state, "users").is_empty());
+    publish(&mut state, message(7, [full("users", &[instance("users", 2, 1)])]));
+    publish(&mut state, message(8, [delta("users", 7, &[instance("users", 3, 1)], &[])]));
+    assert_eq!(seen(&state, "users"), [2, 3]);
+    assert!(matches!(state.apply(message(9, [delta("users", 7, &[], &[2])])), Err(Misfit::Base { .. })));
+}
+
+#[test]
 fn a_version_that_falls_within_a_stream_is_a_misfit() {
     let mut state = watching_all();
     publish(&mut state, message(5, []));
@@ -114,6 +133,53 @@ fn a_new_stream_takes_nothing_away_until_it_says_so() {
     state.stream_opened();
     publish(&mut state, message(6, [full("posts", &[instance("posts", 3, 1)])]));
     assert_eq!((seen(&state, "users"), seen(&state, "posts")), (vec![1], vec![3]));
+}
+
+#[test]
+fn a_service_that_a_complete_message_does_not_name_is_gone() {
+    let mut state = watching_all();
+    let [users, posts] = ["users", "posts"].map(|service| full(service, &[instance(service, 1, 1)]));
+    publish(&mut state, message(5, [users.clone(), posts.clone()]));
+    state.stream_opened();
+    publish(&mut state, message(6, [posts.clone()]));
+    assert_eq!(seen(&state, "users"), [1], "a registry that has just started may not know it yet");
+    publish(&mut state, complete(6, []));
+    assert_eq!((seen(&state, "users"), seen(&state, "posts")), (vec![], vec![1]), "named before on this stream");
+    assert!(!state.snapshot().services.contains_key(&name("users")));
+    assert_eq!(state.last_good().services.len(), 1, "it does not come back from the disk either");
+    publish(&mut state, complete(7, [users]));
+    assert_eq!((seen(&state, "users"), seen(&state, "posts")), (vec![1], vec![1]), "later ones say what changed");
+}
+
+#[test]
+fn a_complete_message_of_a_registry_that_is_behind_counts_once_it_is_not() {
+    let [users, posts] = ["users", "posts"].map(|service| full(service, &[instance(service, 1, 1)]));
+    let behind = || {
+        let mut state = watching_all();
+        publish(&mut state, message(10, [users.clone(), posts.clone()]));
+        state.stream_opened();
+        assert_eq!(state.apply(complete(2, [posts.clone()])), Ok(Change::Nothing));
+        assert_eq!(seen(&state, "users"), [1]);
+        state
+    };
+    let mut adopted = behind();
+    assert_eq!(adopted.adopt(), Change::Published);
+    assert_eq!((seen(&adopted, "users"), seen(&adopted, "posts")), (vec![], vec![1]));
+    let mut caught_up = behind();
+    publish(&mut caught_up, complete(11, []));
+    assert_eq!((seen(&caught_up, "users"), seen(&caught_up, "posts")), (vec![], vec![1]));
+}
+
+#[test]
+fn a_complete_message_for_a_star_that_was_dropped_meanwhile_takes_nothing_away() {
+    let mut state = watching_all();
+    publish(&mut state, message(5, [full("users", &[instance("users", 1, 1)])]));
+    let _ = state.set_topics(BTreeSet::new());
+    let _ = state.set_topics(BTreeSet::from([Topic::All]));
+    publish(&mut state, complete(5, []));
+    assert_eq!(state.last_good().services.len(), 1);
+    assert_eq!(state.fall_back(), Change::Published);
+    assert_eq!(seen(&state, "users"), [1]);
 }
 
 #[test]
@@ -379,6 +445,90 @@ proptest! {
                     Some(set) => prop_assert_eq!(sees.as_ref(), Some(set), "{}", SERVICES[service]),
                     None => prop_assert!(sees.is_none()),
                 }
+            }
+        }
+    }
+}
+
+/// What happens to a watch of `*` and to the services that there are.
+#[derive(Debug, Clone)]
+enum StarStep {
+    /// A service comes, with one instance, or goes without a trace.
+    List(usize, bool),
+    /// The stream tells what changed; the flag says whether its registry is sure to know every service.
+    Flush { warm: bool },
+    /// The stream breaks and another opens to a registry that is some versions behind.
+    Reconnect(usize),
+    /// The client takes the word of a registry that stays behind.
+    Adopt,
+}
+
+fn star_step() -> impl Strategy<Value = StarStep> {
+    prop_oneof![
+        4 => (0..4usize, any::<bool>()).prop_map(|(service, on)| StarStep::List(service, on)),
+        5 => any::<bool>().prop_map(|warm| StarStep::Flush { warm }),
+        2 => (0..6usize).prop_map(StarStep::Reconnect),
+        1 => Just(StarStep::Adopt),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A consumer of `*` has every service that its registry lists; it loses one only when the registry has said that it named them all,
+    /// and then it has exactly those that were named.
+    #[test]
+    fn a_star_forgets_what_is_gone_and_nothing_else(steps in proptest::collection::vec(star_step(), 1..80)) {
+        const NAMES: [&str; 4] = ["users.default", "posts.default", "orders.default", "carts.default"];
+        let mut history: Vec<BTreeSet<usize>> = vec![BTreeSet::new()];
+        let (mut at, mut told) = (0, BTreeMap::<usize, bool>::new()); // told on this stream: listed then, or empty
+        let mut state = watching_all();
+        for step in steps {
+            let before = state.snapshot().clone();
+            let (mut counts, mut all_named) = (false, false);
+            match step {
+                StarStep::List(service, on) => {
+                    let mut next = history.last().unwrap().clone();
+                    if on { next.insert(service); } else { next.remove(&service); }
+                    history.push(next);
+                }
+                StarStep::Reconnect(lag) => {
+                    at = (history.len() - 1).saturating_sub(lag);
+                    told.clear();
+                    state.stream_opened();
+                }
+                StarStep::Flush { warm } => {
+                    at = (at + 2).min(history.len() - 1);
+                    let mut updates = Vec::new();
+                    for (service, name) in NAMES.into_iter().enumerate() {
+                        let listed = history[at].contains(&service);
+                        if told.get(&service).copied().unwrap_or(false) != listed {
+                            told.insert(service, listed);
+                            let set = [instance(name, u32::try_from(service).unwrap(), 1)];
+                            updates.push(full(name, if listed { &set } else { &[] }));
+                        }
+                    }
+                    let version = at as u64 + 1;
+                    counts = version >= before.version.0;
+                    all_named = warm;
+                    let told = pb::WatchResponse { complete: warm, ..message(version, updates) };
+                    prop_assert!(state.apply(told).is_ok());
+                }
+                StarStep::Adopt if state.is_behind() => {
+                    let _ = state.adopt();
+                    (counts, all_named) = (true, state.stream.complete);
+                }
+                StarStep::Adopt => {}
+            }
+            let has: BTreeSet<&str> = state.snapshot().services.keys().map(ServiceName::full).collect();
+            let had: BTreeSet<&str> = before.services.keys().map(ServiceName::full).collect();
+            if counts {
+                prop_assert!(history[at].iter().all(|service| has.contains(NAMES[*service])), "{has:?}");
+            }
+            if counts && all_named {
+                prop_assert_eq!(has, told.keys().map(|service| NAMES[*service]).collect::<BTreeSet<_>>());
+            } else {
+                prop_assert!(had.is_subset(&has), "{:?} of {:?} is left", has, had);
             }
         }
     }

@@ -1,0 +1,127 @@
+//! A caller's side: a world of static endpoints, one pool, one stack.
+//!
+//! Lives here: building it, calling through it, waiting for a state. Does not: servers.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body_util::BodyExt;
+use weft_model::{Endpoint, GrpcService, Method, Protocol, ServiceInfo, ServiceName, Transport};
+use weft_traffic::{
+    Body, Claims, Code, Error, Interests, Metrics, Outbound, OutboundConfig, Pool, PoolConfig, StaticCluster, Worlds,
+};
+
+/// Declared NO_SIDE_EFFECTS.
+pub(crate) const GET: &str = "/test.v1.Users/Get";
+/// Not declared anything.
+pub(crate) const POST: &str = "/test.v1.Users/Post";
+
+pub(crate) struct Mesh {
+    pub(crate) worlds: Worlds,
+    pub(crate) pool: Pool,
+    pub(crate) outbound: Outbound,
+    pub(crate) _interests: Interests,
+}
+
+/// What came back, all of it.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) code: Code,
+    pub(crate) body: Bytes,
+    pub(crate) message: String,
+}
+
+pub(crate) fn endpoint(address: SocketAddr) -> Endpoint {
+    Endpoint { address, transport: Transport::Plaintext, protocol: Protocol::H2 }
+}
+
+pub(crate) fn users() -> ServiceName {
+    "users".parse().unwrap()
+}
+
+pub(crate) fn info() -> ServiceInfo {
+    let method = |name: &str, idempotent| Method {
+        name: name.into(),
+        client_streaming: false,
+        server_streaming: false,
+        idempotent,
+    };
+    ServiceInfo {
+        grpc_services: vec![GrpcService {
+            name: "test.v1.Users".into(),
+            methods: vec![method("Get", true), method("Post", false)],
+        }],
+        descriptors: Vec::new(),
+    }
+}
+
+impl Mesh {
+    pub(crate) fn of(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+        Self::with(PoolConfig::default(), OutboundConfig::default(), addresses)
+    }
+
+    pub(crate) fn with(
+        pool: PoolConfig,
+        config: OutboundConfig,
+        addresses: impl IntoIterator<Item = SocketAddr>,
+    ) -> Self {
+        let metrics = Metrics::default();
+        let (worlds, interests) = Worlds::new(metrics.clone());
+        let pool = Pool::new(pool, metrics);
+        let outbound = Outbound::new(config, worlds.clone(), pool.clone());
+        let it = Self { worlds, pool, outbound, _interests: interests };
+        it.set(addresses);
+        it
+    }
+
+    pub(crate) fn set(&self, addresses: impl IntoIterator<Item = SocketAddr>) {
+        self.worlds.set_static(vec![StaticCluster {
+            name: users(),
+            endpoints: addresses.into_iter().map(endpoint).collect(),
+            info: info(),
+            claims: Claims::Names,
+        }]);
+    }
+
+    pub(crate) async fn call(&self, path: &str, body: impl Into<Body>) -> Result<Answered, Error> {
+        self.send(request(path, body)).await
+    }
+
+    pub(crate) async fn send(&self, request: Request<Body>) -> Result<Answered, Error> {
+        Ok(read(self.outbound.call(request).await?).await)
+    }
+}
+
+pub(crate) fn request(path: &str, body: impl Into<Body>) -> Request<Body> {
+    Request::post(format!("http://users{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(body.into())
+        .unwrap()
+}
+
+pub(crate) async fn read(response: Response<Body>) -> Answered {
+    let in_headers = Code::from_headers(response.headers());
+    let collected = response.into_body().collect().await.expect("a gRPC answer ends in trailers");
+    let trailers = collected.trailers().cloned().unwrap_or_else(HeaderMap::new);
+    let message = trailers.get("grpc-message").map_or("", |m| m.to_str().unwrap()).to_owned();
+    let code = in_headers.or_else(|| Code::from_headers(&trailers)).expect("a gRPC status");
+    Answered { code, body: collected.to_bytes(), message }
+}
+
+/// Waits for a state, at most five seconds.
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(5), async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{what}");
+}
+
+/// An address that refuses connections.
+pub(crate) async fn nobody() -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap()
+}

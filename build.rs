@@ -19,6 +19,9 @@ const ROOTS: [&str; 8] = [
     "shop/comments/v1/comments.proto",
 ];
 
+/// Further services of a package above, with a set of their own: not every process that offers the one offers the other.
+const FURTHER: [&str; 1] = ["weft/registry/v1/identity.proto"];
+
 /// Files that carry no service of ours but whose types others use.
 const SHARED: [&str; 2] = ["google/api/httpbody.proto", "google/rpc/status.proto"];
 
@@ -34,7 +37,12 @@ fn main() -> anyhow::Result<()> {
         fs::write(Path::new(&out).join(package.to_string_lossy().replace('/', ".") + ".binpb"), set)?;
     }
 
-    let all: Vec<&str> = ROOTS.iter().chain(&SHARED).copied().collect();
+    for further in FURTHER {
+        let name = Path::new(further).with_extension("binpb").to_string_lossy().replace('/', ".");
+        fs::write(Path::new(&out).join(name), compiler(&[further])?.encode_file_descriptor_set())?;
+    }
+
+    let all: Vec<&str> = ROOTS.iter().chain(&FURTHER).chain(&SHARED).copied().collect();
     tonic_prost_build::configure()
         .bytes(".")
         .btree_map(".")

@@ -66,6 +66,11 @@ impl Published {
             Arc::new(ServiceSnapshot { authoritative: !self.warming, ..empty })
         })
     }
+
+    /// Returns the service that a listed instance is of.
+    pub(crate) fn service_of(&self, id: &InstanceId) -> Option<&ServiceName> {
+        self.records.get(id).map(|record| &record.instance.service)
+    }
 }
 
 enum Command {

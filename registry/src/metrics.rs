@@ -204,3 +204,35 @@ impl CheckMetrics {
         self.results.get_or_create(&OutcomeLabel { outcome: if good { "passed" } else { "failed" } }).inc();
     }
 }
+
+/// What the authority counts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct IdentityMetrics {
+    issued: Outcomes,
+    refusals: Outcomes,
+}
+
+impl IdentityMetrics {
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let it = Self::default();
+        metrics.register(|r| {
+            r.register(
+                "weft_registry_certificates",
+                "Certificates issued, by how they were asked for",
+                it.issued.clone(),
+            );
+            let refusals = "Callers, tokens and requests refused, by rule";
+            r.register("weft_registry_identity_refusals", refusals, it.refusals.clone());
+        });
+        it
+    }
+
+    pub(crate) fn issued(&self, outcome: &'static str) {
+        self.issued.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// `rule` is one of the closed sets of `Refusal::rule`, `TokenError::rule` and the few of `ca::grpc`.
+    pub(crate) fn refused(&self, rule: &'static str) {
+        self.refusals.get_or_create(&OutcomeLabel { outcome: rule }).inc();
+    }
+}

@@ -4,7 +4,7 @@
 //! Start: the store is loaded before the listener opens, so that the first answer has everything. Leave: streams are told and end, then
 //! checks and watches, then the catalog stores what it still holds.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::Context as _;
 use tokio::{net::TcpListener, task::JoinSet};
@@ -17,9 +17,11 @@ use weft_runtime::{
 
 use crate::{
     Config,
+    ca::{Ca, OwnIdentity, Settings},
     catalog::{Catalog, CatalogTask},
     checks::Checks,
-    server::Server,
+    metrics::IdentityMetrics,
+    server::{Authority, Server},
     views::watch::Watches,
 };
 
@@ -32,6 +34,7 @@ pub struct Registry {
     task: CatalogTask,
     watches: Watches,
     checks: Checks,
+    authority: Option<(Ca, OwnIdentity, IdentityMetrics)>,
 }
 
 impl Registry {
@@ -47,10 +50,18 @@ impl Registry {
         let http = listen::bind(config.http)?;
         listen::announce(context, "grpc", grpc.local_addr()?);
         listen::announce(context, "admin", http.local_addr()?);
+        let authority = match config.identity {
+            Some(settings) => {
+                let urls = vec![format!("https://{}", grpc.local_addr()?)];
+                let (ca, own) = tokio::task::spawn_blocking(move || open_authority(&settings, urls)).await??;
+                Some((ca, own, IdentityMetrics::register(context.metrics())))
+            }
+            None => None,
+        };
         let readiness = Readiness::starting("not running yet");
         readiness.ready(); // loaded: from here on every answer is complete
         let admin = Admin::new(context.metrics().clone(), readiness);
-        Ok(Self { grpc, http, admin, catalog, task, watches, checks })
+        Ok(Self { grpc, http, admin, catalog, task, watches, checks, authority })
     }
 
     /// Where the gRPC listener is.
@@ -68,6 +79,11 @@ impl Registry {
         self.catalog.clone()
     }
 
+    /// The authority, if this registry is one.
+    pub fn ca(&self) -> Option<Ca> {
+        self.authority.as_ref().map(|(ca, ..)| ca.clone())
+    }
+
     /// A handle on the watches.
     pub fn watches(&self) -> Watches {
         self.watches.clone()
@@ -75,9 +91,14 @@ impl Registry {
 
     /// Runs until drained. A part that ends by itself ends the registry with an error.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
-        let server = Server::new(&self.catalog, &self.watches, self.checks.heard(), &shutdown)?;
         let (readers, writer) = (CancellationToken::new(), CancellationToken::new());
         let mut parts: JoinSet<()> = JoinSet::new();
+        let authority = self.authority.map(|(ca, own, metrics)| {
+            let (stop, identity) = (readers.clone(), own.identity());
+            parts.spawn(async move { stop.run_until_cancelled(own.run()).await.unwrap_or_default() });
+            Authority { ca, identity, metrics }
+        });
+        let server = Server::new(&self.catalog, &self.watches, self.checks.heard(), authority, &shutdown)?;
         let task = parts.spawn(self.task.run(writer.clone())).id();
         let stop = readers.clone();
         let (watches, follow) = (self.watches, self.catalog.follow());
@@ -111,4 +132,12 @@ impl Registry {
         }
         ended_early.map_or(Ok(()), Err)
     }
+}
+
+/// Opens the authority and signs for this registry; file I/O and a few signatures.
+fn open_authority(settings: &Settings, urls: Vec<String>) -> anyhow::Result<(Ca, OwnIdentity)> {
+    let ca = Ca::open(settings, Arc::new(weft_runtime::clock::wall)).context("opening the certificate authority")?;
+    ca.keep_operator_token(urls).context("writing the operator's token")?;
+    let own = OwnIdentity::new(&ca).context("signing for this registry")?;
+    Ok((ca, own))
 }

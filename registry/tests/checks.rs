@@ -37,7 +37,7 @@ impl World {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let anywhere = ListenAddr::loopback(0);
-        let config = Config { listen: anywhere, http: anywhere, data: dir.path().to_owned() };
+        let config = Config { listen: anywhere, http: anywhere, data: dir.path().to_owned(), identity: None };
         let context = Context::for_test("registry", Env::default());
         let registry = Registry::bind(config, &context).await.unwrap();
         let catalog = registry.catalog();

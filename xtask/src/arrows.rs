@@ -17,13 +17,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("weft-transcode", &[]),
     ("weft-supervise", &[]),
     ("weft-proto", &["weft-model"]),
+    ("weft-identity", &["weft-model"]),
     ("weft-traffic", &["weft-model"]),
-    ("weft-discovery", &["weft-model", "weft-proto"]),
+    ("weft-discovery", &["weft-identity", "weft-model", "weft-proto"]),
     ("weft", &["weft-discovery", "weft-model", "weft-proto", "weft-reflection", "weft-runtime", "weft-traffic"]),
     ("weft-store", &["weft"]),
     ("weft-testkit", &["weft-model", "weft-proto", "weft-reflection"]),
     // the roles: never on each other
-    ("weft-registry", &["weft-model", "weft-proto", "weft-reflection", "weft-runtime"]),
+    ("weft-registry", &["weft-identity", "weft-model", "weft-proto", "weft-reflection", "weft-runtime"]),
     (
         "weft-gateway",
         &[

@@ -1,4 +1,5 @@
-//! Client of the registry: watches that yield `weft-model` snapshots, leases kept alive, descriptor sets fetched and stored.
+//! Client of the registry: watches that yield `weft-model` snapshots, leases kept alive, descriptor sets fetched and stored, an
+//! identity asked for and kept fresh.
 //!
 //! Lives here: the wire's client side and what survives an outage of the registry. Does not: balancing (`weft-traffic`), the
 //! registry's side of the wire, deciding when an app is ready (`weft-sidecar`).
@@ -8,11 +9,14 @@
 
 mod backoff;
 mod descriptors;
+mod dial;
+mod identity;
 mod lease;
 mod registries;
 mod watch;
 
 pub use descriptors::{BadDescriptors, DescriptorSet};
+pub use identity::{IdentityError, IdentityTask, join};
 pub use lease::{Drained, Lease, LeaseState, LeaseTask, Leases};
 pub use registries::{BadUrl, CallError, Registries, RegistryUrls};
 pub use watch::{Subscriptions, Topic, Update, Watch, WatchConfig, WatchTask};

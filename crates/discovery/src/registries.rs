@@ -13,18 +13,16 @@ use rand::Rng;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
+use weft_identity::Identity;
 
 use crate::backoff::Backoff;
+use crate::dial::{self, Dial};
 
-/// Time a TCP connection to a registry may take.
-const CONNECT: Duration = Duration::from_secs(1);
-/// A registry that answers no PING for this long after one was due is gone: half-open connections are found within 10 s.
-const PING: Duration = Duration::from_secs(5);
 /// Time one registry has to answer while there are others to ask.
 const ATTEMPT: Duration = Duration::from_secs(3);
-const WINDOW: u32 = 1 << 20;
 
-/// Addresses of registries as a person writes them: `http://10.0.0.5:7100,http://10.0.0.6:7100`; the scheme may be left out.
+/// Addresses of registries as a person writes them: `http://10.0.0.5:7100,http://10.0.0.6:7100`; the scheme may be left out. `https` means
+/// the TLS of the mesh and needs an identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegistryUrls(Vec<String>);
 
@@ -35,7 +33,7 @@ pub enum BadUrl {
     #[error("no registry is named")]
     Empty,
     /// It is no URL of the form `http://host:port`.
-    #[error("{url:?} is no registry: expected http://host:port")]
+    #[error("{url:?} is no registry: expected https://host:port or http://host:port")]
     Malformed {
         /// As it was given.
         url: String,
@@ -57,8 +55,8 @@ fn parse(url: &str) -> Result<String, BadUrl> {
     let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
     let endpoint = Endpoint::from_shared(full.clone()).map_err(|_| malformed())?;
     let uri = endpoint.uri();
-    let plain = uri.scheme_str() == Some("http") && uri.port_u16().is_some() && matches!(uri.path(), "" | "/");
-    if plain { Ok(full) } else { Err(malformed()) }
+    let known = matches!(uri.scheme_str(), Some("http" | "https"));
+    if known && uri.port_u16().is_some() && matches!(uri.path(), "" | "/") { Ok(full) } else { Err(malformed()) }
 }
 
 impl std::fmt::Display for RegistryUrls {
@@ -108,8 +106,19 @@ impl CallError {
 
 impl Registries {
     /// Returns the registries at `urls`, starting with one at random. Nothing is dialled yet. To be called within a tokio runtime,
-    /// on which the connections will live.
+    /// on which the connections will live. A registry at `https://` fails every call and says why: see [`Registries::secured`].
     pub fn new(urls: &RegistryUrls) -> Self {
+        Self::of(urls, |url| if is_secure(url) { dial::without_identity(url) } else { dial::plain(url) })
+    }
+
+    /// Like [`Registries::new`], speaking TLS as `identity` to those at `https://`. A connection shows the certificate of the moment it was
+    /// opened; it is opened anew when the registry ends it.
+    pub fn secured(urls: &RegistryUrls, identity: &Identity) -> Self {
+        let secure = |url: &str| dial::secure(url, Dial::As(identity.clone()));
+        Self::of(urls, |url| if is_secure(url) { secure(url) } else { dial::plain(url) })
+    }
+
+    fn of(urls: &RegistryUrls, channel: impl Fn(&str) -> Channel) -> Self {
         let all: Vec<_> = urls.0.iter().map(|url| (url.clone(), channel(url))).collect();
         let current = AtomicUsize::new(rand::rng().random_range(0..all.len()));
         Self { shared: Arc::new(Shared { all, current }) }
@@ -216,17 +225,8 @@ pub(crate) fn is_an_answer(code: Code) -> bool {
     }
 }
 
-fn channel(url: &str) -> Channel {
-    Endpoint::from_shared(url.to_owned())
-        .expect("the URL was parsed when it was read")
-        .connect_timeout(CONNECT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(PING)
-        .keep_alive_timeout(PING)
-        .keep_alive_while_idle(true)
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(8 * WINDOW)
-        .connect_lazy()
+fn is_secure(url: &str) -> bool {
+    url.starts_with("https://")
 }
 
 #[cfg(test)]
@@ -242,9 +242,20 @@ mod tests {
     #[test]
     fn what_is_no_registry_is_refused_by_name() {
         assert_eq!(" , ".parse::<RegistryUrls>(), Err(BadUrl::Empty));
-        for bad in ["https://a:1", "http://a", "http://a:1/x", "http://a:b", "::"] {
+        for bad in ["ftp://a:1", "http://a", "http://a:1/x", "http://a:b", "::"] {
             assert_eq!(bad.parse::<RegistryUrls>(), Err(BadUrl::Malformed { url: bad.to_owned() }), "{bad}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_address_that_wants_tls_never_gets_plaintext() {
+        let registries = Registries::new(&"https://127.0.0.1:1".parse().unwrap());
+        let (_, channel) = registries.current();
+        let mut client = weft_proto::weft::discovery::v1::discovery_client::DiscoveryClient::new(channel);
+        let status = client.list(weft_proto::weft::discovery::v1::ListRequest::default()).await.unwrap_err();
+        let said = std::iter::successors(std::error::Error::source(&status), |e| e.source())
+            .any(|e| e.to_string().contains("token"));
+        assert!(said, "{status:?}");
     }
 
     #[tokio::test]

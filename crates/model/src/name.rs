@@ -90,6 +90,20 @@ impl SpiffeId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The trust domain: what follows `spiffe://`, up to the path.
+    pub fn trust_domain(&self) -> &str {
+        self.parts().0
+    }
+
+    /// The path, without its leading slash.
+    pub fn path(&self) -> &str {
+        self.parts().1
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        self.0["spiffe://".len()..].split_once('/').expect("an id has a path: checked when it was read")
+    }
 }
 
 impl FromStr for SpiffeId {
@@ -157,7 +171,8 @@ mod tests {
 
     #[test]
     fn spiffe_ids_have_a_trust_domain_and_a_clean_path() {
-        assert!("spiffe://weft.local/ns/default/svc/users".parse::<SpiffeId>().is_ok());
+        let users: SpiffeId = "spiffe://weft.local/ns/default/svc/users".parse().unwrap();
+        assert_eq!((users.trust_domain(), users.path()), ("weft.local", "ns/default/svc/users"));
         for bad in ["", "http://a/b", "spiffe://", "spiffe://A/b", "spiffe://a/", "spiffe://a/../b", "spiffe://a//b"] {
             assert!(bad.parse::<SpiffeId>().is_err(), "{bad:?}");
         }

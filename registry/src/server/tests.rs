@@ -48,7 +48,7 @@ impl World {
         let (catalog, task) = Catalog::in_memory(&metrics);
         let watches = Watches::new(&catalog, &metrics);
         let checks = Checks::new(&catalog, &metrics);
-        let server = Server::new(&catalog, &watches, checks.heard(), &shutdown).unwrap();
+        let server = Server::new(&catalog, &watches, checks.heard(), None, &shutdown).unwrap();
         let mut parts = JoinSet::new();
         parts.spawn(task.run(CancellationToken::new()));
         parts.spawn(watches.clone().run(catalog.follow()));

@@ -14,6 +14,7 @@ use weft_proto::weft::registry::v1 as pb;
 use weft_runtime::Shutdown;
 
 use crate::{
+    access::Access,
     catalog::{Beat, Catalog, Health, StreamId, Verdict, Word},
     checks::Heard,
     schema,
@@ -37,6 +38,7 @@ impl pb::registry_server::Registry for Registry {
     type KeepAliveStream = ReceiverStream<Result<pb::KeepAliveResponse, Status>>;
 
     async fn register(&self, request: Request<pb::RegisterRequest>) -> Result<Response<pb::RegisterResponse>, Status> {
+        let access = Access::of(&request);
         let request = request.into_inner();
         let ttl = ttl(request.ttl_ms).map_err(|e| status::invalid(&e))?;
         let instance = request.instance.ok_or_else(|| Invalid::new("instance", "is required"));
@@ -44,6 +46,8 @@ impl pb::registry_server::Registry for Registry {
             .and_then(|it| Instance::try_from(it).map_err(|e| e.within("instance")))
             .map_err(|e| status::invalid(&e))?;
         let id = instance.id;
+        access.to_service(&instance.service)?;
+        access.to_instance(&self.catalog, &id, Word::Owner(instance.epoch))?; // a living id is taken over by its own service only
         let applied = self.catalog.register(instance, ttl).await.map_err(|e| status::change(&e))?;
         let lease = pb::Lease {
             instance_id: id.to_string(),
@@ -60,10 +64,11 @@ impl pb::registry_server::Registry for Registry {
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
         let (out, answers) = mpsc::channel(1);
         let (catalog, shutdown) = (self.catalog.clone(), self.shutdown.clone());
+        let access = Access::of(&request);
         let requests = request.into_inner();
         self.streams.spawn(async move {
             let stream = catalog.open_stream();
-            let ended = keep_alive(&catalog, stream, requests, &out, &shutdown).await;
+            let ended = keep_alive(&catalog, stream, &access, requests, &out, &shutdown).await;
             catalog.end_stream(stream).await; // first: a caller that does not read must not delay it
             if let Err(end) = ended {
                 drop(out.send(Err(end)).await); // a caller that has gone needs no reason
@@ -76,8 +81,10 @@ impl pb::registry_server::Registry for Registry {
         &self,
         request: Request<pb::DeregisterRequest>,
     ) -> Result<Response<pb::DeregisterResponse>, Status> {
+        let access = Access::of(&request);
         let request = request.into_inner();
         let id = id(&request.id, "id")?;
+        access.to_instance(&self.catalog, &id, Word::from(request.epoch))?;
         let applied = self.catalog.deregister(id, Word::from(request.epoch)).await.map_err(|e| status::change(&e))?;
         Ok(Response::new(pb::DeregisterResponse { version: applied.version.0 }))
     }
@@ -86,8 +93,10 @@ impl pb::registry_server::Registry for Registry {
         &self,
         request: Request<pb::SetStatusRequest>,
     ) -> Result<Response<pb::SetStatusResponse>, Status> {
+        let access = Access::of(&request);
         let request = request.into_inner();
         let id = id(&request.id, "id")?;
+        access.to_instance(&self.catalog, &id, Word::from(request.epoch))?;
         let (word, health) = (Word::from(request.epoch), Health::new(request.status().into(), request.reason));
         let applied = self.catalog.set_status(id, word, health).await.map_err(|e| status::change(&e))?;
         if word != Word::Operator {
@@ -97,8 +106,10 @@ impl pb::registry_server::Registry for Registry {
     }
 
     async fn drain(&self, request: Request<pb::DrainRequest>) -> Result<Response<pb::DrainResponse>, Status> {
+        let access = Access::of(&request);
         let request = request.into_inner();
         let id = id(&request.id, "id")?;
+        access.to_instance(&self.catalog, &id, Word::from(request.epoch))?;
         let until = Instant::now() + drain_bound(request.at_most_ms);
         let applied = self.catalog.drain(id, Word::from(request.epoch)).await.map_err(|e| status::change(&e))?;
         let (service, version) = applied.service.ok_or_else(|| Status::internal("a drained instance has a service"))?;
@@ -132,6 +143,7 @@ impl pb::registry_server::Registry for Registry {
         &self,
         request: Request<pb::PutDescriptorsRequest>,
     ) -> Result<Response<pb::PutDescriptorsResponse>, Status> {
+        Access::of(&request).to_anything()?;
         let files = request.into_inner().files;
         let linked = self.streams.spawn_blocking(move || schema::link(files)).await;
         let set = linked.map_err(|e| Status::internal(format!("linking: {e}")))?.map_err(|e| {
@@ -148,6 +160,7 @@ impl pb::registry_server::Registry for Registry {
 async fn keep_alive(
     catalog: &Catalog,
     stream: StreamId,
+    access: &Access,
     mut requests: Streaming<pb::KeepAliveRequest>,
     out: &mpsc::Sender<Result<pb::KeepAliveResponse, Status>>,
     shutdown: &Shutdown,
@@ -160,6 +173,9 @@ async fn keep_alive(
         };
         let Some(request) = request else { return Ok(()) };
         let beats = request.beats.into_iter().enumerate().map(|(i, it)| beat(i, it)).collect::<Result<Vec<_>, _>>()?;
+        for beat in &beats {
+            access.to_instance(catalog, &beat.id, Word::Owner(beat.epoch))?;
+        }
         let ids: Vec<InstanceId> = beats.iter().map(|b| b.id).collect();
         let every = catalog.beat_every(&ids);
         let verdicts = catalog.beats(stream, beats).await.map_err(|e| status::change(&e))?;

@@ -7,6 +7,7 @@
 
 mod descriptors;
 mod fake;
+mod identity;
 mod leases;
 mod real;
 mod watch;

@@ -24,8 +24,12 @@ const UNTIL_SURE: Duration = Duration::from_secs(60);
 async fn start(at: SocketAddr, data: &Path) -> (Runtime, SocketAddr) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (bound, addr) = oneshot::channel();
-    let config =
-        Config { listen: at.to_string().parse().unwrap(), http: "127.0.0.1:0".parse().unwrap(), data: data.to_owned() };
+    let config = Config {
+        listen: at.to_string().parse().unwrap(),
+        http: "127.0.0.1:0".parse().unwrap(),
+        data: data.to_owned(),
+        identity: None,
+    };
     runtime.spawn(async move {
         let context = Context::for_test("registry", Env::default());
         let registry = loop {

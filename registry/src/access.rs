@@ -1,0 +1,74 @@
+//! Who may write what: an identity speaks for the service it names, an operator for all.
+//!
+//! Lives here: the rule and its refusals. Does not: who a caller is (`server`), policies between services.
+//! A registry that speaks plaintext knows no callers and asks none: it stands on loopback.
+
+use tonic::{Code, Request, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+use weft_identity::name;
+use weft_model::{InstanceId, ServiceName};
+
+use crate::{
+    catalog::{Catalog, Word},
+    metrics::IdentityMetrics,
+    server::Caller,
+};
+
+/// The caller of one request, asked before each write.
+#[derive(Debug, Clone)]
+pub(crate) struct Access {
+    /// None: plaintext.
+    caller: Option<(Caller, IdentityMetrics)>,
+}
+
+impl Access {
+    pub(crate) fn of<T>(request: &Request<T>) -> Self {
+        let found = request.extensions();
+        let caller = found.get::<Caller>().cloned();
+        Self { caller: caller.map(|caller| (caller, found.get::<IdentityMetrics>().cloned().unwrap_or_default())) }
+    }
+
+    /// Whether the caller is somebody.
+    pub(crate) fn to_anything(&self) -> Result<(), Status> {
+        match &self.caller {
+            None | Some((Caller::Known(_), _)) => Ok(()),
+            Some((Caller::Anonymous, metrics)) => Err(nobody(metrics)),
+        }
+    }
+
+    /// Whether the caller may write an instance of `service`.
+    pub(crate) fn to_service(&self, service: &ServiceName) -> Result<(), Status> {
+        match &self.caller {
+            None => Ok(()),
+            Some((Caller::Anonymous, metrics)) => Err(nobody(metrics)),
+            Some((Caller::Known(peer), metrics)) => match name::service_of(peer.id()) {
+                Some(own) if own == *service || own == name::operator() => Ok(()),
+                Some(_) | None => {
+                    let problem = format!("{} may not speak for {service}", peer.id());
+                    Err(refuse(metrics, Code::PermissionDenied, "service_not_allowed", &problem))
+                }
+            },
+        }
+    }
+
+    /// Whether the caller may write the instance with this id. One that is not listed is nobody's: the catalog says so.
+    pub(crate) fn to_instance(&self, catalog: &Catalog, id: &InstanceId, word: Word) -> Result<(), Status> {
+        match word {
+            Word::Operator => self.to_service(&name::operator()),
+            Word::Owner(_) => match catalog.published().service_of(id) {
+                Some(service) => self.to_service(service),
+                None => Ok(()),
+            },
+        }
+    }
+}
+
+fn nobody(metrics: &IdentityMetrics) -> Status {
+    refuse(metrics, Code::Unauthenticated, "no_certificate", "no certificate was presented")
+}
+
+fn refuse(metrics: &IdentityMetrics, code: Code, rule: &'static str, message: &str) -> Status {
+    metrics.refused(rule);
+    tracing::warn!(rule, %message, "refused");
+    Status::with_error_details(code, message, ErrorDetails::with_error_info(rule.to_ascii_uppercase(), "weft", []))
+}

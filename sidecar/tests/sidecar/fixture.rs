@@ -55,6 +55,7 @@ impl Fixture {
             listen: ListenAddr::loopback(0),
             http: ListenAddr::loopback(0),
             data: it.dir.path().join("registry"),
+            identity: None,
         };
         let registry = weft_registry::Registry::bind(config, &context).await.unwrap();
         it.registry = Some(registry.grpc_addr().unwrap());

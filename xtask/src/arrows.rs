@@ -18,7 +18,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("weft-supervise", &[]),
     ("weft-proto", &["weft-model"]),
     ("weft-identity", &["weft-model"]),
-    ("weft-traffic", &["weft-model"]),
+    ("weft-traffic", &["weft-identity", "weft-model"]),
     ("weft-discovery", &["weft-identity", "weft-model", "weft-proto"]),
     ("weft", &["weft-discovery", "weft-model", "weft-proto", "weft-reflection", "weft-runtime", "weft-traffic"]),
     ("weft-store", &["weft"]),

@@ -4,12 +4,14 @@
 //! Invariants: nothing here awaits, reads a clock or allocates on comparison of ids.
 #![forbid(unsafe_code)]
 
+mod caller;
 mod endpoint;
 mod instance;
 mod invalid;
 mod name;
 mod service;
 
+pub use caller::Caller;
 pub use endpoint::{Endpoint, Protocol, Transport};
 pub use instance::{
     Check, CheckKind, Digest, Epoch, Instance, InstanceId, LeaseTtl, Locality, RemovalReason, Status, Weight,

@@ -8,6 +8,7 @@ use std::{fs, num::NonZeroUsize, path::Path, str::FromStr, time::Duration};
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, de::Error as _};
 use weft_discovery::RegistryUrls;
+use weft_identity::Identity;
 use weft_runtime::{Usage, listen::ListenAddr};
 use weft_transcode::Settings;
 
@@ -20,6 +21,8 @@ pub struct Config {
     pub listen: ListenAddr,
     /// Where services and endpoints come from.
     pub source: Source,
+    /// Who this gateway is to sidecars and registries; none speaks plaintext to both.
+    pub identity: Option<Identity>,
     /// Data threads; `None` means one a core.
     pub workers: Option<NonZeroUsize>,
     /// How REST becomes gRPC.
@@ -75,6 +78,7 @@ impl Config {
         Ok(Self {
             listen: args.listen.require_loopback("--listen", args.insecure.into())?,
             source,
+            identity: None,
             workers: args.workers,
             transcoding: file.transcoding,
             limits: file.limits.into(),

@@ -143,7 +143,10 @@ impl Gateway {
     }
 
     fn follow(&self, urls: &RegistryUrls) -> Feed {
-        let registries = Registries::new(urls);
+        let registries = match &self.config.identity {
+            Some(identity) => Registries::secured(urls, identity),
+            None => Registries::new(urls),
+        };
         let watcher = format!("gateway/{}:{}", self.local_addr(), std::process::id());
         let topics = vec![Topic::All, Topic::Directory];
         let (task, watch) = Watch::new(registries.clone(), WatchConfig { watcher, topics, last_good: None });
@@ -202,7 +205,8 @@ impl Gateway {
         });
         let connections = shutdown.child();
         let workers = self.config.workers.unwrap_or_else(cores);
-        let build = shards(shared, self.worlds.clone(), self.traffic, connections.clone());
+        let pool = PoolConfig { identity: self.config.identity, ..PoolConfig::default() };
+        let build = shards(shared, self.worlds.clone(), pool, self.traffic, connections.clone());
         let threads = DataThreads::start("data", workers, &connections, build).map_err(Error::Threads)?;
 
         let mut parts = Parts::new();
@@ -236,11 +240,12 @@ impl Gateway {
 fn shards(
     shared: Arc<Shared>,
     worlds: Worlds,
+    pool: PoolConfig,
     traffic: weft_traffic::Metrics,
     shutdown: Shutdown,
 ) -> impl Fn(usize) -> Box<dyn FnMut(Connection) -> Serving> + Clone + Send + 'static {
     move |_| {
-        let pool = Pool::new(PoolConfig::default(), traffic.clone());
+        let pool = Pool::new(pool.clone(), traffic.clone());
         let outbound = Outbound::new(OutboundConfig::default(), worlds.clone(), pool);
         let shard = Shard { shared: Arc::clone(&shared), outbound };
         let (http, shutdown) = (Http::new(Bounds::default()), shutdown.clone());

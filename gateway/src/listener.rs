@@ -170,6 +170,8 @@ impl Http {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(self.bounds.streams)
+            // A client that gives up on many calls at once resets them together; h2's limit of 20 would take it for an attack and end the connection.
+            .max_pending_accept_reset_streams(self.bounds.streams as usize)
             .max_header_list_size(self.bounds.head_bytes)
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_TIMEOUT);
@@ -274,6 +276,23 @@ mod tests {
         client.write_all(head.as_bytes()).await.unwrap();
         let answer = read_to_end(&mut client).await;
         assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_burst_of_aborted_calls_does_not_cost_the_connection() {
+        let (client, mut tasks) = served(Bounds::default(), Shutdown::new()).await;
+        let (mut sender, connection) = h2::client::handshake(client).await.unwrap();
+        tasks.spawn(async { drop(connection.await) });
+        for _ in 0..5 {
+            for _ in 0..500 {
+                sender = sender.ready().await.unwrap();
+                let (_, mut body) = sender.send_request(Request::post("http://a/").body(()).unwrap(), false).unwrap();
+                body.send_reset(h2::Reason::CANCEL);
+            }
+            sender = sender.ready().await.unwrap();
+            let (answer, _) = sender.send_request(Request::post("http://a/").body(()).unwrap(), true).unwrap();
+            timeout(Duration::from_secs(30), answer).await.unwrap().expect("the connection lives");
+        }
     }
 
     #[tokio::test]

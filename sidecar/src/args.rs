@@ -10,7 +10,7 @@ use weft_model::ServiceName;
 use weft_runtime::LogFormat;
 use weft_runtime::listen::ListenAddr;
 
-use crate::HealthCheck;
+use crate::{HealthCheck, Plaintext};
 
 /// Stands beside one app: registers it, supervises it, carries its calls.
 ///
@@ -61,6 +61,10 @@ pub struct Args {
     /// Directory for the app's data, made if it is not there and told by WEFT_DATA
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
+
+    /// What becomes of inbound callers without an identity, whom access rules know as anonymous [default: refuse with an identity of its own, else allow]
+    #[arg(long, value_name = "WHO", value_enum)]
+    pub plaintext: Option<Plaintext>,
 
     /// Listen off loopback although connections are neither encrypted nor authenticated
     #[arg(long)]

@@ -9,12 +9,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use weft_discovery::{DescriptorSet, RegistryUrls};
+use weft_identity::Identity;
 use weft_model::ServiceName;
 use weft_runtime::Usage;
 use weft_runtime::listen::{Insecure, ListenAddr};
 
 use crate::lifecycle::DrainLimits;
-use crate::{Args, Timing};
+use crate::{Args, Plaintext, Timing};
 
 /// Everything a sidecar needs to know before it starts.
 #[derive(Debug, Clone)]
@@ -25,6 +26,10 @@ pub struct Config {
     pub app: SocketAddr,
     /// Where other services are known from.
     pub source: Source,
+    /// Who this sidecar is to its callers, to other sidecars and to registries; none speaks plaintext to all.
+    pub identity: Option<Identity>,
+    /// What becomes of inbound callers without an identity; none refuses them if there is one of its own, and else lets all in.
+    pub plaintext: Option<Plaintext>,
     /// Where calls to the app come in.
     pub inbound: ListenAddr,
     /// Where the app's own calls come in.
@@ -119,6 +124,8 @@ impl Config {
             service: args.service,
             app,
             source,
+            identity: None,
+            plaintext: args.plaintext,
             inbound,
             outbound: args.outbound.require_loopback("--outbound", insecure)?,
             advertise,
@@ -131,6 +138,23 @@ impl Config {
             trampoline: trampoline()?,
             drain: DrainLimits::default(),
         })
+    }
+}
+
+impl Config {
+    /// What becomes of callers without an identity.
+    ///
+    /// # Errors
+    /// [`Usage`] if there would be no caller left.
+    pub(crate) fn plaintext(&self) -> Result<Plaintext, Usage> {
+        match (self.plaintext, &self.identity) {
+            (Some(Plaintext::Refuse), None) => Err(Usage::new(
+                "--plaintext refuse needs an identity, or nobody could call; give the sidecar a token to join with",
+            )),
+            (Some(chosen), _) => Ok(chosen),
+            (None, Some(_)) => Ok(Plaintext::Refuse),
+            (None, None) => Ok(Plaintext::Allow),
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! (`weft-traffic`), the registry's wire (`weft-discovery`), the life of a child process (`weft-supervise`).
 //!
 //! Read in this order: `sidecar` puts the parts together; `lifecycle` decides what the registry is told and when the parts leave;
-//! `inbound` and `outbound` carry calls; `app`, `health` and `reflection` look after the app.
+//! `door` says who comes in; `inbound` and `outbound` carry calls; `app`, `health` and `reflection` look after the app.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -18,6 +18,7 @@ mod descriptors;
 mod health;
 mod reflection;
 
+mod door;
 mod inbound;
 mod outbound;
 mod server;
@@ -28,6 +29,7 @@ mod metrics;
 
 pub use args::Args;
 pub use config::{Config, HealthCheck, Source};
+pub use door::Plaintext;
 pub use health::Timing;
 pub use lifecycle::DrainLimits;
 pub use sidecar::{Addresses, Sidecar};

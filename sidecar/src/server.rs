@@ -1,15 +1,18 @@
 //! The HTTP/2 server that both listeners share: accepting on the control runtime, serving on the data thread, leaving in order.
 //!
-//! Lives here: connections, from accept to GOAWAY. Does not: what a call meets (`inbound`, `outbound`).
-//! Cleartext HTTP/2 with prior knowledge only. A side (inbound, outbound) leaves in two steps: `leave` ends accepting and sends GOAWAY;
+//! Lives here: connections, from accept to GOAWAY. Does not: who comes in (`door`), what a call meets (`inbound`, `outbound`).
+//! HTTP/2 only, in TLS or with prior knowledge. A side (inbound, outbound) leaves in two steps: `leave` ends accepting and sends GOAWAY;
 //! `cut` ends what is left. One data thread carries both sides, so a connection's side is told by the port it came in at.
 
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -21,8 +24,11 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
-use weft_runtime::threads::{Connection, DataThreads, ThreadEnded};
+use weft_identity::Refusal;
+use weft_runtime::threads::{Connection, DataThreads, Load, ThreadEnded};
 use weft_traffic::{Body, Reset};
+
+use crate::door::{Bond, Door, Entered, Unbound, Wire};
 
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
@@ -31,6 +37,10 @@ const STREAMS: u32 = 1_000;
 const HEADERS: u32 = 64 << 10;
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections taken over when a side leaves at most; more than the kernel holds are those of callers that go on connecting.
+const BACKLOG: usize = 1024;
+/// How long a leaving side waits for a caller that has connected to say who it is.
+const LAST_CALL: Duration = Duration::from_millis(100);
 /// Pause after a failed accept: out of descriptors, spinning would not free one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -65,10 +75,23 @@ impl Side {
                 }
             }
         }
-        // The kernel has taken these for us, and their callers may have sent a call already: they get a GOAWAY and no reset.
-        while let Some(Ok((stream, downstream))) = listener.accept().now_or_never() {
-            self.send(stream, downstream, &to).await;
+        match self.take_backlog(listener, &to).await {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => tracing::warn!(%error, "connections that waited to be accepted are lost"),
         }
+    }
+
+    /// Takes what the kernel has accepted for us: those callers may have sent a call already, so they get a GOAWAY and no reset. Asks the socket itself, because
+    /// the runtime may not have heard of them yet. Returns what ended it: `WouldBlock` when none is left.
+    async fn take_backlog(&self, listener: TcpListener, to: &mpsc::Sender<Accepted>) -> io::Result<()> {
+        let listener = listener.into_std()?;
+        for _ in 0..BACKLOG {
+            let (stream, downstream) = listener.accept()?;
+            stream.set_nonblocking(true)?;
+            self.send(TcpStream::from_std(stream)?, downstream, to).await;
+        }
+        Ok(())
     }
 
     async fn send(&self, stream: TcpStream, downstream: SocketAddr, to: &mpsc::Sender<Accepted>) {
@@ -87,8 +110,61 @@ impl Side {
         S: Fn(Request<Incoming>) -> F,
         F: Future<Output = Result<Response<Body>, Reset>> + Send + 'static,
     {
-        let _counted = self.on_their_way().pop().unwrap_or_else(|| self.connections.token());
+        let _counted = self.counted();
         let Connection { stream, load, .. } = connection;
+        drop(self.carry(Wire::Left(stream), load, self.words(None), call).await);
+    }
+
+    /// Like [`Side::serve`], for a connection that `door` lets in. Each request says who sent it, by a [`Caller`] among its extensions.
+    pub(crate) async fn serve_from<S, F>(self, connection: Connection, door: &Door, call: S)
+    where
+        S: Fn(Request<Incoming>) -> F,
+        F: Future<Output = Result<Response<Body>, Reset>> + Send + 'static,
+    {
+        let _counted = self.counted();
+        let Connection { stream, downstream, load } = connection;
+        let entered = tokio::select! {
+            entered = door.enter(stream, downstream) => entered,
+            () = self.last_call() => return,
+        };
+        let Some(Entered { wire, caller, bond }) = entered else { return };
+        let call = move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(caller.clone());
+            call(request)
+        };
+        if let Some(refusal) = self.carry(wire, load, self.words(bond), call).await {
+            door.refused(downstream, refusal.rule(), &refusal);
+        }
+    }
+
+    fn counted(&self) -> TaskTrackerToken {
+        self.on_their_way().pop().unwrap_or_else(|| self.connections.token())
+    }
+
+    /// Waits until the side leaves, and then for as long as a caller that was let in by the kernel may need to say who it is.
+    async fn last_call(&self) {
+        self.leave.cancelled().await;
+        sleep(LAST_CALL).await;
+    }
+
+    /// What a connection may be told. Kept in a set that polls those only that have something to say: the connection is polled for every frame.
+    fn words(&self, bond: Option<Bond>) -> Words {
+        let words = Words::new();
+        let (leave, cut) = (self.leave.clone(), self.cut.clone());
+        words.push(async move { leave.cancelled().map(|()| Word::Finish).await }.boxed());
+        words.push(async move { cut.cancelled().map(|()| Word::Cut(None)).await }.boxed());
+        for end in bond.into_iter().flat_map(Bond::ends) {
+            words.push(end.map(Word::from).boxed());
+        }
+        words
+    }
+
+    /// Carries calls until the connection ends, or was cut. Returns why, if its caller is no longer welcome.
+    async fn carry<S, F>(&self, wire: Wire, load: Load, mut words: Words, call: S) -> Option<Refusal>
+    where
+        S: Fn(Request<Incoming>) -> F,
+        F: Future<Output = Result<Response<Body>, Reset>> + Send + 'static,
+    {
         let service = service_fn(move |request| {
             let (stream, answer) = (load.enter(), call(request));
             async move {
@@ -102,23 +178,26 @@ impl Side {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_concurrent_streams(STREAMS)
+            // A caller whose own callers hang up resets many streams at once; h2's limit of 20 would take it for an attack and end the connection.
+            .max_pending_accept_reset_streams(STREAMS as usize)
             .max_header_list_size(HEADERS)
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_TIMEOUT);
-        let mut served = pin!(http.serve_connection(TokioIo::new(stream), service));
-        let ended = tokio::select! {
-            ended = served.as_mut() => ended,
-            () = self.leave.cancelled() => {
-                served.as_mut().graceful_shutdown(); // GOAWAY now, and again with the last id once the caller has seen the first
-                tokio::select! {
-                    ended = served.as_mut() => ended,
-                    () = self.cut.cancelled() => return,
+        let mut served = pin!(http.serve_connection(TokioIo::new(wire), service));
+        loop {
+            tokio::select! {
+                ended = served.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "a connection broke");
+                    }
+                    return None;
                 }
+                Some(word) = words.next() => match word {
+                    // GOAWAY now, and again with the last id once the caller has seen the first.
+                    Word::Finish => served.as_mut().graceful_shutdown(),
+                    Word::Cut(why) => return why,
+                },
             }
-            () = self.cut.cancelled() => return,
-        };
-        if let Err(error) = ended {
-            tracing::debug!(%error, "a connection broke");
         }
     }
 
@@ -139,6 +218,25 @@ impl Side {
     pub(crate) fn cut(&self) {
         self.leave.cancel();
         self.cut.cancel();
+    }
+}
+
+type Words = FuturesUnordered<BoxFuture<'static, Word>>;
+
+/// What a connection is told.
+enum Word {
+    /// Take nothing new.
+    Finish,
+    /// End now.
+    Cut(Option<Refusal>),
+}
+
+impl From<Unbound> for Word {
+    fn from(unbound: Unbound) -> Self {
+        match unbound {
+            Unbound::Outlived => Self::Finish,
+            Unbound::Disowned(refusal) => Self::Cut(Some(refusal)),
+        }
     }
 }
 
@@ -168,3 +266,6 @@ pub(crate) async fn carry(threads: &mut DataThreads, mut accepted: mpsc::Receive
 pub(crate) fn came_in_at(connection: &Connection, listener: SocketAddr) -> bool {
     connection.stream.local_addr().is_ok_and(|local| local.port() == listener.port())
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,7 @@ use weft_supervise::Child;
 use weft_traffic::{Interests, Outbound, OutboundConfig, Pool, PoolConfig, ToApp, Worlds};
 
 use crate::app::{self, Told};
+use crate::door::Door;
 use crate::lifecycle::{Lifecycle, Parts, Registration};
 use crate::metrics::Metrics;
 use crate::server::{Side, came_in_at, carry};
@@ -47,6 +48,8 @@ pub struct Sidecar {
     worlds: Worlds,
     interests: Interests,
     traffic: weft_traffic::Metrics,
+    metrics: Metrics,
+    door: Door,
     source: Joined,
 }
 
@@ -89,6 +92,8 @@ impl Sidecar {
         if config.app.port() == 0 {
             config.app.set_port(app::free_port(config.app.ip()).context("finding a port for the app")?);
         }
+        let metrics = Metrics::register(context.metrics());
+        let door = Door::new(config.identity.clone(), config.plaintext()?, metrics.clone());
         let addresses = Addresses {
             inbound: inbound.local_addr()?,
             outbound: outbound.local_addr()?,
@@ -109,7 +114,22 @@ impl Sidecar {
             }
         };
         let context = context.clone();
-        Ok(Self { config, context, id, inbound, outbound, admin, addresses, child, worlds, interests, traffic, source })
+        Ok(Self {
+            config,
+            context,
+            id,
+            inbound,
+            outbound,
+            admin,
+            addresses,
+            child,
+            worlds,
+            interests,
+            traffic,
+            metrics,
+            door,
+            source,
+        })
     }
 
     /// Where it listens.
@@ -164,7 +184,7 @@ impl Sidecar {
             outbound: outside.clone(),
             limits: self.config.drain,
             readiness,
-            metrics: Metrics::register(self.context.metrics()),
+            metrics: self.metrics,
             drained,
         });
         let mut thread_ended = false;
@@ -192,19 +212,22 @@ impl Sidecar {
     fn start_data_thread(&self, inside: &Side, outside: &Side, shutdown: &Shutdown) -> std::io::Result<DataThreads> {
         let (inside, outside, inbound_at) = (inside.clone(), outside.clone(), self.addresses.inbound);
         let (service, app) = (self.config.service.clone(), self.config.app);
-        let (worlds, metrics) = (self.worlds.clone(), self.traffic.clone());
+        let (worlds, metrics, door) = (self.worlds.clone(), self.traffic.clone(), self.door.clone());
+        let far = PoolConfig { identity: self.config.identity.clone(), ..PoolConfig::default() };
         let build = move |_| {
             let near = PoolConfig { connect_timeout: CONNECT_TO_APP, ..PoolConfig::default() };
             let to_app = ToApp::new(service.clone(), app, worlds.clone(), Pool::new(near, metrics.clone()));
-            let pool = Pool::new(PoolConfig::default(), metrics.clone());
+            let pool = Pool::new(far.clone(), metrics.clone());
             let to_mesh = Outbound::new(OutboundConfig::default(), worlds.clone(), pool);
-            let (inside, outside) = (inside.clone(), outside.clone());
+            let (inside, outside, door) = (inside.clone(), outside.clone(), door.clone());
             move |connection: Connection| {
-                let (inside, outside) = (inside.clone(), outside.clone());
+                let (inside, outside, door) = (inside.clone(), outside.clone(), door.clone());
                 let (to_app, to_mesh) = (to_app.clone(), to_mesh.clone());
                 async move {
                     if came_in_at(&connection, inbound_at) {
-                        inside.serve(connection, move |request| inbound::call(to_app.clone(), request)).await;
+                        inside
+                            .serve_from(connection, &door, move |request| inbound::call(to_app.clone(), request))
+                            .await;
                     } else {
                         outside.serve(connection, move |request| outbound::call(to_mesh.clone(), request)).await;
                     }
@@ -230,7 +253,10 @@ impl Sidecar {
             epoch: Epoch::default(),
             endpoint: Endpoint {
                 address: self.config.advertise.unwrap_or(self.addresses.inbound),
-                transport: Transport::Plaintext, // until step 2 brings identities
+                transport: match &self.config.identity {
+                    Some(identity) => Transport::Mtls { identity: identity.id() },
+                    None => Transport::Plaintext,
+                },
                 protocol: Protocol::H2,
             },
             status: Status::Starting,
@@ -252,7 +278,10 @@ impl Sidecar {
 
 impl Control {
     fn new(urls: &RegistryUrls, config: &Config, data: Option<&Path>) -> Self {
-        let registries = Registries::new(urls);
+        let registries = match &config.identity {
+            Some(identity) => Registries::secured(urls, identity),
+            None => Registries::new(urls),
+        };
         let (lease_task, leases) = Leases::new(registries.clone(), LeaseTtl::DEFAULT);
         let place = config.slot.clone().unwrap_or_else(|| config.service.to_string());
         let (watch_task, watch) = Watch::new(

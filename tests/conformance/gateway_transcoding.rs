@@ -98,6 +98,7 @@ impl Gateways {
         Config {
             listen: ListenAddr::loopback(0),
             source: Source::Static { descriptor_set, upstream: self.upstream.to_string() },
+            identity: None,
             workers: NonZeroUsize::new(1),
             transcoding,
             limits,

@@ -29,6 +29,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "weft-gateway",
         &[
             "weft-discovery",
+            "weft-identity",
             "weft-model",
             "weft-proto",
             "weft-reflection",
@@ -37,7 +38,18 @@ const ARROWS: &[(&str, &[&str])] = &[
             "weft-transcode",
         ],
     ),
-    ("weft-sidecar", &["weft-discovery", "weft-model", "weft-proto", "weft-runtime", "weft-supervise", "weft-traffic"]),
+    (
+        "weft-sidecar",
+        &[
+            "weft-discovery",
+            "weft-identity",
+            "weft-model",
+            "weft-proto",
+            "weft-runtime",
+            "weft-supervise",
+            "weft-traffic",
+        ],
+    ),
     ("weft-up", &["weft-discovery", "weft-model", "weft-proto", "weft-runtime", "weft-supervise"]),
     // what composes and what ships
     (

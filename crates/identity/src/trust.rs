@@ -285,9 +285,13 @@ impl Trust {
 
     /// Judges a peer by what is trusted now: chain, validity, domain, revocation.
     pub fn judge(&self, peer: &Peer) -> Result<(), Refusal> {
+        self.judge_at(peer, self.now())
+    }
+
+    fn judge_at(&self, peer: &Peer, now: SystemTime) -> Result<(), Refusal> {
         // Once let in, its role no longer matters: a chain that is good for either side is good.
-        match self.judge_chain(Shown::ByClient, &peer.chain, self.now()) {
-            Err(Refusal::Unverifiable { .. }) => self.judge_chain(Shown::ByServer, &peer.chain, self.now()).map(drop),
+        match self.judge_chain(Shown::ByClient, &peer.chain, now) {
+            Err(Refusal::Unverifiable { .. }) => self.judge_chain(Shown::ByServer, &peer.chain, now).map(drop),
             other => other.map(drop),
         }
     }
@@ -309,6 +313,34 @@ impl Trust {
         }
     }
 
+    /// Waits until `peer` is disowned: revoked, or without a root that vouches for it; that its time is over does not count. For a live
+    /// connection's owner, who cuts it then, while one whose peer has merely expired may finish what it carries. Cancel-safe.
+    pub async fn disowns(&self, peer: &Peer) -> Refusal {
+        loop {
+            let revision = self.revision();
+            let within_its_time = self.now().min(peer.leaf.not_after).max(peer.leaf.not_before);
+            if let Err(refusal) = self.judge_at(peer, within_its_time) {
+                return refusal;
+            }
+            self.changed_since(revision).await;
+        }
+    }
+
+    /// Waits until the wall clock says `at`, also if it jumps. Cancel-safe.
+    pub async fn reaches(&self, at: SystemTime) {
+        while let Ok(left) = at.duration_since(self.now()) {
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(LOOK_AGAIN)).await;
+        }
+    }
+
+    /// The wall-clock time by which peers are judged.
+    pub fn now(&self) -> SystemTime {
+        (self.shared.clock)()
+    }
+
     pub(crate) fn judge_chain(
         &self,
         shown: Shown,
@@ -316,10 +348,6 @@ impl Trust {
         now: SystemTime,
     ) -> Result<Leaf, Refusal> {
         self.shared.state.load().judge(shown, chain, now)
-    }
-
-    pub(crate) fn now(&self) -> SystemTime {
-        (self.shared.clock)()
     }
 
     pub(crate) fn clock(&self) -> &Clock {

@@ -156,8 +156,21 @@ impl Error {
         }
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        self.grpc_code().write(&self.to_string(), headers);
+        self.grpc_code().write(&self.message(), headers);
         response
+    }
+
+    /// What the caller is told: the error, and for an endpoint that cannot be reached also why, down to the rule that forbids it.
+    pub fn message(&self) -> String {
+        let mut message = self.to_string();
+        if let Self::Connect { source, .. } = self {
+            let causes = std::iter::successors(Some(&**source as &dyn std::error::Error), |cause| cause.source());
+            for cause in causes {
+                message.push_str(": ");
+                message.push_str(&cause.to_string());
+            }
+        }
+        message
     }
 
     /// Returns an error that makes hyper's server answer RST_STREAM with REFUSED_STREAM when a service returns it, so that callers of any make may send

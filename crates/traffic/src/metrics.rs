@@ -35,6 +35,7 @@ struct Families {
     retries: Family<Retry, Counter>,
     ejections: Family<Service, Counter>,
     connects: Family<Connect, Counter>,
+    refusals: Family<Rule, Counter>,
     connections: Gauge,
 }
 
@@ -57,6 +58,11 @@ struct Service {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Rule {
+    rule: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Connect {
     outcome: &'static str,
 }
@@ -65,7 +71,7 @@ impl Metrics {
     /// Registers the RPC histograms under their OTel names and the rest as `weft_<role>_…`. Once per process: outbound and inbound share the handles.
     pub fn register(registry: &mut Registry, role: &str) -> Self {
         let it = Self::default();
-        let Families { client, server, retries, ejections, connects, connections } = &*it.0;
+        let Families { client, server, retries, ejections, connects, refusals, connections } = &*it.0;
         let own = |noun: &str| format!("weft_{role}_{noun}");
         registry.register(
             "rpc_client_call_duration_seconds",
@@ -87,6 +93,11 @@ impl Metrics {
             own("connects"),
             "Upstream connections tried, by outcome: opened or failed",
             connects.clone(),
+        );
+        registry.register(
+            own("upstream_refusals"),
+            "Upstream connections that were not opened, or were cut, because of who is on the other end, by rule; by_peer: it refused us",
+            refusals.clone(),
         );
         registry.register(own("upstream_connections"), "Upstream connections open now", connections.clone());
         it
@@ -113,7 +124,12 @@ impl Metrics {
 
     pub(crate) fn pool(&self) -> PoolMetrics {
         let connects = |outcome| self.0.connects.get_or_create_owned(&Connect { outcome });
-        PoolMetrics { opened: connects("opened"), failed: connects("failed"), connections: self.0.connections.clone() }
+        PoolMetrics {
+            opened: connects("opened"),
+            failed: connects("failed"),
+            refusals: self.0.refusals.clone(),
+            connections: self.0.connections.clone(),
+        }
     }
 }
 
@@ -161,7 +177,15 @@ pub(crate) struct ClusterMetrics {
 pub(crate) struct PoolMetrics {
     pub(crate) opened: Counter,
     pub(crate) failed: Counter,
+    refusals: Family<Rule, Counter>,
     pub(crate) connections: Gauge,
+}
+
+impl PoolMetrics {
+    /// Counts a connection that a rule forbids; the rules are a closed set.
+    pub(crate) fn refused(&self, rule: &'static str) {
+        self.refusals.get_or_create(&Rule { rule }).inc();
+    }
 }
 
 /// Upper bounds in seconds: OTel's advice for RPC durations, with two below for the inside of a mesh.

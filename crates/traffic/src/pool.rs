@@ -1,7 +1,7 @@
 //! The pool: a data thread's connections to endpoints, on hyper's h2 client.
 //!
 //! Lives here: finding the line of an endpoint, owning every task a connection needs. Does not: how many connections a line has and when (`pool/line`), opening
-//! one (`pool/connect`), choosing an endpoint (`cluster`).
+//! one (`pool/connect`), what outlasts the identities it was made with (`pool/keep`), choosing an endpoint (`cluster`).
 //! Invariants: no lock is held across a handshake; the path to an open connection takes none; a connection that got GOAWAY, or whose endpoint left the world, gets
 //! no new stream and ends when its streams have.
 
@@ -14,6 +14,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio_util::task::TaskTracker;
+use weft_identity::Identity;
 
 pub use self::connect::ConnectError;
 use self::line::Line;
@@ -25,11 +26,16 @@ use crate::{
 };
 
 mod connect;
+mod keep;
 mod line;
+mod seal;
+mod wire;
 
 /// How connections are made and kept. Defaults fit the inside of a mesh.
 #[derive(Debug, Clone)]
 pub struct PoolConfig {
+    /// Who dials `mtls` endpoints; without it they cannot be reached. Default none.
+    pub identity: Option<Identity>,
     /// Time a connection may take to open. Default 1 s.
     pub connect_timeout: Duration,
     /// Streams on a connection before another is opened; the peer's own limit counts when it is lower. Default 100.
@@ -59,6 +65,7 @@ pub enum Pings {
 impl Default for PoolConfig {
     fn default() -> Self {
         Self {
+            identity: None,
             connect_timeout: Duration::from_secs(1),
             streams_per_connection: 100,
             stream_window: 1 << 20,

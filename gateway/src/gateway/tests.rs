@@ -56,6 +56,7 @@ impl Mesh {
         let config = Config {
             listen: ListenAddr::loopback(0),
             source: Source::Registry("127.0.0.1:1".parse().unwrap()),
+            identity: None,
             workers: NonZeroUsize::new(2),
             transcoding: weft_transcode::Settings::default(),
             limits: Limits::default(),

@@ -84,7 +84,8 @@ pub(crate) async fn start_gateway(upstream: String, change: impl FnOnce(&mut Con
             descriptor_set: [descriptors::SHOP_USERS, descriptors::TESTKIT].concat().into(),
             upstream,
         },
-        workers: std::num::NonZeroUsize::new(2),
+        identity: None,
+            workers: std::num::NonZeroUsize::new(2),
         transcoding: weft_transcode::Settings::default(),
         limits: Limits::default(),
     };

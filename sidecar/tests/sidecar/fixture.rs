@@ -88,6 +88,8 @@ impl Fixture {
             service: service.parse().unwrap(),
             app: "127.0.0.1:0".parse().unwrap(),
             source,
+            identity: None,
+            plaintext: None,
             inbound: ListenAddr::loopback(0),
             outbound: ListenAddr::loopback(0),
             advertise: None,

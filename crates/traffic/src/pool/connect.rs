@@ -1,10 +1,11 @@
-//! Opening a connection: TCP, then the h2 handshake.
+//! Opening a connection: TCP, TLS if the endpoint wants it, then the h2 handshake.
 //!
-//! Lives here: socket options, h2 settings, the error. Does not: when to open (`line`), back-off (`endpoint`).
+//! Lives here: socket options, h2 settings, the error. Does not: TLS (`seal`), when to open (`line`), back-off (`endpoint`).
+//! A sealed connection is open when its peer has said something: a call that it was never going to take is not lost on it.
 
 use std::{
     future::Future,
-    io,
+    io::{self, ErrorKind},
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -18,12 +19,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio_util::task::TaskTracker;
-use weft_model::{Endpoint, Transport};
+use weft_identity::Refusal;
+use weft_model::{Endpoint, SpiffeId, Transport};
 
-use crate::{
-    pool::{Pings, PoolConfig},
-    replay::SendBody,
+use super::{
+    Pings, PoolConfig,
+    seal::{Proof, failure, seal},
+    wire::{First, Wire},
 };
+use crate::replay::SendBody;
 
 /// Why a connection did not open.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +42,24 @@ pub enum ConnectError {
     /// The peer does not speak HTTP/2.
     #[error("HTTP/2 handshake failed")]
     Handshake(#[source] hyper::Error),
+    /// The peer proved to be nobody that may be called.
+    #[error("refused by rule {}", .0.rule())]
+    Refused(#[source] Refusal),
+    /// The peer does not let this process in.
+    #[error("the peer refused this process: {alert}")]
+    RefusedByPeer {
+        /// Its alert, by its name in TLS.
+        alert: String,
+    },
+    /// TLS failed for a reason that is nobody's identity.
+    #[error("TLS handshake failed")]
+    Tls(#[source] io::Error),
+    /// The endpoint wants mutual TLS, and this process has no identity to show: it needs a token to join with.
+    #[error("{expected} wants mutual TLS and this process has no identity; start it with a token")]
+    NoIdentity {
+        /// Whom the endpoint was registered as.
+        expected: SpiffeId,
+    },
     /// The endpoint wants a transport that this build does not have yet.
     #[error("endpoint wants {transport:?}")]
     Transport {
@@ -47,6 +69,23 @@ pub enum ConnectError {
     /// The pool's runtime is going down.
     #[error("the pool is closing")]
     Closing,
+}
+
+impl ConnectError {
+    /// The rule that refused this connection, for metrics and logs; a closed set. None if it failed otherwise.
+    pub fn rule(&self) -> Option<&'static str> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.rule()),
+            Self::RefusedByPeer { .. } => Some("by_peer"),
+            Self::NoIdentity { .. } => Some("no_identity"),
+            Self::Timeout
+            | Self::Io(_)
+            | Self::Handshake(_)
+            | Self::Tls(_)
+            | Self::Transport { .. }
+            | Self::Closing => None,
+        }
+    }
 }
 
 /// What hyper spawns for a connection: the task of its I/O first, during the handshake; then one or two for each stream.
@@ -94,13 +133,15 @@ where
 }
 
 pub(super) type Sender = SendRequest<SendBody>;
-pub(super) type Dispatcher = Connection<TokioIo<TcpStream>, SendBody, Executor>;
+pub(super) type Dispatcher = Connection<TokioIo<Wire>, SendBody, Executor>;
 
 /// A connection just opened: where requests go in, and the two halves of what runs it.
 pub(super) struct Opened {
     pub(super) sender: Sender,
     pub(super) dispatcher: Dispatcher,
     pub(super) io: Io,
+    /// None for plaintext.
+    pub(super) proof: Option<Proof>,
 }
 
 /// Opens a connection within the connect timeout.
@@ -114,14 +155,46 @@ pub(super) async fn open(
 }
 
 async fn open_unbounded(endpoint: &Endpoint, config: &PoolConfig, tasks: &TaskTracker) -> Result<Opened, ConnectError> {
-    match &endpoint.transport {
-        Transport::Plaintext => {}
-        wanted @ (Transport::Tls { .. } | Transport::Mtls { .. }) => {
-            return Err(ConnectError::Transport { transport: wanted.clone() });
-        }
-    }
+    let seal_as = match (&endpoint.transport, &config.identity) {
+        (Transport::Plaintext, _) => None,
+        (Transport::Mtls { identity: expected }, Some(identity)) => Some((identity, expected)),
+        (Transport::Mtls { identity }, None) => return Err(ConnectError::NoIdentity { expected: identity.clone() }),
+        (wanted @ Transport::Tls { .. }, _) => return Err(ConnectError::Transport { transport: wanted.clone() }),
+    };
     let socket = TcpStream::connect(endpoint.address).await.map_err(ConnectError::Io)?;
     prepare(&socket).map_err(ConnectError::Io)?;
+    match seal_as {
+        None => {
+            let (sender, dispatcher, io) = speak(Wire::Plain(socket), endpoint, config, tasks).await?;
+            Ok(Opened { sender, dispatcher, io, proof: None })
+        }
+        Some((identity, expected)) => {
+            let (sealed, first, proof) = seal(socket, endpoint.address, identity, expected).await?;
+            let (sender, dispatcher, mut io) = speak(Wire::Sealed(Box::new(sealed)), endpoint, config, tasks).await?;
+            heard(first, &mut io).await?;
+            Ok(Opened { sender, dispatcher, io, proof: Some(proof) })
+        }
+    }
+}
+
+/// Waits for the peer's first word, which ours has to reach first: some servers say nothing before.
+async fn heard(mut first: First, io: &mut Io) -> Result<(), ConnectError> {
+    let ended = tokio::select! {
+        biased; // the I/O is what brings the word
+        () = io => first.try_recv().ok(),
+        word = &mut first => return word.unwrap_or_else(|_| Err(ErrorKind::UnexpectedEof.into())).map_err(failure),
+    };
+    let closed = || ErrorKind::UnexpectedEof.into();
+    Err(failure(ended.and_then(Result::err).unwrap_or_else(closed)))
+}
+
+/// Begins HTTP/2.
+async fn speak(
+    wire: Wire,
+    endpoint: &Endpoint,
+    config: &PoolConfig,
+    tasks: &TaskTracker,
+) -> Result<(Sender, Dispatcher, Io), ConnectError> {
     let executor = Executor::new(tasks.clone());
     let mut h2 = http2::Builder::new(executor.clone());
     let pings = match (config.pings, &endpoint.transport) {
@@ -137,12 +210,12 @@ async fn open_unbounded(endpoint: &Endpoint, config: &PoolConfig, tasks: &TaskTr
         .keep_alive_interval(pings)
         .keep_alive_timeout(config.ping_timeout)
         .keep_alive_while_idle(true)
-        .handshake(TokioIo::new(socket))
+        .handshake(TokioIo::new(wire))
         .await
         .map_err(ConnectError::Handshake)
         .map(|(sender, dispatcher)| {
             let io = executor.take_first().expect("hyper spawns a connection's I/O during its handshake");
-            Opened { sender, dispatcher, io }
+            (sender, dispatcher, io)
         })
 }
 

@@ -23,6 +23,7 @@ use std::{
 use arc_swap::ArcSwap;
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::TrySendError};
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use weft_model as model;
@@ -30,6 +31,7 @@ use weft_model as model;
 use super::{
     Pool,
     connect::{self, ConnectError, Dispatcher, Io, Opened, Sender},
+    keep::Keeper,
 };
 use crate::{endpoint::Endpoint, replay::SendBody};
 
@@ -39,7 +41,7 @@ const RECENT: Duration = Duration::from_millis(20);
 /// Connections of one line; more load than they carry queues in h2.
 const MAX_CONNECTIONS: usize = 16;
 
-type Told = Option<Result<(), Arc<ConnectError>>>;
+pub(super) type Told = Option<Result<(), Arc<ConnectError>>>;
 
 pub(super) struct Line {
     endpoint: model::Endpoint,
@@ -47,6 +49,8 @@ pub(super) struct Line {
     open: ArcSwap<Vec<Arc<Connection>>>,
     /// Touched when there is no connection with room, and by the task that opens one; never across an await.
     opening: Mutex<Opening>,
+    /// The rule that was logged last, until a connection opens: one line says it, not one a connect. Touched by the task that opens.
+    logged: Mutex<Option<&'static str>>,
 }
 
 enum Opening {
@@ -79,6 +83,7 @@ impl Line {
             gone: endpoint.gone().clone(),
             open: ArcSwap::default(),
             opening: Mutex::new(Opening::No),
+            logged: Mutex::new(None),
         }
     }
 
@@ -132,7 +137,7 @@ impl Line {
     }
 
     /// Joins the opening under way, or starts one in the pool's tasks.
-    fn start(self: &Arc<Self>, pool: &Pool) -> Result<watch::Receiver<Told>, Arc<ConnectError>> {
+    pub(super) fn start(self: &Arc<Self>, pool: &Pool) -> Result<watch::Receiver<Told>, Arc<ConnectError>> {
         let mut opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
         match &*opening {
             // A task that ended without a word (the runtime goes down, a panic) has closed its end.
@@ -162,12 +167,16 @@ impl Line {
         let (next, result) = match opened {
             Ok(opened) => {
                 metrics.opened.inc();
+                *self.logged.lock().unwrap_or_else(PoisonError::into_inner) = None;
                 self.add(opened, pool);
                 (Opening::No, Ok(()))
             }
             Err(error) => {
                 metrics.failed.inc();
-                tracing::debug!(address = %self.endpoint.address, error = %error, "connect failed");
+                self.log(&error);
+                if let Some(rule) = error.rule() {
+                    metrics.refused(rule);
+                }
                 (Opening::Failed { at: Instant::now(), error: error.clone() }, Err(error))
             }
         };
@@ -175,15 +184,26 @@ impl Line {
         result
     }
 
-    fn add(self: &Arc<Self>, Opened { sender, dispatcher, io }: Opened, pool: &Pool) {
+    fn log(&self, error: &ConnectError) {
+        let address = self.endpoint.address;
+        let rule = error.rule();
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if rule.is_none() || *logged == rule {
+            tracing::debug!(%address, %error, "connect failed");
+        } else {
+            *logged = rule;
+            let cause = std::error::Error::source(error).map(ToString::to_string);
+            tracing::warn!(%address, rule, %error, cause, "endpoint cannot be called");
+        }
+    }
+
+    fn add(self: &Arc<Self>, Opened { sender, dispatcher, io, proof }: Opened, pool: &Pool) {
         let connection = Arc::new(Connection {
             sender,
             streams: AtomicUsize::new(0),
             peer_limit: AtomicUsize::new(dispatcher.current_max_send_streams()),
         });
         self.change(|open| open.push(connection.clone()));
-        let gauge = pool.0.metrics.connections.clone();
-        gauge.inc();
         let drive = Drive {
             dispatcher: Some(dispatcher),
             io,
@@ -191,13 +211,26 @@ impl Line {
             line: Arc::downgrade(self),
             gone: Box::pin(self.gone.clone().cancelled_owned()),
         };
-        pool.0.tasks.spawn(async move {
+        let (counted, ended) = (Counted::new(&pool.0.metrics.connections), CancellationToken::new());
+        let told = ended.clone().drop_guard();
+        let driving = pool.0.tasks.spawn(async move {
             drive.await;
-            gauge.dec();
+            drop((counted, told));
         });
+        if let Some(proof) = proof {
+            let keeper = Keeper {
+                proof,
+                pool: Arc::downgrade(&pool.0),
+                line: Arc::downgrade(self),
+                connection: Arc::downgrade(&connection),
+                cut: driving.abort_handle(),
+                ended,
+            };
+            pool.0.tasks.spawn(keeper.run());
+        }
     }
 
-    fn forget(&self, connection: *const Connection) {
+    pub(super) fn forget(&self, connection: *const Connection) {
         self.change(|open| open.retain(|c| !std::ptr::eq(Arc::as_ptr(c), connection)));
     }
 
@@ -207,6 +240,22 @@ impl Line {
             change(&mut next);
             next
         });
+    }
+}
+
+/// One open connection on the gauge, until dropped.
+struct Counted(Gauge);
+
+impl Counted {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

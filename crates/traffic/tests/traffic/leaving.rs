@@ -67,14 +67,14 @@ async fn killing_one_of_three_under_load_loses_no_idempotent_call() {
 #[tokio::test]
 async fn replacing_every_endpoint_under_load_loses_nothing() {
     let settings = Settings::default();
-    let mut old = Upstream::start_with(settings, Call::echo).await;
+    let mut old = Upstream::start_with(settings.clone(), Call::echo).await;
     let mesh = Mesh::of([old.address]);
     let replace = async {
         for _ in 0..5 {
             while old.calls() < 200 {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
-            let new = Upstream::start_with(settings, Call::echo).await;
+            let new = Upstream::start_with(settings.clone(), Call::echo).await;
             mesh.set([new.address]);
             // As a drain does: it goes once its calls have.
             while old.open() > 0 {

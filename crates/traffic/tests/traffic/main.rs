@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
+mod authority;
 mod mesh;
 mod upstream;
 
@@ -13,6 +14,7 @@ mod connections;
 mod deadlines;
 mod failures;
 mod heads;
+mod identities;
 mod leaving;
 mod routing;
 mod streaming;

@@ -7,7 +7,9 @@ use std::{net::SocketAddr, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
-use weft_model::{Endpoint, GrpcService, Method, Protocol, ServiceInfo, ServiceName, Transport};
+use prometheus_client::registry::Registry;
+use weft_identity::Identity;
+use weft_model::{Endpoint, GrpcService, Method, Protocol, ServiceInfo, ServiceName, SpiffeId, Transport};
 use weft_traffic::{
     Body, Claims, Code, Error, Interests, Metrics, Outbound, OutboundConfig, Pool, PoolConfig, StaticCluster, Worlds,
 };
@@ -21,6 +23,7 @@ pub(crate) struct Mesh {
     pub(crate) worlds: Worlds,
     pub(crate) pool: Pool,
     pub(crate) outbound: Outbound,
+    registry: Registry,
     pub(crate) _interests: Interests,
 }
 
@@ -66,19 +69,46 @@ impl Mesh {
         config: OutboundConfig,
         addresses: impl IntoIterator<Item = SocketAddr>,
     ) -> Self {
-        let metrics = Metrics::default();
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry, "test");
         let (worlds, interests) = Worlds::new(metrics.clone());
         let pool = Pool::new(pool, metrics);
         let outbound = Outbound::new(config, worlds.clone(), pool.clone());
-        let it = Self { worlds, pool, outbound, _interests: interests };
+        let it = Self { worlds, pool, outbound, registry, _interests: interests };
         it.set(addresses);
         it
     }
 
     pub(crate) fn set(&self, addresses: impl IntoIterator<Item = SocketAddr>) {
+        self.set_endpoints(addresses.into_iter().map(endpoint));
+    }
+
+    /// A caller that is `identity`, in a world of one service whose endpoints were registered as `expected`.
+    pub(crate) fn secured(
+        identity: Option<Identity>,
+        expected: &SpiffeId,
+        addresses: impl IntoIterator<Item = SocketAddr>,
+    ) -> Self {
+        // A handshake may take its time on a busy machine.
+        let pool = PoolConfig { identity, connect_timeout: Duration::from_secs(10), ..PoolConfig::default() };
+        let it = Self::with(pool, OutboundConfig::default(), []);
+        let transport = Transport::Mtls { identity: expected.clone() };
+        it.set_endpoints(addresses.into_iter().map(|at| Endpoint { transport: transport.clone(), ..endpoint(at) }));
+        it
+    }
+
+    /// How often the counter with these labels was raised.
+    pub(crate) fn counted(&self, line: &str) -> u64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        let found = text.lines().find_map(|it| it.strip_prefix(line));
+        found.map_or(0, |value| value.trim().parse().unwrap())
+    }
+
+    fn set_endpoints(&self, endpoints: impl IntoIterator<Item = Endpoint>) {
         self.worlds.set_static(vec![StaticCluster {
             name: users(),
-            endpoints: addresses.into_iter().map(endpoint).collect(),
+            endpoints: endpoints.into_iter().collect(),
             info: info(),
             claims: Claims::Names,
         }]);

@@ -15,7 +15,15 @@ use std::{
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, server};
 use http::{HeaderMap, HeaderValue, Request, Response};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::watch,
+    task::JoinSet,
+};
+use weft_identity::Identity;
+
+use crate::authority;
 
 /// One call as the server has it.
 pub(crate) struct Call {
@@ -30,6 +38,8 @@ pub(crate) struct Call {
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) connections: AtomicUsize,
+    /// Those that got through the TLS handshake.
+    pub(crate) let_in: AtomicUsize,
     pub(crate) open: AtomicUsize,
     pub(crate) calls: AtomicUsize,
     pub(crate) resets: AtomicUsize,
@@ -39,8 +49,10 @@ pub(crate) struct Seen {
 type Handled = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Handler = Arc<dyn Fn(Call) -> Handled + Send + Sync>;
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Settings {
+    /// Speaks TLS as this identity; none is plaintext.
+    pub(crate) identity: Option<Identity>,
     pub(crate) max_streams: u32,
     /// GOAWAY (graceful) after so many calls of a connection.
     pub(crate) calls_per_connection: usize,
@@ -48,7 +60,7 @@ pub(crate) struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { max_streams: 200, calls_per_connection: usize::MAX }
+        Self { identity: None, max_streams: 200, calls_per_connection: usize::MAX }
     }
 }
 
@@ -100,6 +112,10 @@ impl Upstream {
         self.seen.connections.load(SeqCst)
     }
 
+    pub(crate) fn let_in(&self) -> usize {
+        self.seen.let_in.load(SeqCst)
+    }
+
     pub(crate) fn open(&self) -> usize {
         self.seen.open.load(SeqCst)
     }
@@ -124,7 +140,7 @@ async fn accept(
     loop {
         let (socket, _) = listener.accept().await.unwrap();
         socket.set_nodelay(true).unwrap();
-        connections.spawn(connection(socket, settings, seen.clone(), handler.clone(), dead.clone()));
+        connections.spawn(connection(socket, settings.clone(), seen.clone(), handler.clone(), dead.clone()));
     }
 }
 
@@ -138,9 +154,20 @@ async fn connection(
     seen.connections.fetch_add(1, SeqCst);
     seen.open.fetch_add(1, SeqCst);
     let _open = Leave(seen.clone());
+    match &settings.identity {
+        None => serve(socket, &settings, &seen, &handler).await,
+        Some(identity) => {
+            let Ok(tls) = authority::accept(identity, socket).await else { return };
+            seen.let_in.fetch_add(1, SeqCst);
+            serve(tls, &settings, &seen, &handler).await;
+        }
+    }
+}
+
+async fn serve(io: impl AsyncRead + AsyncWrite + Unpin, settings: &Settings, seen: &Arc<Seen>, handler: &Handler) {
     let mut handshake = server::Builder::new();
     handshake.max_concurrent_streams(settings.max_streams);
-    let Ok(mut connection) = handshake.handshake::<_, Bytes>(socket).await else { return };
+    let Ok(mut connection) = handshake.handshake::<_, Bytes>(io).await else { return };
     let mut calls = JoinSet::new();
     let mut here = 0;
     while let Some(Ok((request, respond))) = connection.accept().await {

@@ -5,6 +5,7 @@
 //! While the registry is away a lease is kept as it is: after the outage it beats on with the same id and epoch, and is registered
 //! again only if the registry says that it does not know it.
 
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,13 +14,12 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tonic::transport::Channel;
 use tonic::{Code, Status as RpcStatus, Streaming};
 use weft_model::{Epoch, Instance, InstanceId, LeaseTtl, Status, Version};
 use weft_proto::weft::registry::v1::{self as pb, registry_client::RegistryClient};
 
 use crate::backoff::Backoff;
-use crate::registries::is_an_answer;
+use crate::registries::{Link, is_an_answer};
 use crate::{CallError, Registries};
 use table::Table;
 
@@ -223,6 +223,51 @@ fn millis(time: Duration) -> u32 {
 /// What became of one registration.
 type Asked = (InstanceId, Result<pb::Lease, RpcStatus>);
 
+/// A stream that is open.
+struct Open {
+    link: Link,
+    requests: mpsc::Sender<pb::KeepAliveRequest>,
+    verdicts: Streaming<pb::KeepAliveResponse>,
+}
+
+/// The way from a stream whose connection shows an old certificate to the next one.
+#[derive(Default)]
+struct Moving {
+    /// Being opened.
+    to: Option<Pin<Box<dyn Future<Output = Result<Open, RpcStatus>> + Send>>>,
+    /// The stream left behind, unread. It stays open until the leases are renewed on the new one: its end would start their grace.
+    left: Option<Open>,
+    /// Opening failed; it is tried again from then on.
+    not_before: Option<Instant>,
+    backoff: Backoff,
+}
+
+impl Moving {
+    async fn next(&mut self, link: &Link) -> Event {
+        if let Some(to) = &mut self.to {
+            return Event::Moved(to.await);
+        }
+        link.aged().await;
+        if let Some(not_before) = self.not_before {
+            sleep_until(not_before).await;
+        }
+        Event::Aged
+    }
+}
+
+/// Opens a stream.
+async fn open(link: Link) -> Result<Open, RpcStatus> {
+    let (requests, queue) = mpsc::channel(REQUESTS);
+    let mut client = RegistryClient::new(link.channel.clone());
+    let opened = timeout(ANSWER, client.keep_alive(ReceiverStream::new(queue))).await;
+    let stream = opened.map_err(|_| RpcStatus::deadline_exceeded("the registry did not open the stream in time"))??;
+    Ok(Open { link, requests, verdicts: stream.into_inner() })
+}
+
+fn closed() -> End {
+    End::Lost(RpcStatus::unavailable("the registry closed the stream"))
+}
+
 /// What can happen while a stream is open.
 enum Event {
     Verdicts(Option<pb::KeepAliveResponse>),
@@ -231,6 +276,9 @@ enum Event {
     Changed,
     BeatDue,
     Unanswered,
+    /// The stream's connection shows a certificate that has been replaced.
+    Aged,
+    Moved(Result<Open, RpcStatus>),
     Stop,
 }
 
@@ -246,8 +294,8 @@ impl LeaseTask {
         let mut backoff = Backoff::default();
         let mut failed = 0;
         loop {
-            let (url, channel) = self.shared.registries.current();
-            let mut session = Session::new(&self, channel);
+            let (url, link) = self.shared.registries.current();
+            let mut session = Session::new(&self, link);
             let opened = Instant::now();
             let end = session.run(&shutdown).await;
             if session.answered && opened.elapsed() >= SETTLED {
@@ -279,8 +327,8 @@ impl LeaseTask {
 struct Session<'a> {
     shared: &'a Shared,
     ttl: LeaseTtl,
-    channel: Channel,
-    registering: FuturesUnordered<std::pin::Pin<Box<dyn Future<Output = Asked> + Send>>>,
+    link: Link,
+    registering: FuturesUnordered<Pin<Box<dyn Future<Output = Asked> + Send>>>,
     beat_every: Duration,
     next_beat: Instant,
     /// When the oldest beat that has no answer was sent.
@@ -292,12 +340,12 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn new(task: &'a LeaseTask, channel: Channel) -> Self {
+    fn new(task: &'a LeaseTask, link: Link) -> Self {
         let beat_every = task.ttl.beat_every();
         Self {
             shared: &task.shared,
             ttl: task.ttl,
-            channel,
+            link,
             registering: FuturesUnordered::new(),
             beat_every,
             next_beat: Instant::now() + beat_every,
@@ -309,53 +357,74 @@ impl<'a> Session<'a> {
     }
 
     async fn run(&mut self, shutdown: &CancellationToken) -> End {
-        let (requests, queue) = mpsc::channel(REQUESTS);
-        let first = self.beats();
-        requests.try_send(first).expect("the queue is new and empty");
-        let mut client = RegistryClient::new(self.channel.clone());
         let opened = tokio::select! {
-            opened = timeout(ANSWER, client.keep_alive(ReceiverStream::new(queue))) => opened,
+            opened = open(self.link.clone()) => opened,
             () = shutdown.cancelled() => return End::Stop,
         };
-        let mut verdicts = match opened {
-            Ok(Ok(stream)) => stream.into_inner(),
-            Ok(Err(status)) => return End::Lost(status),
-            Err(_) => return End::Lost(RpcStatus::deadline_exceeded("the registry did not open the stream in time")),
+        let mut open = match opened {
+            Ok(open) => open,
+            Err(status) => return End::Lost(status),
         };
+        let mut moving = Moving::default();
+        if self.beat(&open.requests).await.is_err() {
+            return closed();
+        }
         loop {
             self.register();
-            if self.shared.table().take_urgent() && self.beat(&requests).await.is_err() {
-                return End::Lost(RpcStatus::unavailable("the registry closed the stream"));
+            if self.shared.table().take_urgent() && self.beat(&open.requests).await.is_err() {
+                return closed();
             }
-            match self.event(&mut verdicts, shutdown).await {
-                Event::Verdicts(Some(answer)) => self.obey(&answer),
+            match self.event(&mut open, &mut moving, shutdown).await {
+                Event::Verdicts(Some(answer)) => {
+                    self.obey(&answer);
+                    moving.left = None; // the leases are on the new stream: the end of the old one is no news of them
+                }
                 Event::Verdicts(None) => return End::Lost(RpcStatus::unavailable("the registry ended the stream")),
                 Event::Broken(status) => return End::Lost(status),
                 Event::Registered(asked) => self.registered(asked),
                 Event::Changed => {}
                 Event::BeatDue => {
-                    if self.beat(&requests).await.is_err() {
-                        return End::Lost(RpcStatus::unavailable("the registry closed the stream"));
+                    if self.beat(&open.requests).await.is_err() {
+                        return closed();
                     }
                 }
                 Event::Unanswered => {
                     return End::Lost(RpcStatus::deadline_exceeded("the registry does not answer beats"));
+                }
+                Event::Aged => {
+                    let (_, link) = self.shared.registries.current();
+                    moving.to = Some(Box::pin(self::open(link)));
+                }
+                Event::Moved(Ok(next)) => {
+                    self.link = next.link.clone();
+                    moving = Moving { left: Some(std::mem::replace(&mut open, next)), ..Moving::default() };
+                    self.shared.table().moved();
+                    self.waiting_since = None;
+                    if self.beat(&open.requests).await.is_err() {
+                        return closed();
+                    }
+                }
+                Event::Moved(Err(status)) => {
+                    tracing::debug!(error = status.message(), "the leases cannot move to another connection yet");
+                    moving.to = None;
+                    moving.not_before = Some(Instant::now() + moving.backoff.delay(&mut rand::rng()));
                 }
                 Event::Stop => return End::Stop,
             }
         }
     }
 
-    async fn event(&mut self, verdicts: &mut Streaming<pb::KeepAliveResponse>, shutdown: &CancellationToken) -> Event {
+    async fn event(&mut self, open: &mut Open, moving: &mut Moving, shutdown: &CancellationToken) -> Event {
         let overdue = self.waiting_since.map(|since| since + ANSWER);
         let retry = self.retry_at;
         tokio::select! {
-            message = verdicts.message() => match message {
+            message = open.verdicts.message() => match message {
                 Ok(answer) => Event::Verdicts(answer),
                 Err(status) => Event::Broken(status),
             },
             Some(asked) = self.registering.next() => Event::Registered(asked),
             () = self.shared.changed.notified() => Event::Changed,
+            event = moving.next(&open.link) => event,
             () = sleep_until(self.next_beat) => Event::BeatDue,
             () = sleep_until(retry.unwrap_or(self.next_beat)), if retry.is_some() => {
                 self.retry_at = None;
@@ -372,7 +441,7 @@ impl<'a> Session<'a> {
             return;
         }
         for instance in self.shared.table().take_wanted() {
-            let mut client = RegistryClient::new(self.channel.clone());
+            let mut client = RegistryClient::new(self.link.channel.clone());
             let ask = pb::RegisterRequest { ttl_ms: millis(self.ttl.get()), instance: Some((&instance).into()) };
             self.registering.push(Box::pin(async move {
                 let answer = timeout(ANSWER, client.register(ask)).await;

@@ -1,12 +1,14 @@
 //! The registries a process may talk to: their addresses, one shared connection to each, and calls that try them in turn.
 //!
-//! Lives here: which registry is asked next, what is worth asking another for. Does not: what is asked (`watch`, `lease`, `descriptors`).
-//! Invariant: a call ends by its deadline, whatever the registries do.
+//! Lives here: which registry is asked next, what is worth asking another for, which certificate it is shown. Does not: what is asked (`watch`,
+//! `lease`, `descriptors`).
+//! Invariants: a call ends by its deadline, whatever the registries do; a call never goes out under a certificate that has been replaced. Streams
+//! that live on one move to a new connection before the old one ends: [`Link::aged`] tells them.
 
 use std::future::Future;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rand::Rng;
@@ -73,9 +75,70 @@ pub struct Registries {
 
 #[derive(Debug)]
 struct Shared {
-    all: Vec<(String, Channel)>,
+    all: Vec<(String, Line)>,
     /// The one that answered last; the next call starts with it.
     current: AtomicUsize,
+}
+
+/// The way to one registry.
+#[derive(Debug)]
+enum Line {
+    /// One channel for good: it shows no certificate.
+    Fixed(Channel),
+    /// A channel for each certificate of ours.
+    As(Secure),
+}
+
+#[derive(Debug)]
+struct Secure {
+    url: String,
+    identity: Identity,
+    /// The channel in use, and how often our certificate had been replaced when it was made. Held to look and to swap, once a call.
+    current: Mutex<(u64, Channel)>,
+}
+
+/// A connection to a registry, and for how long it is the one to use.
+#[derive(Debug, Clone)]
+pub(crate) struct Link {
+    pub(crate) channel: Channel,
+    shows: Option<(Identity, u64)>,
+}
+
+impl Link {
+    /// Waits until the certificate that the connection shows has been replaced; never, if it shows none. The connection works on until the registry
+    /// ends it with that certificate: who has a stream on it moves to another before that. Cancel-safe.
+    pub(crate) async fn aged(&self) {
+        match &self.shows {
+            Some((identity, rotations)) => identity.rotated_since(*rotations).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Line {
+    fn link(&self) -> Link {
+        match self {
+            Self::Fixed(channel) => Link { channel: channel.clone(), shows: None },
+            Self::As(secure) => secure.link(),
+        }
+    }
+}
+
+impl Secure {
+    fn new(url: &str, identity: &Identity) -> Self {
+        let made = (identity.rotations(), dial::secure(url, Dial::As(identity.clone())));
+        Self { url: url.to_owned(), identity: identity.clone(), current: Mutex::new(made) }
+    }
+
+    /// The old channel is let go; what is on its way on it arrives.
+    fn link(&self) -> Link {
+        let rotations = self.identity.rotations();
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.0 != rotations {
+            *current = (rotations, dial::secure(&self.url, Dial::As(self.identity.clone())));
+        }
+        Link { channel: current.1.clone(), shows: Some((self.identity.clone(), rotations)) }
+    }
 }
 
 /// Why a call to the registries failed.
@@ -108,18 +171,19 @@ impl Registries {
     /// Returns the registries at `urls`, starting with one at random. Nothing is dialled yet. To be called within a tokio runtime,
     /// on which the connections will live. A registry at `https://` fails every call and says why: see [`Registries::secured`].
     pub fn new(urls: &RegistryUrls) -> Self {
-        Self::of(urls, |url| if is_secure(url) { dial::without_identity(url) } else { dial::plain(url) })
+        Self::of(urls, |url| Line::Fixed(if is_secure(url) { dial::without_identity(url) } else { dial::plain(url) }))
     }
 
     /// Like [`Registries::new`], speaking TLS as `identity` to those at `https://`. A connection shows the certificate of the moment it was
-    /// opened; it is opened anew when the registry ends it.
+    /// opened; when that is replaced, calls and streams move to another.
     pub fn secured(urls: &RegistryUrls, identity: &Identity) -> Self {
-        let secure = |url: &str| dial::secure(url, Dial::As(identity.clone()));
-        Self::of(urls, |url| if is_secure(url) { secure(url) } else { dial::plain(url) })
+        Self::of(urls, |url| {
+            if is_secure(url) { Line::As(Secure::new(url, identity)) } else { Line::Fixed(dial::plain(url)) }
+        })
     }
 
-    fn of(urls: &RegistryUrls, channel: impl Fn(&str) -> Channel) -> Self {
-        let all: Vec<_> = urls.0.iter().map(|url| (url.clone(), channel(url))).collect();
+    fn of(urls: &RegistryUrls, line: impl Fn(&str) -> Line) -> Self {
+        let all: Vec<_> = urls.0.iter().map(|url| (url.clone(), line(url))).collect();
         let current = AtomicUsize::new(rand::rng().random_range(0..all.len()));
         Self { shared: Arc::new(Shared { all, current }) }
     }
@@ -129,9 +193,9 @@ impl Registries {
     }
 
     /// Returns the registry in use, with its URL for people.
-    pub(crate) fn current(&self) -> (&str, Channel) {
-        let (url, channel) = &self.shared.all[self.shared.current.load(Ordering::Relaxed)];
-        (url, channel.clone())
+    pub(crate) fn current(&self) -> (&str, Link) {
+        let (url, line) = &self.shared.all[self.shared.current.load(Ordering::Relaxed)];
+        (url, line.link())
     }
 
     /// Moves on from the registry at `url`, unless somebody else did already.
@@ -183,7 +247,7 @@ impl Registries {
         let mut backoff = Backoff::default();
         let mut last = None;
         for tried in 1.. {
-            let (url, channel) = self.current();
+            let (url, Link { channel, .. }) = self.current();
             last = match timeout_at(until(Instant::now()), attempt(channel)).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(status)) if is_an_answer(status.code()) => return Err(CallError::Refused(Box::new(status))),
@@ -250,7 +314,7 @@ mod tests {
     #[tokio::test]
     async fn an_address_that_wants_tls_never_gets_plaintext() {
         let registries = Registries::new(&"https://127.0.0.1:1".parse().unwrap());
-        let (_, channel) = registries.current();
+        let (_, Link { channel, .. }) = registries.current();
         let mut client = weft_proto::weft::discovery::v1::discovery_client::DiscoveryClient::new(channel);
         let status = client.list(weft_proto::weft::discovery::v1::ListRequest::default()).await.unwrap_err();
         let said = std::iter::successors(std::error::Error::source(&status), |e| e.source())

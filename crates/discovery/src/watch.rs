@@ -4,6 +4,7 @@
 //! message means (`state`), the file of the last good snapshot (`disk`).
 //! ```text
 //! Opening ──stream──► Following ──lost, misfit──► Opening (another registry at once, then back-off 100 ms to 5 s)
+//!    │                            └─our certificate was replaced──► Following on another connection, opened before the old stream is left
 //!    └─ no registry answers: what is remembered is published, and what was published stays
 //! ```
 //! A slow consumer costs nothing: it gets the latest state, not each one.
@@ -11,6 +12,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,13 +21,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 use weft_model::{ServiceName, Snapshot, Version};
 use weft_proto::weft::discovery::v1::{self as pb, discovery_client::DiscoveryClient};
 
 use crate::Registries;
 use crate::backoff::Backoff;
+use crate::registries::Link;
 use state::{Change, Misfit, State};
 
 mod disk;
@@ -173,12 +175,50 @@ enum End {
     Stop,
 }
 
+/// A stream that is open.
+struct Open {
+    link: Link,
+    requests: mpsc::Sender<pb::WatchRequest>,
+    stream: Streaming<pb::WatchResponse>,
+    /// What it was told to subscribe.
+    topics: BTreeSet<Topic>,
+}
+
+/// The way from a stream whose connection shows an old certificate to the next one.
+#[derive(Default)]
+struct Moving {
+    /// Being opened.
+    to: Option<Pin<Box<dyn Future<Output = Result<Open, Status>> + Send>>>,
+    /// The stream left behind, unread. It stays open until the new one has our first word: a registry must not think that nobody holds what it
+    /// said on it.
+    left: Option<Open>,
+    /// Opening failed; it is tried again from then on.
+    not_before: Option<Instant>,
+    backoff: Backoff,
+}
+
+impl Moving {
+    async fn next(&mut self, link: &Link) -> Event {
+        if let Some(to) = &mut self.to {
+            return Event::Moved(to.await);
+        }
+        link.aged().await;
+        if let Some(not_before) = self.not_before {
+            sleep_until(not_before).await;
+        }
+        Event::Aged
+    }
+}
+
 /// What can happen while a stream is open.
 enum Event {
     Message(Option<pb::WatchResponse>),
     Broken(Status),
     Topics,
     Acked,
+    /// The stream's connection shows a certificate that has been replaced.
+    Aged,
+    Moved(Result<Open, Status>),
     StayedBehind,
     PersistDue,
     Stop,
@@ -191,9 +231,9 @@ impl WatchTask {
         let mut failed = 0;
         let registries = self.registries.clone();
         loop {
-            let (url, channel) = registries.current();
+            let (url, link) = registries.current();
             let opened = Instant::now();
-            match self.follow(channel, &shutdown).await {
+            match self.follow(link, &shutdown).await {
                 End::Stop => break,
                 End::Misfit(misfit) => tracing::error!(%misfit, "the registry contradicts itself; subscribing anew"),
                 End::Lost(status) => {
@@ -219,64 +259,58 @@ impl WatchTask {
         }
     }
 
-    /// Opens a stream and obeys it to its end.
-    async fn follow(&mut self, channel: Channel, shutdown: &CancellationToken) -> End {
+    /// Opens a stream and obeys it, and those it moves to, to the end.
+    async fn follow(&mut self, link: Link, shutdown: &CancellationToken) -> End {
         let topics = self.topics.borrow_and_update().clone();
         let change = self.state.set_topics(topics.clone());
         self.publish(change);
         self.state.stream_opened();
-        let (requests, stream) = tokio::select! {
-            opened = self.open(channel, &topics) => match opened {
-                Ok(opened) => opened,
+        let open = tokio::select! {
+            opened = open(link, self.watcher.clone(), topics) => match opened {
+                Ok(open) => open,
                 Err(status) => return End::Lost(status),
             },
             () = shutdown.cancelled() => return End::Stop,
         };
-        match self.obey(requests, stream, topics, shutdown).await {
+        match self.obey(open, shutdown).await {
             Ok(()) => End::Stop,
             Err(end) => end,
         }
     }
 
-    async fn open(
-        &self,
-        channel: Channel,
-        topics: &BTreeSet<Topic>,
-    ) -> Result<(mpsc::Sender<pb::WatchRequest>, Streaming<pb::WatchResponse>), Status> {
-        let (requests, queue) = mpsc::channel(REQUESTS);
-        let first = pb::WatchRequest {
-            watcher: self.watcher.clone(),
-            subscribe: topics.iter().map(Topic::wire).collect(),
-            ..Default::default()
-        };
-        requests.try_send(first).expect("the queue is new and empty");
-        let mut client = DiscoveryClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
-        let opened = timeout(OPEN, client.watch(ReceiverStream::new(queue))).await;
-        let stream = opened.map_err(|_| Status::deadline_exceeded("the registry did not open the watch in time"))??;
-        Ok((requests, stream.into_inner()))
-    }
-
-    async fn obey(
-        &mut self,
-        requests: mpsc::Sender<pb::WatchRequest>,
-        mut stream: Streaming<pb::WatchResponse>,
-        mut subscribed: BTreeSet<Topic>,
-        shutdown: &CancellationToken,
-    ) -> Result<(), End> {
+    async fn obey(&mut self, mut open: Open, shutdown: &CancellationToken) -> Result<(), End> {
         let mut behind_since = None;
+        let mut moving = Moving::default();
         loop {
             behind_since = self.state.is_behind().then(|| behind_since.unwrap_or_else(Instant::now));
-            match self.event(&mut stream, behind_since, shutdown).await {
+            match self.event(&mut open, &mut moving, behind_since, shutdown).await {
                 Event::Message(Some(message)) => {
                     let change = self.state.apply(message).map_err(End::Misfit)?;
                     self.publish(change);
                 }
                 Event::Message(None) => return Err(End::Lost(Status::unavailable("the registry ended the watch"))),
                 Event::Broken(status) => return Err(End::Lost(status)),
-                Event::Topics => subscribed = self.resubscribe(&requests, subscribed).await?,
+                Event::Topics => self.resubscribe(&mut open).await?,
                 Event::Acked => {
                     let ack = self.acks.borrow_and_update().0;
-                    send(&requests, pb::WatchRequest { ack, ..Default::default() }).await?;
+                    send(&open.requests, pb::WatchRequest { ack, ..Default::default() }).await?;
+                    if self.state.said_something() {
+                        moving.left = None; // the registry has our word on the new stream; until now it waited for it on the old one
+                    }
+                }
+                Event::Aged => {
+                    let (_, link) = self.registries.current();
+                    moving.to = Some(Box::pin(self::open(link, self.watcher.clone(), open.topics.clone())));
+                }
+                Event::Moved(Ok(next)) => {
+                    moving = Moving { left: Some(std::mem::replace(&mut open, next)), ..Moving::default() };
+                    self.state.stream_opened();
+                    self.resubscribe(&mut open).await?;
+                }
+                Event::Moved(Err(status)) => {
+                    tracing::debug!(error = status.message(), "the watch cannot move to another connection yet");
+                    moving.to = None;
+                    moving.not_before = Some(Instant::now() + moving.backoff.delay(&mut rand::rng()));
                 }
                 Event::StayedBehind => {
                     tracing::warn!(
@@ -293,36 +327,38 @@ impl WatchTask {
 
     async fn event(
         &mut self,
-        stream: &mut Streaming<pb::WatchResponse>,
+        open: &mut Open,
+        moving: &mut Moving,
         behind: Option<Instant>,
         shutdown: &CancellationToken,
     ) -> Event {
         let persist = self.disk.due;
         tokio::select! {
-            message = stream.message() => match message {
+            message = open.stream.message() => match message {
                 Ok(message) => Event::Message(message),
                 Err(status) => Event::Broken(status),
             },
             changed = self.topics.changed() => changed.map_or(Event::Stop, |()| Event::Topics),
             changed = self.acks.changed() => changed.map_or(Event::Stop, |()| Event::Acked),
+            event = moving.next(&open.link) => event,
             () = sleep_until(behind.unwrap_or_else(Instant::now) + BEHIND), if behind.is_some() => Event::StayedBehind,
             () = sleep_until(persist.unwrap_or_else(Instant::now)), if persist.is_some() => Event::PersistDue,
             () = shutdown.cancelled() => Event::Stop,
         }
     }
 
-    async fn resubscribe(
-        &mut self,
-        requests: &mpsc::Sender<pb::WatchRequest>,
-        before: BTreeSet<Topic>,
-    ) -> Result<BTreeSet<Topic>, End> {
+    /// Tells the stream what is subscribed now, if it was opened or last told otherwise.
+    async fn resubscribe(&mut self, open: &mut Open) -> Result<(), End> {
         let now = self.topics.borrow_and_update().clone();
         let change = self.state.set_topics(now.clone());
         self.publish(change);
-        let wire = |topics: std::collections::btree_set::Difference<'_, Topic>| topics.map(Topic::wire).collect();
-        let (subscribe, unsubscribe) = (wire(now.difference(&before)), wire(before.difference(&now)));
-        send(requests, pb::WatchRequest { subscribe, unsubscribe, ..Default::default() }).await?;
-        Ok(now)
+        if now != open.topics {
+            let wire = |topics: std::collections::btree_set::Difference<'_, Topic>| topics.map(Topic::wire).collect();
+            let (subscribe, unsubscribe) = (wire(now.difference(&open.topics)), wire(open.topics.difference(&now)));
+            send(&open.requests, pb::WatchRequest { subscribe, unsubscribe, ..Default::default() }).await?;
+            open.topics = now;
+        }
+        Ok(())
     }
 
     /// Waits between two rounds of attempts; a subscription made meanwhile is served from memory.
@@ -375,6 +411,18 @@ impl WatchTask {
             self.disk.start(path.clone(), &self.state);
         }
     }
+}
+
+/// Opens a stream.
+async fn open(link: Link, watcher: String, topics: BTreeSet<Topic>) -> Result<Open, Status> {
+    let (requests, queue) = mpsc::channel(REQUESTS);
+    let subscribe = topics.iter().map(Topic::wire).collect();
+    let first = pb::WatchRequest { watcher, subscribe, ..Default::default() };
+    requests.try_send(first).expect("the queue is new and empty");
+    let mut client = DiscoveryClient::new(link.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
+    let opened = timeout(OPEN, client.watch(ReceiverStream::new(queue))).await;
+    let stream = opened.map_err(|_| Status::deadline_exceeded("the registry did not open the watch in time"))??;
+    Ok(Open { link, requests, stream: stream.into_inner(), topics })
 }
 
 async fn send(requests: &mpsc::Sender<pb::WatchRequest>, request: pb::WatchRequest) -> Result<(), End> {

@@ -131,6 +131,11 @@ impl Table {
         self.urgent = true;
     }
 
+    /// Beats go by another stream from now on, and no answer will come to those under way. Registrations are not on a stream.
+    pub(crate) fn moved(&mut self) {
+        self.under_way.clear();
+    }
+
     /// Whether beats should go out now and not at their time. Asking resets.
     pub(crate) fn take_urgent(&mut self) -> bool {
         std::mem::take(&mut self.urgent)
@@ -311,6 +316,18 @@ mod tests {
         assert!(!table.is_waiting());
         assert_eq!(table.take_wanted().len(), 0);
         assert_eq!(table.beats().beats[0].epoch, 7);
+    }
+
+    #[test]
+    fn a_stream_that_is_moved_to_owes_no_answer_to_the_beats_of_the_old_one() {
+        let (mut table, state) = held(7);
+        table.beats();
+        table.moved();
+        assert!(!table.is_waiting());
+        table.beats();
+        table.verdicts(&answer(Outcome::Renewed));
+        assert!(!table.is_waiting());
+        assert_eq!(*state.borrow(), LeaseState::Held { epoch: Epoch(7) });
     }
 
     #[test]

@@ -6,13 +6,20 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use weft_discovery::{Registries, RegistryUrls};
+use weft_identity::{Callers, Identity};
 use weft_proto::weft::discovery::v1::{self as discovery, discovery_server};
 use weft_proto::weft::registry::v1::{self as registry, registry_server};
 
@@ -39,6 +46,11 @@ impl<In, Out> Stream<In, Out> {
 
     pub(crate) async fn answer(&self, answer: Out) {
         self.answers.send(Ok(answer)).await.map_err(drop).expect("the client listens");
+    }
+
+    /// Whether the client is still there; what it has sent and nobody has read is not asked for any more.
+    pub(crate) async fn stays(&mut self) -> bool {
+        timeout(Duration::from_millis(200), self.requests.message()).await.is_err()
     }
 
     /// Waits until the client has left.
@@ -95,6 +107,15 @@ impl Fake {
     }
 
     pub(crate) async fn start_at(at: SocketAddr) -> Self {
+        Self::begin(at, None).await
+    }
+
+    /// By TLS, for callers that `identity` lets in.
+    pub(crate) async fn start_as(identity: &Identity) -> Self {
+        Self::begin("127.0.0.1:0".parse().unwrap(), Some(identity.clone())).await
+    }
+
+    async fn begin(at: SocketAddr, identity: Option<Identity>) -> Self {
         let (watches, got_watches) = mpsc::channel(8);
         let (keep_alives, got_keep_alives) = mpsc::channel(8);
         let (registers, got_registers) = mpsc::channel(8);
@@ -116,12 +137,10 @@ impl Fake {
                 }
             };
             bound.send(listener.local_addr().unwrap()).unwrap();
-            tonic::transport::Server::builder()
-                .add_service(registry_server::RegistryServer::new(asked.clone()))
+            let services = Routes::new(registry_server::RegistryServer::new(asked.clone()))
                 .add_service(discovery_server::DiscoveryServer::new(asked))
-                .serve_with_incoming(TcpListenerStream::new(listener))
-                .await
-                .unwrap();
+                .prepare();
+            serve(listener, identity, services).await;
         });
         Self {
             at: soon("the port", addr).await.unwrap(),
@@ -139,6 +158,11 @@ impl Fake {
 
     pub(crate) fn registries(&self) -> Registries {
         registries(&[self.at])
+    }
+
+    /// The way to it by TLS.
+    pub(crate) fn secured(&self, identity: &Identity) -> Registries {
+        Registries::secured(&format!("https://{}", self.at).parse::<RegistryUrls>().unwrap(), identity)
     }
 
     /// Ends the server as `kill -9` would and returns where it was.
@@ -170,6 +194,25 @@ impl Drop for Fake {
 pub(crate) fn registries(all: &[SocketAddr]) -> Registries {
     let urls = all.iter().map(|at| format!("http://{at}")).collect::<Vec<_>>().join(",");
     Registries::new(&urls.parse::<RegistryUrls>().unwrap())
+}
+
+async fn serve(listener: TcpListener, identity: Option<Identity>, services: Routes) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let (identity, service) = (identity.clone(), TowerToHyperService::new(services.clone()));
+        connections.spawn(async move {
+            let http = http2::Builder::new(TokioExecutor::new());
+            match identity {
+                None => drop(http.serve_connection(TokioIo::new(stream), service).await),
+                Some(identity) => {
+                    let acceptor = TlsAcceptor::from(identity.server_config(Callers::MustShow));
+                    let Ok(tls) = acceptor.accept(stream).await else { return };
+                    drop(http.serve_connection(TokioIo::new(tls), service).await);
+                }
+            }
+        });
+    }
 }
 
 async fn open<In, Out: Send + 'static>(

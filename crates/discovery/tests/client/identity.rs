@@ -20,10 +20,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
-use weft_discovery::{IdentityError, IdentityTask, Registries, RegistryUrls, Topic, Watch, WatchConfig, join};
+use weft_discovery::{
+    IdentityError, IdentityTask, LeaseState, Leases, Registries, RegistryUrls, Topic, Watch, WatchConfig, join,
+};
 use weft_identity::token::Token;
 use weft_identity::{Callers, Clock, Identity, KeyRequest, Refusal, Trust, bootstrap_config};
-use weft_model::ServiceName;
+use weft_model::{LeaseTtl, ServiceName, Status as ServiceStatus};
 use weft_proto::weft::registry::v1 as pb;
 use weft_proto::weft::registry::v1::identity_client::IdentityClient;
 use weft_proto::weft::registry::v1::registry_client::RegistryClient;
@@ -379,6 +381,43 @@ async fn certificates_of_two_seconds_and_a_new_root_under_calls_cost_no_call() {
     }
     assert!(failed.is_empty(), "{} of {calls}: {:?}", failed.len(), failed[0]);
     assert!(calls > 50, "{calls}");
+    mesh.stop.cancel();
+}
+
+#[tokio::test]
+async fn a_watch_and_a_lease_live_on_through_certificates_of_two_seconds() {
+    let mut mesh = Mesh::new(Duration::from_secs(2)).await;
+    let users = mesh.join("users").await;
+    let registries = Registries::secured(&mesh.url().parse().unwrap(), &users);
+    let config = WatchConfig { watcher: "test/1".into(), topics: vec![Topic::All], last_good: None };
+    let (task, mut watch) = Watch::new(registries.clone(), config);
+    mesh.tasks.spawn(task.run(mesh.stop.clone()));
+    let (task, leases) = Leases::new(registries, LeaseTtl::new(Duration::from_secs(3)).unwrap());
+    mesh.tasks.spawn(task.run(mesh.stop.clone()));
+    let mut lease = leases.hold(instance());
+    let held = soon("the lease", lease.changed()).await.unwrap();
+    assert!(matches!(held, LeaseState::Held { .. }), "{held:?}");
+
+    let mut turn = 0;
+    while users.rotations() < 5 {
+        turn += 1;
+        let reason = format!("turn {turn}");
+        lease.report(ServiceStatus::NotServing, &reason);
+        soon(&reason, async {
+            loop {
+                let update = watch.next().await.unwrap();
+                watch.ack(update.version);
+                let service = update.snapshot.services.get(&name("users"));
+                if service.is_some_and(|it| it.instances.values().any(|instance| instance.reason == reason)) {
+                    break;
+                }
+            }
+        })
+        .await;
+        assert_eq!(lease.state(), held, "the same lease all the time");
+        tokio::time::sleep(Duration::from_millis(20)).await; // between two changes
+    }
+    assert!(turn > 20, "{turn} changes");
     mesh.stop.cancel();
 }
 

@@ -13,20 +13,20 @@ use weft_proto::weft::registry::v1::{self as pb, verdict::Outcome};
 
 use crate::fake::{Fake, KeepingAlive, registries, soon};
 
-struct Running {
-    leases: Leases,
+pub(crate) struct Running {
+    pub(crate) leases: Leases,
     stop: CancellationToken,
     task: JoinSet<()>,
 }
 
 impl Running {
-    fn start(registries: Registries) -> Self {
+    pub(crate) fn start(registries: Registries) -> Self {
         let (task, leases) = Leases::new(registries, LeaseTtl::new(Duration::from_secs(3)).unwrap());
         let stop = CancellationToken::new();
         Self { leases, task: JoinSet::from_iter([task.run(stop.clone())]), stop }
     }
 
-    async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.stop.cancel();
         soon("the task to end", self.task.join_next()).await.unwrap().unwrap();
     }
@@ -52,7 +52,7 @@ pub(crate) fn instance() -> Instance {
     }
 }
 
-async fn grant(fake: &mut Fake, epoch: u64) {
+pub(crate) async fn grant(fake: &mut Fake, epoch: u64) {
     let call = fake.register().await;
     assert_eq!(call.request.instance.as_ref().unwrap().id, instance().id.to_string());
     assert_eq!(call.request.ttl_ms, 3_000);
@@ -62,7 +62,7 @@ async fn grant(fake: &mut Fake, epoch: u64) {
 }
 
 /// Returns the next beat, skipping requests without one.
-async fn beat(stream: &mut KeepingAlive) -> pb::Beat {
+pub(crate) async fn beat(stream: &mut KeepingAlive) -> pb::Beat {
     loop {
         if let Some(beat) = stream.request().await.beats.pop() {
             return beat;
@@ -70,12 +70,12 @@ async fn beat(stream: &mut KeepingAlive) -> pb::Beat {
     }
 }
 
-async fn judge(stream: &KeepingAlive, outcome: Outcome) {
+pub(crate) async fn judge(stream: &KeepingAlive, outcome: Outcome) {
     let verdict = pb::Verdict { id: instance().id.to_string(), outcome: outcome.into(), reason: "because".into() };
     stream.answer(pb::KeepAliveResponse { verdicts: vec![verdict], beat_every_ms: 1_000 }).await;
 }
 
-async fn state(lease: &mut Lease, wanted: LeaseState) {
+pub(crate) async fn state(lease: &mut Lease, wanted: LeaseState) {
     let what = format!("{wanted:?}");
     soon(&what, async {
         while lease.state() != wanted {

@@ -10,4 +10,5 @@ mod fake;
 mod identity;
 mod leases;
 mod real;
+mod rotation;
 mod watch;

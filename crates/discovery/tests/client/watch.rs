@@ -13,26 +13,26 @@ use weft_proto::weft::model::v1::{Endpoint, Instance, Status};
 use crate::fake::{Fake, Watching, registries, soon};
 
 /// A watch whose task runs, and ends when told.
-struct Running {
-    watch: Watch,
+pub(crate) struct Running {
+    pub(crate) watch: Watch,
     stop: CancellationToken,
     task: JoinSet<()>,
 }
 
 impl Running {
-    fn start(registries: Registries, topics: &[Topic], last_good: Option<PathBuf>) -> Self {
+    pub(crate) fn start(registries: Registries, topics: &[Topic], last_good: Option<PathBuf>) -> Self {
         let config = WatchConfig { watcher: "test/1".into(), topics: topics.to_vec(), last_good };
         let (task, watch) = Watch::new(registries, config);
         let stop = CancellationToken::new();
         Self { watch, task: JoinSet::from_iter([task.run(stop.clone())]), stop }
     }
 
-    async fn next(&mut self) -> Update {
+    pub(crate) async fn next(&mut self) -> Update {
         soon("an update", self.watch.next()).await.expect("the task lives")
     }
 
     /// Waits for an update that shows exactly these ports of `users`.
-    async fn shows(&mut self, ports: &[u16]) -> Update {
+    pub(crate) async fn shows(&mut self, ports: &[u16]) -> Update {
         let what = format!("users at {ports:?}");
         soon(&what, async {
             loop {
@@ -45,13 +45,13 @@ impl Running {
         .await
     }
 
-    async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.stop.cancel();
         soon("the task to end", self.task.join_next()).await.unwrap().unwrap();
     }
 }
 
-fn users() -> Topic {
+pub(crate) fn users() -> Topic {
     Topic::Service("users".parse().unwrap())
 }
 
@@ -79,17 +79,17 @@ fn message(version: u64, base: u64, body: pb::service_update::Body, authoritativ
     pb::WatchResponse { version, services: vec![update], ..Default::default() }
 }
 
-fn full(version: u64, ports: &[u16]) -> pb::WatchResponse {
+pub(crate) fn full(version: u64, ports: &[u16]) -> pb::WatchResponse {
     let instances = ports.iter().map(|port| instance(*port)).collect();
     message(version, 0, pb::service_update::Body::Full(pb::Full { instances }), true)
 }
 
-fn added(version: u64, base: u64, port: u16) -> pb::WatchResponse {
+pub(crate) fn added(version: u64, base: u64, port: u16) -> pb::WatchResponse {
     let delta = pb::Delta { upserted: vec![instance(port)], removed: Vec::new() };
     message(version, base, pb::service_update::Body::Delta(delta), true)
 }
 
-async fn opened(fake: &mut Fake) -> Watching {
+pub(crate) async fn opened(fake: &mut Fake) -> Watching {
     let mut watching = fake.watch().await;
     let first = watching.request().await;
     assert_eq!(first.watcher, "test/1");

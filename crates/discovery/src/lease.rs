@@ -230,11 +230,13 @@ struct Open {
     verdicts: Streaming<pb::KeepAliveResponse>,
 }
 
+type Opening = Pin<Box<dyn Future<Output = Result<Open, RpcStatus>> + Send>>;
+
 /// The way from a stream whose connection shows an old certificate to the next one.
 #[derive(Default)]
 struct Moving {
     /// Being opened.
-    to: Option<Pin<Box<dyn Future<Output = Result<Open, RpcStatus>> + Send>>>,
+    to: Option<Opening>,
     /// The stream left behind, unread. It stays open until the leases are renewed on the new one: its end would start their grace.
     left: Option<Open>,
     /// Opening failed; it is tried again from then on.
@@ -245,7 +247,10 @@ struct Moving {
 impl Moving {
     async fn next(&mut self, link: &Link) -> Event {
         if let Some(to) = &mut self.to {
-            return Event::Moved(to.await);
+            return match to.await {
+                Ok(open) => Event::Moved(Box::new(open)),
+                Err(status) => Event::NotMoved(status),
+            };
         }
         link.aged().await;
         if let Some(not_before) = self.not_before {
@@ -278,7 +283,9 @@ enum Event {
     Unanswered,
     /// The stream's connection shows a certificate that has been replaced.
     Aged,
-    Moved(Result<Open, RpcStatus>),
+    /// Another stream is open on a connection with the new one.
+    Moved(Box<Open>),
+    NotMoved(RpcStatus),
     Stop,
 }
 
@@ -395,16 +402,16 @@ impl<'a> Session<'a> {
                     let (_, link) = self.shared.registries.current();
                     moving.to = Some(Box::pin(self::open(link)));
                 }
-                Event::Moved(Ok(next)) => {
+                Event::Moved(next) => {
                     self.link = next.link.clone();
-                    moving = Moving { left: Some(std::mem::replace(&mut open, next)), ..Moving::default() };
+                    moving = Moving { left: Some(std::mem::replace(&mut open, *next)), ..Moving::default() };
                     self.shared.table().moved();
                     self.waiting_since = None;
                     if self.beat(&open.requests).await.is_err() {
                         return closed();
                     }
                 }
-                Event::Moved(Err(status)) => {
+                Event::NotMoved(status) => {
                     tracing::debug!(error = status.message(), "the leases cannot move to another connection yet");
                     moving.to = None;
                     moving.not_before = Some(Instant::now() + moving.backoff.delay(&mut rand::rng()));

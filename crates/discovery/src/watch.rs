@@ -184,11 +184,13 @@ struct Open {
     topics: BTreeSet<Topic>,
 }
 
+type Opening = Pin<Box<dyn Future<Output = Result<Open, Status>> + Send>>;
+
 /// The way from a stream whose connection shows an old certificate to the next one.
 #[derive(Default)]
 struct Moving {
     /// Being opened.
-    to: Option<Pin<Box<dyn Future<Output = Result<Open, Status>> + Send>>>,
+    to: Option<Opening>,
     /// The stream left behind, unread. It stays open until the new one has our first word: a registry must not think that nobody holds what it
     /// said on it.
     left: Option<Open>,
@@ -200,7 +202,10 @@ struct Moving {
 impl Moving {
     async fn next(&mut self, link: &Link) -> Event {
         if let Some(to) = &mut self.to {
-            return Event::Moved(to.await);
+            return match to.await {
+                Ok(open) => Event::Moved(Box::new(open)),
+                Err(status) => Event::NotMoved(status),
+            };
         }
         link.aged().await;
         if let Some(not_before) = self.not_before {
@@ -218,7 +223,9 @@ enum Event {
     Acked,
     /// The stream's connection shows a certificate that has been replaced.
     Aged,
-    Moved(Result<Open, Status>),
+    /// Another stream is open on a connection with the new one.
+    Moved(Box<Open>),
+    NotMoved(Status),
     StayedBehind,
     PersistDue,
     Stop,
@@ -302,12 +309,12 @@ impl WatchTask {
                     let (_, link) = self.registries.current();
                     moving.to = Some(Box::pin(self::open(link, self.watcher.clone(), open.topics.clone())));
                 }
-                Event::Moved(Ok(next)) => {
-                    moving = Moving { left: Some(std::mem::replace(&mut open, next)), ..Moving::default() };
+                Event::Moved(next) => {
+                    moving = Moving { left: Some(std::mem::replace(&mut open, *next)), ..Moving::default() };
                     self.state.stream_opened();
                     self.resubscribe(&mut open).await?;
                 }
-                Event::Moved(Err(status)) => {
+                Event::NotMoved(status) => {
                     tracing::debug!(error = status.message(), "the watch cannot move to another connection yet");
                     moving.to = None;
                     moving.not_before = Some(Instant::now() + moving.backoff.delay(&mut rand::rng()));

@@ -85,7 +85,7 @@ pub(crate) async fn start_gateway(upstream: String, change: impl FnOnce(&mut Con
             upstream,
         },
         identity: None,
-            workers: std::num::NonZeroUsize::new(2),
+        workers: std::num::NonZeroUsize::new(2),
         transcoding: weft_transcode::Settings::default(),
         limits: Limits::default(),
     };

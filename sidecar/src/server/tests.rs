@@ -472,7 +472,7 @@ async fn a_burst_of_aborted_calls_does_not_cost_the_connection() {
     let stream = TcpStream::connect(inbound.at).await.unwrap();
     let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
     let mut driving = JoinSet::new();
-    driving.spawn(async move { connection.await });
+    driving.spawn(connection);
     for _ in 0..5 {
         for _ in 0..500 {
             let request = Request::post("http://users/echo").body(()).unwrap();

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -13,10 +14,12 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
+use weft_identity::{Identity, KeyRequest, Trust};
 use weft_model::InstanceId;
 use weft_proto::weft::discovery::v1::{ListRequest, discovery_client::DiscoveryClient, service_update::Body};
 use weft_proto::weft::model::v1::{Instance, Status};
 use weft_proto::weft::testkit::v1::{EchoRequest, echo_client::EchoClient};
+use weft_registry::ca::{Ca, Settings};
 use weft_runtime::listen::ListenAddr;
 use weft_runtime::{Context, Env, Shutdown};
 use weft_sidecar::{Addresses, Config, DrainLimits, HealthCheck, Sidecar, Source, Timing};
@@ -137,6 +140,33 @@ impl Fixture {
     }
 }
 
+/// Vouches for the sidecars of a test.
+pub(crate) struct Authority {
+    ca: Ca,
+    _dir: TempDir,
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let settings = Settings {
+            dir: dir.path().to_owned(),
+            trust_domain: "weft.local".parse().unwrap(),
+            life: Duration::from_secs(3_600),
+            advertise: Vec::new(),
+        };
+        Self { ca: Ca::open(&settings, Arc::new(weft_runtime::clock::wall)).unwrap(), _dir: dir }
+    }
+
+    pub(crate) fn identity(&self, service: &str) -> Identity {
+        let (key, id) = (KeyRequest::generate().unwrap(), self.ca.domain().service(&service.parse().unwrap()));
+        let issued = self.ca.sign(key.csr(), &id).unwrap();
+        let (svid, trusted) = (key.complete(issued.chain).unwrap(), self.ca.trusted());
+        let trust = Trust::new(trusted.bundle, trusted.revocations, Arc::new(weft_runtime::clock::wall)).unwrap();
+        Identity::new(svid, trust).unwrap()
+    }
+}
+
 fn echo_app() -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let app = tests.parent().unwrap().parent().unwrap().join("examples/echo-app");
@@ -161,6 +191,13 @@ impl Running {
             answer.status.is_success().then_some(())
         })
         .await;
+    }
+
+    /// What `/metrics` says after the first of these names; empty if nothing.
+    pub(crate) async fn metric(&self, name: &str) -> String {
+        let answer = weft_testkit::http::send(self.addresses.admin, http::Method::GET, "/metrics", "").await.unwrap();
+        let line = answer.body.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_default().to_owned()
     }
 
     /// Process id of the app, once it is another than `before`.

@@ -5,5 +5,6 @@
 
 mod calls;
 mod fixture;
+mod identities;
 mod leaving;
 mod status;

@@ -239,3 +239,36 @@ async fn a_live_connections_owner_learns_of_its_peers_expiry() {
     assert!(matches!(refusal, Refusal::Expired { .. }), "{refusal}");
     assert!((89..=93).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
 }
+
+#[tokio::test]
+async fn an_expired_peer_is_refused_and_not_disowned_until_it_is_revoked() {
+    let ca = Authority::new("weft.local", &Hand::default());
+    let (users, posts) = (ca.identity("users", HOUR), ca.identity("posts", HOUR));
+    let peer = call(&users, Callers::MustShow, &posts, &ca.id("users")).await.good().0.unwrap();
+    ca.hand.advance(2 * HOUR);
+    assert!(matches!(users.trust().refuses(&peer).await, Refusal::Expired { .. }));
+    let mut disowned = std::pin::pin!(users.trust().disowns(&peer));
+    assert!(tokio::time::timeout(Duration::from_millis(50), disowned.as_mut()).await.is_err());
+    let revoked = Revocations { serials: [peer.leaf.serial.clone()].into(), ..Revocations::default() };
+    users.trust().replace(ca.bundle(), revoked).unwrap();
+    assert_eq!(disowned.await, Refusal::Revoked);
+
+    users.trust().replace(ca.bundle(), Revocations::default()).unwrap();
+    let other = Authority::new("weft.local", &ca.hand);
+    users.trust().replace(Bundle::new(ca.domain.clone(), [other.root]).unwrap(), Revocations::default()).unwrap();
+    assert_eq!(users.trust().disowns(&peer).await, Refusal::UnknownAuthority);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instant_of_the_wall_clock_is_waited_for_through_a_jump() {
+    let ca = Authority::new("weft.local", &Hand::default());
+    let trust = ca.trust();
+    let (begun, at) = (tokio::time::Instant::now(), ca.hand.now() + HOUR);
+    let jump = async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        ca.hand.advance(HOUR);
+    };
+    tokio::join!(trust.reaches(at), jump);
+    assert!(begun.elapsed() <= Duration::from_secs(31), "{:?}", begun.elapsed());
+    trust.reaches(ca.hand.now()).await;
+}

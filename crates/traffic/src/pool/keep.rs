@@ -75,7 +75,7 @@ impl Keeper {
         std::future::pending().await
     }
 
-    /// Waits until another connection is open in place of this one.
+    /// Waits until another connection is open in place of this one, or none is needed since no call finds this one any more.
     async fn replaced(&self) {
         let Proof { identity, rotations, shown, peer } = &self.proof;
         let trust = identity.trust();
@@ -87,7 +87,7 @@ impl Keeper {
                 () = trust.reaches(due) => {}
             }
             sleep(spread(shown.leaf().not_after.min(peer.leaf.not_after), trust.now())).await;
-            if self.another_opens().await {
+            if !self.is_found() || self.another_opens().await {
                 return;
             }
             failures += 1;
@@ -95,6 +95,10 @@ impl Keeper {
             sleep(again).await;
             due = renewed(&peer.leaf, trust.now());
         }
+    }
+
+    fn is_found(&self) -> bool {
+        self.line.upgrade().is_some_and(|line| !line.gone() && line.holds(self.connection.as_ptr()))
     }
 
     async fn another_opens(&self) -> bool {

@@ -92,6 +92,11 @@ impl Line {
         self.gone.is_cancelled()
     }
 
+    /// Whether calls find this connection here.
+    pub(super) fn holds(&self, connection: *const Connection) -> bool {
+        self.open.load().iter().any(|it| std::ptr::eq(Arc::as_ptr(it), connection))
+    }
+
     pub(super) fn connections(&self) -> usize {
         self.open.load().len()
     }

@@ -303,7 +303,7 @@ async fn a_pool_that_finishes_leaves_no_keeper_behind() {
 
 async fn until_called(mesh: &Mesh) {
     let called = tokio::time::timeout(Duration::from_secs(20), async {
-        while mesh.call(GET, Body::full("x")).await.is_err() {}
+        while mesh.outbound.call(request(GET, Body::empty())).await.is_err() {}
     });
     assert!(called.await.is_ok(), "it is called again");
 }

@@ -91,7 +91,9 @@ impl Mesh {
     ) -> Self {
         // A handshake may take its time on a busy machine.
         let pool = PoolConfig { identity, connect_timeout: Duration::from_secs(10), ..PoolConfig::default() };
-        let it = Self::with(pool, OutboundConfig::default(), []);
+        // Less patience than the default: most of these tests are about calls that are never going to pass.
+        let config = OutboundConfig { patience: Duration::from_millis(500), ..OutboundConfig::default() };
+        let it = Self::with(pool, config, []);
         let transport = Transport::Mtls { identity: expected.clone() };
         it.set_endpoints(addresses.into_iter().map(|at| Endpoint { transport: transport.clone(), ..endpoint(at) }));
         it

@@ -20,7 +20,7 @@ const ROOTS: [&str; 8] = [
 ];
 
 /// Further services of a package above, with a set of their own: not every process that offers the one offers the other.
-const FURTHER: [&str; 1] = ["weft/registry/v1/identity.proto"];
+const FURTHER: [&str; 2] = ["weft/registry/v1/identity.proto", "weft/testkit/v1/foreign.proto"];
 
 /// Files that carry no service of ours but whose types others use.
 const SHARED: [&str; 2] = ["google/api/httpbody.proto", "google/rpc/status.proto"];

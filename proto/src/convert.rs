@@ -268,24 +268,37 @@ impl From<&model::Check> for pb::Check {
     }
 }
 
+/// Sets of which a method says that they lack it (model.proto, Method).
+const MAX_MISSING: usize = 64;
+
 impl From<&model::ServiceInfo> for pb::ServiceInfo {
     fn from(it: &model::ServiceInfo) -> Self {
         Self {
-            grpc_services: it.grpc_services.iter().map(Into::into).collect(),
+            grpc_services: it.grpc_services.iter().map(|grpc| grpc_service(grpc, &it.descriptors)).collect(),
             descriptor_digests: it.descriptors.iter().map(|d| d.0.to_vec().into()).collect(),
+            refused_claims: it.refused.iter().map(Into::into).collect(),
         }
     }
 }
 
-impl From<&model::GrpcService> for pb::GrpcService {
-    fn from(it: &model::GrpcService) -> Self {
-        let method = |m: &model::Method| pb::Method {
-            name: m.name.clone(),
-            client_streaming: m.client_streaming,
-            server_streaming: m.server_streaming,
-            idempotent: m.idempotent,
-        };
-        Self { name: it.name.clone(), methods: it.methods.iter().map(method).collect() }
+fn grpc_service(it: &model::GrpcService, sets: &[model::Digest]) -> pb::GrpcService {
+    let place = |missing: &model::Digest| {
+        let at = sets.iter().take(MAX_MISSING).position(|digest| digest == missing)?;
+        u32::try_from(at).ok()
+    };
+    let method = |m: &model::Method| pb::Method {
+        name: m.name.clone(),
+        client_streaming: m.client_streaming,
+        server_streaming: m.server_streaming,
+        idempotent: m.idempotent,
+        missing_in: m.missing_in.iter().filter_map(place).collect(),
+    };
+    pb::GrpcService { name: it.name.clone(), methods: it.methods.iter().map(method).collect() }
+}
+
+impl From<&model::RefusedClaim> for pb::RefusedClaim {
+    fn from(it: &model::RefusedClaim) -> Self {
+        Self { name: it.name.clone(), holder: it.holder.full().to_owned(), method: it.method.clone() }
     }
 }
 
@@ -299,20 +312,28 @@ impl TryFrom<pb::ServiceInfo> for model::ServiceInfo {
             descriptors
                 .push(digest(bytes).map_err(|e| e.within(&field))?.ok_or_else(|| Invalid::new(field, "is empty"))?);
         }
-        Ok(Self { grpc_services: it.grpc_services.into_iter().map(Into::into).collect(), descriptors })
+        let mut refused = Vec::with_capacity(it.refused_claims.len());
+        for (index, claim) in it.refused_claims.into_iter().enumerate() {
+            let holder = claim.holder.parse();
+            let holder = holder.map_err(|e: Invalid| e.within("holder").within(&format!("refused_claims[{index}]")))?;
+            refused.push(model::RefusedClaim { name: claim.name, holder, method: claim.method });
+        }
+        let grpc_services = it.grpc_services.into_iter().map(|grpc| model_grpc_service(grpc, &descriptors)).collect();
+        Ok(Self { grpc_services, descriptors, refused })
     }
 }
 
-impl From<pb::GrpcService> for model::GrpcService {
-    fn from(it: pb::GrpcService) -> Self {
-        let method = |m: pb::Method| model::Method {
-            name: m.name,
-            client_streaming: m.client_streaming,
-            server_streaming: m.server_streaming,
-            idempotent: m.idempotent,
-        };
-        Self { name: it.name, methods: it.methods.into_iter().map(method).collect() }
-    }
+/// A place that no set has is one we were not told of: it says nothing.
+fn model_grpc_service(it: pb::GrpcService, sets: &[model::Digest]) -> model::GrpcService {
+    let set = |place: u32| sets.get(usize::try_from(place).ok()?).copied();
+    let method = |m: pb::Method| model::Method {
+        name: m.name,
+        client_streaming: m.client_streaming,
+        server_streaming: m.server_streaming,
+        idempotent: m.idempotent,
+        missing_in: m.missing_in.into_iter().filter_map(set).collect(),
+    };
+    model::GrpcService { name: it.name, methods: it.methods.into_iter().map(method).collect() }
 }
 
 /// Returns the complete update of one service, as a first answer or a list carries it.
@@ -385,6 +406,34 @@ mod tests {
         assert_eq!(broken(|i| i.check.as_mut().unwrap().kind = None), "check.kind");
         assert_eq!(broken(|i| i.check.as_mut().unwrap().interval_ms = 1), "check.interval_ms");
         assert_eq!(broken(|i| i.check.as_mut().unwrap().timeout_ms = 3_600_001), "check.timeout_ms");
+    }
+
+    #[test]
+    fn facts_of_a_service_survive_the_way_and_a_place_without_a_set_says_nothing() {
+        let (old, new) = (model::Digest([1; 32]), model::Digest([2; 32]));
+        let method = |name: &str, missing_in| model::Method {
+            name: name.into(),
+            client_streaming: false,
+            server_streaming: false,
+            idempotent: true,
+            missing_in,
+        };
+        let grpc = model::GrpcService {
+            name: "shop.posts.v1.Posts".into(),
+            methods: vec![method("Get", vec![]), method("Count", vec![old])],
+        };
+        let refused = model::RefusedClaim {
+            name: "GET /api/users/*".into(),
+            holder: "users".parse().unwrap(),
+            method: "shop.posts.v1.Posts/Get".into(),
+        };
+        let info =
+            model::ServiceInfo { grpc_services: vec![grpc], descriptors: vec![new, old], refused: vec![refused] };
+        let mut wire = pb::ServiceInfo::from(&info);
+        assert_eq!(wire.grpc_services[0].methods[1].missing_in, [1]);
+        assert_eq!(model::ServiceInfo::try_from(wire.clone()).unwrap(), info);
+        wire.grpc_services[0].methods[1].missing_in.push(7);
+        assert_eq!(model::ServiceInfo::try_from(wire).unwrap(), info);
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub const DISCOVERY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/weft.disc
 pub const UP: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/weft.up.v1.binpb"));
 /// `weft.testkit.v1` and what it imports.
 pub const TESTKIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/weft.testkit.v1.binpb"));
+/// `weft.testkit.v1.Foreign` and what it imports.
+pub const FOREIGN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/weft.testkit.v1.foreign.binpb"));
 /// `shop.users.v1` and what it imports.
 pub const SHOP_USERS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shop.users.v1.binpb"));
 /// `shop.posts.v1` and what it imports.

@@ -28,12 +28,14 @@ pub use change::{Applied, Beat, ChangeError, Health, StreamId, Verdict, Word};
 pub use store::Error as StoreError;
 pub use task::CatalogTask;
 
-pub(crate) use change::{Change, RefusedClaim};
+pub(crate) use change::Change;
 pub(crate) use draft::LeaseChange;
+pub(crate) use record::millis;
+pub(crate) use state::Claim;
 
 use crate::{
     catalog::{
-        state::{Record, Removals, State},
+        state::{Record, RefusedSet, Removals, State},
         store::Store,
     },
     leases::Doubt,
@@ -55,6 +57,8 @@ pub struct Published {
     pub warming: bool,
     pub(crate) removals: Removals,
     pub(crate) sets: OrdMap<Digest, Arc<DescriptorSet>>,
+    pub(crate) claims: OrdMap<String, Claim>,
+    pub(crate) refused_sets: OrdMap<InstanceId, RefusedSet>,
     records: OrdMap<InstanceId, Arc<Record>>,
 }
 
@@ -150,9 +154,33 @@ impl Catalog {
         self.change(Change::Report { id, epoch, health }).await
     }
 
-    /// Stores a linked descriptor set; ends well when it is there already.
-    pub(crate) async fn put_descriptors(&self, set: DescriptorSet) -> Result<Applied, ChangeError> {
-        self.change(Change::PutDescriptors { set: Box::new(set) }).await
+    /// Stores a linked descriptor set that an instance offers; ends well when it is there already.
+    pub(crate) async fn put_descriptors(
+        &self,
+        set: DescriptorSet,
+        by: Option<InstanceId>,
+    ) -> Result<Applied, ChangeError> {
+        self.change(Change::PutDescriptors { set: Box::new(set), by }).await
+    }
+
+    /// Notes that the set of an instance was refused, for whoever asks.
+    pub(crate) async fn refuse_set(
+        &self,
+        by: InstanceId,
+        service: ServiceName,
+        problem: String,
+    ) -> Result<Applied, ChangeError> {
+        self.change(Change::RefuseSet { by, service, problem }).await
+    }
+
+    /// Gives a claim to a service, on an operator's word. The names that moved are in the answer.
+    pub(crate) async fn move_claim(&self, name: String, to: ServiceName) -> Result<Applied, ChangeError> {
+        self.change(Change::MoveClaim { name, to }).await
+    }
+
+    /// Ends a claim, on an operator's word. The names that were released are in the answer.
+    pub(crate) async fn release_claim(&self, name: String) -> Result<Applied, ChangeError> {
+        self.change(Change::ReleaseClaim { name }).await
     }
 
     /// Opens a keep-alive stream.
@@ -206,6 +234,8 @@ fn published(state: &State, doubt: &Doubt) -> Published {
         warming: doubt.frozen.is_some(),
         removals: state.removals.clone(),
         sets: state.sets.clone(),
+        claims: state.claims.clone(),
+        refused_sets: state.refused_sets.clone(),
         records: state.records.clone(),
     }
 }

@@ -1,7 +1,10 @@
 //! Descriptor sets: known by their digest, linked before they are accepted, read for what callers must know of each method.
 //!
-//! Lives here: linking, facts. Does not: the digest rule (`weft-proto`), storing (`catalog`), who owns a gRPC name (`catalog`, claims), transcoding (gateway).
+//! Lives here: linking, facts, the names a set declares. Does not: the digest rule (`weft-proto`), storing (`catalog`), whose a name is
+//! (`catalog`, claims), what a template means (`weft-transcode`), transcoding (gateway).
 //! Pure and synchronous; linking a large set takes milliseconds, so sources call it on a blocking thread.
+
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use prost_reflect::{DescriptorPool, MethodDescriptor, prost_types};
@@ -21,8 +24,34 @@ pub(crate) struct DescriptorSet {
     pub(crate) files: Vec<Bytes>,
     /// The gRPC services declared in it, without `grpc.*`.
     pub(crate) services: Vec<GrpcService>,
+    /// The REST templates of their methods, as far as they can be served, sorted.
+    pub(crate) templates: Vec<Template>,
     /// Rises with each set that the catalog stored: the higher, the newer. 0 before.
     pub(crate) age: u64,
+}
+
+/// A REST template of a method.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Template {
+    /// The gRPC service whose method it is.
+    pub(crate) service: String,
+    /// Name of the method within it.
+    pub(crate) method: String,
+    /// The name it is claimed by, `GET /api/users/*`.
+    pub(crate) claim: String,
+}
+
+impl DescriptorSet {
+    /// Templates of the methods of one gRPC service.
+    pub(crate) fn templates_of<'s>(&'s self, service: &'s str) -> impl Iterator<Item = &'s Template> {
+        self.templates.iter().filter(move |template| template.service == service)
+    }
+
+    /// Every name the set declares.
+    pub(crate) fn names(&self) -> BTreeSet<&str> {
+        let services = self.services.iter().map(|service| service.name.as_str());
+        services.chain(self.templates.iter().map(|template| template.claim.as_str())).collect()
+    }
 }
 
 /// Why a set is refused; the old one of the service stays.
@@ -37,6 +66,9 @@ pub(crate) enum SchemaError {
     /// A file is missing, a name is unknown or two clash; the text names file and symbol.
     #[error("the set does not link: {}{_0}", _0.file().map(|file| format!("{file}: ")).unwrap_or_default())]
     Link(#[from] prost_reflect::DescriptorError),
+    /// It links, and yet no gateway could route it.
+    #[error("the set cannot be routed: {0}")]
+    Route(#[from] weft_transcode::SchemaError),
 }
 
 /// Checks that the files link, and reads the services they declare.
@@ -54,8 +86,26 @@ pub(crate) fn link(files: Vec<Bytes>) -> Result<DescriptorSet, SchemaError> {
         .collect();
     services.sort_by(|a, b| a.name.cmp(&b.name));
     let digest = descriptors::digest(&named);
-    let files = named.into_values().map(|file| file.bytes).collect();
-    Ok(DescriptorSet { digest, files, services, age: 0 })
+    let files: Vec<Bytes> = named.into_values().map(|file| file.bytes).collect();
+    let templates = templates(&files)?;
+    Ok(DescriptorSet { digest, files, services, templates, age: 0 })
+}
+
+/// A template that no gateway can serve claims nothing: the gateway says what is wrong with it.
+fn templates(files: &[Bytes]) -> Result<Vec<Template>, SchemaError> {
+    let schema = weft_transcode::Schema::from_files(files)?;
+    let bound = schema.plans().iter().filter(|plan| !plan.is_plain());
+    let bound = bound.filter(|plan| !plan.method().service().starts_with(NEVER_CLAIMED));
+    let mut templates: Vec<Template> = bound
+        .map(|plan| Template {
+            service: plan.method().service().to_owned(),
+            method: plan.method().name().to_owned(),
+            claim: plan.claim(),
+        })
+        .collect();
+    templates.sort();
+    templates.dedup();
+    Ok(templates)
 }
 
 fn method(it: &MethodDescriptor) -> Method {
@@ -65,6 +115,7 @@ fn method(it: &MethodDescriptor) -> Method {
         client_streaming: it.is_client_streaming(),
         server_streaming: it.is_server_streaming(),
         idempotent: matches!(level, Some(IdempotencyLevel::NoSideEffects | IdempotencyLevel::Idempotent)),
+        missing_in: Vec::new(),
     }
 }
 
@@ -100,6 +151,23 @@ mod tests {
         assert_eq!(users.name, "shop.users.v1.Users");
         let idempotent = |name: &str| users.methods.iter().find(|m| m.name == name).unwrap().idempotent;
         assert!(idempotent("GetUser") && !idempotent("CreateUser"));
+    }
+
+    #[test]
+    fn templates_are_named_by_the_paths_they_match() {
+        let set = link(users()).unwrap();
+        let claims: Vec<_> = set.templates.iter().map(|it| format!("{} {}", it.method, it.claim)).collect();
+        assert_eq!(
+            claims,
+            [
+                "CreateUser POST /api/users",
+                "DeleteUser DELETE /api/users/*",
+                "GetUser GET /api/users/*",
+                "ListUsers GET /api/users",
+                "UpdateUser PATCH /api/users/*",
+            ]
+        );
+        assert!(set.names().contains("shop.users.v1.Users") && set.names().contains("GET /api/users/*"));
     }
 
     #[test]

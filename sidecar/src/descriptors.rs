@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 use weft_discovery::{CallError, DescriptorSet, Registries};
-use weft_model::Digest;
+use weft_model::{Digest, Instance};
 
 use crate::chain::chain;
 use crate::reflection;
@@ -38,6 +38,7 @@ pub(crate) enum Described {
 pub(crate) async fn describe(
     app: SocketAddr,
     registries: &Registries,
+    instance: &Instance,
     given: Option<DescriptorSet>,
     stored: Option<Digest>,
 ) -> Described {
@@ -49,7 +50,11 @@ pub(crate) async fn describe(
             Err(_) => return Described::Failed,
         },
     };
-    if stored == Some(set.digest()) || store(registries, &set).await { Described::As(set) } else { Described::Unsaid }
+    if stored == Some(set.digest()) || store(registries, instance, &set).await {
+        Described::As(set)
+    } else {
+        Described::Unsaid
+    }
 }
 
 /// How long to wait after so many failures in a row before the app is asked again.
@@ -74,9 +79,9 @@ async fn read(app: SocketAddr) -> Result<DescriptorSet, reflection::Error> {
 }
 
 /// Returns whether the registry has the set now. Without a registry it goes on trying; a set that is refused is not offered again.
-pub(crate) async fn store(registries: &Registries, set: &DescriptorSet) -> bool {
+pub(crate) async fn store(registries: &Registries, instance: &Instance, set: &DescriptorSet) -> bool {
     loop {
-        match registries.store_descriptors(set, STORE).await {
+        match registries.store_descriptors(set, &instance.id, &instance.service, STORE).await {
             Ok(()) => return true,
             Err(error @ CallError::Refused(_)) => {
                 tracing::error!(error = chain(&error), "the registry refuses the app's descriptors");

@@ -271,10 +271,11 @@ impl Lifecycle {
         let Some(registration) = &self.parts.registration else { return };
         let (app, registries, given) =
             (self.parts.app, registration.registries.clone(), registration.descriptors.clone());
+        let instance = registration.instance.clone();
         let stored = self.described.as_ref().map(DescriptorSet::digest);
         self.describing = Some(Box::pin(async move {
             sleep(pause).await;
-            descriptors::describe(app, &registries, given, stored).await
+            descriptors::describe(app, &registries, &instance, given, stored).await
         }));
     }
 
@@ -336,8 +337,9 @@ impl Lifecycle {
                 tracing::info!(%epoch, "registered");
                 if let (Some(registration), Some(set)) = (&self.parts.registration, &self.described) {
                     let (registries, set) = (registration.registries.clone(), set.clone());
+                    let instance = registration.instance.clone();
                     self.storing = Some(Box::pin(async move {
-                        descriptors::store(&registries, &set).await; // a refusal is in the log
+                        descriptors::store(&registries, &instance, &set).await; // a refusal is in the log
                     }));
                 }
             }

@@ -24,7 +24,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("weft-store", &["weft"]),
     ("weft-testkit", &["weft-model", "weft-proto", "weft-reflection"]),
     // the roles: never on each other
-    ("weft-registry", &["weft-identity", "weft-model", "weft-proto", "weft-reflection", "weft-runtime"]),
+    (
+        "weft-registry",
+        &["weft-identity", "weft-model", "weft-proto", "weft-reflection", "weft-runtime", "weft-transcode"],
+    ),
     (
         "weft-gateway",
         &[

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tonic::Request;
-use weft_model::{Digest, ServiceName};
+use weft_model::{Digest, InstanceId, ServiceName};
 use weft_proto::descriptors::{self, BadFiles, File};
 use weft_proto::weft::discovery::v1::{self as discovery, discovery_client::DiscoveryClient};
 use weft_proto::weft::registry::v1::{self as registry, registry_client::RegistryClient};
@@ -134,9 +134,15 @@ impl Registries {
         }
     }
 
-    /// Makes sure that the registry has this set: asks whether it lacks it, and sends it then. A set that does not link is refused
-    /// with file and symbol.
-    pub async fn store_descriptors(&self, set: &DescriptorSet, within: Duration) -> Result<(), CallError> {
+    /// Makes sure that the registry has this set: asks whether it lacks it, and sends it then, in the name of the instance that offers it. A
+    /// set that does not link is refused with file and symbol.
+    pub async fn store_descriptors(
+        &self,
+        set: &DescriptorSet,
+        instance: &InstanceId,
+        service: &ServiceName,
+        within: Duration,
+    ) -> Result<(), CallError> {
         let deadline = tokio::time::Instant::now() + within;
         let ask = registry::MissingDescriptorsRequest { digests: vec![Bytes::copy_from_slice(&set.digest.0)] };
         let missing = self
@@ -151,7 +157,11 @@ impl Registries {
         }
         let left = deadline.saturating_duration_since(tokio::time::Instant::now());
         self.call(left, |channel| {
-            let put = registry::PutDescriptorsRequest { files: set.files().cloned().collect() };
+            let put = registry::PutDescriptorsRequest {
+                files: set.files().cloned().collect(),
+                instance: instance.to_string(),
+                service: service.full().to_owned(),
+            };
             async move {
                 let mut client = RegistryClient::new(channel).max_encoding_message_size(MAX_MESSAGE);
                 client.put_descriptors(put).await

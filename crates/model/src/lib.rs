@@ -18,4 +18,4 @@ pub use instance::{
 };
 pub use invalid::Invalid;
 pub use name::{ServiceName, SpiffeId};
-pub use service::{GrpcService, Method, ServiceInfo, ServiceSnapshot, Snapshot, Version};
+pub use service::{GrpcService, Method, RefusedClaim, ServiceInfo, ServiceSnapshot, Snapshot, Version};

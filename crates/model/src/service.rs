@@ -30,6 +30,8 @@ pub struct Method {
     pub server_streaming: bool,
     /// Declared NO_SIDE_EFFECTS or IDEMPOTENT.
     pub idempotent: bool,
+    /// Sets of the service that lack it: instances that carry one of them are not called by it. Nearly always empty.
+    pub missing_in: Vec<Digest>,
 }
 
 /// A gRPC service that a mesh service offers.
@@ -48,6 +50,19 @@ pub struct ServiceInfo {
     pub grpc_services: Vec<GrpcService>,
     /// Digests of the descriptor sets its live instances carry, the newest first.
     pub descriptors: Vec<Digest>,
+    /// Names that these sets declare and that belong to others: not to be routed to this service.
+    pub refused: Vec<RefusedClaim>,
+}
+
+/// A name that a service declares and that belongs to another.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RefusedClaim {
+    /// `shop.users.v1.Users`, or `GET /api/users/*`.
+    pub name: String,
+    /// Service it belongs to.
+    pub holder: ServiceName,
+    /// Method whose REST template it is, `acme.v1.Api/Get`; empty for the name of a gRPC service.
+    pub method: String,
 }
 
 /// One service at one version.

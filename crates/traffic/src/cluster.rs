@@ -28,6 +28,17 @@ pub struct Cluster {
     pub(crate) shared: Arc<Shared>,
     /// Whether somebody may come: instances that do not take calls now, or a set that is not known for sure.
     pub(crate) hope: Hope,
+    /// Present while instances that carry different descriptor sets stand side by side.
+    pub(crate) parts: Option<Box<Parts>>,
+}
+
+/// A cluster taken apart by the methods that its endpoints declare. Its parts share endpoints and all that calls teach with the whole.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    /// Endpoints that declare a method, by its place in `Routes::lacking`.
+    pub(crate) declaring: Box<[Arc<Cluster>]>,
+    /// Endpoints that do not say what they declare, if others do.
+    pub(crate) unsaid: Option<Arc<Cluster>>,
 }
 
 /// Whether a call to a cluster without endpoints waits.
@@ -134,10 +145,13 @@ impl Cluster {
             .map(|endpoint| (endpoint, Chance::LastResort))
     }
 
-    /// What would be left without `endpoint`.
+    /// What would be left without `endpoint`, for the calls that it may be the last to answer.
     pub(crate) fn others(&self, endpoint: &Endpoint, now: Ticks) -> Others {
         let left = |m: &Member| m.endpoint.id() != endpoint.id() && m.endpoint.state(now) == State::Active;
-        if self.members.iter().any(left) { Others::Left } else { Others::None }
+        let alone = |cluster: &Self| !cluster.members.iter().any(left);
+        let has = |cluster: &Self| cluster.members.iter().any(|m| m.endpoint.id() == endpoint.id());
+        let mut parts = self.parts.iter().flat_map(|parts| parts.declaring.iter());
+        if alone(self) || parts.any(|part| has(part) && alone(part)) { Others::None } else { Others::Left }
     }
 
     /// Whether an endpoint is left that is expected to answer and that the call has not tried.

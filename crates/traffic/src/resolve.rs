@@ -55,7 +55,7 @@ fn route(world: &World, options: &crate::CallOptions, authority: Option<Authorit
         Err(error) => Route::Nowhere(error),
         Ok(slot) => {
             let authority = authority.unwrap_or_else(|| routes.authority(slot).clone());
-            match world.at(slot) {
+            match world.serving(slot, path) {
                 Some(cluster) => Route::To { cluster: cluster.clone(), authority },
                 None => Route::Unsubscribed { service: routes.name(slot).clone(), authority },
             }

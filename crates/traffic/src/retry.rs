@@ -63,7 +63,9 @@ impl Retry {
     /// Another attempt goes by the world as it is then: the one of the call's beginning may name nobody but the endpoint that just died.
     fn refresh(&self, call: &mut Call) {
         let Policy::Mesh { worlds } = &self.policy else { return };
-        if let Some(cluster) = worlds.borrow().cluster(call.cluster.name()).filter(|c| !c.members.is_empty()) {
+        let world = worlds.borrow();
+        let cluster = world.serving_of(call.cluster.name(), call.target.path.path());
+        if let Some(cluster) = cluster.filter(|c| !c.members.is_empty()) {
             call.cluster = cluster.clone();
         }
     }
@@ -93,8 +95,9 @@ impl Retry {
             Policy::Mesh { worlds } => {
                 let mut changes = worlds.changes();
                 drop(tokio::time::timeout(wait, changes.next()).await);
-                let endpoints = select::endpoints(worlds, call.cluster.name(), call.attempts.give_up());
-                call.cluster = endpoints.await.ok()?;
+                let (service, path) = (call.cluster.name(), call.target.path.path());
+                let endpoints = select::endpoints(worlds, service, path, call.attempts.give_up()).await;
+                call.cluster = endpoints.ok()?;
             }
         }
         Some(())

@@ -28,17 +28,24 @@ impl<S> Select<S> {
         tower::layer::layer_fn(move |inner| Self { inner, worlds: worlds.clone(), patience })
     }
 
-    async fn select(&self, route: Route, until: Instant) -> Result<(Arc<Cluster>, http::uri::Authority), Error> {
+    async fn select(
+        &self,
+        route: Route,
+        path: &str,
+        until: Instant,
+    ) -> Result<(Arc<Cluster>, http::uri::Authority), Error> {
         match route {
             Route::Nowhere(error) => Err(error),
             Route::To { cluster, authority } if !cluster.members.is_empty() => Ok((cluster, authority)),
             Route::To { cluster, .. } if !cluster.may_fill() => {
                 Err(Error::NoEndpoint { service: cluster.name().clone() })
             }
-            Route::To { cluster, authority } => Ok((endpoints(&self.worlds, cluster.name(), until).await?, authority)),
+            Route::To { cluster, authority } => {
+                Ok((endpoints(&self.worlds, cluster.name(), path, until).await?, authority))
+            }
             Route::Unsubscribed { service, authority } => {
                 self.worlds.want(&service);
-                Ok((endpoints(&self.worlds, &service, until).await?, authority))
+                Ok((endpoints(&self.worlds, &service, path, until).await?, authority))
             }
         }
     }
@@ -48,18 +55,23 @@ impl<S: Stage<Selected>> Stage<Called> for Select<S> {
     async fn call(&self, call: Called) -> Result<Response<Answer>, Error> {
         let Called { head, body, options, method, route, deadline } = call;
         let give_up = Instant::now() + self.patience;
-        let (cluster, authority) = self.select(route, give_up).await?;
+        let (cluster, authority) = self.select(route, head.uri.path(), give_up).await?;
         cluster.used(self.worlds.clock().at(options.received));
         self.inner.call(Selected { head, body, method, authority, cluster, deadline, give_up }).await
     }
 }
 
-/// Waits until a world has endpoints of a service. Fails early when a world says that there are none.
-pub(crate) async fn endpoints(worlds: &Worlds, service: &ServiceName, until: Instant) -> Result<Arc<Cluster>, Error> {
+/// Waits until a world has endpoints of a service for this path. Fails early when a world says that there are none.
+pub(crate) async fn endpoints(
+    worlds: &Worlds,
+    service: &ServiceName,
+    path: &str,
+    until: Instant,
+) -> Result<Arc<Cluster>, Error> {
     let mut changes = worlds.changes(); // before the look, so that no change falls in between
     let mut world = worlds.load();
     loop {
-        match world.cluster(service) {
+        match world.serving_of(service, path) {
             Some(cluster) if !cluster.members.is_empty() => return Ok(cluster.clone()),
             Some(cluster) if !cluster.may_fill() => break,
             Some(_) | None => {}

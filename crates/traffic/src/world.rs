@@ -18,7 +18,7 @@ use crate::{
     Metrics,
     cluster::Hope,
     ticks::{Clock, Ticks},
-    world::routes::{Routes, Slot},
+    world::routes::{Declared, Routes, Slot},
 };
 
 mod build;
@@ -54,6 +54,24 @@ impl World {
 
     pub(crate) fn routes(&self) -> &Routes {
         &self.routes
+    }
+
+    /// The endpoints of a service that are called by this path. While all its instances carry one descriptor set, and nearly always, these are
+    /// all of them.
+    pub(crate) fn serving(&self, slot: Slot, path: &str) -> Option<&Arc<Cluster>> {
+        let whole = self.at(slot)?;
+        let Some(parts) = &whole.parts else { return Some(whole) };
+        let part = match self.routes.declared(slot, path) {
+            Declared::Everywhere => None,
+            Declared::Except(place) => parts.declaring.get(place),
+            Declared::Nowhere => parts.unsaid.as_ref(), // without these anybody may say that there is no such method
+        };
+        Some(part.unwrap_or(whole))
+    }
+
+    /// As [`World::serving`], by name.
+    pub(crate) fn serving_of(&self, service: &ServiceName, path: &str) -> Option<&Arc<Cluster>> {
+        self.serving(self.routes.slot(service)?, path)
     }
 
     pub(crate) fn at(&self, slot: Slot) -> Option<&Arc<Cluster>> {

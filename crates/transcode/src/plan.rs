@@ -20,6 +20,7 @@ pub struct MethodPlan {
     variables: Vec<FieldPath>,
     body: Body,
     response_body: Option<FieldDescriptor>,
+    plain: bool,
 }
 
 /// Fields from the request message down to the one meant; never empty.
@@ -53,6 +54,7 @@ impl MethodPlan {
             variables: Vec::new(),
             body: Body::Whole,
             response_body: None,
+            plain: true,
         }
     }
 
@@ -85,6 +87,7 @@ impl MethodPlan {
                 "" | "*" => None,
                 name => Some(top_level(method.output(), name, "response_body")?),
             },
+            plain: false,
         })
     }
 
@@ -101,6 +104,16 @@ impl MethodPlan {
     /// Returns the path template of the binding.
     pub fn template(&self) -> &Template {
         &self.template
+    }
+
+    /// Returns whether this is the binding that every method has, by its gRPC path.
+    pub fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    /// Returns the name under which its paths are claimed; see `Template::claim`.
+    pub fn claim(&self) -> String {
+        self.template.claim(&self.http_method)
     }
 
     /// Returns whether the binding reads an HTTP body at all.

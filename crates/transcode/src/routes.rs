@@ -175,6 +175,15 @@ impl<T: Clone> RouteTable<T> {
         (&route.plan, &self.owners[route.owner])
     }
 
+    fn add_plans<'p>(&mut self, plans: impl IntoIterator<Item = &'p Arc<MethodPlan>>, owner: T) {
+        let owner_at = self.owners.len();
+        self.owners.push(owner);
+        for plan in plans {
+            self.services.entry(plan.method().service().to_owned()).or_insert(owner_at);
+            self.claim(plan, owner_at);
+        }
+    }
+
     fn add(&mut self, schema: &Schema, wanted: impl Fn(&str) -> bool, owner: T) {
         let owner_at = self.owners.len();
         self.owners.push(owner);
@@ -234,6 +243,14 @@ impl<T: Clone> RouteTableBuilder<T> {
     #[must_use]
     pub fn add_service(mut self, schema: &Schema, service: &str, owner: T) -> Self {
         self.table.add(schema, |it| it == service, owner);
+        self
+    }
+
+    /// Adds bindings whose names are the owner's already: who may claim them was decided elsewhere. A template that is taken stays with the
+    /// binding that was added first.
+    #[must_use]
+    pub fn add_plans<'p>(mut self, plans: impl IntoIterator<Item = &'p Arc<MethodPlan>>, owner: T) -> Self {
+        self.table.add_plans(plans, owner);
         self
     }
 

@@ -71,6 +71,13 @@ impl Template {
         self.verb.as_deref()
     }
 
+    /// Returns the name under which the paths of this template are claimed for an HTTP method: `GET /api/users/*`. Templates that match the
+    /// same paths have the same name, whatever their variables are called.
+    pub fn claim(&self, http_method: &str) -> String {
+        let plain = Self { variables: Vec::new(), ..self.clone() };
+        format!("{http_method} {plain}")
+    }
+
     /// Returns whether a variable can hold more than one segment, and so keeps some escapes
     /// (`Settings::path_unescape`).
     pub(crate) fn is_multi_segment(&self, variable: &Variable) -> bool {

@@ -95,7 +95,7 @@ impl Mesh {
         let version = Version(self.now.version.0 + 1);
         let service: ServiceName = name.parse().unwrap();
         let grpc_services = vec![GrpcService { name: grpc.into(), methods: Vec::new() }];
-        let info = Arc::new(ServiceInfo { grpc_services, descriptors: digests.to_vec() });
+        let info = Arc::new(ServiceInfo { grpc_services, descriptors: digests.to_vec(), ..ServiceInfo::default() });
         let mut snapshot =
             ServiceSnapshot { info: Arc::clone(&info), ..ServiceSnapshot::empty(service.clone(), version) };
         if let Some(address) = endpoint {

@@ -62,9 +62,10 @@ impl LinkedSet {
                 client_streaming: method.streaming().client(),
                 server_streaming: method.streaming().server(),
                 idempotent: method.idempotency() != Idempotency::Unknown,
+                missing_in: Vec::new(),
             });
         }
-        ServiceInfo { grpc_services: services, descriptors: vec![self.digest] }
+        ServiceInfo { grpc_services: services, descriptors: vec![self.digest], refused: Vec::new() }
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use weft_model::{Digest, Epoch, Instance, InstanceId, Invalid, LeaseTtl, ServiceName, Status, Version};
+use weft_model::{Epoch, Instance, InstanceId, Invalid, LeaseTtl, ServiceName, Status, Version};
 
 use crate::{catalog::store, schema::DescriptorSet};
 
@@ -61,9 +61,15 @@ pub(crate) enum Change {
     Expire { leases: Vec<(InstanceId, Epoch)> },
     /// Replaces the set of services whose expiry is suspended; not durable.
     Doubt { services: Vec<ServiceName> },
-    /// Stores a descriptor set; durable.
-    PutDescriptors { set: Box<DescriptorSet> },
-    /// Drops tombstones whose time is over; durable.
+    /// Stores a descriptor set, offered by this instance if it said so; durable.
+    PutDescriptors { set: Box<DescriptorSet>, by: Option<InstanceId> },
+    /// Notes that the descriptor set of an instance was refused; not durable.
+    RefuseSet { by: InstanceId, service: ServiceName, problem: String },
+    /// Gives a claim to a service, on an operator's word; durable.
+    MoveClaim { name: String, to: ServiceName },
+    /// Ends a claim, on an operator's word; durable.
+    ReleaseClaim { name: String },
+    /// Drops what nobody needs any more; durable.
     Forget,
 }
 
@@ -71,13 +77,15 @@ impl Change {
     /// Whether it may be published before the store has it.
     pub(crate) fn may_ride(&self) -> bool {
         match self {
-            Self::Report { .. } | Self::Doubt { .. } => true,
+            Self::Report { .. } | Self::Doubt { .. } | Self::RefuseSet { .. } => true,
             Self::SetStatus { word, .. } => *word != Word::Operator,
             Self::Register { .. }
             | Self::Deregister { .. }
             | Self::Drain { .. }
             | Self::Expire { .. }
             | Self::PutDescriptors { .. }
+            | Self::MoveClaim { .. }
+            | Self::ReleaseClaim { .. }
             | Self::Forget => false,
         }
     }
@@ -92,6 +100,8 @@ pub struct Applied {
     pub epoch: Epoch,
     /// Service concerned, and the version at which it last changed.
     pub service: Option<(ServiceName, Version)>,
+    /// Claims that changed hands by an operator's word.
+    pub claims: Vec<String>,
 }
 
 /// Why a change was refused.
@@ -128,6 +138,17 @@ pub enum ChangeError {
         holder: InstanceId,
         /// How long the holder has to be silent to give way; none if it lives by its check.
         silence: Option<Duration>,
+    },
+    /// Nobody has the claim.
+    #[error("nobody claims {0:?}; `weft claims` lists what is claimed")]
+    Unclaimed(String),
+    /// The claim cannot be released: its holder would claim it again.
+    #[error("instances of {holder} declare {name:?}; move it to another service instead")]
+    Declared {
+        /// The claim.
+        name: String,
+        /// Who has it.
+        holder: ServiceName,
     },
     /// The store does not take writes now; nothing was changed.
     #[error("the store does not take writes")]
@@ -171,12 +192,3 @@ pub struct Beat {
 /// A keep-alive stream; when it breaks, the leases it renewed last have their grace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamId(pub(crate) u64);
-
-/// A claim that was refused: the name belongs to another service.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct RefusedClaim {
-    pub(crate) grpc_service: String,
-    pub(crate) claimant: ServiceName,
-    pub(crate) owner: ServiceName,
-    pub(crate) set: Digest,
-}

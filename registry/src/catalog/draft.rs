@@ -1,8 +1,11 @@
 //! How a group of changes makes the next state.
 //!
-//! Lives here: every decision about a change (fencing, tombstones, holds, claims), synchronous, `wall` as an argument. Does not: storing,
-//! publishing, timing (`task`), when a lease runs out (`leases`).
+//! Lives here: every decision about a change (fencing, tombstones, holds; claims and forgetting in files of their own), synchronous, `wall`
+//! as an argument. Does not: storing, publishing, timing (`task`), when a lease runs out (`leases`).
 //! A draft works on a clone that shares all it does not touch, and dropping it undoes the group: a failed commit leaves no trace.
+
+mod claims;
+mod forget;
 
 use std::{
     collections::BTreeSet,
@@ -11,13 +14,13 @@ use std::{
 };
 
 use weft_model::{
-    Digest, Epoch, Instance, InstanceId, Invalid, LeaseTtl, RemovalReason, ServiceName, ServiceSnapshot, Status,
-    Version,
+    Digest, Epoch, Instance, InstanceId, Invalid, LeaseTtl, RefusedClaim, RemovalReason, ServiceName, ServiceSnapshot,
+    Status, Version,
 };
 
 use crate::{
     catalog::{
-        change::{Change, ChangeError, Health, RefusedClaim, Word},
+        change::{Change, ChangeError, Health, Word},
         state::{Hold, Record, State},
     },
     schema::DescriptorSet,
@@ -33,11 +36,13 @@ pub(crate) struct Keys {
     pub(crate) tombstones: BTreeSet<InstanceId>,
     pub(crate) claims: BTreeSet<String>,
     pub(crate) sets: BTreeSet<Digest>,
+    pub(crate) retired: BTreeSet<Digest>,
 }
 
 impl Keys {
     pub(crate) fn is_empty(&self) -> bool {
-        self.instances.is_empty() && self.tombstones.is_empty() && self.claims.is_empty() && self.sets.is_empty()
+        let Self { instances, tombstones, claims, sets, retired } = self;
+        instances.is_empty() && tombstones.is_empty() && claims.is_empty() && sets.is_empty() && retired.is_empty()
     }
 }
 
@@ -71,6 +76,8 @@ pub(crate) struct Draft<'a> {
     touched: BTreeSet<ServiceName>,
     /// Touched services whose membership or descriptors changed.
     recount: BTreeSet<ServiceName>,
+    /// A service was taken off the list.
+    unlisted: bool,
     done: Done,
 }
 
@@ -82,7 +89,8 @@ pub(crate) struct Done {
     /// May follow within a second.
     pub(crate) riding: BTreeSet<InstanceId>,
     pub(crate) leases: Vec<LeaseChange>,
-    pub(crate) refused: Vec<RefusedClaim>,
+    /// Claims refused since the group before, and to whom.
+    pub(crate) refused: Vec<(ServiceName, RefusedClaim)>,
 }
 
 /// The instance a change was about, as it is after the change.
@@ -90,20 +98,22 @@ pub(crate) struct Done {
 pub(crate) struct Outcome {
     pub(crate) epoch: Epoch,
     pub(crate) service: Option<ServiceName>,
+    /// Claims that changed hands by an operator's word.
+    pub(crate) claims: Vec<String>,
 }
 
 impl Outcome {
-    const NOBODY: Self = Self { epoch: Epoch(0), service: None };
+    const NOBODY: Self = Self { epoch: Epoch(0), service: None, claims: Vec::new() };
 
     fn of(instance: &Instance) -> Self {
-        Self { epoch: instance.epoch, service: Some(instance.service.clone()) }
+        Self { epoch: instance.epoch, service: Some(instance.service.clone()), ..Self::NOBODY }
     }
 }
 
 impl<'a> Draft<'a> {
     pub(crate) fn new(base: &'a State, wall: SystemTime, lapsed: &'a dyn Fn(&InstanceId) -> bool) -> Self {
         let (touched, recount) = (BTreeSet::new(), BTreeSet::new());
-        Self { base, next: base.clone(), wall, lapsed, touched, recount, done: Done::default() }
+        Self { base, next: base.clone(), wall, lapsed, touched, recount, unlisted: false, done: Done::default() }
     }
 
     /// Applies one change. A refused one leaves the draft as it was.
@@ -116,7 +126,10 @@ impl<'a> Draft<'a> {
             Change::Report { id, epoch, health } => Ok(self.report(id, epoch, health)),
             Change::Expire { leases } => Ok(self.expire(leases)),
             Change::Doubt { services } => Ok(self.doubt(&services)),
-            Change::PutDescriptors { set } => Ok(self.put_descriptors(*set)),
+            Change::PutDescriptors { set, by } => Ok(self.put_descriptors(*set, by)),
+            Change::RefuseSet { by, service, problem } => Ok(self.refuse_set(by, service, problem)),
+            Change::MoveClaim { name, to } => self.move_claim(name, &to),
+            Change::ReleaseClaim { name } => self.release_claim(name),
             Change::Forget => Ok(self.forget()),
         }
     }
@@ -124,8 +137,11 @@ impl<'a> Draft<'a> {
     /// Ends the group: services whose content did change get the next version, the others keep theirs.
     pub(crate) fn finish(mut self) -> (State, Done) {
         let version = Version(self.base.snapshot.version.0 + 1);
-        let mut changed = false;
+        let mut changed = self.unlisted;
         for name in std::mem::take(&mut self.touched) {
+            if !self.next.snapshot.services.contains_key(&name) {
+                continue; // touched, and then taken off the list
+            }
             if self.recount.contains(&name) {
                 let info = self.next.info(&name);
                 let service = self.service(&name);
@@ -139,6 +155,9 @@ impl<'a> Draft<'a> {
                 Some(before) if same_content(before, service) => *service = before.clone(),
                 _ => {
                     Arc::make_mut(service).version = version;
+                    let known = before.map(|b| b.info.refused.as_slice()).unwrap_or_default();
+                    let news = service.info.refused.iter().filter(|claim| !known.contains(claim));
+                    self.done.refused.extend(news.map(|claim| (name.clone(), claim.clone())));
                     if before.is_none_or(|b| b.info != service.info) {
                         self.next.snapshot.directory.insert(name, service.info.clone());
                     }
@@ -171,7 +190,7 @@ impl<'a> Draft<'a> {
         if instance.check.is_some() && instance.status == Status::Serving {
             instance.status = Status::Starting; // its check decides, not its word
         }
-        let hold = old.and_then(|old| old.hold.clone()).filter(|hold| matches!(hold, Hold::Operator(_)));
+        let hold = old.as_ref().and_then(|old| old.hold.clone()).filter(|hold| matches!(hold, Hold::Operator(_)));
         let outcome = Outcome::of(&instance);
         let (service, descriptors) = (instance.service.clone(), instance.descriptors);
         self.done.leases.push(LeaseChange::Granted {
@@ -182,9 +201,15 @@ impl<'a> Draft<'a> {
             zone: instance.locality.zone.clone(),
         });
         self.done.durable.instances.insert(id);
+        let before = old.and_then(|old| old.instance.descriptors);
         self.put(Record::new(instance, ttl, hold));
         self.recount.insert(service.clone());
+        if before != descriptors {
+            self.retire(before, &service);
+            self.unrefuse_set(&id);
+        }
         if let Some(set) = descriptors.and_then(|digest| self.next.sets.get(&digest).cloned()) {
+            self.carried(&set.digest);
             self.claim(&service, &set);
         }
         Ok(outcome)
@@ -219,11 +244,10 @@ impl<'a> Draft<'a> {
             }
         };
         if word == Word::Operator {
-            self.next.tombstones.insert(id, self.wall + TOMBSTONE);
-            self.done.durable.tombstones.insert(id);
+            self.bury(id);
         }
         self.remove(id, why);
-        Ok(Outcome { epoch: Epoch(0), service: record.map(|r| r.instance.service.clone()) })
+        Ok(Outcome { service: record.map(|r| r.instance.service.clone()), ..Outcome::NOBODY })
     }
 
     fn set_status(&mut self, id: InstanceId, word: Word, health: Health) -> Result<Outcome, ChangeError> {
@@ -294,7 +318,10 @@ impl<'a> Draft<'a> {
         Outcome::NOBODY
     }
 
-    fn put_descriptors(&mut self, mut set: DescriptorSet) -> Outcome {
+    fn put_descriptors(&mut self, mut set: DescriptorSet, by: Option<InstanceId>) -> Outcome {
+        if let Some(by) = by {
+            self.unrefuse_set(&by);
+        }
         if self.next.sets.contains_key(&set.digest) {
             return Outcome::NOBODY;
         }
@@ -310,6 +337,9 @@ impl<'a> Draft<'a> {
             .filter(carries)
             .map(|r| (r.instance.epoch, r.instance.service.clone()))
             .collect();
+        if carriers.is_empty() {
+            self.shelve(set.digest, None);
+        }
         carriers.sort(); // who registered first claims first
         for (_, service) in carriers {
             self.claim(&service, &set);
@@ -317,35 +347,6 @@ impl<'a> Draft<'a> {
             self.recount.insert(service);
         }
         Outcome::NOBODY
-    }
-
-    fn forget(&mut self) -> Outcome {
-        let over: Vec<InstanceId> =
-            self.next.tombstones.iter().filter(|(_, until)| **until <= self.wall).map(|(id, _)| *id).collect();
-        for id in over {
-            self.next.tombstones.remove(&id);
-            self.done.durable.tombstones.insert(id);
-        }
-        Outcome::NOBODY
-    }
-
-    /// The first service to name a gRPC service owns it; what another owns is refused and told.
-    fn claim(&mut self, service: &ServiceName, set: &DescriptorSet) {
-        for grpc in &set.services {
-            match self.next.claims.get(&grpc.name) {
-                None => {
-                    self.next.claims.insert(grpc.name.clone(), service.clone());
-                    self.done.durable.claims.insert(grpc.name.clone());
-                }
-                Some(owner) if owner == service => {}
-                Some(owner) => self.done.refused.push(RefusedClaim {
-                    grpc_service: grpc.name.clone(),
-                    claimant: service.clone(),
-                    owner: owner.clone(),
-                    set: set.digest,
-                }),
-            }
-        }
     }
 
     fn record(&self, id: InstanceId) -> Result<Record, ChangeError> {
@@ -373,7 +374,9 @@ impl<'a> Draft<'a> {
         let Some(record) = self.next.records.remove(&id) else { return };
         let service = record.instance.service.clone();
         self.service(&service).instances.remove(&id);
-        self.recount.insert(service);
+        self.recount.insert(service.clone());
+        self.retire(record.instance.descriptors, &service);
+        self.unrefuse_set(&id);
         self.next.removals.push(id, why);
         self.done.durable.instances.insert(id);
         self.done.leases.push(LeaseChange::Ended { id, why });
@@ -402,3 +405,6 @@ fn fence(record: &Record, epoch: Epoch) -> Result<(), ChangeError> {
 fn same_content(a: &ServiceSnapshot, b: &ServiceSnapshot) -> bool {
     a.authoritative == b.authoritative && a.info == b.info && a.instances == b.instances
 }
+
+#[cfg(test)]
+mod tests;

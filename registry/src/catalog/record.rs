@@ -86,7 +86,7 @@ pub(super) fn decode_set(bytes: &[u8]) -> Result<DescriptorSet, Invalid> {
 }
 
 /// Milliseconds since 1970; wall time, because a tombstone outlives the process.
-pub(super) fn millis(at: SystemTime) -> u64 {
+pub(crate) fn millis(at: SystemTime) -> u64 {
     let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

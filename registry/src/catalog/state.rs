@@ -1,19 +1,19 @@
 //! The state of the catalog: a persistent value with everything it knows.
 //!
 //! Lives here: the shapes, what a start makes of the store's content, what is derived from them. Does not: changing it (`draft`).
-//! Simplifying assumption: a service that lost its last instance stays listed, empty, until the registry restarts, so that watchers are told
-//! that the empty set is meant. Lifting it takes a time after which nobody can hold the old set any more.
+//! A service that lost its last instance stays listed, empty, so that watchers are told that the empty set is meant: for a day, or as long as
+//! it has claims (`draft/forget`). A restart of the registry ends that, too.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::SystemTime,
 };
 
 use imbl::{OrdMap, Vector};
 use weft_model::{
-    Digest, GrpcService, Instance, InstanceId, LeaseTtl, RemovalReason, ServiceInfo, ServiceName, ServiceSnapshot,
-    Snapshot, Status, Version,
+    Digest, GrpcService, Instance, InstanceId, LeaseTtl, RefusedClaim, RemovalReason, ServiceInfo, ServiceName,
+    ServiceSnapshot, Snapshot, Status, Version,
 };
 
 use crate::{catalog::change::Health, schema::DescriptorSet};
@@ -69,6 +69,30 @@ impl Record {
     }
 }
 
+/// Whose a name is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Claim {
+    pub(crate) holder: ServiceName,
+    /// An operator said so: only an operator ends it.
+    pub(crate) placed: bool,
+}
+
+/// A stored set that no instance carries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Retired {
+    pub(crate) since: SystemTime,
+    /// Whose last instance carried it; none if it never was carried.
+    pub(crate) service: Option<ServiceName>,
+}
+
+/// A descriptor set that was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RefusedSet {
+    pub(crate) service: ServiceName,
+    pub(crate) problem: String,
+    pub(crate) at: SystemTime,
+}
+
 /// Everything the catalog knows.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct State {
@@ -76,12 +100,28 @@ pub(crate) struct State {
     pub(crate) records: OrdMap<InstanceId, Arc<Record>>,
     /// Ids that a forced deregistration blocks, and until when.
     pub(crate) tombstones: OrdMap<InstanceId, SystemTime>,
-    /// gRPC service name → the mesh service it belongs to.
-    pub(crate) claims: OrdMap<String, ServiceName>,
+    /// By the name of a gRPC service or REST template (discovery.proto, Claim).
+    pub(crate) claims: OrdMap<String, Claim>,
     pub(crate) sets: OrdMap<Digest, Arc<DescriptorSet>>,
+    /// Those of `sets` that no instance carries.
+    pub(crate) retired: OrdMap<Digest, Retired>,
+    /// Since when listed services have no instances; kept in memory, as is the listing of an empty service.
+    pub(super) emptied: OrdMap<ServiceName, SystemTime>,
+    /// By the instance that offered it; kept in memory.
+    pub(crate) refused_sets: OrdMap<InstanceId, RefusedSet>,
     pub(crate) removals: Removals,
     /// Highest number given as an epoch or as the age of a descriptor set.
     pub(super) last_number: u64,
+}
+
+/// What the store kept.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    pub(crate) records: Vec<Record>,
+    pub(crate) tombstones: Vec<(InstanceId, SystemTime)>,
+    pub(crate) claims: Vec<(String, Claim)>,
+    pub(crate) sets: Vec<DescriptorSet>,
+    pub(crate) retired: Vec<(Digest, Retired)>,
 }
 
 /// Why instances went, for as long as a watcher may still need to know.
@@ -109,13 +149,8 @@ impl Removals {
 
 impl State {
     /// Returns the state of a registry that starts as this generation with what the store kept.
-    pub(crate) fn restore(
-        generation: u32,
-        records: impl IntoIterator<Item = Record>,
-        tombstones: impl IntoIterator<Item = (InstanceId, SystemTime)>,
-        claims: impl IntoIterator<Item = (String, ServiceName)>,
-        sets: impl IntoIterator<Item = DescriptorSet>,
-    ) -> Self {
+    pub(crate) fn restore(generation: u32, kept: Kept) -> Self {
+        let Kept { records, tombstones, claims, sets, retired } = kept;
         let first = u64::from(generation) << 32;
         let mut state = Self {
             snapshot: Snapshot { version: Version(first), ..Snapshot::default() },
@@ -123,6 +158,9 @@ impl State {
             tombstones: tombstones.into_iter().collect(),
             claims: claims.into_iter().collect(),
             sets: sets.into_iter().map(|s| (s.digest, Arc::new(s))).collect(),
+            retired: retired.into_iter().collect(),
+            emptied: OrdMap::new(),
+            refused_sets: OrdMap::new(),
             removals: Removals::default(),
             last_number: first,
         };
@@ -158,7 +196,8 @@ impl State {
         self.snapshot.services.get(service).map_or(0, |s| s.instances.len())
     }
 
-    fn sets_of(&self, name: &ServiceName) -> Vec<Arc<DescriptorSet>> {
+    /// The sets that instances of a service carry, the newest first.
+    pub(super) fn sets_of(&self, name: &ServiceName) -> Vec<Arc<DescriptorSet>> {
         let Some(service) = self.snapshot.services.get(name) else { return Vec::new() };
         let digests: BTreeSet<Digest> = service.instances.values().filter_map(|i| i.descriptors).collect();
         let mut sets: Vec<_> = digests.iter().filter_map(|d| self.sets.get(d)).cloned().collect();
@@ -166,14 +205,15 @@ impl State {
         sets
     }
 
-    /// Facts of a service: of the gRPC services it owns, each method as the newest set that declares it says.
+    pub(super) fn holds(&self, service: &ServiceName, name: &str) -> bool {
+        self.claims.get(name).is_some_and(|claim| claim.holder == *service)
+    }
+
+    /// Facts of a service: of the gRPC services it owns, each method as the newest set that declares it says, and which sets lack it.
     pub(super) fn info(&self, name: &ServiceName) -> ServiceInfo {
         let sets = self.sets_of(name);
         let mut owned: BTreeMap<&str, GrpcService> = BTreeMap::new();
-        for grpc in sets.iter().flat_map(|set| &set.services) {
-            if self.claims.get(&grpc.name) != Some(name) {
-                continue;
-            }
+        for grpc in sets.iter().flat_map(|set| &set.services).filter(|grpc| self.holds(name, &grpc.name)) {
             let known =
                 owned.entry(&grpc.name).or_insert_with(|| GrpcService { name: grpc.name.clone(), methods: Vec::new() });
             for method in &grpc.methods {
@@ -182,9 +222,45 @@ impl State {
                 }
             }
         }
+        if sets.len() > 1 {
+            for set in &sets {
+                let declared = methods(set);
+                for grpc in owned.values_mut() {
+                    let lacking = |method: &&mut weft_model::Method| {
+                        !declared.contains(&(grpc.name.as_str(), method.name.as_str()))
+                    };
+                    grpc.methods.iter_mut().filter(lacking).for_each(|method| method.missing_in.push(set.digest));
+                }
+            }
+        }
         ServiceInfo {
             grpc_services: owned.into_values().collect(),
             descriptors: sets.iter().map(|set| set.digest).collect(),
+            refused: self.refused(name, &sets),
         }
     }
+
+    /// What the sets of a service declare and others hold. Templates of a gRPC service that is refused as a whole are not told one by one.
+    fn refused(&self, name: &ServiceName, sets: &[Arc<DescriptorSet>]) -> Vec<RefusedClaim> {
+        let refused = |claim: &str, method: String| {
+            let held = self.claims.get(claim).filter(|it| it.holder != *name)?;
+            Some(RefusedClaim { name: claim.to_owned(), holder: held.holder.clone(), method })
+        };
+        let mut all = BTreeSet::new();
+        for (set, grpc) in sets.iter().flat_map(|set| set.services.iter().map(move |grpc| (set, grpc))) {
+            match refused(&grpc.name, String::new()) {
+                Some(whole) => drop(all.insert(whole)),
+                None => all.extend(
+                    set.templates_of(&grpc.name)
+                        .filter_map(|it| refused(&it.claim, format!("{}/{}", it.service, it.method))),
+                ),
+            }
+        }
+        all.into_iter().collect()
+    }
+}
+
+fn methods(set: &DescriptorSet) -> HashSet<(&str, &str)> {
+    let pairs = set.services.iter().flat_map(|grpc| grpc.methods.iter().map(move |method| (grpc, method)));
+    pairs.map(|(grpc, method)| (grpc.name.as_str(), method.name.as_str())).collect()
 }

@@ -15,13 +15,21 @@ use std::{
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use weft_model::{Digest, InstanceId, Invalid, ServiceName};
 
-use crate::catalog::{draft::Keys, record, state::State};
+use crate::catalog::{
+    draft::Keys,
+    record,
+    state::{Claim, Kept, Retired, State},
+};
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const INSTANCES: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("instances");
 const TOMBSTONES: TableDefinition<'_, &[u8; 16], u64> = TableDefinition::new("tombstones");
 const CLAIMS: TableDefinition<'_, &str, &str> = TableDefinition::new("claims");
+/// Those of `CLAIMS` that an operator gave; an older registry knows nothing of them and keeps them like others.
+const PLACED: TableDefinition<'_, &str, bool> = TableDefinition::new("placed_claims");
 const SETS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("descriptor_sets");
+/// Those of `SETS` that no instance carries: since when, and whose instance was the last one; empty if there was none.
+const RETIRED: TableDefinition<'_, &[u8; 32], (u64, &str)> = TableDefinition::new("retired_sets");
 
 const GENERATION: &str = "generation";
 const FORMAT: &str = "format";
@@ -108,8 +116,9 @@ pub(crate) struct Batch {
     generation: u64,
     instances: BTreeMap<InstanceId, Option<Vec<u8>>>,
     tombstones: BTreeMap<InstanceId, Option<u64>>,
-    claims: BTreeMap<String, Option<String>>,
+    claims: BTreeMap<String, Option<Claim>>,
     sets: BTreeMap<Digest, Option<Vec<u8>>>,
+    retired: BTreeMap<Digest, Option<Retired>>,
 }
 
 impl Batch {
@@ -127,12 +136,9 @@ impl Batch {
                 .iter()
                 .map(|id| (*id, state.tombstones.get(id).map(|at| record::millis(*at))))
                 .collect(),
-            claims: keys
-                .claims
-                .iter()
-                .map(|name| (name.clone(), state.claims.get(name).map(|s| s.full().to_owned())))
-                .collect(),
+            claims: keys.claims.iter().map(|name| (name.clone(), state.claims.get(name).cloned())).collect(),
             sets: keys.sets.iter().map(|digest| (*digest, set(digest))).collect(),
+            retired: keys.retired.iter().map(|digest| (*digest, state.retired.get(digest).cloned())).collect(),
         }
     }
 }
@@ -161,7 +167,7 @@ impl Store {
 
     /// Returns a store that keeps nothing, as generation 1.
     pub(crate) fn in_memory() -> (Self, State) {
-        (Self { file: PathBuf::from("memory"), db: None }, State::restore(1, [], [], [], []))
+        (Self { file: PathBuf::from("memory"), db: None }, State::restore(1, Kept::default()))
     }
 
     fn adopt(file: PathBuf, opened: Result<Database, redb::DatabaseError>) -> Result<(Self, State), Error> {
@@ -204,17 +210,24 @@ impl Store {
             records.push(record::decode(bytes).map_err(|e| entry("instances", id, e))?);
         }
         let mut claims = Vec::with_capacity(raw.claims.len());
-        for (name, owner) in raw.claims {
-            let owner: ServiceName = owner.parse().map_err(|e| entry("claims", &name, e))?;
-            claims.push((name, owner));
+        for (name, holder) in raw.claims {
+            let holder: ServiceName = holder.parse().map_err(|e| entry("claims", &name, e))?;
+            let placed = raw.placed.contains(&name);
+            claims.push((name, Claim { holder, placed }));
         }
         let mut sets = Vec::with_capacity(raw.sets.len());
         for (digest, bytes) in &raw.sets {
             sets.push(record::decode_set(bytes).map_err(|e| entry("descriptor_sets", digest, e))?);
         }
-        let tombstones = raw.tombstones.into_iter().map(|(id, ms)| (id, record::from_millis(ms)));
+        let mut retired = Vec::with_capacity(raw.retired.len());
+        for (digest, since, service) in raw.retired {
+            let service = Some(service).filter(|service| !service.is_empty()).map(|service| service.parse());
+            let service = service.transpose().map_err(|e| entry("retired_sets", &digest, e))?;
+            retired.push((digest, Retired { since: record::from_millis(since), service }));
+        }
+        let tombstones = raw.tombstones.into_iter().map(|(id, ms)| (id, record::from_millis(ms))).collect();
         let generation = u32::try_from(raw.generation + 1).expect("2^32 starts outlast the machine");
-        Ok(State::restore(generation, records, tombstones, claims, sets))
+        Ok(State::restore(generation, Kept { records, tombstones, claims, sets, retired }))
     }
 }
 
@@ -225,7 +238,9 @@ struct Raw {
     instances: Vec<(InstanceId, Vec<u8>)>,
     tombstones: Vec<(InstanceId, u64)>,
     claims: Vec<(String, String)>,
+    placed: Vec<String>,
     sets: Vec<(Digest, Vec<u8>)>,
+    retired: Vec<(Digest, u64, String)>,
 }
 
 /// A table that was never written counts as empty.
@@ -257,7 +272,9 @@ fn read(db: &Database) -> Result<Raw, redb::Error> {
     each(&tx, INSTANCES, |id, bytes| raw.instances.push((InstanceId::from_bytes(*id), bytes.to_vec())))?;
     each(&tx, TOMBSTONES, |id, until| raw.tombstones.push((InstanceId::from_bytes(*id), until)))?;
     each(&tx, CLAIMS, |name, owner| raw.claims.push((name.to_owned(), owner.to_owned())))?;
+    each(&tx, PLACED, |name, _| raw.placed.push(name.to_owned()))?;
     each(&tx, SETS, |digest, bytes| raw.sets.push((Digest(*digest), bytes.to_vec())))?;
+    each(&tx, RETIRED, |digest, (since, service)| raw.retired.push((Digest(*digest), since, service.to_owned())))?;
     Ok(raw)
 }
 
@@ -281,11 +298,15 @@ fn write(db: &Database, batch: &Batch) -> Result<(), redb::Error> {
                 None => drop(tombstones.remove(id.as_bytes())?),
             }
         }
-        let mut claims = tx.open_table(CLAIMS)?;
+        let (mut claims, mut placed) = (tx.open_table(CLAIMS)?, tx.open_table(PLACED)?);
         for (name, value) in &batch.claims {
             match value {
-                Some(owner) => drop(claims.insert(name.as_str(), owner.as_str())?),
+                Some(claim) => drop(claims.insert(name.as_str(), claim.holder.full())?),
                 None => drop(claims.remove(name.as_str())?),
+            }
+            match value {
+                Some(Claim { placed: true, .. }) => drop(placed.insert(name.as_str(), true)?),
+                Some(_) | None => drop(placed.remove(name.as_str())?),
             }
         }
         let mut sets = tx.open_table(SETS)?;
@@ -293,6 +314,16 @@ fn write(db: &Database, batch: &Batch) -> Result<(), redb::Error> {
             match value {
                 Some(bytes) => drop(sets.insert(&digest.0, bytes.as_slice())?),
                 None => drop(sets.remove(&digest.0)?),
+            }
+        }
+        let mut retired = tx.open_table(RETIRED)?;
+        for (digest, value) in &batch.retired {
+            match value {
+                Some(it) => {
+                    let service = it.service.as_ref().map_or("", |service| service.full());
+                    drop(retired.insert(&digest.0, (record::millis(it.since), service))?);
+                }
+                None => drop(retired.remove(&digest.0)?),
             }
         }
     }

@@ -16,11 +16,11 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use weft_model::{InstanceId, RemovalReason, ServiceName, Version};
+use weft_model::{InstanceId, RefusedClaim, RemovalReason, ServiceName, Version};
 use weft_runtime::clock;
 
 use super::{
-    Answer, Applied, Beat, Change, ChangeError, Command, Published, RefusedClaim, StoreError, StreamId, Verdict,
+    Answer, Applied, Beat, Change, ChangeError, Command, Published, StoreError, StreamId, Verdict,
     draft::{Done, Draft, LeaseChange, Outcome},
     published,
     state::State,
@@ -37,7 +37,7 @@ const GROUP: Duration = Duration::from_millis(5);
 const FOLD: Duration = Duration::from_millis(10);
 /// Longest time that published health may be missing from the store (design.md, 5.3).
 const RIDE: Duration = Duration::from_secs(1);
-/// How often tombstones are looked through.
+/// How often what nobody needs any more is looked for.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// Changes that wait for the commit before theirs; then commands wait.
 const QUEUED: usize = 4_096;
@@ -77,8 +77,6 @@ pub struct CatalogTask {
     look_at: Instant,
     forget_at: Instant,
     publish: watch::Sender<Arc<Published>>,
-    /// Refused claims that were told already.
-    refused: BTreeSet<RefusedClaim>,
     /// Version whose instances the gauges count.
     counted: Version,
     metrics: CatalogMetrics,
@@ -118,7 +116,6 @@ impl CatalogTask {
             look_at: now + TICK,
             forget_at: now,
             publish,
-            refused: BTreeSet::new(),
             counted: state.snapshot.version,
             state,
             metrics,
@@ -241,10 +238,7 @@ impl CatalogTask {
         }
         if now >= self.forget_at {
             self.forget_at = now + FORGET_EVERY;
-            let wall = clock::wall();
-            if self.state.tombstones.values().any(|until| *until <= wall) {
-                self.queue.push(Queued { change: Change::Forget, answer: None });
-            }
+            self.queue.push(Queued { change: Change::Forget, answer: None });
         }
     }
 
@@ -356,7 +350,9 @@ impl CatalogTask {
         now: Instant,
     ) {
         let changed = next.snapshot.version != self.state.snapshot.version;
-        let sets = next.sets.len() != self.state.sets.len();
+        let beside = !(next.sets.ptr_eq(&self.state.sets)
+            && next.claims.ptr_eq(&self.state.claims)
+            && next.refused_sets.ptr_eq(&self.state.refused_sets));
         self.state = next;
         for change in done.leases {
             self.count(&change);
@@ -369,14 +365,14 @@ impl CatalogTask {
             }
             self.leases.apply(change, now);
         }
-        for refused in done.refused {
-            self.tell_refused(refused);
+        for (claimant, refused) in done.refused {
+            self.tell_refused(&claimant, &refused);
         }
         if !done.riding.is_empty() {
             self.riding.extend(done.riding);
             self.riding_since.get_or_insert(now);
         }
-        if changed || sets {
+        if changed || beside {
             self.publish();
         }
         for (answer, outcome) in answers {
@@ -394,7 +390,7 @@ impl CatalogTask {
             let at = changed(&name);
             (name, at)
         });
-        Applied { version, epoch: outcome.epoch, service }
+        Applied { version, epoch: outcome.epoch, service, claims: outcome.claims }
     }
 
     fn count(&self, change: &LeaseChange) {
@@ -417,14 +413,11 @@ impl CatalogTask {
         }
     }
 
-    /// Once for each claim: the same set comes with every instance.
-    fn tell_refused(&mut self, refused: RefusedClaim) {
-        let RefusedClaim { grpc_service, claimant, owner, set } = &refused;
-        if !self.refused.contains(&refused) {
-            tracing::warn!(grpc_service, %claimant, %owner, %set, "claim refused: the gRPC name belongs to another service");
-            self.metrics.claim_refused();
-            self.refused.insert(refused);
-        }
+    /// Once for as long as it is refused: the same set comes with every instance.
+    fn tell_refused(&self, claimant: &ServiceName, refused: &RefusedClaim) {
+        let RefusedClaim { name, holder, method } = refused;
+        tracing::warn!(name, %claimant, %holder, method, "claim refused: the name belongs to another service");
+        self.metrics.claim_refused();
     }
 
     fn publish(&self) {

@@ -126,7 +126,7 @@ async fn what_was_answered_survives_a_power_cut() {
     first.catalog.deregister(id(2), Word::Operator).await.unwrap();
     first.catalog.set_status(id(3), Word::Operator, Health::new(Status::NotServing, "night")).await.unwrap();
     let set = crate::schema::link(vec![file("a.proto", "A")]).unwrap();
-    first.catalog.put_descriptors(set.clone()).await.unwrap();
+    first.catalog.put_descriptors(set.clone(), None).await.unwrap();
     let before = first.catalog.snapshot();
 
     let second = start(&disk.after_power_cut()); // the first one still runs, and knows nothing of it
@@ -157,7 +157,7 @@ async fn claims_survive() {
     let disk = Disk::default();
     let first = start(&disk);
     let set = crate::schema::link(vec![file("a.proto", "A")]).unwrap();
-    first.catalog.put_descriptors(set.clone()).await.unwrap();
+    first.catalog.put_descriptors(set.clone(), None).await.unwrap();
     let carrying =
         |n, service: &str| Instance { service: service.parse().unwrap(), descriptors: Some(set.digest), ..instance(n) };
     first.catalog.register(carrying(1, "users"), LeaseTtl::DEFAULT).await.unwrap();
@@ -166,6 +166,118 @@ async fn claims_survive() {
     second.catalog.register(carrying(2, "impostor"), LeaseTtl::DEFAULT).await.unwrap();
     let info = &second.catalog.snapshot().directory[&"impostor".parse::<ServiceName>().unwrap()];
     assert_eq!(info.grpc_services, [], "the name is still that of users");
+}
+
+/// A state that changes by hand, with its own time.
+struct ByHand {
+    state: State,
+    wall: std::time::SystemTime,
+}
+
+impl ByHand {
+    fn new() -> Self {
+        Self { state: Store::in_memory().1, wall: clock::wall() }
+    }
+
+    fn apply(&mut self, change: Change) {
+        let nobody = |_: &InstanceId| false;
+        let mut draft = Draft::new(&self.state, self.wall, &nobody);
+        draft.apply(change).unwrap();
+        self.state = draft.finish().0;
+    }
+
+    fn put(&mut self, name: &str, service: &str) -> Digest {
+        let set = crate::schema::link(vec![file(name, service)]).unwrap();
+        self.apply(Change::PutDescriptors { set: Box::new(set.clone()), by: None });
+        set.digest
+    }
+
+    fn register(&mut self, n: u8, descriptors: Digest) {
+        let it = Instance { descriptors: Some(descriptors), ..instance(n) };
+        self.apply(Change::Register { instance: Box::new(it), ttl: LeaseTtl::DEFAULT });
+    }
+
+    fn leave(&mut self, n: u8) {
+        let epoch = self.state.records[&id(n)].instance.epoch;
+        self.apply(Change::Deregister { id: id(n), word: Word::Owner(epoch) });
+    }
+
+    fn hours_later(&mut self, hours: u64) {
+        self.wall += Duration::from_secs(hours * 3600);
+        self.apply(Change::Forget);
+    }
+
+    fn claims(&self) -> Vec<&str> {
+        self.state.claims.keys().map(String::as_str).collect()
+    }
+}
+
+#[test]
+fn a_set_that_nobody_carries_goes_after_a_day_and_its_claims_with_it() {
+    let mut it = ByHand::new();
+    let (old, new) = (it.put("a.proto", "Old"), it.put("b.proto", "New"));
+    it.register(1, old);
+    it.register(2, new);
+    it.leave(1);
+    it.hours_later(23);
+    assert_eq!((it.state.sets.len(), it.claims()), (2, vec!["New", "Old"]), "a rollback finds all as it was");
+    it.hours_later(1);
+    assert_eq!(it.state.sets.keys().collect::<Vec<_>>(), [&new]);
+    assert_eq!(it.claims(), ["New"]);
+}
+
+#[test]
+fn a_service_that_is_away_keeps_its_claims_and_one_without_claims_is_forgotten() {
+    let mut it = ByHand::new();
+    let set = it.put("a.proto", "A");
+    it.register(1, set);
+    let mut plain = instance(2);
+    plain.service = "plain".parse().unwrap();
+    it.apply(Change::Register { instance: Box::new(plain), ttl: LeaseTtl::DEFAULT });
+    it.leave(1);
+    it.leave(2);
+    let listed = |it: &ByHand| it.state.snapshot.directory.keys().map(ToString::to_string).collect::<Vec<_>>();
+    it.hours_later(1);
+    let version = it.state.snapshot.version;
+    it.hours_later(1_000);
+    assert_eq!((it.claims(), it.state.sets.len()), (vec!["A"], 0));
+    assert_eq!(listed(&it), ["users"]);
+    assert!(it.state.snapshot.version > version, "watchers of the directory are told");
+}
+
+#[test]
+fn a_service_that_changes_its_set_at_every_start_leaves_no_heap_of_them() {
+    let mut it = ByHand::new();
+    for n in 0..100_u8 {
+        let set = it.put(&format!("{n}.proto"), "A");
+        it.register(n + 1, set);
+        if n > 0 {
+            it.leave(n);
+        }
+    }
+    it.hours_later(0);
+    assert_eq!(it.state.sets.len(), 17, "the one carried and the 16 before it");
+    for n in 0..100_u8 {
+        it.put(&format!("never-{n}.proto"), "A");
+    }
+    it.hours_later(0);
+    assert_eq!(it.state.sets.len(), 17 + 64);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operators_word_on_a_claim_survives_a_power_cut() {
+    let disk = Disk::default();
+    let first = start(&disk);
+    let set = crate::schema::link(vec![file("a.proto", "A")]).unwrap();
+    first.catalog.put_descriptors(set.clone(), None).await.unwrap();
+    let carrying = Instance { descriptors: Some(set.digest), ..instance(1) };
+    first.catalog.register(carrying, LeaseTtl::DEFAULT).await.unwrap();
+    first.catalog.move_claim("A".into(), "people".parse().unwrap()).await.unwrap();
+    let second = start(&disk.after_power_cut());
+    let claim = second.catalog.published().claims["A"].clone();
+    assert_eq!((claim.holder.to_string().as_str(), claim.placed), ("people", true));
+    let users = &second.catalog.snapshot().directory[&"users".parse::<ServiceName>().unwrap()];
+    assert_eq!((users.grpc_services.len(), users.refused.len()), (0, 1));
 }
 
 #[tokio::test(start_paused = true)]

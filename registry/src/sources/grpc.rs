@@ -9,15 +9,17 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
-use weft_model::{Epoch, Instance, InstanceId, Invalid, LeaseTtl};
+use weft_identity::name;
+use weft_model::{Epoch, Instance, InstanceId, Invalid, LeaseTtl, ServiceName};
 use weft_proto::weft::registry::v1 as pb;
 use weft_runtime::Shutdown;
+use weft_transcode::template::Template;
 
 use crate::{
     access::Access,
     catalog::{Beat, Catalog, Health, StreamId, Verdict, Word},
     checks::Heard,
-    schema,
+    schema::{self, SchemaError},
     sources::status,
     views::watch::{Watches, drain_bound},
 };
@@ -143,17 +145,80 @@ impl pb::registry_server::Registry for Registry {
         &self,
         request: Request<pb::PutDescriptorsRequest>,
     ) -> Result<Response<pb::PutDescriptorsResponse>, Status> {
-        Access::of(&request).to_anything()?;
-        let files = request.into_inner().files;
+        let access = Access::of(&request);
+        access.to_anything()?;
+        let pb::PutDescriptorsRequest { files, instance, service } = request.into_inner();
+        let by = match instance.as_str() {
+            "" => None,
+            text => Some((id(text, "instance")?, service_name(&service, "service")?)),
+        };
+        if let Some((_, service)) = &by {
+            access.to_service(service)?;
+        }
         let linked = self.streams.spawn_blocking(move || schema::link(files)).await;
-        let set = linked.map_err(|e| Status::internal(format!("linking: {e}")))?.map_err(|e| {
-            tracing::warn!(error = %e, "descriptor set refused");
-            status::schema(&e)
-        })?;
+        let set = match linked.map_err(|e| Status::internal(format!("linking: {e}")))? {
+            Ok(set) => set,
+            Err(error) => return Err(self.refuse_set(by, &error).await),
+        };
         let digest = set.digest.0.to_vec().into();
-        self.catalog.put_descriptors(set).await.map_err(|e| status::change(&e))?;
+        let by = by.map(|(id, _)| id);
+        self.catalog.put_descriptors(set, by).await.map_err(|e| status::change(&e))?;
         Ok(Response::new(pb::PutDescriptorsResponse { digest }))
     }
+
+    async fn move_claim(
+        &self,
+        request: Request<pb::MoveClaimRequest>,
+    ) -> Result<Response<pb::MoveClaimResponse>, Status> {
+        Access::of(&request).to_service(&name::operator())?;
+        let request = request.into_inner();
+        let (name, to) = (claim(&request.name)?, service_name(&request.to, "to")?);
+        let applied = self.catalog.move_claim(name, to.clone()).await.map_err(|e| status::change(&e))?;
+        tracing::info!(names = ?applied.claims, %to, "claims moved by an operator");
+        Ok(Response::new(pb::MoveClaimResponse { version: applied.version.0, moved: applied.claims }))
+    }
+
+    async fn release_claim(
+        &self,
+        request: Request<pb::ReleaseClaimRequest>,
+    ) -> Result<Response<pb::ReleaseClaimResponse>, Status> {
+        Access::of(&request).to_service(&name::operator())?;
+        let name = claim(&request.into_inner().name)?;
+        let applied = self.catalog.release_claim(name).await.map_err(|e| status::change(&e))?;
+        tracing::info!(names = ?applied.claims, "claims released by an operator");
+        Ok(Response::new(pb::ReleaseClaimResponse { version: applied.version.0, released: applied.claims }))
+    }
+}
+
+impl Registry {
+    /// Notes it for whoever asks, and returns what the caller is told.
+    async fn refuse_set(&self, by: Option<(InstanceId, ServiceName)>, error: &SchemaError) -> Status {
+        let service = by.as_ref().map(|(_, service)| tracing::field::display(service));
+        tracing::warn!(service, error = %error, "descriptor set refused");
+        if let Some((id, service)) = by {
+            drop(self.catalog.refuse_set(id, service, error.to_string()).await); // a registry that leaves forgets it anyway
+        }
+        status::schema(error)
+    }
+}
+
+/// Reads the name of a claim: a REST template may come with its variables.
+fn claim(text: &str) -> Result<String, Status> {
+    let invalid = |problem: String| status::invalid(&Invalid::new("name", problem));
+    match text.split_once(' ') {
+        Some((method, template)) => {
+            let template: Template =
+                template.trim().parse().map_err(|e| invalid(format!("{template:?} is no template: {e}")))?;
+            Ok(template.claim(&method.to_ascii_uppercase()))
+        }
+        None if text.starts_with('/') => Err(invalid(format!("{text:?} lacks its HTTP method, like GET {text}"))),
+        None if text.is_empty() => Err(invalid("is required".to_owned())),
+        None => Ok(text.to_owned()),
+    }
+}
+
+fn service_name(text: &str, field: &str) -> Result<ServiceName, Status> {
+    text.parse().map_err(|e: Invalid| status::invalid(&e.within(field)))
 }
 
 /// Answers beats until the caller or the registry leaves. An error ends the stream with a status.

@@ -21,8 +21,10 @@ pub(crate) fn invalid(error: &Invalid) -> Status {
 pub(crate) fn change(error: &ChangeError) -> Status {
     match error {
         ChangeError::Invalid(error) => invalid(error),
-        ChangeError::Unknown(_) => Status::not_found(error.to_string()),
-        ChangeError::Fenced { .. } | ChangeError::Revoked { .. } => Status::failed_precondition(error.to_string()),
+        ChangeError::Unknown(_) | ChangeError::Unclaimed(_) => Status::not_found(error.to_string()),
+        ChangeError::Fenced { .. } | ChangeError::Revoked { .. } | ChangeError::Declared { .. } => {
+            Status::failed_precondition(error.to_string())
+        }
         ChangeError::Held { .. } => Status::aborted(error.to_string()),
         ChangeError::Store(source) => {
             let cause = source.source().map(|s| format!(": {s}")).unwrap_or_default();
@@ -36,7 +38,10 @@ pub(crate) fn change(error: &ChangeError) -> Status {
 pub(crate) fn schema(error: &SchemaError) -> Status {
     let field = match error {
         SchemaError::Files(BadFiles::Garbled { index, .. }) => format!("files[{index}]"),
-        SchemaError::Files(BadFiles::Clash { .. }) | SchemaError::Empty | SchemaError::Link(_) => "files".to_owned(),
+        SchemaError::Files(BadFiles::Clash { .. })
+        | SchemaError::Empty
+        | SchemaError::Link(_)
+        | SchemaError::Route(_) => "files".to_owned(),
     };
     invalid(&Invalid::new(field, error.to_string()))
 }
@@ -64,6 +69,8 @@ mod tests {
         let table = [
             (ChangeError::Invalid(Invalid::new("a", "b")), Code::InvalidArgument),
             (ChangeError::Unknown(id), Code::NotFound),
+            (ChangeError::Unclaimed("a.B".into()), Code::NotFound),
+            (ChangeError::Declared { name: "a.B".into(), holder: "a".parse().unwrap() }, Code::FailedPrecondition),
             (ChangeError::Fenced { id, held: Epoch(2) }, Code::FailedPrecondition),
             (ChangeError::Revoked { id, until: SystemTime::UNIX_EPOCH }, Code::FailedPrecondition),
             (ChangeError::Held { address: "127.0.0.1:1".parse().unwrap(), holder: id, silence: None }, Code::Aborted),

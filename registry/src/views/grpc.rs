@@ -4,6 +4,8 @@
 //! A stream's task reads requests (acks above all) also while its reader is slow: one message waits in the channel, what changes meanwhile is
 //! merged into the next. The tasks belong to the tracker of the server, which waits for them.
 
+use std::collections::BTreeMap;
+
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
@@ -12,14 +14,14 @@ use weft_model::{Digest, ServiceName, Version};
 use weft_proto::{
     service_update_full,
     weft::discovery::v1::{
-        DescriptorsRequest, DescriptorsResponse, ListRequest, ListResponse, WatchRequest, WatchResponse,
-        discovery_server,
+        Claim, ClaimsRequest, ClaimsResponse, DescriptorsRequest, DescriptorsResponse, ListRequest, ListResponse,
+        RefusedSet, WatchRequest, WatchResponse, claim, discovery_server,
     },
 };
 use weft_runtime::Shutdown;
 
 use crate::{
-    catalog::{Catalog, Published},
+    catalog::{self, Catalog, Published},
     schema::DescriptorSet,
     sources::status,
     views::watch::{Topic, Watcher, Watches},
@@ -65,6 +67,21 @@ impl discovery_server::Discovery for Discovery {
         }))
     }
 
+    async fn claims(&self, _: Request<ClaimsRequest>) -> Result<Response<ClaimsResponse>, Status> {
+        let published = self.catalog.published();
+        let refused_sets = published.refused_sets.iter().map(|(id, it)| RefusedSet {
+            service: it.service.full().to_owned(),
+            instance: id.to_string(),
+            problem: it.problem.clone(),
+            at_ms: catalog::millis(it.at),
+        });
+        Ok(Response::new(ClaimsResponse {
+            version: published.snapshot.version.0,
+            claims: claims(&published),
+            refused_sets: refused_sets.collect(),
+        }))
+    }
+
     async fn descriptors(&self, request: Request<DescriptorsRequest>) -> Result<Response<DescriptorsResponse>, Status> {
         let request = request.into_inner();
         let name: ServiceName =
@@ -93,6 +110,23 @@ fn find<'a>(published: &'a Published, name: &ServiceName, wanted: Option<Digest>
         }
     }?;
     published.sets.get(digest).map(AsRef::as_ref)
+}
+
+fn claims(published: &Published) -> Vec<Claim> {
+    let services = &published.snapshot.services;
+    let mut refused: BTreeMap<&str, Vec<claim::Refused>> = BTreeMap::new();
+    for (claimant, it) in services.iter().flat_map(|(name, it)| it.info.refused.iter().map(move |it| (name, it))) {
+        let told = claim::Refused { claimant: claimant.full().to_owned(), method: it.method.clone() };
+        refused.entry(&it.name).or_default().push(told);
+    }
+    let claim = |(name, it): (&String, &catalog::Claim)| Claim {
+        name: name.clone(),
+        holder: it.holder.full().to_owned(),
+        placed: it.placed,
+        holder_present: services.get(&it.holder).is_some_and(|service| !service.instances.is_empty()),
+        refused: refused.remove(name.as_str()).unwrap_or_default(),
+    };
+    published.claims.iter().map(claim).collect()
 }
 
 enum Event {

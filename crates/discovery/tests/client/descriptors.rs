@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tonic::{Code, Status};
 use weft_discovery::{BadDescriptors, DescriptorSet};
-use weft_model::Digest;
+use weft_model::{Digest, InstanceId, ServiceName};
 use weft_proto::weft::{discovery::v1 as discovery, registry::v1 as registry};
 
 use crate::fake::{Fake, soon};
@@ -30,27 +30,35 @@ async fn only_a_set_that_the_registry_lacks_is_sent() {
         call.answer(Ok(registry::MissingDescriptorsResponse { digests: vec![digest(&set)] }));
         let call = soon("the set", fake.puts.recv()).await.unwrap();
         assert_eq!(DescriptorSet::new(call.request.files.clone()).unwrap(), set);
+        let offered_by = (call.request.instance.clone(), call.request.service.as_str());
+        assert_eq!(offered_by, (INSTANCE.to_string(), "users.default"));
         call.answer(Ok(registry::PutDescriptorsResponse { digest: digest(&set) }));
         let call = soon("a question", fake.missing.recv()).await.unwrap();
         call.answer(Ok(registry::MissingDescriptorsResponse::default()));
     };
     let store = async {
-        registries.store_descriptors(&set, WITHIN).await.unwrap();
-        registries.store_descriptors(&set, WITHIN).await.unwrap();
+        registries.store_descriptors(&set, &INSTANCE, &service(), WITHIN).await.unwrap();
+        registries.store_descriptors(&set, &INSTANCE, &service(), WITHIN).await.unwrap();
     };
     tokio::join!(serve, store);
     assert!(fake.puts.try_recv().is_err());
 }
 
+const INSTANCE: InstanceId = InstanceId::from_bytes([1; 16]);
+
+fn service() -> ServiceName {
+    "users".parse().unwrap()
+}
+
 #[tokio::test]
 async fn a_refused_set_is_the_callers_to_know() {
     let mut fake = Fake::start().await;
-    let (registries, set) = (fake.registries(), users());
+    let (registries, set, service) = (fake.registries(), users(), service());
     let serve = async {
         let call = soon("a question", fake.missing.recv()).await.unwrap();
         call.answer(Err(Status::invalid_argument("users.proto: shop.users.v1.User is missing")));
     };
-    let (stored, ()) = tokio::join!(registries.store_descriptors(&set, WITHIN), serve);
+    let (stored, ()) = tokio::join!(registries.store_descriptors(&set, &INSTANCE, &service, WITHIN), serve);
     assert_eq!(stored.unwrap_err().code(), Some(Code::InvalidArgument));
 }
 

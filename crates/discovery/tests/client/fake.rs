@@ -246,6 +246,13 @@ impl discovery_server::Discovery for Asked {
         Err(Status::unimplemented("no client of ours lists"))
     }
 
+    async fn claims(
+        &self,
+        _: Request<discovery::ClaimsRequest>,
+    ) -> Result<Response<discovery::ClaimsResponse>, Status> {
+        Err(Status::unimplemented("nobody asks for it here"))
+    }
+
     async fn descriptors(
         &self,
         request: Request<discovery::DescriptorsRequest>,
@@ -298,6 +305,20 @@ impl registry_server::Registry for Asked {
         request: Request<registry::MissingDescriptorsRequest>,
     ) -> Result<Response<registry::MissingDescriptorsResponse>, Status> {
         ask(request, &self.missing).await
+    }
+
+    async fn move_claim(
+        &self,
+        _: Request<registry::MoveClaimRequest>,
+    ) -> Result<Response<registry::MoveClaimResponse>, Status> {
+        Err(Status::unimplemented("nobody asks for it here"))
+    }
+
+    async fn release_claim(
+        &self,
+        _: Request<registry::ReleaseClaimRequest>,
+    ) -> Result<Response<registry::ReleaseClaimResponse>, Status> {
+        Err(Status::unimplemented("nobody asks for it here"))
     }
 
     async fn put_descriptors(

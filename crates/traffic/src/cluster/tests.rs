@@ -31,6 +31,7 @@ fn cluster(size: u16) -> Cluster {
         members: (0..size).map(|n| Member { endpoint: endpoint(n + 1), weight: 1.0 }).collect(),
         shared: Arc::new(shared),
         hope: Hope::None,
+        parts: None,
     }
 }
 
@@ -160,6 +161,22 @@ fn the_last_healthy_endpoint_keeps_the_calls_even_when_it_fails() {
     assert_eq!(share[&1], 1_000);
     assert_eq!(cluster.members[0].endpoint.state(at(1_000)), State::Active);
     assert_eq!(cluster.members[0].endpoint.in_flight(), 0);
+}
+
+#[test]
+fn the_last_endpoint_that_declares_a_method_keeps_its_calls_even_when_others_of_the_service_are_well() {
+    let mut cluster = cluster(3);
+    let newest = Cluster {
+        members: [cluster.members[0].clone()].into(),
+        shared: cluster.shared.clone(),
+        hope: Hope::None,
+        parts: None,
+    };
+    cluster.parts = Some(Box::new(Parts { declaring: [Arc::new(newest)].into(), unsaid: None }));
+    let last = cluster.members[0].endpoint.clone();
+    let plain = cluster.members[1].endpoint.clone();
+    assert_eq!(cluster.others(&last, at(0)), Others::None);
+    assert_eq!(cluster.others(&plain, at(0)), Others::Left);
 }
 
 proptest::proptest! {

@@ -5,11 +5,11 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use weft_model::{self as model, Instance, Protocol, ServiceName, ServiceSnapshot, Snapshot};
+use weft_model::{self as model, Digest, Instance, Protocol, ServiceInfo, ServiceName, ServiceSnapshot, Snapshot};
 
 use crate::{
     Claims, Metrics, StaticCluster,
-    cluster::{Cluster, Hope, Member, Shared},
+    cluster::{Cluster, Hope, Member, Parts, Shared},
     endpoint::{Endpoint, Key},
     ticks::Clock,
     world::{
@@ -24,7 +24,13 @@ pub(super) struct Sources {
     pub(super) snapshot: Option<Snapshot>,
     pub(super) statics: Vec<Arc<StaticCluster>>,
     /// What each cluster of the current world was built from, to recognise it.
-    built: HashMap<ServiceName, Origin>,
+    built: HashMap<ServiceName, Built>,
+}
+
+#[derive(Debug)]
+struct Built {
+    origin: Origin,
+    info: Arc<ServiceInfo>,
 }
 
 #[derive(Debug, Clone)]
@@ -52,14 +58,19 @@ pub(super) fn next(before: &World, sources: &mut Sources, metrics: &Metrics, clo
     let mut built = HashMap::new();
     let clusters = named
         .iter()
-        .map(|Named { name, .. }| {
+        .map(|Named { name, info, .. }| {
             let origin = origin(sources, name)?;
-            let old = before.cluster(name);
-            let cluster = match (old, sources.built.get(name)) {
-                (Some(old), Some(was)) if was.same(&origin) => old.clone(),
-                (old, _) => cluster(name, &origin, old, metrics, clock),
+            let (old, was) = (before.cluster(name), sources.built.get(name));
+            let same_facts = was.is_some_and(|was| Arc::ptr_eq(&was.info, info) || was.info == *info);
+            let cluster = match (old, was) {
+                (Some(old), Some(was)) if same_facts && was.origin.same(&origin) => old.clone(),
+                (old, _) => {
+                    let slot = routes.slot(name).expect("routes were built from these services");
+                    let facts = Facts { info, lacking: routes.lacking(slot) };
+                    cluster(name, &origin, &facts, old, metrics, clock)
+                }
             };
-            built.insert(name.clone(), origin);
+            built.insert(name.clone(), Built { origin, info: info.clone() });
             Some(cluster)
         })
         .collect();
@@ -101,27 +112,35 @@ impl Origin {
         }
     }
 
-    /// Keys and weights of the endpoints that take calls, in the order given.
-    fn wanted(&self) -> Vec<(Key, f32)> {
+    /// The endpoints that take calls, in the order given.
+    fn wanted(&self) -> Vec<Wanted> {
         match self {
             Self::Snapshot(service) => service
                 .instances
                 .values()
                 .filter(|instance| usable(instance))
-                .map(|it| {
-                    let key = Key { instance: Some(it.id), endpoint: it.endpoint.clone() };
-                    (key, f32::from(it.weight.get()))
+                .map(|it| Wanted {
+                    key: Key { instance: Some(it.id), endpoint: it.endpoint.clone() },
+                    weight: f32::from(it.weight.get()),
+                    carries: it.descriptors,
                 })
                 .collect(),
-            Self::Static(it) => {
-                it.endpoints.iter().map(|e| (Key { instance: None, endpoint: e.clone() }, 1.0)).collect()
-            }
+            Self::Static(it) => it
+                .endpoints
+                .iter()
+                .map(|e| Wanted { key: Key { instance: None, endpoint: e.clone() }, weight: 1.0, carries: None })
+                .collect(),
         }
     }
 
-    fn hope(&self) -> Hope {
+    /// Whether somebody may come who fits.
+    fn hope(&self, fits: impl Fn(Option<Digest>) -> bool) -> Hope {
         match self {
-            Self::Snapshot(service) if service.authoritative && service.instances.is_empty() => Hope::None,
+            Self::Snapshot(service)
+                if service.authoritative && !service.instances.values().any(|it| fits(it.descriptors)) =>
+            {
+                Hope::None
+            }
             Self::Snapshot(_) => Hope::SomeoneMayCome,
             Self::Static(_) => Hope::None,
         }
@@ -136,6 +155,26 @@ impl Origin {
     }
 }
 
+/// An endpoint that takes calls, and the descriptor set its instance carries.
+struct Wanted {
+    key: Key,
+    weight: f32,
+    carries: Option<Digest>,
+}
+
+/// What is known of the sets of a service.
+struct Facts<'a> {
+    info: &'a ServiceInfo,
+    lacking: &'a [Box<[Digest]>],
+}
+
+impl Facts<'_> {
+    /// A set that is not known counts as declaring everything, as does none.
+    fn known(&self, carries: Option<Digest>) -> bool {
+        carries.is_some_and(|digest| self.info.descriptors.contains(&digest))
+    }
+}
+
 fn usable(instance: &Instance) -> bool {
     instance.status.takes_calls() && instance.endpoint.protocol == Protocol::H2
 }
@@ -143,32 +182,73 @@ fn usable(instance: &Instance) -> bool {
 fn cluster(
     name: &ServiceName,
     origin: &Origin,
+    facts: &Facts<'_>,
     old: Option<&Arc<Cluster>>,
     metrics: &Metrics,
     clock: Clock,
 ) -> Arc<Cluster> {
     if let Some(old) = old.filter(|old| origin.doubtful() && !old.members.is_empty()) {
-        return old.clone();
+        let (members, shared) = (old.members.clone(), old.shared.clone());
+        // Its parts were made for the methods as they were then: a method that lost its place is called everywhere.
+        let aged = || Arc::new(Cluster { members, shared, hope: old.hope, parts: None });
+        return if old.parts.is_none() { old.clone() } else { aged() };
     }
     let known: HashMap<&Key, &Arc<Endpoint>> =
         old.into_iter().flat_map(|old| old.members.iter()).map(|m| (m.endpoint.key(), &m.endpoint)).collect();
-    let member = |(key, weight): (Key, f32)| {
+    let member = |Wanted { key, weight, carries }: Wanted| {
         let endpoint = known.get(&key).copied().cloned();
-        Member { endpoint: endpoint.unwrap_or_else(|| Arc::new(Endpoint::new(key, clock))), weight }
+        let endpoint = endpoint.unwrap_or_else(|| Arc::new(Endpoint::new(key, clock)));
+        (Member { endpoint, weight }, carries)
     };
-    let members: Box<[Member]> = origin.wanted().into_iter().map(member).collect();
-    let hope = origin.hope();
+    let all: Vec<(Member, Option<Digest>)> = origin.wanted().into_iter().map(member).collect();
+    let new = || Arc::new(Shared::new(name.clone(), metrics.cluster(&name.to_string()), clock.now()));
+    let shared = old.map_or_else(new, |old| old.shared.clone());
+    let parts = parts(origin, facts, &all, &shared);
+    let members: Box<[Member]> = all.into_iter().map(|(member, _)| member).collect();
+    let next = Cluster { members, shared, hope: origin.hope(|_| true), parts };
     match old {
-        Some(old) if old.hope == hope && same(&old.members, &members) => old.clone(),
-        _ => {
-            let new = || Arc::new(Shared::new(name.clone(), metrics.cluster(&name.to_string()), clock.now()));
-            let shared = old.map_or_else(new, |old| old.shared.clone());
-            Arc::new(Cluster { members, shared, hope })
-        }
+        Some(old) if same(old, &next) => old.clone(),
+        _ => Arc::new(next),
     }
 }
 
-fn same(old: &[Member], new: &[Member]) -> bool {
+/// Takes a cluster apart where its endpoints do not all declare the same methods; none is the usual case.
+fn parts(
+    origin: &Origin,
+    facts: &Facts<'_>,
+    all: &[(Member, Option<Digest>)],
+    shared: &Arc<Shared>,
+) -> Option<Box<Parts>> {
+    let part = |fits: &dyn Fn(Option<Digest>) -> bool| {
+        let members = all.iter().filter(|(_, carries)| fits(*carries)).map(|(member, _)| member.clone()).collect();
+        Arc::new(Cluster { members, shared: shared.clone(), hope: origin.hope(fits), parts: None })
+    };
+    let says = |(_, carries): &(Member, Option<Digest>)| facts.known(*carries);
+    let mixed = all.iter().any(says) && !all.iter().all(says);
+    if facts.lacking.is_empty() && !mixed {
+        return None;
+    }
+    let declares =
+        |lacking: &[Digest], carries: Option<Digest>| carries.is_none_or(|digest| !lacking.contains(&digest));
+    let declaring = facts.lacking.iter().map(|lacking| part(&|carries| declares(lacking, carries))).collect();
+    let unsaid = mixed.then(|| part(&|carries| !facts.known(carries)));
+    Some(Box::new(Parts { declaring, unsaid }))
+}
+
+/// Whether nothing changed that a call could notice.
+fn same(old: &Cluster, new: &Cluster) -> bool {
+    let parts = match (&old.parts, &new.parts) {
+        (None, None) => true,
+        (Some(old), Some(new)) => {
+            let (old, new) = (old.declaring.iter().chain(&old.unsaid), new.declaring.iter().chain(&new.unsaid));
+            old.clone().count() == new.clone().count() && old.zip(new).all(|(old, new)| same(old, new))
+        }
+        (Some(_), None) | (None, Some(_)) => false,
+    };
+    old.hope == new.hope && same_members(&old.members, &new.members) && parts
+}
+
+fn same_members(old: &[Member], new: &[Member]) -> bool {
     let same = |(a, b): (&Member, &Member)| Arc::ptr_eq(&a.endpoint, &b.endpoint) && a.weight == b.weight;
     old.len() == new.len() && old.iter().zip(new).all(same)
 }

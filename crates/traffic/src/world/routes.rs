@@ -7,7 +7,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use http::uri::Authority;
-use weft_model::{ServiceInfo, ServiceName};
+use weft_model::{Digest, ServiceInfo, ServiceName};
 
 use crate::{
     Claims, Error, Metrics,
@@ -32,6 +32,17 @@ pub(crate) struct Method {
     pub(crate) server: CallMetrics,
 }
 
+/// Which instances of a service are called by a method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Declared {
+    /// All: each descriptor set that is known declares it, or it is none of the service's gRPC names.
+    Everywhere,
+    /// Those that carry none of the sets at this place of `Routes::lacking`.
+    Except(usize),
+    /// Those whose descriptor sets are not known: all others lack it.
+    Nowhere,
+}
+
 /// A service that routes may name.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Named {
@@ -47,7 +58,7 @@ pub(crate) struct Routes {
     slots: HashMap<ServiceName, Slot>,
     authorities: HashMap<Box<str>, Slot>,
     grpc: HashMap<Box<str>, Slot>,
-    methods: HashMap<Box<str>, (Slot, Arc<Method>)>,
+    methods: HashMap<Box<str>, Known>,
     everything: Option<Slot>,
     other: Arc<Method>,
     built_from: Vec<Named>,
@@ -57,6 +68,15 @@ pub(crate) struct Routes {
 struct Service {
     name: ServiceName,
     authority: Authority,
+    /// The different sets of descriptor sets that lack a method of the service; nearly always empty.
+    lacking: Vec<Box<[Digest]>>,
+}
+
+#[derive(Debug)]
+struct Known {
+    slot: Slot,
+    method: Arc<Method>,
+    declared: Declared,
 }
 
 impl Routes {
@@ -84,17 +104,20 @@ impl Routes {
             if *claims == Claims::Everything {
                 it.everything.get_or_insert(slot);
             }
+            let mut lacking: Vec<Box<[Digest]>> = Vec::new();
             for grpc in &info.grpc_services {
                 // The registry keeps claims apart; where a file does not, the first by name wins.
                 it.grpc.entry(grpc.name.as_str().into()).or_insert(slot);
                 for fact in &grpc.methods {
                     let full = format!("{}/{}", grpc.name, fact.name);
                     let path = format!("/{full}");
-                    it.methods.entry(path.into()).or_insert_with(|| (slot, method(&full, fact.idempotent)));
+                    let declared = declared(&mut lacking, &fact.missing_in);
+                    let known = || Known { slot, method: method(&full, fact.idempotent), declared };
+                    it.methods.entry(path.into()).or_insert_with(known);
                 }
             }
             let authority = name.to_string().parse().expect("a service name is made of DNS labels");
-            it.services.push(Service { name: name.clone(), authority });
+            it.services.push(Service { name: name.clone(), authority, lacking });
         }
         it.built_from = services;
         it
@@ -123,7 +146,22 @@ impl Routes {
 
     /// Facts of the method, of whichever service: the same path means the same method.
     pub(crate) fn method(&self, path: &str) -> &Arc<Method> {
-        self.methods.get(path).map_or(&self.other, |(_, method)| method)
+        self.methods.get(path).map_or(&self.other, |known| &known.method)
+    }
+
+    /// By which sets of descriptor sets the instances of a service have to be told apart.
+    pub(crate) fn lacking(&self, slot: Slot) -> &[Box<[Digest]>] {
+        &self.services[slot.0].lacking
+    }
+
+    /// Which instances of a service may be called by a path.
+    pub(crate) fn declared(&self, slot: Slot, path: &str) -> Declared {
+        match self.methods.get(path) {
+            Some(known) if known.slot == slot => known.declared,
+            Some(_) => Declared::Everywhere,
+            None if grpc_service(path).and_then(|name| self.grpc.get(name)) == Some(&slot) => Declared::Nowhere,
+            None => Declared::Everywhere,
+        }
     }
 
     /// The service a call goes to.
@@ -132,7 +170,7 @@ impl Routes {
     /// before the first snapshot; else UNIMPLEMENTED, since nobody in the mesh claims the gRPC name.
     pub(crate) fn route(&self, authority: Option<&str>, path: &str) -> Result<Slot, Error> {
         let by_authority = || self.authorities.get(without_port(authority?)).copied();
-        let by_method = || self.methods.get(path).map(|(slot, _)| *slot);
+        let by_method = || self.methods.get(path).map(|known| known.slot);
         let by_grpc_name = || self.grpc.get(grpc_service(path)?).copied();
         let found = by_authority().or_else(by_method).or_else(by_grpc_name).or(self.everything);
         found.ok_or_else(|| {
@@ -144,6 +182,18 @@ impl Routes {
             }
         })
     }
+}
+
+/// Methods that the same sets lack share a place.
+fn declared(lacking: &mut Vec<Box<[Digest]>>, missing_in: &[Digest]) -> Declared {
+    if missing_in.is_empty() {
+        return Declared::Everywhere;
+    }
+    let known = lacking.iter().position(|sets| **sets == *missing_in);
+    Declared::Except(known.unwrap_or_else(|| {
+        lacking.push(missing_in.into());
+        lacking.len() - 1
+    }))
 }
 
 fn without_port(authority: &str) -> &str {

@@ -1,7 +1,8 @@
 //! Worlds built from snapshots: what is reused, what is kept, which name leads where.
 
 use weft_model::{
-    Epoch, GrpcService, Instance, InstanceId, Locality, Method, Protocol, ServiceSnapshot, Status, Transport, Weight,
+    Digest, Epoch, GrpcService, Instance, InstanceId, Locality, Method, Protocol, ServiceSnapshot, Status, Transport,
+    Weight,
 };
 
 use super::*;
@@ -32,10 +33,11 @@ fn instance(service: &str, n: u8, status: Status) -> Arc<Instance> {
 }
 
 fn info(grpc: &str, idempotent: bool) -> Arc<ServiceInfo> {
-    let method = Method { name: "Get".into(), client_streaming: false, server_streaming: false, idempotent };
+    let method =
+        Method { name: "Get".into(), client_streaming: false, server_streaming: false, idempotent, missing_in: vec![] };
     Arc::new(ServiceInfo {
         grpc_services: vec![GrpcService { name: grpc.into(), methods: vec![method] }],
-        descriptors: Vec::new(),
+        ..ServiceInfo::default()
     })
 }
 
@@ -46,6 +48,38 @@ fn service(text: &str, instances: &[(u8, Status)]) -> Arc<ServiceSnapshot> {
     }
     it.info = info(&format!("shop.{text}.v1.Api"), true);
     Arc::new(it)
+}
+
+/// A service whose instances carry these sets; `Get` is everywhere, `New` only where set 1 is not.
+fn versions(instances: &[(u8, Status, Option<u8>)]) -> Arc<ServiceSnapshot> {
+    let mut it = ServiceSnapshot::clone(&service("posts", &[]));
+    for (n, status, set) in instances {
+        let descriptors = set.map(|set| Digest([set; 32]));
+        let instance = Instance { descriptors, ..Instance::clone(&instance("posts", *n, *status)) };
+        it.instances.insert(instance.id, Arc::new(instance));
+    }
+    let method = |name: &str, missing_in| Method {
+        name: name.into(),
+        client_streaming: false,
+        server_streaming: false,
+        idempotent: true,
+        missing_in,
+    };
+    let (old, new) = (Digest([1; 32]), Digest([2; 32]));
+    it.info = Arc::new(ServiceInfo {
+        grpc_services: vec![GrpcService {
+            name: "shop.posts.v1.Api".into(),
+            methods: vec![method("Get", vec![]), method("New", vec![old]), method("Gone", vec![new])],
+        }],
+        descriptors: vec![new, old],
+        ..ServiceInfo::default()
+    });
+    Arc::new(it)
+}
+
+fn ports_of(world: &World, method: &str) -> Vec<u16> {
+    let cluster = world.serving_of(&name("posts"), &format!("/shop.posts.v1.Api/{method}")).unwrap();
+    cluster.endpoints().map(|e| e.address.port()).collect()
 }
 
 fn snapshot(version: u64, services: impl IntoIterator<Item = Arc<ServiceSnapshot>>) -> Snapshot {
@@ -130,6 +164,57 @@ fn an_empty_set_wins_only_when_it_is_authoritative() {
     worlds.apply(&snapshot(3, [service("users", &[])]));
     assert_eq!(ports(&worlds.load(), "users"), [0_u16; 0]);
     assert!(!worlds.load().cluster(&name("users")).unwrap().may_fill());
+}
+
+#[test]
+fn a_method_is_called_on_the_instances_whose_set_declares_it() {
+    let (worlds, _interests) = worlds();
+    let up = Status::Serving;
+    worlds.apply(&snapshot(1, [versions(&[(1, up, Some(1)), (2, up, Some(2)), (3, up, None)])]));
+    let world = worlds.load();
+    assert_eq!(ports_of(&world, "Get"), [1_001, 1_002, 1_003]);
+    assert_eq!(ports_of(&world, "New"), [1_002, 1_003], "no set counts as declaring everything");
+    assert_eq!(ports_of(&world, "Gone"), [1_001, 1_003]);
+    assert_eq!(ports_of(&world, "Never"), [1_003], "who says what it has would say UNIMPLEMENTED");
+    let other = |path| world.serving_of(&name("posts"), path).unwrap().endpoints().count();
+    assert_eq!(other("/grpc.health.v1.Health/Check"), 3, "what no set tells is everywhere");
+
+    worlds.apply(&snapshot(2, [versions(&[(1, up, Some(1)), (2, up, Some(2))])]));
+    assert_eq!(ports_of(&worlds.load(), "Never"), [1_001, 1_002], "anybody may say that there is no such method");
+}
+
+#[test]
+fn parts_of_a_cluster_share_what_calls_taught_and_are_there_only_while_sets_differ() {
+    let (worlds, _interests) = worlds();
+    let up = Status::Serving;
+    let it = [versions(&[(1, up, Some(1)), (2, up, Some(2))])];
+    worlds.apply(&snapshot(1, it));
+    let world = worlds.load();
+    let posts = world.cluster(&name("posts")).unwrap();
+    let new = world.serving_of(&name("posts"), "/shop.posts.v1.Api/New").unwrap();
+    assert!(
+        Arc::ptr_eq(&posts.members[1].endpoint, &new.members[0].endpoint) && Arc::ptr_eq(&posts.shared, &new.shared)
+    );
+    worlds.apply(&snapshot(2, [versions(&[(1, up, Some(1)), (2, up, Some(2))])]));
+    assert!(Arc::ptr_eq(posts, worlds.load().cluster(&name("posts")).unwrap()), "nothing changed");
+
+    let mut alike = ServiceSnapshot::clone(&versions(&[(2, up, Some(2))]));
+    alike.info = info("shop.posts.v1.Api", true);
+    worlds.apply(&snapshot(3, [Arc::new(alike)]));
+    let world = worlds.load();
+    let posts = world.cluster(&name("posts")).unwrap();
+    assert!(posts.parts.is_none());
+    assert!(Arc::ptr_eq(posts, world.serving_of(&name("posts"), "/shop.posts.v1.Api/Get").unwrap()));
+    assert!(Arc::ptr_eq(&posts.members[0].endpoint, &new.members[0].endpoint), "and it is the same endpoint");
+}
+
+#[test]
+fn a_method_of_instances_that_are_starting_is_worth_a_wait() {
+    let (worlds, _interests) = worlds();
+    worlds.apply(&snapshot(1, [versions(&[(1, Status::Serving, Some(1)), (2, Status::Starting, Some(2))])]));
+    let world = worlds.load();
+    let new = world.serving_of(&name("posts"), "/shop.posts.v1.Api/New").unwrap();
+    assert!(new.members.is_empty() && new.may_fill());
 }
 
 #[test]

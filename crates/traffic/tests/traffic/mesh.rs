@@ -49,13 +49,14 @@ pub(crate) fn info() -> ServiceInfo {
         client_streaming: false,
         server_streaming: false,
         idempotent,
+        missing_in: Vec::new(),
     };
     ServiceInfo {
         grpc_services: vec![GrpcService {
             name: "test.v1.Users".into(),
             methods: vec![method("Get", true), method("Post", false)],
         }],
-        descriptors: Vec::new(),
+        ..ServiceInfo::default()
     }
 }
 

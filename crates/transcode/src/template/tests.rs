@@ -115,3 +115,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn templates_that_match_the_same_paths_have_one_claim() {
+    let claim = |text: &str| parse(text).claim("GET");
+    assert_eq!(claim("/api/users/{id}"), "GET /api/users/*");
+    assert_eq!(claim("/api/users/{name}"), claim("/api/users/{user.id=*}"));
+    assert_eq!(claim("/v1/{name=shelves/*/books/**}:undelete"), "GET /v1/shelves/*/books/**:undelete");
+    assert_eq!(claim("/"), "GET /");
+    assert_ne!(claim("/api/users/{id}"), claim("/api/users/{id=**}"));
+    assert_eq!(parse("/api/users/*").claim("GET"), claim("/api/users/{id}"), "a claim can be read again");
+}

@@ -54,7 +54,7 @@ async fn the_other_writes_name_the_field_that_is_wrong() {
     assert_eq!(field(&world.registry.missing_descriptors(missing).await.unwrap_err()), "digests[1]");
     let empty = PutDescriptorsRequest::default();
     assert_eq!(field(&world.registry.put_descriptors(empty).await.unwrap_err()), "files");
-    let garbled = PutDescriptorsRequest { files: vec![vec![0xff].into()] };
+    let garbled = PutDescriptorsRequest { files: vec![vec![0xff].into()], ..Default::default() };
     assert_eq!(field(&world.registry.put_descriptors(garbled).await.unwrap_err()), "files[0]");
     let mut stream = world.keep_alive().await;
     let beat = |id: String| Beat { id, ..Default::default() };

@@ -1,0 +1,180 @@
+//! Claims under any order of events: whose a name is, and what is routed to whom.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use weft_model::{Endpoint, GrpcService, Instance, Locality, Method, Protocol, ServiceInfo, Transport, Weight};
+
+use super::*;
+use crate::{
+    catalog::state::{Claim, Kept},
+    schema::Template,
+};
+
+const SERVICES: [&str; 3] = ["a", "b", "c"];
+
+#[derive(Debug, Clone)]
+enum Event {
+    /// Instance, its service, its set.
+    Register(u8, usize, u8),
+    Leave(u8),
+    Put(u8),
+    Move(u8, usize),
+    Release(u8),
+    Hours(u64),
+    Restart,
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => (0..6_u8, 0..SERVICES.len(), 0..6_u8).prop_map(|(n, service, set)| Event::Register(n, service, set)),
+        3 => (0..6_u8).prop_map(Event::Leave),
+        3 => (0..6_u8).prop_map(Event::Put),
+        1 => (0..8_u8, 0..SERVICES.len()).prop_map(|(name, to)| Event::Move(name, to)),
+        1 => (0..8_u8).prop_map(Event::Release),
+        1 => (0..30_u64).prop_map(Event::Hours),
+        1 => Just(Event::Restart),
+    ]
+}
+
+/// Set n has two of four gRPC services, and each of these two of four templates.
+fn set(n: u8) -> DescriptorSet {
+    let two = [n % 4, (n + 1 + n / 4) % 4];
+    let service = |k: u8| GrpcService {
+        name: name(k),
+        methods: vec![Method {
+            name: format!("M{n}"),
+            client_streaming: false,
+            server_streaming: false,
+            idempotent: true,
+            missing_in: Vec::new(),
+        }],
+    };
+    let template = |k: u8, t: u8| Template { service: name(k), method: format!("M{n}"), claim: name(4 + t % 4) };
+    let mut templates: Vec<Template> =
+        two.iter().flat_map(|k| [template(*k, k + n), template(*k, k + n + 1)]).collect();
+    templates.sort();
+    DescriptorSet {
+        digest: Digest([n; 32]),
+        files: Vec::new(),
+        services: two.iter().map(|k| service(*k)).collect(),
+        templates,
+        age: 0,
+    }
+}
+
+fn name(n: u8) -> String {
+    if n < 4 { format!("g.S{n}") } else { format!("GET /t{n}") }
+}
+
+fn instance(n: u8, service: usize, set: u8) -> Instance {
+    Instance {
+        id: InstanceId::from_bytes([n + 1; 16]),
+        service: SERVICES[service].parse().unwrap(),
+        epoch: Epoch(0),
+        endpoint: Endpoint {
+            address: ([127, 0, 0, 1], 1_000 + u16::from(n)).into(),
+            transport: Transport::Plaintext,
+            protocol: Protocol::H2,
+        },
+        status: Status::Serving,
+        reason: String::new(),
+        locality: Locality::default(),
+        weight: Weight::ONE,
+        metadata: BTreeMap::new(),
+        descriptors: Some(Digest([set; 32])),
+        check: None,
+    }
+}
+
+fn step(state: &State, wall: SystemTime, change: Change) -> State {
+    let nobody = |_: &InstanceId| true;
+    let mut draft = Draft::new(state, wall, &nobody);
+    drop(draft.apply(change)); // a refusal leaves it as it was
+    draft.finish().0
+}
+
+fn restarted(state: &State) -> State {
+    let kept = Kept {
+        records: state.records.values().map(|it| Record::clone(it)).collect(),
+        tombstones: Vec::new(),
+        claims: state.claims.iter().map(|(name, claim)| (name.clone(), claim.clone())).collect(),
+        sets: state.sets.values().map(|it| DescriptorSet::clone(it)).collect(),
+        retired: state.retired.iter().map(|(digest, it)| (*digest, it.clone())).collect(),
+    };
+    State::restore(state.generation() + 1, kept)
+}
+
+fn infos(state: &State) -> impl Iterator<Item = (&ServiceName, &ServiceInfo)> {
+    state.snapshot.services.iter().map(|(name, it)| (name, it.info.as_ref()))
+}
+
+/// The names that are routed to a service: those of its live sets, less what it was refused.
+fn routed(state: &State, service: &ServiceName, info: &ServiceInfo) -> BTreeSet<String> {
+    let refused = |name: &str| info.refused.iter().any(|it| it.name == name);
+    let owned = |name: &str| info.grpc_services.iter().any(|it| it.name == name);
+    let sets = state.sets_of(service);
+    let names = sets.iter().flat_map(|set| {
+        let grpc = set.services.iter().filter(|it| owned(&it.name)).map(|it| it.name.clone());
+        let templates = set.templates.iter().filter(|it| owned(&it.service)).map(|it| it.claim.clone());
+        grpc.chain(templates).collect::<Vec<_>>()
+    });
+    names.filter(|name| !refused(name)).collect()
+}
+
+fn declares(state: &State, service: &ServiceName, name: &str) -> bool {
+    state.sets_of(service).iter().any(|set| set.names().contains(name))
+}
+
+proptest! {
+    #[test]
+    fn a_name_is_routed_to_one_service_and_changes_hands_by_an_operators_word_only(
+        events in proptest::collection::vec(event(), 1..60),
+    ) {
+        let mut wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let mut state = State::restore(1, Kept::default());
+        for event in events {
+            let before = state.clone();
+            state = match &event {
+                Event::Register(n, service, set) => {
+                    let instance = Box::new(instance(*n, *service, *set));
+                    step(&state, wall, Change::Register { instance, ttl: LeaseTtl::DEFAULT })
+                }
+                Event::Leave(n) => {
+                    let id = InstanceId::from_bytes([*n + 1; 16]);
+                    let epoch = state.records.get(&id).map_or(Epoch(0), |record| record.instance.epoch);
+                    step(&state, wall, Change::Deregister { id, word: Word::Owner(epoch) })
+                }
+                Event::Put(n) => step(&state, wall, Change::PutDescriptors { set: Box::new(set(*n)), by: None }),
+                Event::Move(n, to) => {
+                    step(&state, wall, Change::MoveClaim { name: name(*n), to: SERVICES[*to].parse().unwrap() })
+                }
+                Event::Release(n) => step(&state, wall, Change::ReleaseClaim { name: name(*n) }),
+                Event::Hours(hours) => {
+                    wall += Duration::from_secs(hours * 3_600);
+                    step(&state, wall, Change::Forget)
+                }
+                Event::Restart => restarted(&state),
+            };
+            let mut owners: BTreeMap<String, &ServiceName> = BTreeMap::new();
+            for (service, info) in infos(&state) {
+                for name in routed(&state, service, info) {
+                    prop_assert_eq!(
+                        &state.claims[&name].holder, service, "{} is routed to who does not hold it after {:?}", name, event
+                    );
+                    prop_assert_eq!(owners.insert(name, service), None);
+                }
+                prop_assert_eq!(info, &state.info(service), "what is told is not what is after {:?}", event);
+            }
+            for (name, Claim { holder, placed }) in &before.claims {
+                let now = state.claims.get(name);
+                let same = now.is_some_and(|now| now.holder == *holder);
+                match event {
+                    Event::Move(..) | Event::Release(_) => {}
+                    Event::Hours(_) if !placed && !declares(&state, holder, name) => {}
+                    _ => prop_assert!(same, "{name} of {holder} became {now:?} after {event:?}"),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Descriptors that live: two versions of a service side by side, and a service that claims what belongs to another. Inventory: discovery.
+//!
+//! Lives here: what callers see of both, by REST, native gRPC and through a sidecar. Does not: the rules of claims (registry), of endpoints
+//! per method (`weft-traffic`).
+
+use std::{net::SocketAddr, time::Duration};
+
+use http::{Method, StatusCode, Uri};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tonic::{Code, Request, client::Grpc, transport::Channel};
+use weft_proto::weft::model::v1::Status;
+use weft_testkit::{
+    foreign,
+    http::send,
+    load::{self, Call, Report},
+    mesh::{App, Mesh},
+    wait,
+};
+
+use crate::{
+    ALONE,
+    reliability::{RATE, four_reads_to_one_write},
+};
+
+const SOON: Duration = Duration::from_secs(30);
+/// Calls of the new method while versions change, over each way in.
+const CALLS: usize = 1_000;
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct CountPostsResponse {
+    #[prost(int64, tag = "1")]
+    count: i64,
+}
+
+/// Calls the method that only the next version of posts has.
+async fn count(channel: Channel) -> Result<i64, tonic::Status> {
+    let mut client = Grpc::new(channel);
+    client.ready().await.map_err(|error| tonic::Status::unknown(error.to_string()))?;
+    let path = http::uri::PathAndQuery::from_static("/shop.posts.v1.Posts/CountPosts");
+    let codec = tonic_prost::ProstCodec::<(), CountPostsResponse>::default();
+    Ok(client.unary(Request::new(()), path, codec).await?.into_inner().count)
+}
+
+/// A channel to posts through a sidecar's outbound.
+fn through(outbound: SocketAddr) -> Channel {
+    let endpoint = Channel::from_shared(format!("http://{outbound}")).unwrap();
+    endpoint.origin(Uri::from_static("http://posts")).timeout(Duration::from_secs(10)).connect_lazy()
+}
+
+/// Makes calls one after another, a little apart, until there were as many as wanted; returns what failed.
+async fn counts(channel: Channel) -> Vec<tonic::Status> {
+    let mut failed = Vec::new();
+    let mut due = tokio::time::interval(Duration::from_millis(10));
+    for _ in 0..CALLS {
+        due.tick().await;
+        failed.extend(count(channel.clone()).await.err());
+    }
+    failed
+}
+
+async fn serving(mesh: &Mesh, slot: &str) {
+    wait::until(&format!("{slot} to serve"), SOON, || async {
+        let instance =
+            mesh.instances().await.into_iter().find(|it| it.metadata.get("slot").is_some_and(|at| at == slot))?;
+        (instance.status() == Status::Serving).then_some(())
+    })
+    .await;
+}
+
+/// Lets an instance leave as an orderly stop does, and waits for its end.
+async fn leave(mesh: &mut Mesh, slot: &str) {
+    let member = mesh.members.iter_mut().find(|member| member.slot == slot).expect("there is such an instance");
+    member.sidecar.signal(Signal::TERM);
+    member.sidecar.end(Duration::from_secs(60)).await;
+    mesh.members.retain(|member| member.slot != slot);
+}
+
+#[tokio::test]
+async fn a_method_that_only_the_new_version_has_is_never_unimplemented_during_a_rolling_restart() {
+    let _alone = ALONE.write().await;
+    let test = "a_method_that_only_the_new_version_has_is_never_unimplemented_during_a_rolling_restart";
+    let apps = [App::Users, App::Posts, App::Posts];
+    if weft_testkit::outside::need_binaries(&["examples/posts-next"], test).is_none() {
+        return;
+    }
+    let Some(mut mesh) = Mesh::start(test, &apps).await else { return };
+    let gateway = mesh.gateway_at();
+    let ada =
+        send(gateway, Method::POST, "/api/users", r#"{"name": "Ada", "email": "ada@example.com"}"#).await.unwrap();
+    let post = json!({"authorId": ada.json()["id"], "title": "Notes"}).to_string();
+    let post = send(gateway, Method::POST, "/api/posts", &post).await.unwrap();
+    assert_eq!(post.status, StatusCode::CREATED, "{post:?}");
+    assert_eq!(send(gateway, Method::GET, "/api/posts:count", "").await.unwrap().status, StatusCode::NOT_FOUND);
+    let old: Vec<String> = mesh.members[1..].iter().map(|member| member.slot.clone()).collect();
+
+    let first = mesh.add(App::PostsNext).slot.clone();
+    serving(&mesh, &first).await;
+    let outbound = mesh.members[0].sidecar.address("outbound").await;
+    let (native, aside) = (mesh.gateway_channel(), through(outbound));
+    // From the moment on at which the new version is known, which each way in learns for itself, there is no way back.
+    wait::until("the new method to be known everywhere", SOON, || async {
+        let rest = send(gateway, Method::GET, "/api/posts:count", "").await.ok()?.status == StatusCode::OK;
+        (rest && count(native.clone()).await.is_ok() && count(aside.clone()).await.is_ok()).then_some(())
+    })
+    .await;
+
+    let path = format!("/api/posts/{}", post.json()["id"].as_str().unwrap());
+    let call = move |n: usize| {
+        let path = if n % 2 == 0 { "/api/posts:count".to_owned() } else { path.clone() };
+        Call { method: Method::GET, path, body: None }
+    };
+    let mut rest: JoinSet<Report> = JoinSet::new();
+    rest.spawn(load::run(gateway, RATE, Duration::from_secs(10), call));
+    let mut direct: JoinSet<Vec<tonic::Status>> = JoinSet::new();
+    direct.spawn(counts(native));
+    direct.spawn(counts(aside));
+
+    leave(&mut mesh, &old[0]).await;
+    let second = mesh.add(App::PostsNext).slot.clone();
+    serving(&mesh, &second).await;
+    leave(&mut mesh, &first).await; // the one new instance there was, as a second release right behind the first would have it
+    let third = mesh.add(App::PostsNext).slot.clone();
+    serving(&mesh, &third).await;
+    assert!(!direct.is_empty() && !rest.is_empty(), "the calls lasted longer than half of the changes");
+    leave(&mut mesh, &old[1]).await;
+
+    let report = rest.join_next().await.unwrap().unwrap();
+    println!("two versions side by side: {report}");
+    assert!(report.failed().is_empty(), "{report}");
+    for failed in direct.join_all().await {
+        let unimplemented = failed.iter().filter(|status| status.code() == Code::Unimplemented).count();
+        println!("{CALLS} native calls of the new method: {} failed, {unimplemented} UNIMPLEMENTED", failed.len());
+        assert!(failed.is_empty(), "{failed:?}");
+    }
+}
+
+/// Runs a command as an operator would, and returns what it printed.
+async fn weft(mesh: &Mesh, args: &[&str]) -> String {
+    let program = weft_testkit::outside::binary("weft").expect("the mesh runs by it");
+    let registry = format!("http://{}", mesh.registry_at());
+    let output = tokio::process::Command::new(program)
+        .args(args)
+        .args(["--registry", &registry])
+        .kill_on_drop(true)
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "weft {args:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
+    said
+}
+
+async fn claim(mesh: &Mesh, name: &str) -> Value {
+    let all: Value = serde_json::from_str(&weft(mesh, &["claims", "-o", "json"]).await).unwrap();
+    let claims = all["claims"].as_array().unwrap();
+    claims.iter().find(|claim| claim["name"] == name).unwrap_or_else(|| panic!("{name} in {all}")).clone()
+}
+
+async fn answered_by(gateway: SocketAddr, path: &str, instance: &str) -> Option<()> {
+    let answer = send(gateway, Method::GET, path, "").await.ok()?;
+    (answer.status == StatusCode::OK && answer.json()["instance"] == instance).then_some(())
+}
+
+#[tokio::test]
+async fn a_foreign_service_that_claims_what_users_have_is_refused_by_name_and_nothing_else_changes() {
+    let _alone = ALONE.write().await;
+    let test = "a_foreign_service_that_claims_what_users_have_is_refused_by_name_and_nothing_else_changes";
+    if weft_testkit::outside::need_binaries(&["weft-foreign"], test).is_none() {
+        return;
+    }
+    let Some(mut mesh) = Mesh::start(test, &[App::Users, App::Users]).await else { return };
+    let gateway = mesh.gateway_at();
+    let call = four_reads_to_one_write(gateway).await;
+    let mut load: JoinSet<Report> = JoinSet::new();
+    load.spawn(load::run(gateway, RATE, Duration::from_secs(10), call));
+
+    mesh.add(App::Foreign);
+    for path in ["/foreign/own/a", "/foreign/claimed/a"] {
+        let what = format!("{path} to be answered by the foreign service");
+        wait::until(&what, SOON, || answered_by(gateway, path, foreign::INSTANCE)).await;
+    }
+    assert!(!load.is_empty(), "the foreign service came under load");
+    let (name, template) = ("shop.users.v1.Users", "GET /api/users/*");
+    let refused = |method: &str| json!([{"claimant": "foreign.default", "method": method}]);
+    let whole = claim(&mesh, name).await;
+    assert_eq!((&whole["holder"], &whole["refused"]), (&json!("users.default"), &refused("")), "{whole}");
+    let one = claim(&mesh, template).await;
+    let method = "weft.testkit.v1.Foreign/Claimed";
+    assert_eq!((&one["holder"], &one["refused"]), (&json!("users.default"), &refused(method)), "{one}");
+    let log = mesh.registry.as_ref().unwrap().log();
+    for claim in [name, template] {
+        let told = |line: &&str| line.contains("claim refused") && line.contains(claim) && line.contains("foreign");
+        assert_eq!(log.lines().filter(told).count(), 1, "{claim} is refused once, by name: {log}");
+    }
+    let report = load.join_next().await.unwrap().unwrap();
+    println!("a foreign service claims names of users: {report}");
+    assert!(report.failed().is_empty(), "{report}");
+
+    // Until an operator decides otherwise, and for as long as that.
+    assert!(weft(&mesh, &["claims", "move", "GET /api/users/{id}", "--to", "foreign"]).await.contains(template));
+    let moved = || answered_by(gateway, "/api/users/a", foreign::INSTANCE);
+    wait::until("the template to have moved", SOON, moved).await;
+    mesh.kill_registry();
+    mesh.start_registry().await;
+    assert_eq!(claim(&mesh, template).await["placed"], true, "an operator's word survives");
+    moved().await.expect("a registry that restarts changes nothing");
+    weft(&mesh, &["claims", "move", template, "--to", "users"]).await;
+    wait::until("the template to be back", SOON, || async {
+        let answer = send(gateway, Method::GET, "/api/users/a", "").await.ok()?;
+        (answer.status == StatusCode::NOT_FOUND).then_some(())
+    })
+    .await;
+}

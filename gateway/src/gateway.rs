@@ -165,7 +165,7 @@ impl Gateway {
             claims: Claims::Everything,
         }]);
         self.board.send_replace(Arc::new(Board::serving(&name, &info)));
-        let entry = Entry { name, info: Arc::new(info), set: Some(Arc::new(set)) };
+        let entry = Entry { name, info: Arc::new(info), sets: vec![Arc::new(set)] };
         let table = Table::of_upstream(entry, &self.meters);
         for problem in table.problems() {
             tracing::warn!(problem, "route left out");

@@ -1,13 +1,17 @@
 //! The live table: what a request's path means, and whose service answers it.
 //!
-//! Lives here: the table as one immutable value. Does not: making it anew when services change (`routes::keeper`), linking descriptors
-//! (`routes::sets`), reading the request (`protocol`).
-//! Invariants: a table never changes once it is published; a request loads it once and keeps it to its end.
+//! Lives here: the table as one immutable value, and which of a service's sets binds a method. Does not: making it anew when services change
+//! (`routes::keeper`), linking descriptors (`routes::sets`), reading the request (`protocol`), whose a name is (the registry's claims).
+//! Invariants: a table never changes once it is published; a request loads it once and keeps it to its end; what the registry refused a
+//! service is not routed to it; a method's plain binding, by its gRPC path, is no template of another service.
 
 pub(crate) mod keeper;
 pub(crate) mod sets;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use http::Uri;
 use weft_model::{ServiceInfo, ServiceName};
@@ -27,8 +31,8 @@ use crate::{
 pub(crate) struct Entry {
     pub(crate) name: ServiceName,
     pub(crate) info: Arc<ServiceInfo>,
-    /// Its descriptors; none while it has published none, or none that link.
-    pub(crate) set: Option<Arc<LinkedSet>>,
+    /// The descriptor sets its instances carry, as far as they link, the one that binds first first.
+    pub(crate) sets: Vec<Arc<LinkedSet>>,
 }
 
 /// One version of all routes.
@@ -75,7 +79,7 @@ pub(crate) enum Rest {
 }
 
 impl Table {
-    /// Builds a table. Of two entries that claim one template, the earlier keeps it.
+    /// Builds a table. Of two entries that may both have a template, the earlier keeps it: a registry that knows of claims leaves none.
     pub(crate) fn build(entries: Vec<Entry>, meters: &Meters) -> Self {
         Self::build_with(entries, None, meters)
     }
@@ -87,11 +91,12 @@ impl Table {
     }
 
     fn build_with(entries: Vec<Entry>, rest_of_native: Option<ServiceName>, meters: &Meters) -> Self {
+        let bound: Vec<(&Entry, Vec<&Arc<MethodPlan>>)> = entries.iter().map(|entry| (entry, entry.plans())).collect();
         let mut builder = RouteTable::builder();
-        for entry in &entries {
-            let Some(set) = &entry.set else { continue };
-            for claimed in &entry.info.grpc_services {
-                builder = builder.add_service(set.schema(), &claimed.name, entry.name.clone());
+        for plain in [true, false] {
+            for (entry, plans) in &bound {
+                let plans = plans.iter().copied().filter(|plan| plan.is_plain() == plain);
+                builder = builder.add_plans(plans, entry.name.clone());
             }
         }
         let rest = builder.build();
@@ -135,16 +140,40 @@ impl Table {
     /// Returns what had to be left out, one line each.
     pub(crate) fn problems(&self) -> Vec<String> {
         let routes = self.rest.problems().iter().map(describe);
+        let refused = self.entries.iter().flat_map(|entry| entry.info.refused.iter().map(move |it| (entry, it)));
+        let refused = refused.map(|(entry, it)| match it.method.as_str() {
+            "" => format!("{} belongs to {}; that of {} is not routed", it.name, it.holder, entry.name),
+            method => format!("{} belongs to {}; that of {method} of {} is not routed", it.name, it.holder, entry.name),
+        });
         let rules = self.entries.iter().flat_map(|entry| {
-            let problems = entry.set.iter().flat_map(|set| set.schema().problems());
+            let problems = entry.sets.iter().flat_map(|set| set.schema().problems());
             problems.map(move |problem| format!("{}: {problem}", entry.name))
         });
-        routes.chain(rules).collect()
+        routes.chain(refused).chain(rules).collect()
     }
 
     /// Returns how many REST bindings are served.
     pub(crate) fn len(&self) -> usize {
         self.targets.len()
+    }
+}
+
+impl Entry {
+    /// The bindings of the service: each method as the first of its sets that declares it says, less what belongs to others.
+    fn plans(&self) -> Vec<&Arc<MethodPlan>> {
+        let owned: HashSet<&str> = self.info.grpc_services.iter().map(|grpc| grpc.name.as_str()).collect();
+        let refused: HashSet<&str> = self.info.refused.iter().map(|it| it.name.as_str()).collect();
+        let mut bound: HashMap<&str, usize> = HashMap::new();
+        let mut plans = Vec::new();
+        for (at, set) in self.sets.iter().enumerate() {
+            for plan in set.schema().plans().iter().filter(|plan| owned.contains(plan.method().service())) {
+                let first = *bound.entry(plan.method().full_name()).or_insert(at);
+                let may =
+                    first == at && (plan.is_plain() || refused.is_empty() || !refused.contains(plan.claim().as_str()));
+                plans.extend(may.then_some(plan));
+            }
+        }
+        plans
     }
 }
 
@@ -177,3 +206,6 @@ fn describe(problem: &RouteProblem<ServiceName>) -> String {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -149,6 +149,11 @@ impl Descriptors {
         full
     }
 
+    /// Whether a file of the set declares this symbol.
+    pub fn declares(&self, symbol: &str) -> bool {
+        self.by_symbol.contains_key(symbol)
+    }
+
     pub(crate) fn by_name(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied()
     }

@@ -26,7 +26,7 @@ impl Sets for MeshSets {
 
     fn sets(&self) -> Vec<Arc<Descriptors>> {
         let table = self.0.load();
-        let sets = table.iter().flat_map(|table| table.entries()).filter_map(|entry| entry.set.as_ref());
+        let sets = table.iter().flat_map(|table| table.entries()).flat_map(|entry| &entry.sets);
         sets.map(|set| Arc::clone(set.files())).collect()
     }
 
@@ -35,10 +35,11 @@ impl Sets for MeshSets {
     }
 }
 
-/// The set of the service that owns a gRPC service, or the one a method's name starts with.
+/// Of the service that owns a gRPC service, or the one a method's name starts with: the first set that declares the symbol.
 fn owner(table: &Table, symbol: &str) -> Option<Arc<Descriptors>> {
     let owns = |name: &str| symbol.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
     let mut entries = table.entries().iter();
     let entry = entries.find(|entry| entry.info.grpc_services.iter().any(|service| owns(&service.name)))?;
-    Some(Arc::clone(entry.set.as_ref()?.files()))
+    let files = entry.sets.iter().map(|set| set.files());
+    files.clone().find(|files| files.declares(symbol)).or_else(|| files.clone().next()).cloned()
 }

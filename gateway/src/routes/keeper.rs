@@ -1,8 +1,10 @@
 //! Keeps the route table in step with the mesh: one task that fetches descriptor sets, links them, and publishes a new table, then who serves.
 //!
-//! Lives here: which set gives a service its routes, when table and health board change. Does not: the table itself (`routes`), endpoints (`weft-traffic`).
+//! Lives here: which sets give a service its routes and in which order, when table and health board change. Does not: the table itself (`routes`), endpoints (`weft-traffic`).
+//! All sets that instances of a service carry are routed, since two versions of it may stand side by side; the newest one of an instance that takes
+//! calls comes first.
 //! Invariants: this task is the table's only writer; a set that does not link never replaces one that did; routes stay while a service is listed,
-//! with or without instances, and go when it is listed no more; a service is told to serve only once its routes are there. The first table waits until every set it needs was fetched or failed once.
+//! with or without instances, and go when it is listed no more; a service is told to serve only once it has routes. The first table waits until every set it needs was fetched or failed once.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -52,24 +54,27 @@ pub(crate) struct Keeper {
     work: JoinSet<Step>,
     /// The set that each task of `work` is about; a service has one at a time.
     underway: HashMap<task::Id, (ServiceName, Digest)>,
-    /// In the order in which this gateway met them: who came first keeps a template that two declare.
+    /// In the order in which this gateway met them: under a registry that knows nothing of claims, who came first keeps a template that two declare.
     services: IndexMap<ServiceName, Kept>,
     built: Option<Inputs>,
     told: HashSet<String>,
 }
 
-/// A service, and which of its sets gives it its routes.
+/// A service, and which sets give it its routes.
 struct Kept {
     info: Arc<ServiceInfo>,
-    wanted: Option<Digest>,
+    /// Those its instances carry, in the order they are preferred, without the refused.
+    wanted: Vec<Digest>,
     refused: HashSet<Digest>,
-    /// Sets that linked, of those its instances carry: a rolling restart goes back and forth between two.
+    /// Could not be had yet: not waited for any more, and asked for again.
+    late: HashSet<Digest>,
     linked: Vec<Arc<LinkedSet>>,
-    set: Option<Arc<LinkedSet>>,
+    /// What is routed: the wanted ones as far as they linked, or what was routed before, while none of them did.
+    sets: Vec<Arc<LinkedSet>>,
 }
 
 /// What a table was made from; the same inputs need no new table.
-type Inputs = Vec<(ServiceName, Arc<ServiceInfo>, Option<Digest>)>;
+type Inputs = Vec<(ServiceName, Arc<ServiceInfo>, Vec<Digest>)>;
 
 /// What a task has done for a set.
 enum Step {
@@ -148,7 +153,7 @@ impl Keeper {
             let preferred = preferred(&info, snapshot.services.get(name).map(Arc::as_ref));
             let kept = self.services.entry(name.clone()).or_insert_with(|| Kept::new(Arc::clone(&info)));
             kept.info = info;
-            kept.choose(&preferred);
+            kept.choose(preferred);
         }
     }
 
@@ -163,6 +168,7 @@ impl Keeper {
             Ok(Step::Fetched(Ok(set))) => self.link(service, digest, set),
             Ok(Step::Fetched(Err(error))) => {
                 tracing::warn!(%service, %digest, error = chain(&error), "descriptor set not available yet");
+                kept.late.insert(digest);
             }
             Ok(Step::Linked(Ok(set))) => kept.take(set),
             Ok(Step::Linked(Err(error))) => self.refuse(&service, digest, &error.into()),
@@ -205,7 +211,7 @@ impl Keeper {
 
     fn publish(&mut self) {
         let first = self.built.is_none();
-        if first && !self.work.is_empty() {
+        if first && self.services.values().any(Kept::awaits_its_first_sets) {
             return;
         }
         let inputs: Inputs = self.services.iter().map(|(name, kept)| kept.input(name)).collect();
@@ -227,7 +233,7 @@ impl Keeper {
     /// Whether the published table has what there is to route of a service: nothing of it is awaited any more.
     fn routes(&self, service: &ServiceName) -> bool {
         let kept = self.services.get(service);
-        self.built.is_some() && kept.is_some_and(|kept| kept.set.is_some() || kept.wanted.is_none())
+        self.built.is_some() && kept.is_some_and(|kept| !kept.sets.is_empty() || kept.wanted.is_empty())
     }
 
     /// Logs each problem once for as long as it lasts.
@@ -241,47 +247,62 @@ impl Keeper {
 
 impl Kept {
     fn new(info: Arc<ServiceInfo>) -> Self {
-        Self { info, wanted: None, refused: HashSet::new(), linked: Vec::new(), set: None }
+        let (refused, late) = (HashSet::new(), HashSet::new());
+        Self { info, wanted: Vec::new(), refused, late, linked: Vec::new(), sets: Vec::new() }
     }
 
-    /// Takes the first set that was not refused; none carried keeps the one at hand.
-    fn choose(&mut self, preferred: &[Digest]) {
+    /// Takes the sets that were not refused; none carried keeps those at hand.
+    fn choose(&mut self, preferred: Vec<Digest>) {
         self.linked.retain(|set| preferred.contains(&set.digest()));
         self.refused.retain(|digest| preferred.contains(digest));
-        let Some(wanted) = preferred.iter().find(|digest| !self.refused.contains(*digest)) else { return };
-        self.wanted = Some(*wanted);
-        self.switch();
+        self.late.retain(|digest| preferred.contains(digest));
+        let wanted: Vec<Digest> = preferred.into_iter().filter(|digest| !self.refused.contains(digest)).collect();
+        if !wanted.is_empty() {
+            self.wanted = wanted;
+            self.switch();
+        }
     }
 
-    /// Takes a set that was fetched and linked, and uses it if it is still the one wanted.
+    /// Takes a set that was fetched and linked, and uses it if it is still wanted.
     fn take(&mut self, set: LinkedSet) {
+        self.late.remove(&set.digest());
         self.linked.push(Arc::new(set));
         self.switch();
     }
 
     fn refuse(&mut self, digest: Digest) {
         self.refused.insert(digest);
-        self.wanted = self.info.descriptors.iter().find(|digest| !self.refused.contains(*digest)).copied();
+        self.wanted.retain(|wanted| *wanted != digest);
         self.switch();
     }
 
     fn switch(&mut self) {
-        if let Some(set) = self.linked.iter().find(|set| Some(set.digest()) == self.wanted) {
-            self.set = Some(Arc::clone(set));
+        let linked = |digest: &Digest| {
+            self.linked.iter().chain(&self.sets).find(|set| set.digest() == *digest).cloned() // those routed may have been unlisted
+        };
+        let sets: Vec<_> = self.wanted.iter().filter_map(linked).collect();
+        if !sets.is_empty() {
+            self.sets = sets;
         }
     }
 
+    /// The first wanted set that is not at hand; one that could not be had before comes after the others.
     fn missing(&self) -> Option<Digest> {
-        let at_hand = self.set.as_ref().map(|set| set.digest());
-        self.wanted.filter(|wanted| at_hand != Some(*wanted))
+        let missing = |digest: &&Digest| !self.linked.iter().chain(&self.sets).any(|set| set.digest() == **digest);
+        let missing = || self.wanted.iter().filter(missing);
+        missing().find(|digest| !self.late.contains(*digest)).or_else(|| missing().next()).copied()
+    }
+
+    fn awaits_its_first_sets(&self) -> bool {
+        self.missing().is_some_and(|digest| !self.late.contains(&digest))
     }
 
     fn entry(&self, name: &ServiceName) -> Entry {
-        Entry { name: name.clone(), info: Arc::clone(&self.info), set: self.set.clone() }
+        Entry { name: name.clone(), info: Arc::clone(&self.info), sets: self.sets.clone() }
     }
 
-    fn input(&self, name: &ServiceName) -> (ServiceName, Arc<ServiceInfo>, Option<Digest>) {
-        (name.clone(), Arc::clone(&self.info), self.set.as_ref().map(|set| set.digest()))
+    fn input(&self, name: &ServiceName) -> (ServiceName, Arc<ServiceInfo>, Vec<Digest>) {
+        (name.clone(), Arc::clone(&self.info), self.sets.iter().map(|set| set.digest()).collect())
     }
 }
 

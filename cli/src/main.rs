@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod change;
+mod claims;
 mod look;
 mod output;
 mod roles;
@@ -41,6 +42,7 @@ change
   scale     Sets the number of instances of a service
   restart   Replaces the instances of a service one by one; no call is lost
   stop      Stops a service, or the whole mesh
+  claims    Which gRPC name and REST template belongs to which service; gives one to another
 
 {options}
 
@@ -76,6 +78,9 @@ enum Command {
     /// Stops a service, or the whole mesh
     #[command(after_help = STOP)]
     Stop(change::StopArgs),
+    /// Which gRPC name and REST template belongs to which service; gives one to another
+    #[command(after_help = CLAIMS)]
+    Claims(claims::ClaimsArgs),
 }
 
 const UP: &str = "\
@@ -125,6 +130,13 @@ Examples:
   weft stop users            drains all its instances; `weft scale users=2` brings it back
   weft stop                  the whole mesh: gateway, services, registry";
 
+const CLAIMS: &str = "\
+Examples:
+  weft claims                                              what is claimed by whom, and who was refused it
+  weft claims move shop.users.v1.Users --to people         with its REST templates
+  weft claims move \"GET /api/users/{id}\" --to people
+  weft claims release shop.users.v1.Users                  of a service that is gone";
+
 fn main() -> ExitCode {
     let mut args = std::env::args_os();
     let program = args.next().unwrap_or_else(|| OsString::from("weft"));
@@ -141,6 +153,7 @@ fn main() -> ExitCode {
         Command::Scale(args) => tool::run("scale", |_| change::scale(args)),
         Command::Restart(args) => tool::run("restart", |_| change::restart(args)),
         Command::Stop(args) => tool::run("stop", |_| change::stop(args)),
+        Command::Claims(args) => tool::run("claims", |_| claims::claims(args)),
     }
 }
 

@@ -11,6 +11,7 @@ mod rest;
 mod shop;
 mod streaming;
 mod up;
+mod versions;
 
 /// Held by a test that counts failures under load: on two cores a neighbour would be part of what it measures.
 static ALONE: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());

@@ -108,7 +108,7 @@ async fn a_method_that_only_the_new_version_has_is_never_unimplemented_during_a_
 
     let path = format!("/api/posts/{}", post.json()["id"].as_str().unwrap());
     let call = move |n: usize| {
-        let path = if n % 2 == 0 { "/api/posts:count".to_owned() } else { path.clone() };
+        let path = if n.is_multiple_of(2) { "/api/posts:count".to_owned() } else { path.clone() };
         Call { method: Method::GET, path, body: None }
     };
     let mut rest: JoinSet<Report> = JoinSet::new();

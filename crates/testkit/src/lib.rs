@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod echo;
+pub mod foreign;
 pub mod http;
 pub mod load;
 pub mod mesh;

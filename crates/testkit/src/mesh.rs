@@ -26,8 +26,12 @@ pub enum App {
     Posts,
     /// The example service `comments`, which asks posts and users.
     Comments,
+    /// The next version of `posts`: it has a method more.
+    PostsNext,
     /// The echo service of this crate.
     Echo,
+    /// The service of this crate that claims names of `users`.
+    Foreign,
 }
 
 impl App {
@@ -35,9 +39,10 @@ impl App {
     pub const fn service(self) -> &'static str {
         match self {
             Self::Users => "users",
-            Self::Posts => "posts",
+            Self::Posts | Self::PostsNext => "posts",
             Self::Comments => "comments",
             Self::Echo => "echo",
+            Self::Foreign => "foreign",
         }
     }
 
@@ -46,7 +51,9 @@ impl App {
             Self::Users => "users",
             Self::Posts => "posts",
             Self::Comments => "comments",
+            Self::PostsNext => "examples/posts-next",
             Self::Echo => "weft-echo",
+            Self::Foreign => "weft-foreign",
         }
     }
 }

@@ -13,5 +13,5 @@ mod service;
 mod store;
 
 pub use authors::Authors;
-pub use service::services;
+pub use service::{posts, services};
 pub use store::Store;

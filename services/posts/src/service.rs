@@ -18,7 +18,12 @@ use crate::store::{Changes, Store};
 
 /// Returns what the process serves.
 pub fn services(store: Store, authors: Authors) -> weft::Services {
-    weft::Services::new(weft_proto::descriptors::SHOP_POSTS).with(PostsServer::new(Posts { store, authors }))
+    weft::Services::new(weft_proto::descriptors::SHOP_POSTS).with(PostsServer::new(posts(store, authors)))
+}
+
+/// Returns what answers the calls, for a process that serves more than that.
+pub fn posts(store: Store, authors: Authors) -> impl pb::posts_server::Posts {
+    Posts { store, authors }
 }
 
 struct Posts {

@@ -160,10 +160,13 @@ impl Door {
             Some(identity) if first[0] == TLS_HANDSHAKE => self.shake_hands(stream, from, identity).await,
             Some(_) | None if self.plaintext.welcomes(from) => Ok(Entered::plain(stream)),
             Some(_) | None => {
-                let why = match self.plaintext {
-                    Plaintext::Refuse => "plaintext is refused here: call by mutual TLS",
-                    Plaintext::Loopback | Plaintext::Allow => {
+                let why = match (self.plaintext, &self.identity) {
+                    (Plaintext::Refuse, _) => "plaintext is refused here: call by mutual TLS",
+                    (Plaintext::Loopback | Plaintext::Allow, Some(_)) => {
                         "plaintext is refused from other machines: call by mutual TLS"
+                    }
+                    (Plaintext::Loopback | Plaintext::Allow, None) => {
+                        "plaintext is refused from other machines, and this sidecar has no identity for TLS"
                     }
                 };
                 self.refused(from, "plaintext", &why);

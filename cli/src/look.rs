@@ -135,6 +135,9 @@ pub(crate) struct LogsArgs {
     /// Lines from the past, of each process
     #[arg(long, value_name = "N", default_value_t = 100)]
     tail: u32,
+    /// Only the lines of one trace, by its id: 32 hexadecimal digits
+    #[arg(long, value_name = "ID", value_parser = text::trace_id)]
+    trace: Option<String>,
     /// Lines as they were written, JSON and all, without the process's name
     #[arg(long)]
     raw: bool,
@@ -143,7 +146,8 @@ pub(crate) struct LogsArgs {
 }
 
 pub(crate) async fn logs(args: LogsArgs) -> anyhow::Result<()> {
-    let request = pb::LogsRequest { name: args.name.unwrap_or_default(), tail: args.tail, follow: args.follow };
+    let (name, trace) = (args.name.unwrap_or_default(), args.trace.unwrap_or_default());
+    let request = pb::LogsRequest { name, tail: args.tail, follow: args.follow, trace };
     let mut lines = args.mesh.connect().await?.logs(request).await?.into_inner();
     while let Some(line) = lines.message().await? {
         if line.lost > 0 {

@@ -116,6 +116,7 @@ const LOGS: &str = "\
 Examples:
   weft logs users-1          the last lines of one instance
   weft logs -f               everything, as it comes
+  weft logs --trace 4bf92f3577b34da6a3ce929d0e0e4736      one call, through all processes
   weft logs users --tail 1000 --raw";
 const SCALE: &str = "\
 Examples:

@@ -28,7 +28,8 @@ pub(crate) fn gateway(args: weft_gateway::Args) -> ExitCode {
 }
 
 pub(crate) fn sidecar(args: weft_sidecar::Args) -> ExitCode {
-    run(Process::new("sidecar").log(args.log_format), |context| async move {
+    let traced_as = format!("{}-sidecar", args.service);
+    run(Process::new("sidecar").log(args.log_format).service(traced_as), |context| async move {
         let config = weft_sidecar::Config::load(args)?;
         weft_sidecar::Sidecar::bind(config, &context).await?.run(context.shutdown()).await
     })

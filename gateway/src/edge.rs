@@ -5,3 +5,4 @@
 pub(crate) mod access_log;
 pub(crate) mod call;
 pub(crate) mod metrics;
+pub(crate) mod span;

@@ -34,7 +34,7 @@ use weft_transcode::{Codec, SchemaError};
 use crate::{
     Config,
     config::Source,
-    edge::{access_log::access_log, metrics::Meters},
+    edge::{access_log::access_log, metrics::Meters, span::Tracing},
     listener::{Bounds, Http},
     protocol::{
         Shard, Shared,
@@ -200,13 +200,18 @@ impl Gateway {
             limits: self.config.limits,
             meters: self.meters.clone(),
             log,
+            tracing: Tracing {
+                root: weft_telemetry::root(self.context.sampling()),
+                spans: self.context.spans().clone(),
+            },
             reflection: Reflection::of(MeshSets(self.published.clone()), leaving.clone()),
             health,
         });
         let connections = shutdown.child();
         let workers = self.config.workers.unwrap_or_else(cores);
         let pool = PoolConfig { identity: self.config.identity, ..PoolConfig::default() };
-        let build = shards(shared, self.worlds.clone(), pool, self.traffic, connections.clone());
+        let calls = OutboundConfig { spans: weft_telemetry::sink(self.context.spans()), ..OutboundConfig::default() };
+        let build = shards(shared, calls, self.worlds.clone(), pool, self.traffic, connections.clone());
         let threads = DataThreads::start("data", workers, &connections, build).map_err(Error::Threads)?;
 
         let mut parts = Parts::new();
@@ -239,6 +244,7 @@ impl Gateway {
 /// Returns what makes the server of one data thread: its own connections upstream, everything else shared.
 fn shards(
     shared: Arc<Shared>,
+    calls: OutboundConfig,
     worlds: Worlds,
     pool: PoolConfig,
     traffic: weft_traffic::Metrics,
@@ -246,7 +252,7 @@ fn shards(
 ) -> impl Fn(usize) -> Box<dyn FnMut(Connection) -> Serving> + Clone + Send + 'static {
     move |_| {
         let pool = Pool::new(pool.clone(), traffic.clone());
-        let outbound = Outbound::new(OutboundConfig::default(), worlds.clone(), pool);
+        let outbound = Outbound::new(calls.clone(), worlds.clone(), pool);
         let shard = Shard { shared: Arc::clone(&shared), outbound };
         let (http, shutdown) = (Http::new(Bounds::default()), shutdown.clone());
         Box::new(move |connection| Box::pin(serve(shard.clone(), http.clone(), connection, shutdown.clone())))

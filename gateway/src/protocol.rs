@@ -25,6 +25,7 @@ use crate::{
         access_log::AccessLog,
         call::{Call, Observed},
         metrics::{Meters, Status},
+        span::Tracing,
     },
     protocol::health::MeshHealth,
     routes::keeper::Published,
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) meters: Meters,
     pub(crate) log: AccessLog,
+    pub(crate) tracing: Tracing,
     pub(crate) reflection: Reflection,
     pub(crate) health: MeshHealth,
 }
@@ -62,7 +64,8 @@ impl Shard {
         let grpc = speaks_grpc(request.headers());
         let meters = &self.shared.meters;
         let meter = if grpc { meters.unmatched_grpc() } else { meters.unmatched_rest() };
-        let mut call = Call::begin(&request, downstream, load.enter(), meter, self.shared.log.clone());
+        let Shared { log, tracing, .. } = &*self.shared;
+        let mut call = Call::begin(&request, downstream, load.enter(), meter, log.clone(), tracing);
         let request = request.map(Body::from);
         let response = if grpc {
             call.status = Status::Grpc(1);

@@ -20,7 +20,7 @@ use weft_runtime::admin::{Admin, Readiness};
 use weft_runtime::threads::{Connection, DataThreads};
 use weft_runtime::{Context, Shutdown, Usage, listen};
 use weft_supervise::Child;
-use weft_traffic::{Interests, Outbound, OutboundConfig, Pool, PoolConfig, ToApp, Worlds};
+use weft_traffic::{Interests, Outbound, OutboundConfig, Pool, PoolConfig, ToApp, Tracing, Worlds};
 
 use crate::app::{self, Told};
 use crate::door::Door;
@@ -213,12 +213,16 @@ impl Sidecar {
         let (inside, outside, inbound_at) = (inside.clone(), outside.clone(), self.addresses.inbound);
         let (service, app) = (self.config.service.clone(), self.config.app);
         let (worlds, metrics, door) = (self.worlds.clone(), self.traffic.clone(), self.door.clone());
+        let tracing = weft_telemetry::tracing(&self.context);
         let far = PoolConfig { identity: self.config.identity.clone(), ..PoolConfig::default() };
         let build = move |_| {
             let near = PoolConfig { connect_timeout: CONNECT_TO_APP, ..PoolConfig::default() };
-            let to_app = ToApp::new(service.clone(), app, worlds.clone(), Pool::new(near, metrics.clone()));
+            let near = Pool::new(near, metrics.clone());
+            let to_app = ToApp::new(service.clone(), app, worlds.clone(), tracing.clone(), near);
             let pool = Pool::new(far.clone(), metrics.clone());
-            let to_mesh = Outbound::new(OutboundConfig::default(), worlds.clone(), pool);
+            let Tracing { root, spans } = tracing.clone();
+            let to_mesh = OutboundConfig { root, spans, ..OutboundConfig::default() };
+            let to_mesh = Outbound::new(to_mesh, worlds.clone(), pool);
             let (inside, outside, door) = (inside.clone(), outside.clone(), door.clone());
             move |connection: Connection| {
                 let (inside, outside, door) = (inside.clone(), outside.clone(), door.clone());

@@ -6,10 +6,12 @@
 #![expect(clippy::unwrap_used, reason = "a test may unwrap; clippy sees only the functions marked as tests")]
 
 mod clients;
+mod metrics;
 mod reliability;
 mod rest;
 mod shop;
 mod streaming;
+mod traces;
 mod up;
 mod versions;
 

@@ -1,8 +1,11 @@
 //! The control socket of `weft up`: `weft.up.v1` on `.weft/up.sock`, for this user only.
 //!
-//! Lives here: the socket, the RPCs, their statuses. Does not: carrying anything out (`director`), knowing what runs (`board`).
+//! Lives here: the socket, the RPCs, their statuses. Does not: carrying anything out (`director`), knowing what runs (`board`), finding log
+//! lines (`lines`).
 //! One function maps each failure to a gRPC status: an unknown name is NOT_FOUND, a number out of range INVALID_ARGUMENT, an action
 //! that did not succeed FAILED_PRECONDITION with what the process said, one that a stop of the mesh cut off ABORTED.
+
+mod lines;
 
 use std::{
     collections::BTreeSet,
@@ -19,7 +22,6 @@ use tokio::{
         broadcast::error::RecvError,
         mpsc::{self, error::TrySendError},
     },
-    task::JoinSet,
 };
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -30,15 +32,16 @@ use weft_proto::weft::up::v1::{
     up_server::{Up, UpServer},
 };
 use weft_runtime::{Shutdown, clock};
-use weft_supervise::Followed;
 
 use crate::{
-    board::{self, Kind, Output, Row, View},
+    board::{Kind, Row, View},
     config::{Config, MAX_SCALE},
     director::{Action, Failed, Order, Step},
     plan::Target,
     screen::Screen,
+    text,
 };
+use lines::Wanted;
 
 /// Messages on their way to one client; a client that reads slowly slows its own stream down.
 const QUEUE: usize = 64;
@@ -187,22 +190,25 @@ impl Up for Control {
     }
 
     async fn logs(&self, request: Request<pb::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
-        let pb::LogsRequest { name, tail, follow } = request.into_inner();
+        let pb::LogsRequest { name, tail, follow, trace } = request.into_inner();
+        let trace = Some(trace).filter(|id| !id.is_empty()).map(|id| text::trace_id(&id)).transpose();
+        let trace = trace.map_err(|wrong| Status::invalid_argument(format!("trace: {wrong}")))?;
         let outputs = self.board.outputs();
-        let known = outputs.borrow().iter().any(|output| is_meant(&output.kind, &name));
+        let wanted = Wanted { name: name.clone(), trace, tail: tail.min(MAX_TAIL) as usize };
+        let known = outputs.borrow().iter().any(|output| wanted.means(&output.kind));
         if !known && self.service(&name).is_err() {
             let names: BTreeSet<_> = outputs.borrow().iter().map(|output| output.kind.name()).collect();
             let names = names.into_iter().collect::<Vec<_>>().join(", ");
             return Err(Status::not_found(format!("nothing named {name:?} runs here; there are: {names}")));
         }
         let (send, receive) = mpsc::channel(QUEUE);
-        let tail = tail.min(MAX_TAIL) as usize;
-        if follow {
-            self.tasks.spawn(pump(outputs, name, tail, send, self.stopped.clone()));
-        } else {
-            let meant: Vec<_> = outputs.borrow().iter().filter(|it| is_meant(&it.kind, &name)).cloned().collect();
-            self.tasks.spawn(past(meant, tail, send));
-        }
+        match follow {
+            true => self.tasks.spawn(lines::pump(outputs, wanted, send, self.stopped.clone())),
+            false => {
+                let meant = outputs.borrow().iter().filter(|it| wanted.means(&it.kind)).cloned().collect();
+                self.tasks.spawn(lines::past(meant, wanted, send))
+            }
+        };
         Ok(Response::new(ReceiverStream::new(receive)))
     }
 
@@ -226,70 +232,6 @@ impl Up for Control {
             return Ok(Control::stop(self));
         }
         self.order(Action::Stop(self.service(&service)?))
-    }
-}
-
-/// A role, a slot, a service, or everything.
-fn is_meant(kind: &Kind, name: &str) -> bool {
-    let of_service = matches!(kind, Kind::Instance(slot) if slot.service.to_string() == name);
-    name.is_empty() || kind.name() == name || of_service
-}
-
-async fn past(outputs: Vec<Output>, tail: usize, send: mpsc::Sender<Result<pb::LogLine, Status>>) {
-    for output in outputs {
-        for line in output.logs.last(tail).into_iter().filter(|line| !board::is_for_us(line)) {
-            let line = pb::LogLine { process: output.kind.name(), line: line.text.to_string(), lost: 0 };
-            if send.send(Ok(line)).await.is_err() {
-                return;
-            }
-        }
-    }
-}
-
-/// Follows everything that is meant, also processes that start later; of those all lines.
-async fn pump(
-    mut outputs: tokio::sync::watch::Receiver<Arc<[Output]>>,
-    name: String,
-    tail: usize,
-    send: mpsc::Sender<Result<pb::LogLine, Status>>,
-    stopped: CancellationToken,
-) {
-    let mut followed = BTreeSet::new();
-    let mut readers = JoinSet::new();
-    let mut back = tail;
-    loop {
-        let now = outputs.borrow_and_update().clone();
-        for output in now.iter().filter(|output| is_meant(&output.kind, &name)) {
-            if followed.insert(output.key) {
-                readers.spawn(follow(output.clone(), back, send.clone()));
-            }
-        }
-        back = usize::MAX;
-        tokio::select! {
-            changed = outputs.changed() => if changed.is_err() { return },
-            Some(_) = readers.join_next() => {}
-            () = send.closed() => return,
-            () = stopped.cancelled() => return,
-        }
-    }
-}
-
-async fn follow(output: Output, back: usize, send: mpsc::Sender<Result<pb::LogLine, Status>>) {
-    let mut lines = output.logs.follow(back);
-    let mut lost = 0;
-    while let Some(it) = lines.next().await {
-        let line = match it {
-            Followed::Missed(count) => {
-                lost += count;
-                continue;
-            }
-            Followed::Line(line) if board::is_for_us(&line) => continue,
-            Followed::Line(line) => line.text.to_string(),
-        };
-        let line = pb::LogLine { process: output.kind.name(), line, lost: std::mem::take(&mut lost) };
-        if send.send(Ok(line)).await.is_err() {
-            return;
-        }
     }
 }
 

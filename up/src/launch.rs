@@ -23,6 +23,8 @@ use crate::{
 const INSTANCE_GRACE: Duration = Duration::from_secs(50);
 /// A gateway finishes its calls within 30 s.
 const GATEWAY_GRACE: Duration = Duration::from_secs(35);
+/// How traces are sampled, unless the person says so: see `weft_runtime::Sampling`.
+const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
 const REGISTRY_GRACE: Duration = Duration::from_secs(10);
 
 /// What all command lines share.
@@ -38,7 +40,11 @@ pub(crate) struct Launch {
 
 impl Launch {
     pub(crate) fn new(exe: &Path, env: &Env, root: &Path) -> Self {
-        let env = env.without_cargo().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let mut env: Vec<_> = env.without_cargo().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        env.retain(|(name, _)| name != "OTEL_SERVICE_NAME"); // each process has a name of its own
+        if env.iter().all(|(name, _)| name != SAMPLER) {
+            env.push((SAMPLER.to_owned(), "parentbased_always_on".to_owned())); // a person looks at this mesh: every call counts
+        }
         Self { exe: exe.to_owned(), env, root: root.to_owned(), executables: BTreeMap::new() }
     }
 
@@ -116,5 +122,23 @@ impl Args {
         self.0.push("--".into());
         self.0.extend(command);
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_call_is_traced_unless_the_person_says_otherwise_and_no_process_takes_anothers_name() {
+        let env = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            let env = Env::from_pairs(pairs.iter().copied());
+            Launch::new(Path::new("weft"), &env, Path::new("/")).env.into_iter().collect()
+        };
+        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317");
+        let told = env(&[endpoint, ("OTEL_SERVICE_NAME", "mine")]);
+        assert_eq!(told[SAMPLER], "parentbased_always_on");
+        assert_eq!((told.get(endpoint.0).map(String::as_str), told.get("OTEL_SERVICE_NAME")), (Some(endpoint.1), None));
+        assert_eq!(env(&[(SAMPLER, "always_off")])[SAMPLER], "always_off");
     }
 }

@@ -24,6 +24,29 @@ pub fn for_people(line: &str) -> String {
     text
 }
 
+/// Not the id of a trace.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no trace id: give its 32 hexadecimal digits, as a log line has them in trace_id and traceparent between its first dashes"
+)]
+pub struct BadTraceId(String);
+
+/// Reads the id of a trace as log lines have it.
+///
+/// # Errors
+/// [`BadTraceId`], which says what one looks like.
+pub fn trace_id(text: &str) -> Result<String, BadTraceId> {
+    let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let valid = digits && text.bytes().any(|byte| byte != b'0');
+    if valid { Ok(text.to_ascii_lowercase()) } else { Err(BadTraceId(text.to_owned())) }
+}
+
+/// When a JSON line of ours was written, as it says; text of one length, which sorts as time does.
+pub(crate) fn timestamp(line: &str) -> Option<String> {
+    let fields: Map<String, Value> = serde_json::from_str(line).ok()?;
+    Some(fields.get("timestamp")?.as_str()?.to_owned())
+}
+
 /// The lines that tell why something failed: what is no log line of ours, and what is a warning or worse; each text once, where it was
 /// last.
 pub(crate) fn telling<'a>(lines: impl DoubleEndedIterator<Item = &'a str>) -> Vec<String> {
@@ -67,6 +90,17 @@ mod tests {
     fn a_json_line_becomes_time_level_message_and_fields_in_their_order() {
         let line = r#"{"timestamp":"2026-11-20T12:00:01.250731Z","level":"WARN","message":"lost","role":"sidecar","error":"no route","n":3,"target":"x"}"#;
         assert_eq!(for_people(line), r#"12:00:01.250 WARN  lost  role=sidecar  error="no route"  n=3"#);
+    }
+
+    #[test]
+    fn a_trace_id_is_32_digits_and_anything_else_is_told_so() {
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        assert_eq!(trace_id(&id.to_ascii_uppercase()).as_deref(), Ok(id));
+        for bad in
+            ["", "4bf9", "00000000000000000000000000000000", "4bf92f3577b34da6a3ce929d0e0e473g", &format!("{id}0")]
+        {
+            assert!(trace_id(bad).unwrap_err().to_string().contains("32 hexadecimal digits"), "{bad:?}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("weft-proto", &["weft-model"]),
     ("weft-identity", &["weft-model"]),
     ("weft-traffic", &["weft-identity", "weft-model"]),
+    ("weft-telemetry", &["weft-runtime", "weft-traffic"]),
     ("weft-discovery", &["weft-identity", "weft-model", "weft-proto"]),
     ("weft", &["weft-discovery", "weft-model", "weft-proto", "weft-reflection", "weft-runtime", "weft-traffic"]),
     ("weft-store", &["weft"]),
@@ -37,6 +38,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "weft-proto",
             "weft-reflection",
             "weft-runtime",
+            "weft-telemetry",
             "weft-traffic",
             "weft-transcode",
         ],
@@ -50,6 +52,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "weft-proto",
             "weft-runtime",
             "weft-supervise",
+            "weft-telemetry",
             "weft-traffic",
         ],
     ),
@@ -69,6 +72,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("weft-tests", &[]),
+    ("weft-bench", &[]),
     ("xtask", &[]),
 ];
 

@@ -94,6 +94,12 @@ impl Env {
         command
     }
 
+    /// Returns where the system has `program`, if it is in `PATH`.
+    pub(crate) fn find(&self, program: &str) -> Option<PathBuf> {
+        let places = std::env::split_paths(self.vars.get(OsStr::new("PATH"))?);
+        places.map(|place| place.join(program)).find(|path| path.is_absolute() && path.is_file())
+    }
+
     /// Returns the cargo that runs xtask, as `command` returns any program.
     pub(crate) fn cargo(&self) -> Command {
         self.command(self.vars.get(OsStr::new("CARGO")).map_or(OsStr::new("cargo"), |it| it.as_os_str()))
@@ -140,6 +146,13 @@ mod tests {
         assert_eq!(target(&[("CI", "true")]).as_deref(), Some("/home/ann/.cache/weft/target"));
         assert_eq!(target(&[("CI", "true"), ("CARGO_TARGET_DIR", "/t")]), None, "inherited as it is");
         assert_eq!(target(&[]), None);
+    }
+
+    #[test]
+    fn a_program_is_found_where_the_path_has_it() {
+        let env = env(&[("PATH", "relative:/nowhere:/bin")]);
+        assert_eq!(env.find("sh").as_deref(), Some(Path::new("/bin/sh")));
+        assert_eq!(env.find("no-such-program"), None);
     }
 
     #[test]

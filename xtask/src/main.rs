@@ -1,6 +1,6 @@
 //! `cargo xtask`: the project's only task runner. Tests, what they need from outside, and the gate that a laptop and CI both run.
 //!
-//! Lives here: the command line and its help. Does not: what a command does (one module each: `testing`, `setup`, `ci`).
+//! Lives here: the command line and its help. Does not: what a command does (one module each: `testing`, `setup`, `bench`, `ci`).
 //! A newcomer waits for this crate to compile, so it stands on a handful of small dependencies and on nothing of ours.
 #![forbid(unsafe_code)]
 
@@ -12,6 +12,7 @@ mod arrows;
 mod ci;
 mod headers;
 
+mod bench;
 mod setup;
 mod tools;
 
@@ -35,6 +36,7 @@ First steps:
   cargo xtask test                 everything that can be tested on this machine; about five minutes the first time
   cargo xtask test drain           only tests whose name contains `drain`
   cargo xtask ci fmt arrows        two stages of the gate, in seconds
+  cargo xtask bench sampling       what traces cost, in a release build
   cargo xtask ci                   the whole gate: what CI runs, nothing skipped
 
 Downloaded tools live in ~/.cache/weft; deleting that folder costs only the time to fetch them again."
@@ -54,6 +56,10 @@ enum Task {
     Test(testing::Arguments),
     /// Installs what the tests need from Debian (through apt, as root); says so and does nothing where all is there
     Setup,
+    /// Measures, in release builds; bench/README.md says what and has the figures
+    ///
+    /// Builds what is measured, then runs one measurement with the arguments after its name: `cargo xtask bench sampling --rounds 5`.
+    Bench(bench::Arguments),
     /// The gate: checks, documentation, dependencies and all tests; nothing may be skipped
     ///
     /// Runs its stages in order, goes on after a failed one so that a run shows all that is wrong, prints the minutes of each, and
@@ -67,6 +73,7 @@ fn main() -> ExitCode {
     let done = Env::read().and_then(|env| match task {
         Task::Test(arguments) => testing::run(&env, &arguments),
         Task::Setup => setup::run(&env),
+        Task::Bench(arguments) => bench::run(&env, &arguments),
         Task::Ci(arguments) => ci::run(env, &arguments),
     });
     match done {

@@ -7,8 +7,9 @@
 //! | variable | value |
 //! | --- | --- |
 //! | `WEFT_TEST_BIN` | directory of the workspace's binaries (`weft`, `users`, testkit's own), freshly built |
-//! | `WEFT_TEST_PYTHON` | a Python interpreter with grpcio, grpcio-tools, grpcio-reflection and grpcio-health-checking |
+//! | `WEFT_TEST_PYTHON` | a Python interpreter with grpcio, grpcio-tools, grpcio-reflection, grpcio-health-checking and prometheus_client |
 //! | `WEFT_TEST_GRPCURL` | the grpcurl program |
+//! | `WEFT_TEST_PROMTOOL` | Prometheus' promtool |
 //! | `WEFT_TEST_SKIPS` | a file; a test that skips appends one line to it, in one write |
 //!
 //! A skip line is `TEST <tab> MISSING <tab> COMMAND`: the test's name, what it lacks, and the command that adds it. Places are absolute paths; a tool that could not be had is
@@ -22,6 +23,8 @@ pub(crate) const BIN: &str = "WEFT_TEST_BIN";
 pub(crate) const PYTHON: &str = "WEFT_TEST_PYTHON";
 /// The grpcurl program.
 pub(crate) const GRPCURL: &str = "WEFT_TEST_GRPCURL";
+/// The promtool program.
+pub(crate) const PROMTOOL: &str = "WEFT_TEST_PROMTOOL";
 /// File to which skipping tests append.
 pub(crate) const SKIPS: &str = "WEFT_TEST_SKIPS";
 

@@ -45,6 +45,13 @@ const NEEDS: &[Need] = &[
         otherwise: "this system's package is too old: take Go 1.25 or newer from go.dev",
     },
     Need {
+        what: "promtool",
+        for_what: "tests of /metrics",
+        probe: &["promtool", "--version"],
+        packages: &["prometheus"],
+        otherwise: "take promtool from a release of Prometheus and put it into PATH",
+    },
+    Need {
         what: "git",
         for_what: "the gate's check that a run leaves the work tree as it was",
         probe: &["git", "--version"],

@@ -16,6 +16,7 @@ use crate::run::{self, Limit};
 
 const GRPCIO: &str = "1.85.1";
 const GRPCIO_PACKAGES: [&str; 4] = ["grpcio", "grpcio-tools", "grpcio-reflection", "grpcio-health-checking"];
+const PROMETHEUS_CLIENT: &str = "0.26.0";
 const GRPCURL: &str = "1.9.4";
 const CARGO_DENY: &str = "0.20.2";
 
@@ -54,6 +55,10 @@ pub(crate) fn for_tests(env: &Env) -> ForTests {
             Err(error) => tools.absent.push(format!("{error:#}")),
         }
     }
+    match env.find("promtool") {
+        Some(place) => tools.variables.push((protocol::PROMTOOL, place)),
+        None => tools.absent.push("promtool: not on this machine; `cargo xtask setup` adds it".into()),
+    }
     tools
 }
 
@@ -88,11 +93,12 @@ fn python(env: &Env) -> Tool {
     let mut pip = python();
     pip.args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]);
     pip.args(GRPCIO_PACKAGES.map(|package| format!("{package}=={GRPCIO}")));
+    pip.arg(format!("prometheus-client=={PROMETHEUS_CLIENT}"));
     Tool {
         what: format!("Python's grpcio {GRPCIO}"),
         takes: "ten seconds",
         needs: answer(env.command("python3"), &["-c", "import venv, ensurepip"]),
-        works: answer(python(), &["-c", "import grpc, grpc_tools, grpc_reflection, grpc_health"]),
+        works: answer(python(), &["-c", "import grpc, grpc_tools, grpc_reflection, grpc_health, prometheus_client"]),
         steps: vec![venv, pip],
         home,
     }

@@ -12,7 +12,7 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
-use crate::{Metrics, Shutdown, metrics};
+use crate::{Metrics, Shutdown, metrics::Exposition};
 
 /// Admin connections at once; more are closed at accept.
 const MAX_CONNECTIONS: usize = 64;
@@ -105,7 +105,10 @@ impl Admin {
                 Ok(()) => (StatusCode::OK, text, "ready\n".to_owned()),
                 Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, text, format!("not ready: {reason}\n")),
             },
-            ("/metrics", _) => (StatusCode::OK, metrics::CONTENT_TYPE, self.metrics.encode()),
+            ("/metrics", _) => {
+                let form = Exposition::accepted(request.headers());
+                (StatusCode::OK, form.content_type(), self.metrics.encode_as(form))
+            }
             ("/drain", &Method::GET | &Method::POST) => match &self.drain {
                 Some(hook) => (StatusCode::OK, text, hook().await + "\n"),
                 None => (StatusCode::NOT_FOUND, text, "this role does not drain\n".to_owned()),

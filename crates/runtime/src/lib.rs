@@ -5,12 +5,14 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod call;
 pub mod clock;
 pub mod env;
 pub mod listen;
 pub mod metrics;
 mod process;
 pub mod shutdown;
+pub mod spans;
 pub mod telemetry;
 pub mod threads;
 
@@ -18,4 +20,5 @@ pub use env::Env;
 pub use metrics::Metrics;
 pub use process::{Context, Process, Usage, run};
 pub use shutdown::Shutdown;
+pub use spans::{Sampling, Spans};
 pub use telemetry::LogFormat;

@@ -5,13 +5,27 @@
 
 use std::{fmt, process::ExitCode, time::Duration};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{Env, LogFormat, Metrics, Shutdown, telemetry};
+use crate::{
+    Env, LogFormat, Metrics, Sampling, Shutdown, Spans,
+    spans::{
+        export::{self, Exporter},
+        settings::Settings,
+    },
+    telemetry,
+};
 
 /// After `abort`, how long the main future may still take before the process ends without it.
 const ABORT_LIMIT: Duration = Duration::from_secs(5);
+/// How long the last spans may take to leave at the end.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
 /// What a process is before it runs.
 #[derive(Debug, Clone)]
@@ -19,12 +33,14 @@ pub struct Process {
     name: &'static str,
     log: LogFormat,
     log_filter: &'static str,
+    service: Option<String>,
+    traces_by_tracing: bool,
 }
 
 impl Process {
     /// Names the process: a role, or a service.
     pub const fn new(name: &'static str) -> Self {
-        Self { name, log: LogFormat::Auto, log_filter: "info" }
+        Self { name, log: LogFormat::Auto, log_filter: "info", service: None, traces_by_tracing: false }
     }
 
     /// Sets how log lines look.
@@ -40,6 +56,20 @@ impl Process {
         self.log_filter = filter;
         self
     }
+
+    /// Sets what traces call the process where `OTEL_SERVICE_NAME` says nothing; its name if left out.
+    #[must_use]
+    pub fn service(mut self, name: impl Into<String>) -> Self {
+        self.service = Some(name.into());
+        self
+    }
+
+    /// Exports the `tracing` spans of sampled calls, see [`crate::spans::TARGET`]. For what is no data path.
+    #[must_use]
+    pub const fn traces_by_tracing(mut self) -> Self {
+        self.traces_by_tracing = true;
+        self
+    }
 }
 
 /// What the frame gives to the process's main future.
@@ -50,12 +80,16 @@ pub struct Context {
     env: Env,
     metrics: Metrics,
     log: LogFormat,
+    spans: Spans,
+    sampling: Sampling,
 }
 
 impl Context {
     /// Makes a context outside [`run`]: for tests, which bring their own runtime.
     pub fn for_test(name: &'static str, env: Env) -> Self {
-        Self { name, shutdown: Shutdown::new(), env, metrics: Metrics::default(), log: LogFormat::Text }
+        let sampling = Settings::read(&env, name).sampling;
+        let (shutdown, metrics) = (Shutdown::new(), Metrics::default());
+        Self { name, shutdown, env, metrics, log: LogFormat::Text, spans: Spans::off(), sampling }
     }
 
     /// Name of the process.
@@ -81,6 +115,16 @@ impl Context {
     /// How log lines look.
     pub const fn log_format(&self) -> LogFormat {
         self.log
+    }
+
+    /// Where spans of sampled calls go.
+    pub const fn spans(&self) -> &Spans {
+        &self.spans
+    }
+
+    /// How this process decides on traces that begin in it.
+    pub const fn sampling(&self) -> Sampling {
+        self.sampling
     }
 }
 
@@ -112,24 +156,58 @@ where
     F: Future<Output = anyhow::Result<()>>,
 {
     let env = Env::capture();
-    telemetry::init(process.log, env.log_filter().unwrap_or(process.log_filter));
+    let filter = env.log_filter().unwrap_or(process.log_filter);
+    let settings = Settings::read(&env, process.service.as_deref().unwrap_or(process.name));
+    let metrics = Metrics::default();
+    let (spans, exporter) = export::start(&settings, &metrics, process.name, telemetry::logs_spans(filter));
+    telemetry::init(process.log, filter, (process.traces_by_tracing && spans.is_on()).then(|| spans.clone()));
+    for problem in &settings.problems {
+        warn!("{problem}");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return report(process.name, &anyhow::Error::new(error).context("starting the runtime")),
     };
-    let context =
-        Context { name: process.name, shutdown: Shutdown::new(), env, metrics: Metrics::default(), log: process.log };
+    let (name, log, sampling) = (process.name, process.log, settings.sampling);
+    let context = Context { name, shutdown: Shutdown::new(), env, metrics, log, spans, sampling };
     let shutdown = context.shutdown();
     let result = runtime.block_on(async {
-        tokio::select! {
+        let exporting = Exporting::start(exporter);
+        let result = tokio::select! {
             result = main(context) => result,
-            never = signals(shutdown) => never,
-        }
+            never = signals(shutdown.clone()) => never,
+        };
+        exporting.finish(&shutdown).await;
+        result
     });
     runtime.shutdown_timeout(Duration::from_secs(1));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(process.name, &error),
+    }
+}
+
+/// The export of spans, owned by the frame: it is to outlive everything that makes spans.
+struct Exporting {
+    task: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+impl Exporting {
+    fn start(exporter: Option<Exporter>) -> Self {
+        let (mut task, stop) = (JoinSet::new(), CancellationToken::new());
+        if let Some(exporter) = exporter {
+            task.spawn(exporter.run(stop.clone()));
+        }
+        Self { task, stop }
+    }
+
+    /// Sends what is left, unless somebody is out of patience.
+    async fn finish(mut self, shutdown: &Shutdown) {
+        self.stop.cancel();
+        if !shutdown.is_aborting() && timeout(FLUSH_LIMIT, self.task.join_next()).await.is_err() {
+            tracing::debug!("the collector did not take the last spans in time");
+        }
     }
 }
 

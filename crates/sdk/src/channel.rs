@@ -16,6 +16,7 @@ use tonic::transport;
 use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tower::{Service, ServiceExt};
 
+use crate::call_span::CallSpan;
 use crate::served::Served;
 use crate::timeout;
 
@@ -124,25 +125,38 @@ impl Service<Request<Body>> for Channel {
         let channel = self.clone();
         let served = Served::current();
         let deadline = channel.deadline(served.as_deref(), &request);
+        let mut span = CallSpan::NONE;
         if let Some(served) = served {
-            served.trace(request.headers_mut());
+            span = served.trace(&mut request, &channel.service);
         }
         Box::pin(async move {
-            let Some(Sidecar { at, connection }) = &channel.sidecar else { return Err(channel.no_sidecar()) };
-            if let Some(at) = deadline {
-                let left = at.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    return Err(channel.late());
+            match channel.send(request, deadline).await {
+                Ok(answer) => Ok(span.around(answer)),
+                Err(status) => {
+                    span.end(status.code());
+                    Err(status)
                 }
-                request.headers_mut().insert(timeout::NAME, timeout::write(left));
             }
-            let answer = connection.clone().oneshot(request);
-            let answer = match deadline {
-                Some(deadline) => timeout_at(deadline, answer).await.map_err(|_| channel.late())?,
-                None => answer.await,
-            };
-            answer.map_err(|error| channel.failed(at, error))
         })
+    }
+}
+
+impl Channel {
+    async fn send(&self, mut request: Request<Body>, deadline: Option<Instant>) -> Result<Response<Body>, Status> {
+        let Some(Sidecar { at, connection }) = &self.sidecar else { return Err(self.no_sidecar()) };
+        if let Some(at) = deadline {
+            let left = at.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(self.late());
+            }
+            request.headers_mut().insert(timeout::NAME, timeout::write(left));
+        }
+        let answer = connection.clone().oneshot(request);
+        let answer = match deadline {
+            Some(deadline) => timeout_at(deadline, answer).await.map_err(|_| self.late())?,
+            None => answer.await,
+        };
+        answer.map_err(|error| self.failed(at, error))
     }
 }
 

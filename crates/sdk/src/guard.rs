@@ -1,7 +1,7 @@
 //! The outermost layer of a served call: its deadline, and what becomes of a panic.
 //!
 //! Lives here: `grpc-timeout` → DEADLINE_EXCEEDED, panic → INTERNAL without its text, for the call and for a streamed answer; that a
-//! handler runs within the call it serves (`served`). Does not: any choice of a deadline; a call without one has none.
+//! handler runs within the call it serves (`served`), and that the span of a sampled call ends with its answer. Does not: any choice of a deadline; a call without one has none.
 //! Why not tonic's own timeout: it answers CANCELLED, which a REST caller would see as "client closed request", and it does not cover
 //! a stream. Ours starts no later than tonic's and is asked first, so it wins.
 
@@ -17,21 +17,24 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response};
 use http_body::{Frame, SizeHint};
 use tokio::time::{Sleep, sleep_until, timeout_at};
-use tonic::Status;
 use tonic::body::Body;
+use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use crate::served::Served;
 
 /// Adds [`Guard`].
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct GuardLayer;
+#[derive(Debug, Clone)]
+pub(crate) struct GuardLayer {
+    /// The services whose sampled calls have spans; none if the process exports no spans.
+    pub(crate) exports: Option<Arc<[&'static str]>>,
+}
 
 impl<S> Layer<S> for GuardLayer {
     type Service = Guard<S>;
 
     fn layer(&self, inner: S) -> Guard<S> {
-        Guard { inner }
+        Guard { inner, exports: self.exports.clone() }
     }
 }
 
@@ -39,6 +42,7 @@ impl<S> Layer<S> for GuardLayer {
 #[derive(Debug, Clone)]
 pub(crate) struct Guard<S> {
     inner: S,
+    exports: Option<Arc<[&'static str]>>,
 }
 
 impl<S> Service<Request<Body>> for Guard<S>
@@ -55,7 +59,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let served = Served::read(request.headers());
+        let (served, mut span) = Served::read(request.headers(), request.uri().path(), self.exports.as_deref());
         let deadline = served.deadline();
         let answer = served.within(|| self.inner.call(request));
         let answer = AssertUnwindSafe(served.clone().around(answer)).catch_unwind();
@@ -64,13 +68,19 @@ where
                 None => answer.await,
                 Some(at) => match timeout_at(at, answer).await {
                     Ok(answer) => answer,
-                    Err(_) => return Ok(deadline_exceeded().into_http()),
+                    Err(_) => {
+                        span.end(Code::DeadlineExceeded);
+                        return Ok(deadline_exceeded().into_http());
+                    }
                 },
             };
             Ok(match answer {
-                Ok(Ok(response)) => response.map(|body| Body::new(Guarded::new(body, served))),
+                Ok(Ok(response)) => span.around(response.map(|body| Body::new(Guarded::new(body, served)))),
                 Ok(Err(never)) => match never {},
-                Err(_) => panicked().into_http(),
+                Err(_) => {
+                    span.end(Code::Internal);
+                    served.within(panicked).into_http()
+                }
             })
         })
     }
@@ -147,7 +157,7 @@ mod tests {
     async fn a_stream_that_always_has_more_ends_at_its_deadline() {
         let more = futures_util::stream::repeat_with(|| Ok::<_, Status>(Frame::data(Bytes::from_static(b"more"))));
         let no_time = HeaderMap::from_iter([(HeaderName::from_static(timeout::NAME), HeaderValue::from_static("0n"))]);
-        let mut body = Guarded::new(Body::new(StreamBody::new(more)), Served::read(&no_time));
+        let mut body = Guarded::new(Body::new(StreamBody::new(more)), Served::read(&no_time, "/a.B/C", None).0);
         let mut frames = 0;
         let trailers = loop {
             match body.frame().await.unwrap().unwrap().into_trailers() {

@@ -16,11 +16,13 @@
 //! ```
 //!
 //! Environment: `PORT` (default [`DEFAULT_PORT`], always on 127.0.0.1), `WEFT_OUTBOUND` (the sidecar, for calls to other services),
-//! `WEFT_DATA`, `WEFT_SERVICE`, `WEFT_INSTANCE`, `RUST_LOG`.
+//! `WEFT_DATA`, `WEFT_SERVICE`, `WEFT_INSTANCE`, `RUST_LOG`, and OpenTelemetry's `OTEL_EXPORTER_OTLP_*`, `OTEL_SERVICE_NAME`,
+//! `OTEL_RESOURCE_ATTRIBUTES`. In a sampled call, `tracing` spans of the author's become spans of its trace.
 #![forbid(unsafe_code)]
 
 pub mod status;
 
+mod call_span;
 mod channel;
 mod guard;
 mod mask;

@@ -66,7 +66,7 @@ pub fn serve<F>(name: &'static str, setup: impl FnOnce(App) -> F) -> ExitCode
 where
     F: Future<Output = anyhow::Result<Services>>,
 {
-    weft_runtime::run(Process::new(name), |context| run(context, setup))
+    weft_runtime::run(Process::new(name).traces_by_tracing(), |context| run(context, setup))
 }
 
 async fn run<F>(context: Context, setup: impl FnOnce(App) -> F) -> anyhow::Result<()>
@@ -83,6 +83,7 @@ where
     };
     tracing::info!(service = context.env().service(), instance = context.env().instance(), "ready");
     listen::announce(&context, "grpc", listener.local_addr()?);
+    let services = services.exports_spans(context.spans().is_on());
     services.run(listener, shutdown).await.context("serving")
 }
 

@@ -32,6 +32,7 @@ pub struct Services {
     descriptor_set: &'static [u8],
     routes: RoutesBuilder,
     names: Vec<&'static str>,
+    exports_spans: bool,
 }
 
 /// Why serving ended, other than by a shutdown.
@@ -49,7 +50,7 @@ impl Services {
     /// Starts with the encoded `FileDescriptorSet` of all services that will be added, imports included. It is served byte by byte,
     /// so that options such as `google.api.http` arrive.
     pub fn new(descriptor_set: &'static [u8]) -> Self {
-        Services { descriptor_set, routes: Routes::builder(), names: Vec::new() }
+        Services { descriptor_set, routes: Routes::builder(), names: Vec::new(), exports_spans: false }
     }
 
     /// Adds a tonic service.
@@ -62,6 +63,11 @@ impl Services {
         self.names.push(S::NAME);
         self.routes.add_service(service);
         self
+    }
+
+    /// Says whether sampled calls have spans: whether the process exports them.
+    pub(crate) fn exports_spans(self, exports_spans: bool) -> Self {
+        Services { exports_spans, ..self }
     }
 
     /// Serves on `listener` until `shutdown` drains, then finishes what is in flight.
@@ -77,8 +83,7 @@ impl Services {
         let server = Server::builder()
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .trace_fn(call_span)
-            .layer(GuardLayer)
+            .layer(GuardLayer { exports: self.exports_spans.then(|| self.names.as_slice().into()) })
             .add_routes(self.routes.routes().prepare())
             .serve_with_incoming_shutdown(
                 TcpIncoming::from(listener).with_nodelay(Some(true)),
@@ -98,13 +103,6 @@ async fn end_of_patience(shutdown: &Shutdown) {
     shutdown.draining().await;
     // No answer from either side of this wait means anything else than: enough.
     let _ = tokio::time::timeout(DRAIN_LIMIT, shutdown.aborting()).await;
-}
-
-/// The span of a call, so that a line logged in it names the call and its trace. Source: W3C Trace Context, section 3.2.
-fn call_span(request: &http::Request<()>) -> tracing::Span {
-    let traceparent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
-    let trace_id = traceparent.and_then(|value| value.split('-').nth(1));
-    tracing::info_span!("call", method = request.uri().path(), trace_id)
 }
 
 /// Tells watchers, too: their streams would hold the end.

@@ -4,6 +4,7 @@
 //! Only tests and benches depend on this crate.
 #![forbid(unsafe_code)]
 
+pub mod collector;
 pub mod echo;
 pub mod foreign;
 pub mod http;

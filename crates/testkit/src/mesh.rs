@@ -77,6 +77,7 @@ pub struct Mesh {
     registry_at: SocketAddr,
     gateway_at: SocketAddr,
     started: usize,
+    env: Vec<(&'static str, String)>,
     /// The registry; none while it is down.
     pub registry: Option<Process>,
     /// The gateway.
@@ -88,10 +89,15 @@ pub struct Mesh {
 impl Mesh {
     /// Starts a mesh with these instances and waits until all serve. None if a binary is missing; the test named then skips loudly.
     pub async fn start(test: &str, apps: &[App]) -> Option<Self> {
+        Self::start_with(test, apps, Vec::new()).await
+    }
+
+    /// The same, with these variables in the environment of every process.
+    pub async fn start_with(test: &str, apps: &[App], env: Vec<(&'static str, String)>) -> Option<Self> {
         let names: Vec<_> = ["weft"].into_iter().chain(apps.iter().map(|app| app.binary())).collect();
         let weft = outside::need_binaries(&names, test)?.swap_remove(0);
         let dir = TempDir::new().expect("a temporary directory can be made");
-        let mut registry = registry(&weft, &dir, "127.0.0.1:0");
+        let mut registry = registry(&weft, &dir, "127.0.0.1:0", &env);
         let registry_at = registry.address("grpc").await;
         let args = [
             "gateway",
@@ -102,7 +108,7 @@ impl Mesh {
             "--log-format",
             "json",
         ];
-        let mut gateway = Process::start("gateway", &weft, &weft, &args.map(str::to_owned), &[]).expect("weft starts");
+        let mut gateway = Process::start("gateway", &weft, &weft, &args.map(str::to_owned), &env).expect("weft starts");
         let gateway_at = gateway.address("http").await;
         let mut mesh = Self {
             weft,
@@ -110,6 +116,7 @@ impl Mesh {
             registry_at,
             gateway_at,
             started: 0,
+            env,
             registry: Some(registry),
             gateway,
             members: Vec::new(),
@@ -149,7 +156,7 @@ impl Mesh {
             &program.to_string_lossy(),
         ];
         let sidecar =
-            Process::start(&slot, &self.weft, &self.weft, &args.map(str::to_owned), &[]).expect("weft starts");
+            Process::start(&slot, &self.weft, &self.weft, &args.map(str::to_owned), &self.env).expect("weft starts");
         self.members.push(Member { app, slot, sidecar });
         self.members.last_mut().expect("pushed above")
     }
@@ -199,7 +206,7 @@ impl Mesh {
 
     /// Starts the registry again on the same address with the same data.
     pub async fn start_registry(&mut self) {
-        let mut registry = registry(&self.weft, &self.dir, &self.registry_at.to_string());
+        let mut registry = registry(&self.weft, &self.dir, &self.registry_at.to_string(), &self.env);
         registry.address("grpc").await;
         self.registry = Some(registry);
     }
@@ -221,11 +228,11 @@ impl Mesh {
     }
 }
 
-fn registry(weft: &std::path::Path, dir: &TempDir, listen: &str) -> Process {
+fn registry(weft: &std::path::Path, dir: &TempDir, listen: &str, env: &[(&str, String)]) -> Process {
     let data = dir.path().join("registry");
     let data = data.to_string_lossy();
     let args = ["registry", "--listen", listen, "--http", "127.0.0.1:0", "--data", &data, "--log-format", "json"];
-    Process::start("registry", weft, weft, &args.map(str::to_owned), &[]).expect("weft starts")
+    Process::start("registry", weft, weft, &args.map(str::to_owned), env).expect("weft starts")
 }
 
 /// A plaintext channel that connects when first used.

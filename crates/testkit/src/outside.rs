@@ -16,7 +16,7 @@ pub fn binary(name: &str) -> Option<PathBuf> {
     path.is_file().then_some(path)
 }
 
-/// Returns a Python interpreter that has grpcio, grpcio-tools, grpcio-reflection and grpcio-health-checking.
+/// Returns a Python interpreter that has grpcio, grpcio-tools, grpcio-reflection, grpcio-health-checking and prometheus_client.
 pub fn python() -> Option<PathBuf> {
     variable("WEFT_TEST_PYTHON")
 }
@@ -24,6 +24,19 @@ pub fn python() -> Option<PathBuf> {
 /// Returns the grpcurl program.
 pub fn grpcurl() -> Option<PathBuf> {
     variable("WEFT_TEST_GRPCURL")
+}
+
+/// Returns Prometheus' promtool.
+pub fn promtool() -> Option<PathBuf> {
+    variable("WEFT_TEST_PROMTOOL")
+}
+
+/// Returns what a test needs from the system, or says loudly that the test named skips and returns none.
+pub fn need_from_setup(found: Option<PathBuf>, test: &str, missing: &str) -> Option<PathBuf> {
+    if found.is_none() {
+        skip(test, missing, "cargo xtask setup");
+    }
+    found
 }
 
 /// Returns what a test needs from outside, or says loudly that the test named skips and returns none.

@@ -18,7 +18,8 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use crate::{
-    BodyError, Code, error::code_of_break, flight::Flight, limit::Permit, outcome::Outcome, replay, telemetry::Report,
+    BodyError, Code, error::code_of_break, flight::Flight, limit::Permit, outcome::Outcome, replay, span::OpenSpan,
+    telemetry::Report,
 };
 
 pub(crate) struct Answer {
@@ -32,6 +33,8 @@ pub(crate) struct Answer {
     request_body: Option<Arc<replay::Shared>>,
     /// Set by `deadline`. Boxed: most calls have none.
     sleep: Option<Pin<Box<Sleep>>>,
+    /// Set by `retry` or `telemetry`, in sampled calls.
+    span: Option<Box<OpenSpan>>,
     /// Set by `telemetry`.
     report: Option<Report>,
     /// Set by `limit`.
@@ -73,6 +76,7 @@ impl Answer {
             end: End::Open,
             request_body: None,
             sleep: None,
+            span: None,
             report: None,
             permit: None,
         };
@@ -94,12 +98,21 @@ impl Answer {
     }
 
     /// When the body ends at the latest.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
+    fn deadline(&self) -> Option<Instant> {
         self.sleep.as_ref().map(|sleep| sleep.deadline())
     }
 
     pub(crate) fn with_permit(mut self, permit: Permit) -> Self {
         self.permit = Some(permit);
+        self
+    }
+
+    pub(crate) fn with_span(mut self, span: Box<OpenSpan>) -> Self {
+        if self.incoming.is_end_stream() {
+            span.finish(self.headers_say.0);
+        } else {
+            self.span = Some(span);
+        }
         self
     }
 
@@ -118,6 +131,14 @@ impl Answer {
         self.sleep = None;
         self.permit = None;
         self.stop_request_body(); // the call is over, whatever the client still sends
+        self.tell(code);
+    }
+
+    /// Tells telemetry how the call ended.
+    fn tell(&mut self, code: Code) {
+        if let Some(span) = self.span.take() {
+            span.finish(code);
+        }
         if let Some(report) = self.report.take() {
             report.finish(code);
         }
@@ -201,6 +222,9 @@ impl Drop for Answer {
         }
         if self.end == End::Open {
             self.stop_request_body();
+            // The caller left, or the deadline passed while nobody looked.
+            let late = self.deadline().is_some_and(|deadline| Instant::now() >= deadline);
+            self.tell(if late { Code::DeadlineExceeded } else { Code::Cancelled });
         }
     }
 }

@@ -9,8 +9,16 @@ use http::{Request, Response};
 use tokio::time::Instant;
 
 use crate::{
-    Pool, answer::Answer, cluster::Cluster, endpoint::Endpoint, error::h2_error, flight::Flight, outcome::Outcome,
-    pool::ConnectError, replay::SendBody, ticks::Clock,
+    Code, Pool,
+    answer::Answer,
+    cluster::Cluster,
+    endpoint::Endpoint,
+    error::{code_of_break, h2_error},
+    flight::Flight,
+    outcome::Outcome,
+    pool::ConnectError,
+    replay::SendBody,
+    ticks::Clock,
 };
 
 /// Why an attempt got no response headers, by what its endpoint can have seen of it.
@@ -26,6 +34,16 @@ pub(crate) enum Failure {
     Refused(hyper::Error),
     /// The stream or connection broke; the application may have seen the call.
     Broken(hyper::Error),
+}
+
+impl Failure {
+    /// How the attempt ended, for telemetry.
+    pub(crate) fn code(&self) -> Code {
+        match self {
+            Self::Connect(..) | Self::HandedBack(..) | Self::WentAway(_) | Self::Refused(_) => Code::Unavailable,
+            Self::Broken(error) => code_of_break(error),
+        }
+    }
 }
 
 /// Sends attempts over one thread's connections.

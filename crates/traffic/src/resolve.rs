@@ -35,7 +35,7 @@ impl<S> Resolve<S> {
         let world = self.worlds.borrow();
         let method = world.routes().method(head.uri.path()).clone();
         let route = route(&world, &options, authority, head.uri.path());
-        Called { head, body, options, method, route, deadline: None }
+        Called { head, body, options, method, route, deadline: None, trace: None }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
     head::{self, Kept, Target},
     replay::{Replay, SendBody},
     select,
+    span::{CallTrace, OpenSpan},
     stage::{Selected, Stage},
     ticks::Ticks,
 };
@@ -114,7 +115,9 @@ impl Stage<Selected> for Retry {
                 return Err(failed.unwrap_or_else(|| Error::NoEndpoint { service: call.cluster.name().clone() }));
             };
             call.stamp(&mut request);
-            match self.sender.send(&endpoint, &call.cluster, request, call.deadline).await {
+            let span = call.span(&mut request);
+            let sent = self.sender.send(&endpoint, &call.cluster, request, call.deadline).await;
+            match spanned(sent, span) {
                 Ok(response) if !call.might_repeat(&response) => return Ok(call.commit(response)),
                 Ok(response) => {
                     self.refresh(&mut call);
@@ -136,12 +139,25 @@ impl Stage<Selected> for Retry {
     }
 }
 
+/// Ends an attempt's span: at once if it failed, else with its answer.
+fn spanned(sent: Result<Response<Answer>, Failure>, span: Option<Box<OpenSpan>>) -> Result<Response<Answer>, Failure> {
+    match (sent, span) {
+        (sent, None) => sent,
+        (Ok(response), Some(span)) => Ok(response.map(|answer| answer.with_span(span))),
+        (Err(failure), Some(span)) => {
+            span.finish(failure.code());
+            Err(failure)
+        }
+    }
+}
+
 /// A call while it may have to be sent again.
 struct Call {
     target: Target,
     kept: Kept,
     replay: Replay,
     deadline: Option<Instant>,
+    trace: Option<Arc<CallTrace>>,
     cluster: Arc<Cluster>,
     tried: Tried,
     attempts: Attempts,
@@ -150,7 +166,7 @@ struct Call {
 
 impl Call {
     async fn begin(selected: Selected, repeatable: Repeatable) -> Self {
-        let Selected { head, body, authority, cluster, deadline, give_up, method: _ } = selected;
+        let Selected { head, body, authority, cluster, deadline, trace, give_up, method: _ } = selected;
         let mut headers = head.headers;
         head::strip_hop_by_hop(&mut headers);
         let path = head.uri.into_parts().path_and_query;
@@ -163,6 +179,7 @@ impl Call {
             kept: Kept::of(&headers),
             replay: Replay::of(body).await,
             deadline,
+            trace,
             cluster,
             tried: Tried::default(),
             attempts: Attempts::until(give_up),
@@ -177,6 +194,12 @@ impl Call {
     fn stamp(&self, request: &mut Request<SendBody>) {
         let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         head::stamp(request.headers_mut(), left, self.attempts.made());
+    }
+
+    /// Opens the attempt's span, if the call is sampled.
+    fn span(&self, request: &mut Request<SendBody>) -> Option<Box<OpenSpan>> {
+        let trace = self.trace.as_ref()?;
+        Some(trace.attempt(request.headers_mut(), self.cluster.name(), self.attempts.made(), self.deadline))
     }
 
     /// Headers came: only UNAVAILABLE in place of an answer (trailers-only) need not be the call's end.

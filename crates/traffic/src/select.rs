@@ -53,11 +53,11 @@ impl<S> Select<S> {
 
 impl<S: Stage<Selected>> Stage<Called> for Select<S> {
     async fn call(&self, call: Called) -> Result<Response<Answer>, Error> {
-        let Called { head, body, options, method, route, deadline } = call;
+        let Called { head, body, options, method, route, deadline, trace } = call;
         let give_up = Instant::now() + self.patience;
         let (cluster, authority) = self.select(route, head.uri.path(), give_up).await?;
         cluster.used(self.worlds.clock().at(options.received));
-        self.inner.call(Selected { head, body, method, authority, cluster, deadline, give_up }).await
+        self.inner.call(Selected { head, body, method, authority, cluster, deadline, trace, give_up }).await
     }
 }
 

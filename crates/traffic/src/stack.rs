@@ -17,7 +17,7 @@ use tower::ServiceBuilder;
 use weft_model::ServiceName;
 
 use crate::{
-    Body, Error, Pool, Root, Worlds,
+    Body, Error, Pool, Root, SpanSink, Worlds,
     attempt::Sender,
     deadline::Deadline,
     limit::Limit,
@@ -33,6 +33,8 @@ use crate::{
 pub struct OutboundConfig {
     /// How traces begin that no caller began. Default: ratio 0.01.
     pub root: Root,
+    /// Where spans of sampled calls go. Default: nowhere, and none is made.
+    pub spans: SpanSink,
     /// Longest wait for an endpoint of a service that is known but not (yet) there, or that cannot be reached. Default 5 s.
     pub patience: Duration,
     /// Calls in flight per `Outbound` and its clones before new ones get RESOURCE_EXHAUSTED. Default 65,536.
@@ -41,7 +43,7 @@ pub struct OutboundConfig {
 
 impl Default for OutboundConfig {
     fn default() -> Self {
-        Self { root: Root::default(), patience: Duration::from_secs(5), max_in_flight: 65_536 }
+        Self { root: Root::default(), spans: SpanSink::off(), patience: Duration::from_secs(5), max_in_flight: 65_536 }
     }
 }
 
@@ -69,7 +71,7 @@ fn outbound(config: &OutboundConfig, worlds: &Worlds, pool: Pool) -> Stack {
     let policy = Policy::Mesh { worlds: worlds.clone() };
     ServiceBuilder::new()
         .layer(Resolve::layer(worlds.clone())) // outermost: the one load of the world gives all below their facts and handles; it refuses nothing
-        .layer(Telemetry::layer(Side::Client, config.root)) // above all that refuses or fails, so that it is counted
+        .layer(Telemetry::layer(Side::Client, config.root, config.spans.clone())) // above all that refuses or fails, so that it is counted
         .layer(Limit::layer(config.max_in_flight)) // a full limit answers at once: nothing waits up here
         .layer(Deadline::layer()) // above all that waits or retries: one budget of time, counted from the end of HEADERS
         .layer(Select::layer(worlds.clone(), config.patience)) // may wait for endpoints; from here on there are some

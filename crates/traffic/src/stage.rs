@@ -10,7 +10,7 @@ use http::{Request, Response, request::Parts, uri::Authority};
 use tokio::time::Instant;
 use weft_model::ServiceName;
 
-use crate::{Body, CallOptions, Error, answer::Answer, cluster::Cluster, world::routes::Method};
+use crate::{Body, CallOptions, Error, answer::Answer, cluster::Cluster, span::CallTrace, world::routes::Method};
 
 /// A layer, or what it stands on.
 pub(crate) trait Stage<R>: Send + Sync {
@@ -32,6 +32,8 @@ pub(crate) struct Called {
     pub(crate) route: Route,
     /// Set by `deadline`.
     pub(crate) deadline: Option<Instant>,
+    /// Set by `telemetry`, if attempts are to have spans.
+    pub(crate) trace: Option<Arc<CallTrace>>,
 }
 
 /// Where a call leads, in the world it was resolved in.
@@ -52,6 +54,8 @@ pub(crate) struct Selected {
     pub(crate) authority: Authority,
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) deadline: Option<Instant>,
+    /// For the spans of attempts; none in unsampled calls.
+    pub(crate) trace: Option<Arc<CallTrace>>,
     /// End of the patience with endpoints that are not there; one for all waits of a call.
     pub(crate) give_up: Instant,
 }

@@ -103,6 +103,19 @@ impl Code {
         }
     }
 
+    /// Whether it counts as an error at the server's end: what is not the caller's doing (OpenTelemetry's conventions for gRPC).
+    pub const fn is_servers_fault(self) -> bool {
+        matches!(
+            self,
+            Self::Unknown
+                | Self::DeadlineExceeded
+                | Self::Unimplemented
+                | Self::Internal
+                | Self::Unavailable
+                | Self::DataLoss
+        )
+    }
+
     /// The protocol's name, `DEADLINE_EXCEEDED`.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,7 +1,8 @@
 //! Telemetry of calls: duration by method and code, and the trace context.
 //!
-//! Lives here: the layer and the report that outlives it in the answer's body. Does not: names and buckets (`metrics`), spans.
-//! A valid `traceparent` passes unchanged: while hops record no span of their own, a new parent id would leave a hole in the trace.
+//! Lives here: the layer and the report that outlives it in the answer's body. Does not: names and buckets (`metrics`), what a span says
+//! (`span`), the spans of attempts (`retry`, by what is put into the call here).
+//! A valid `traceparent` passes unchanged where this hop records no span: a new parent id would leave a hole in the trace.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,10 +10,12 @@ use http::Response;
 use tokio::time::Instant;
 
 use crate::{
-    Code, Error, Root, TraceContext,
+    Code, Error, Root,
     answer::Answer,
     metrics::CallMetrics,
+    span::{CallTrace, SpanSink},
     stage::{Called, Stage},
+    trace::Entered,
     world::routes::Method,
 };
 
@@ -28,37 +31,58 @@ pub(crate) struct Telemetry<S> {
     inner: S,
     side: Side,
     root: Root,
+    spans: SpanSink,
 }
 
 impl<S> Telemetry<S> {
-    pub(crate) fn layer(side: Side, root: Root) -> impl tower::Layer<S, Service = Self> + use<S> {
-        tower::layer::layer_fn(move |inner| Self { inner, side, root })
+    pub(crate) fn layer(side: Side, root: Root, spans: SpanSink) -> impl tower::Layer<S, Service = Self> + use<S> {
+        tower::layer::layer_fn(move |inner| Self { inner, side, root, spans: spans.clone() })
     }
 
     pub(crate) fn inner(&self) -> &S {
         &self.inner
     }
+
+    /// Sees to the call's trace context; returns what its spans need if there are to be any.
+    fn trace(&self, call: &mut Called) -> Option<CallTrace> {
+        let entered = self.root.enter(&call.head.headers, &mut rand::rng());
+        let context = entered.context();
+        if !matches!(entered, Entered::Carried(_)) {
+            context.write(&mut call.head.headers);
+        }
+        let wanted = context.sampled() && self.spans.is_on();
+        let method = || call.method.name.clone();
+        wanted.then(|| CallTrace::new(&self.spans, context, entered.parent(), method(), call.options.received))
+    }
 }
 
 impl<S: Stage<Called>> Stage<Called> for Telemetry<S> {
     async fn call(&self, mut call: Called) -> Result<Response<Answer>, Error> {
-        if TraceContext::from_headers(&call.head.headers).is_none() {
-            self.root.begin(&mut rand::rng()).write(&mut call.head.headers);
+        let mut span = None;
+        if let Some(trace) = self.trace(&mut call) {
+            match self.side {
+                Side::Server => span = Some(Box::new(trace.open(self.side, &mut call.head.headers))),
+                Side::Client => call.trace = Some(Arc::new(trace)),
+            }
         }
-        let mut report = Report {
-            method: call.method.clone(),
-            side: self.side,
-            began: call.options.received,
-            deadline: None,
-            done: false,
-        };
+        let trace = call.trace.clone();
+        let report = Report { method: call.method.clone(), side: self.side, began: call.options.received, done: false };
         match self.inner.call(call).await {
             Ok(response) => Ok(response.map(|answer| {
-                report.deadline = answer.deadline();
-                answer.with_report(report)
+                let answer = answer.with_report(report);
+                match span {
+                    Some(span) => answer.with_span(span),
+                    None => answer,
+                }
             })),
             Err(error) => {
                 report.finish(error.grpc_code());
+                if let Some(span) = span {
+                    span.finish(error.grpc_code());
+                }
+                if let Some(trace) = trace {
+                    trace.failed(error.grpc_code());
+                }
                 Err(error)
             }
         }
@@ -70,7 +94,6 @@ pub(crate) struct Report {
     method: Arc<Method>,
     side: Side,
     began: Instant,
-    deadline: Option<Instant>,
     done: bool,
 }
 
@@ -93,13 +116,11 @@ impl Report {
     }
 }
 
-/// Dropped before its end: the caller left, or the deadline passed while nobody looked.
+/// Dropped before its end: the caller left. An answer that is dropped says itself how it ended.
 impl Drop for Report {
     fn drop(&mut self) {
         if !self.done {
-            let now = Instant::now();
-            let late = self.deadline.is_some_and(|deadline| now >= deadline);
-            self.record(if late { Code::DeadlineExceeded } else { Code::Cancelled }, now);
+            self.record(Code::Cancelled, Instant::now());
         }
     }
 }

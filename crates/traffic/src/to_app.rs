@@ -10,7 +10,7 @@ use tower::ServiceBuilder;
 use weft_model::{Endpoint, Protocol, ServiceName, Transport};
 
 use crate::{
-    Body, CallOptions, Error, Pool, Root, Worlds,
+    Body, CallOptions, Error, Pool, Root, SpanSink, Worlds,
     answer::Answer,
     attempt::Sender,
     cluster::{Cluster, Hope, Member, Shared},
@@ -25,15 +25,31 @@ use crate::{
 
 type Stack = ToCluster<Telemetry<Deadline<Select<Retry>>>>;
 
-fn to_app(cluster: Arc<Cluster>, worlds: &Worlds, pool: Pool) -> Stack {
+fn to_app(cluster: Arc<Cluster>, worlds: &Worlds, tracing: &Tracing, pool: Pool) -> Stack {
     let sender = Sender::new(pool, worlds.clock());
     let policy = Policy::App { worlds: worlds.clone() };
     ServiceBuilder::new()
         .layer(tower::layer::layer_fn(|inner| ToCluster { inner, cluster: cluster.clone(), worlds: worlds.clone() })) // outermost: facts and handles for all below
-        .layer(Telemetry::layer(Side::Server, Root::NEVER)) // above all that fails; the caller's hop has begun the trace
+        .layer(Telemetry::layer(Side::Server, tracing.root, tracing.spans.clone())) // above all that fails
         .layer(Deadline::layer()) // the caller's, shrunk by its hop
         .layer(Select::layer(worlds.clone(), std::time::Duration::ZERO)) // counts the call; there is nothing to wait for
         .service(Retry::new(sender, policy)) // only for what came back from a connection on its way out
+}
+
+/// How calls to the app are traced.
+#[derive(Debug, Clone)]
+pub struct Tracing {
+    /// How traces begin that no caller began: a stock client's call begins here.
+    pub root: Root,
+    /// Where spans of sampled calls go.
+    pub spans: SpanSink,
+}
+
+impl Default for Tracing {
+    /// No trace begins here, and no span is made.
+    fn default() -> Self {
+        Self { root: Root::NEVER, spans: SpanSink::off() }
+    }
 }
 
 /// Every call goes to the one cluster, whatever it names.
@@ -50,7 +66,7 @@ impl<S: Stage<Called>> Stage<Came> for ToCluster<S> {
         let named = || self.cluster.name().to_string().parse().expect("a service name is made of DNS labels");
         let authority = head::authority(&head).unwrap_or_else(named);
         let route = Route::To { cluster: self.cluster.clone(), authority };
-        self.inner.call(Called { head, body, options, method, route, deadline: None }).await
+        self.inner.call(Called { head, body, options, method, route, deadline: None, trace: None }).await
     }
 }
 
@@ -58,24 +74,26 @@ impl<S: Stage<Called>> Stage<Came> for ToCluster<S> {
 #[derive(Clone)]
 pub struct ToApp {
     stack: Arc<Stack>,
+    tracing: Tracing,
 }
 
 impl ToApp {
     /// Calls go to `app` (h2c). `service` names it in errors and metrics; `worlds` tells its methods, for metrics. One per process: data threads differ in their
     /// pools only, so give each its own by [`ToApp::on`].
-    pub fn new(service: ServiceName, app: SocketAddr, worlds: Worlds, pool: Pool) -> Self {
+    pub fn new(service: ServiceName, app: SocketAddr, worlds: Worlds, tracing: Tracing, pool: Pool) -> Self {
         let endpoint = Endpoint { address: app, transport: Transport::Plaintext, protocol: Protocol::H2 };
         let key = Key { instance: None, endpoint };
         let clock = worlds.clock();
         let shared = Shared::new(service.clone(), worlds.metrics().cluster(&service.to_string()), clock.now());
         let member = Member { endpoint: Arc::new(endpoint::Endpoint::new(key, clock)), weight: 1.0 };
         let cluster = Cluster { members: [member].into(), shared: Arc::new(shared), hope: Hope::None, parts: None };
-        Self { stack: Arc::new(to_app(Arc::new(cluster), &worlds, pool)) }
+        Self { stack: Arc::new(to_app(Arc::new(cluster), &worlds, &tracing, pool)), tracing }
     }
 
     /// The same app over another thread's pool.
     pub fn on(&self, pool: Pool) -> Self {
-        Self { stack: Arc::new(to_app(self.stack.cluster.clone(), &self.stack.worlds, pool)) }
+        let stack = to_app(self.stack.cluster.clone(), &self.stack.worlds, &self.tracing, pool);
+        Self { stack: Arc::new(stack), tracing: self.tracing.clone() }
     }
 
     /// Forwards a call. On an error, answer [`Error::refusal`] if there is one (nothing reached the app, so any caller may send the call again), else

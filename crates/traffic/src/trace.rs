@@ -25,28 +25,77 @@ pub struct TraceContext {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Root {
     threshold: u64,
+    parent_based: bool,
+}
+
+/// The context that a call goes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entered {
+    /// As the caller sent it.
+    Carried(TraceContext),
+    /// The caller's, with a decision of our own in place of its: the head has to say so.
+    Decided(TraceContext),
+    /// Begun here: the caller sent none that can be read. Nobody has a span yet.
+    Begun(TraceContext),
+}
+
+impl Entered {
+    /// The context itself.
+    pub const fn context(self) -> TraceContext {
+        match self {
+            Self::Carried(context) | Self::Decided(context) | Self::Begun(context) => context,
+        }
+    }
+
+    /// The span that a span of ours is a child of.
+    pub const fn parent(self) -> Option<u64> {
+        match self {
+            Self::Carried(context) | Self::Decided(context) => Some(context.parent_id()),
+            Self::Begun(_) => None,
+        }
+    }
 }
 
 impl Root {
     /// Samples every trace.
-    pub const ALWAYS: Self = Self { threshold: u64::MAX };
+    pub const ALWAYS: Self = Self { threshold: u64::MAX, parent_based: true };
     /// Samples none; contexts are made and forwarded all the same.
-    pub const NEVER: Self = Self { threshold: 0 };
+    pub const NEVER: Self = Self { threshold: 0, parent_based: true };
 
     /// Samples this share of traces; outside 0 to 1 it is clamped, NaN is 0.
     pub fn ratio(ratio: f64) -> Self {
         match ratio {
             r if r >= 1.0 => Self::ALWAYS,
-            r if r > 0.0 => Self { threshold: (r * u64::MAX as f64) as u64 },
+            r if r > 0.0 => Self { threshold: (r * u64::MAX as f64) as u64, ..Self::NEVER },
             _ => Self::NEVER,
         }
+    }
+
+    /// Decides for callers' traces, too, whatever they say. By the trace's id, so that processes of one ratio still agree.
+    #[must_use]
+    pub const fn whoever_calls(self) -> Self {
+        Self { parent_based: false, ..self }
+    }
+
+    /// Returns the context of a call by its head: the caller's, or a new one.
+    pub fn enter(self, headers: &HeaderMap, rng: &mut impl rand::Rng) -> Entered {
+        match TraceContext::from_headers(headers) {
+            None => Entered::Begun(self.begin(rng)),
+            Some(carried) if self.parent_based || carried.sampled() == self.samples(carried.trace) => {
+                Entered::Carried(carried)
+            }
+            Some(carried) => Entered::Decided(TraceContext { flags: carried.flags ^ SAMPLED, ..carried }),
+        }
+    }
+
+    fn samples(self, trace: u128) -> bool {
+        self.threshold == u64::MAX || (trace as u64) < self.threshold
     }
 
     /// Begins a trace. The low half of the id decides, as OpenTelemetry's TraceIdRatioBased does, so that processes of one ratio agree.
     pub fn begin(self, rng: &mut impl rand::Rng) -> TraceContext {
         let trace = rng.random_range(1..=u128::MAX);
-        let sampled = self.threshold == u64::MAX || (trace as u64) < self.threshold;
-        TraceContext { trace, parent: span_id(rng), flags: if sampled { SAMPLED } else { 0 } }
+        TraceContext { trace, parent: span_id(rng), flags: if self.samples(trace) { SAMPLED } else { 0 } }
     }
 }
 
@@ -193,6 +242,20 @@ mod tests {
         let mut count = |root: Root| (0..10_000).filter(|_| root.begin(&mut rng).sampled()).count();
         assert_eq!((count(Root::ALWAYS), count(Root::NEVER)), (10_000, 0));
         assert!((900..1_100).contains(&count(Root::ratio(0.1))));
+    }
+
+    #[test]
+    fn the_callers_decision_stands_unless_the_root_decides_whoever_calls() {
+        let mut rng = StdRng::seed_from_u64(3);
+        let mut headers = HeaderMap::new();
+        assert_eq!(Root::ALWAYS.enter(&headers, &mut rng).parent(), None);
+        headers.append(TRACEPARENT, HeaderValue::from_static(EXAMPLE));
+        let carried = TraceContext::parse(EXAMPLE.as_bytes()).unwrap();
+        assert_eq!(Root::NEVER.enter(&headers, &mut rng), Entered::Carried(carried));
+        assert_eq!(Root::ALWAYS.whoever_calls().enter(&headers, &mut rng), Entered::Carried(carried));
+        let decided = Root::NEVER.whoever_calls().enter(&headers, &mut rng);
+        assert!(matches!(decided, Entered::Decided(context) if !context.sampled()));
+        assert_eq!(decided.parent(), Some(carried.parent_id()));
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub(crate) struct Line {
     pub(crate) status: Status,
     pub(crate) took: Duration,
     pub(crate) trace: TraceContext,
+    /// The call's own span, if it has one.
+    pub(crate) span_id: Option<u64>,
     pub(crate) request_id: HeaderValue,
 }
 
@@ -86,6 +88,7 @@ impl Line {
             status,
             duration_ms = self.took.as_micros() as f64 / 1000.0,
             trace_id = format_args!("{:032x}", self.trace.trace_id()),
+            span_id = self.span_id.map(|id| tracing::field::display(format!("{id:016x}"))),
             request_id = self.request_id.to_str().unwrap_or_default(),
             downstream = %self.downstream,
             "call"

@@ -16,12 +16,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
 use http_body::{Frame, SizeHint};
 use tokio::time::Instant;
 use weft_model::ServiceName;
-use weft_runtime::threads::LoadGuard;
-use weft_traffic::{Body, BodyError, Code, Root, TraceContext};
+use weft_runtime::{Spans, threads::LoadGuard};
+use weft_traffic::{Body, BodyError, Code, Entered, TraceContext};
 
 use crate::edge::{
     access_log::{AccessLog, Line},
     metrics::{RouteMeter, Status},
+    span::{End, Tracing},
 };
 
 /// Names a call for people, across services.
@@ -37,8 +38,11 @@ pub(crate) struct Call {
     pub(crate) received: Instant,
     /// Who called.
     pub(crate) downstream: SocketAddr,
+    /// What goes upstream: in a sampled call our own span is the parent there.
     pub(crate) trace: TraceContext,
     begun_here: bool,
+    /// Where the call's span goes, and the span above it; none in unsampled calls.
+    span: Option<(Spans, Option<u64>)>,
     pub(crate) request_id: HeaderValue,
     /// Route it took.
     pub(crate) meter: Arc<RouteMeter>,
@@ -60,15 +64,20 @@ impl Call {
         load: LoadGuard,
         meter: Arc<RouteMeter>,
         log: AccessLog,
+        tracing: &Tracing,
     ) -> Self {
-        let carried = TraceContext::from_headers(request.headers());
-        let trace = carried.unwrap_or_else(|| Root::default().begin(&mut rand::rng()));
+        let entered = tracing.root.enter(request.headers(), &mut rand::rng());
+        let (carried, parent) = (entered.context(), entered.parent());
+        let recorded = carried.sampled() && tracing.spans.is_on();
+        // A trace that begins here has no span yet: the id that its context was born with is free.
+        let trace = if recorded && parent.is_some() { carried.child(&mut rand::rng()) } else { carried };
         Self {
             received: Instant::now(),
             downstream,
             request_id: request_id(request.headers(), trace),
             trace,
-            begun_here: carried.is_none(),
+            begun_here: matches!(entered, Entered::Begun(_)),
+            span: recorded.then(|| (tracing.spans.clone(), parent)),
             meter,
             service: None,
             status: Status::Http(499),
@@ -99,6 +108,21 @@ impl Drop for Call {
     fn drop(&mut self) {
         let took = self.received.elapsed();
         self.meter.ended(self.status, took);
+        let recorded = self.span.take();
+        let span_id = recorded.is_some().then(|| self.trace.parent_id());
+        if let Some((spans, parent)) = recorded {
+            let end = End {
+                context: self.trace,
+                parent,
+                method: &self.method,
+                uri: &self.uri,
+                route: self.meter.known_route(),
+                status: self.status,
+                began: self.received.into_std(),
+                took,
+            };
+            spans.offer(end.span());
+        }
         self.log.write(|| Line {
             downstream: self.downstream,
             method: self.method.clone(),
@@ -108,6 +132,7 @@ impl Drop for Call {
             status: self.status,
             took,
             trace: self.trace,
+            span_id,
             request_id: self.request_id.clone(),
         });
     }

@@ -40,6 +40,8 @@ const GRPC: [&str; 17] = [
     "DATA_LOSS",
     "UNAUTHENTICATED",
 ];
+/// Label value of `route` where none matched.
+const UNMATCHED: &str = "unmatched";
 /// One for each label of the longer table, and the last for `other`.
 const SLOTS: usize = HTTP.len() + 1;
 
@@ -107,7 +109,7 @@ impl Meters {
     pub(crate) fn new(metrics: &Metrics) -> Self {
         let calls = Family::default();
         let durations: Durations = Family::new_with_constructor(|| Histogram::new(BUCKETS));
-        let meter = |protocol| meter(&calls, &durations, protocol, "other", "unmatched");
+        let meter = |protocol| meter(&calls, &durations, protocol, "other", UNMATCHED);
         let meters = Self {
             unmatched_rest: meter("rest"),
             unmatched_grpc: meter("grpc"),
@@ -197,6 +199,11 @@ impl RouteMeter {
     /// The route as metrics and access log name it.
     pub(crate) fn route(&self) -> &str {
         &self.labels.route
+    }
+
+    /// The route, if one matched.
+    pub(crate) fn known_route(&self) -> Option<&str> {
+        Some(self.route()).filter(|route| *route != UNMATCHED)
     }
 
     fn counter(&self, status: Status) -> Counter {

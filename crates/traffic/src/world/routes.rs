@@ -27,6 +27,8 @@ impl Slot {
 /// What the stack knows of a method: facts, and metric handles resolved once.
 #[derive(Debug)]
 pub(crate) struct Method {
+    /// `pkg.Service/Method`, or `_OTHER`.
+    pub(crate) name: Arc<str>,
     pub(crate) idempotent: bool,
     pub(crate) client: CallMetrics,
     pub(crate) server: CallMetrics,
@@ -83,7 +85,8 @@ impl Routes {
     pub(crate) fn build(services: Vec<Named>, metrics: &Metrics) -> Self {
         let method = |name: &str, idempotent| {
             let name: Arc<str> = name.into();
-            Arc::new(Method { idempotent, client: metrics.client(name.clone()), server: metrics.server(name) })
+            let (client, server) = (metrics.client(name.clone()), metrics.server(name.clone()));
+            Arc::new(Method { name, idempotent, client, server })
         };
         let mut it = Self {
             services: Vec::with_capacity(services.len()),

@@ -23,7 +23,13 @@ use crate::{
 
 fn to_app(app: SocketAddr) -> ToApp {
     let (worlds, _interests) = Worlds::new(Metrics::default());
-    ToApp::new(users(), app, worlds, Pool::new(PoolConfig::default(), Metrics::default()))
+    ToApp::new(
+        users(),
+        app,
+        worlds,
+        weft_traffic::Tracing::default(),
+        Pool::new(PoolConfig::default(), Metrics::default()),
+    )
 }
 
 /// An inbound as a sidecar has it.

@@ -17,4 +17,5 @@ mod heads;
 mod identities;
 mod leaving;
 mod routing;
+mod spans;
 mod streaming;

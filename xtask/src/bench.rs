@@ -1,0 +1,49 @@
+//! `cargo xtask bench`: one measurement of `bench/`, in a release build.
+//!
+//! Lives here: building what is measured, starting the measurement. Does not: measuring (`bench/benches`).
+
+use anyhow::Result;
+
+use crate::env::Env;
+use crate::metadata;
+use crate::protocol;
+use crate::run::{self, Limit};
+
+/// Minutes for the build and for the measurement.
+const MINUTES: u64 = 60;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// What to measure
+    #[arg(value_enum)]
+    what: What,
+    /// Arguments of the measurement; `--help` shows them
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum What {
+    /// What traces cost at a ratio of 0, 1 and 100 %
+    Sampling,
+}
+
+impl What {
+    fn bench(self) -> &'static str {
+        match self {
+            What::Sampling => "sampling",
+        }
+    }
+}
+
+pub(crate) fn run(env: &Env, arguments: &Arguments) -> Result<()> {
+    let limit = Limit::minutes(MINUTES);
+    let mut build = env.cargo();
+    build.args(["build", "--release", "--package", "weft-cli"]);
+    run::succeed(build, limit)?;
+    let mut bench = env.cargo();
+    bench.args(["bench", "--package", "weft-bench", "--bench", arguments.what.bench(), "--"]);
+    bench.args(&arguments.arguments);
+    bench.env(protocol::BIN, metadata::load(env)?.target_directory.join("release"));
+    run::succeed(bench, limit)
+}

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod change;
+mod check;
 mod claims;
 mod look;
 mod output;
@@ -37,6 +38,7 @@ run
 look
   ps        What runs, where, and how it is
   logs      What the processes write
+  check     Whether the mesh is well, down to the path of a call, and what to do if not
 
 change
   scale     Sets the number of instances of a service
@@ -69,6 +71,9 @@ enum Command {
     /// What the processes write
     #[command(after_help = LOGS)]
     Logs(look::LogsArgs),
+    /// Whether the mesh is well, down to the path of a call, and what to do if not
+    #[command(after_help = CHECK)]
+    Check(check::CheckArgs),
     /// Sets the number of instances of a service
     #[command(after_help = SCALE)]
     Scale(change::ScaleArgs),
@@ -118,6 +123,14 @@ Examples:
   weft logs -f               everything, as it comes
   weft logs --trace 4bf92f3577b34da6a3ce929d0e0e4736      one call, through all processes
   weft logs users --tail 1000 --raw";
+const CHECK: &str = "\
+Examples:
+  weft check                 the mesh of the weft.toml of this directory or above
+  weft check --registry http://10.0.0.5:7100 --gateway http://10.0.0.7:8080
+  weft check -o json | jq -r '.checks[] | select(.status == \"failed\") | .id'
+  weft check --explain WEFT0107
+
+Exit code: 0 all is well, warnings aside; 1 a check failed; 2 used wrongly.";
 const SCALE: &str = "\
 Examples:
   weft scale users=4
@@ -151,6 +164,7 @@ fn main() -> ExitCode {
         Command::Sidecar(args) => roles::sidecar(args),
         Command::Ps(args) => tool::run("ps", |_| look::ps(args)),
         Command::Logs(args) => tool::run("logs", |_| look::logs(args)),
+        Command::Check(args) => check::check(args),
         Command::Scale(args) => tool::run("scale", |_| change::scale(args)),
         Command::Restart(args) => tool::run("restart", |_| change::restart(args)),
         Command::Stop(args) => tool::run("stop", |_| change::stop(args)),

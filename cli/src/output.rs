@@ -27,13 +27,18 @@ pub(crate) fn print<const N: usize>(
     data: &impl Serialize,
     table: impl FnOnce(Format) -> (Vec<&'static str>, Vec<[String; N]>),
 ) -> anyhow::Result<()> {
+    print_text(format, data, || {
+        let (heading, rows) = table(format);
+        render(&heading, rows)
+    })
+}
+
+/// Writes `data`, or the text that says the same to people.
+pub(crate) fn print_text(format: Format, data: &impl Serialize, text: impl FnOnce() -> String) -> anyhow::Result<()> {
     let text = match format {
         Format::Json => serde_json::to_string_pretty(data)?,
         Format::Yaml => serde_saphyr::to_string(data)?.trim_end().to_owned(),
-        Format::Table | Format::Wide => {
-            let (heading, rows) = table(format);
-            render(&heading, rows)
-        }
+        Format::Table | Format::Wide => text(),
     };
     line(&text)?;
     Ok(())

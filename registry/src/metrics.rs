@@ -44,6 +44,7 @@ pub(crate) struct CatalogMetrics {
     beats: Outcomes,
     commits: Outcomes,
     commit_seconds: Histogram,
+    store_failing: Gauge,
     claims_refused: Counter,
     frozen: Gauge<i64, AtomicI64>,
     suspended: Gauge,
@@ -61,6 +62,7 @@ impl CatalogMetrics {
             beats: Family::default(),
             commits: Family::default(),
             commit_seconds: Histogram::new([0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0]),
+            store_failing: Gauge::default(),
             claims_refused: Counter::default(),
             frozen: Gauge::default(),
             suspended: Gauge::default(),
@@ -75,6 +77,7 @@ impl CatalogMetrics {
             r.register("weft_registry_beats", "Beats by verdict", it.beats.clone());
             r.register("weft_registry_commits", "Commits of the store by outcome", it.commits.clone());
             r.register("weft_registry_commit_seconds", "Time a commit took", it.commit_seconds.clone());
+            r.register("weft_registry_store_failing", "1 while the last commit has failed", it.store_failing.clone());
             r.register("weft_registry_claims_refused", "Claims of names that others own", it.claims_refused.clone());
             r.register("weft_registry_expiry_frozen", "1 while no lease expires", it.frozen.clone());
             r.register("weft_registry_expiry_suspended", "Services whose expiry is suspended", it.suspended.clone());
@@ -123,6 +126,7 @@ impl CatalogMetrics {
     pub(crate) fn commit(&self, took: Duration, good: bool) {
         self.commits.get_or_create(&OutcomeLabel { outcome: if good { "ok" } else { "failed" } }).inc();
         self.commit_seconds.observe(took.as_secs_f64());
+        self.store_failing.set((!good).into());
     }
 
     pub(crate) fn claim_refused(&self) {

@@ -39,6 +39,9 @@ const DEREGISTER: Duration = Duration::from_secs(2);
 /// Characters of the app's last line that go to the registry.
 const LAST_WORDS: usize = 200;
 
+/// What `/readyz` says of an instance that an operator took out.
+const REVOKED: &str = "an operator removed this instance; it runs unlisted until it is restarted";
+
 /// How long the steps of leaving may take.
 #[derive(Debug, Clone, Copy)]
 pub struct DrainLimits {
@@ -92,6 +95,8 @@ pub(crate) struct Lifecycle {
     /// None while no app runs, and once it is to end: it need not wait for a connection that only asks how it is.
     monitor: Option<Monitor>,
     healthy: bool,
+    /// An operator removed the instance: it is never ready again, whatever its app says.
+    revoked: bool,
     status: Status,
     lease: Option<Lease>,
     /// Descriptors being read and stored; the registration waits for them.
@@ -135,6 +140,7 @@ impl Lifecycle {
             parts,
             monitor: Some(monitor),
             healthy: false,
+            revoked: false,
             status: Status::Starting,
             lease: None,
             describing: None,
@@ -317,7 +323,9 @@ impl Lifecycle {
         }
         self.status = status;
         self.parts.metrics.status(status);
-        if status.takes_calls() {
+        if self.revoked {
+            self.parts.readiness.not_ready(REVOKED);
+        } else if status.takes_calls() {
             self.parts.readiness.ready();
         } else {
             self.parts.readiness.not_ready(if reason.is_empty() {
@@ -346,6 +354,8 @@ impl Lifecycle {
             Some(LeaseState::Registering { failure }) => tracing::warn!(failure, "not registered; trying again"),
             Some(LeaseState::Revoked { reason }) => {
                 tracing::warn!(reason, "an operator removed this instance; the app keeps running, unlisted");
+                self.revoked = true;
+                self.parts.readiness.not_ready(REVOKED);
             }
             Some(LeaseState::Fenced { reason }) => {
                 return Next::Leave(Why::Unwanted(anyhow!("a newer registration holds this instance's id: {reason}")));

@@ -3,6 +3,7 @@
 //! Lives here: composition. Does not: behaviour.
 //! One control runtime (accept, watch, leases, health, admin) and one data thread that carries every connection of both sides.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use weft_discovery::{LeaseTask, Leases, Registries, RegistryUrls, Topic, Watch, WatchConfig, WatchTask};
-use weft_model::{Endpoint, Epoch, Instance, InstanceId, LeaseTtl, Locality, Protocol, Status, Transport, Weight};
+use weft_model::{
+    Endpoint, Epoch, Instance, InstanceId, LeaseTtl, Locality, Protocol, Status, Transport, Weight, metadata,
+};
 use weft_runtime::admin::{Admin, Readiness};
 use weft_runtime::threads::{Connection, DataThreads};
 use weft_runtime::{Context, Shutdown, Usage, listen};
@@ -249,6 +252,15 @@ impl Sidecar {
         tracing::info!(service = %self.config.service, instance = %self.id, %app, "standing beside the app");
     }
 
+    /// What tools want to know of this instance: its place, where this sidecar tells of itself, and its build.
+    fn metadata(&self) -> BTreeMap<String, String> {
+        let Addresses { inbound, admin, .. } = self.addresses;
+        let reached = SocketAddr::new(self.config.advertise.unwrap_or(inbound).ip(), admin.port());
+        let slot = self.config.slot.iter().map(|slot| (metadata::SLOT, slot.clone()));
+        let facts = [(metadata::ADMIN, reached.to_string()), (metadata::VERSION, env!("CARGO_PKG_VERSION").to_owned())];
+        slot.chain(facts).map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
     fn registration(&self) -> Option<Registration> {
         let Joined::Registry(control) = &self.source else { return None };
         let instance = Instance {
@@ -267,7 +279,7 @@ impl Sidecar {
             reason: String::new(),
             locality: Locality::default(),
             weight: Weight::ONE,
-            metadata: self.config.slot.iter().map(|slot| ("slot".to_owned(), slot.clone())).collect(),
+            metadata: self.metadata(),
             descriptors: None,
             check: None, // we report
         };

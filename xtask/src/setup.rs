@@ -52,6 +52,13 @@ const NEEDS: &[Need] = &[
         otherwise: "take promtool from a release of Prometheus and put it into PATH",
     },
     Need {
+        what: "libfaketime",
+        for_what: "the test of `weft check` with a registry whose clock is off",
+        probe: &["sh", "-c", "ls /usr/lib/*/faketime/libfaketime.so.1"],
+        packages: &["libfaketime"],
+        otherwise: "install libfaketime where Debian has it",
+    },
+    Need {
         what: "git",
         for_what: "the gate's check that a run leaves the work tree as it was",
         probe: &["git", "--version"],

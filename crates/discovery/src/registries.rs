@@ -14,14 +14,20 @@ use std::time::Duration;
 use rand::Rng;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 use weft_identity::Identity;
+use weft_proto::weft::discovery::v1::{
+    ClaimsRequest, ClaimsResponse, ListRequest, ListResponse, discovery_client::DiscoveryClient,
+};
 
 use crate::backoff::Backoff;
 use crate::dial::{self, Dial};
 
 /// Time one registry has to answer while there are others to ask.
 const ATTEMPT: Duration = Duration::from_secs(3);
+
+/// Largest list of everything that is taken: some ten thousand services.
+const LARGEST_LIST: usize = 64 << 20;
 
 /// Addresses of registries as a person writes them: `http://10.0.0.5:7100,http://10.0.0.6:7100`; the scheme may be left out. `https` means
 /// the TLS of the mesh and needs an identity.
@@ -217,6 +223,24 @@ impl Registries {
         let alone = self.count() == 1;
         let until = move |began: Instant| if alone { deadline } else { deadline.min(began + ATTEMPT) };
         self.in_turn(within, until, attempt).await
+    }
+
+    /// Returns one snapshot of everything, with the registry's notices; for tools that look once. Who acts on it watches instead.
+    pub async fn list(&self, within: Duration) -> Result<ListResponse, CallError> {
+        let list = |channel| async move {
+            let mut client = DiscoveryClient::new(channel).max_decoding_message_size(LARGEST_LIST);
+            client.list(ListRequest::default()).await.map(Response::into_inner)
+        };
+        self.call(within, list).await
+    }
+
+    /// Returns whose each name is, who was refused one, and which descriptor sets were refused; for tools that look once.
+    pub async fn claims(&self, within: Duration) -> Result<ClaimsResponse, CallError> {
+        let claims = |channel| async move {
+            let mut client = DiscoveryClient::new(channel).max_decoding_message_size(LARGEST_LIST);
+            client.claims(ClaimsRequest {}).await.map(Response::into_inner)
+        };
+        self.call(within, claims).await
     }
 
     /// As `call`, for one that takes long to answer by its nature: whoever was asked before `within` is over has until `slack` after it.

@@ -8,6 +8,7 @@ mod caller;
 mod endpoint;
 mod instance;
 mod invalid;
+pub mod metadata;
 mod name;
 mod service;
 

@@ -92,12 +92,12 @@ impl fmt::Display for ListenAddr {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// Another process listens there.
-    #[error("{addr} is taken{}; stop that process or choose another address", owner.as_ref().map(|o| format!(" by {o}")).unwrap_or_default())]
+    #[error("WEFT0107 {addr} is taken{}; stop that process or choose another address", owner.as_ref().map(|o| format!(" by {o}")).unwrap_or_default())]
     Taken {
         /// The address asked for.
         addr: ListenAddr,
         /// Program and process id, when `/proc` tells.
-        owner: Option<String>,
+        owner: Option<Owner>,
     },
     /// Anything else, such as a port that needs more rights.
     #[error("cannot listen on {addr}")]
@@ -133,8 +133,23 @@ pub fn announce(context: &Context, proto: &str, addr: SocketAddr) {
     }
 }
 
-/// Program and process id that listen on a TCP port, read from `/proc`. None where that is not ours to see.
-fn owner(port: u16) -> Option<String> {
+/// A process that listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// Name of its program, as the kernel shows it.
+    pub program: String,
+    /// Its process id.
+    pub pid: u32,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (pid {})", self.program, self.pid)
+    }
+}
+
+/// Returns who listens on a TCP port of this machine, read from `/proc`. None if nobody does, or where that is not ours to see.
+pub fn owner(port: u16) -> Option<Owner> {
     let inode = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| listening_inode(table, port))?;
     let link = format!("socket:[{inode}]");
     let holds = |pid: &str| {
@@ -143,8 +158,8 @@ fn owner(port: u16) -> Option<String> {
     };
     let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|d| d.file_name().into_string().ok());
     let pid = pids.filter(|name| name.bytes().all(|b| b.is_ascii_digit())).find(|pid| holds(pid).is_some())?;
-    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    Some(format!("{} (pid {pid})", name.trim()))
+    let program = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    Some(Owner { program: program.trim().to_owned(), pid: pid.parse().ok()? })
 }
 
 /// Inode of the socket in state LISTEN (0A) on a port; format: proc(5), /proc/net/tcp.
@@ -194,6 +209,7 @@ mod tests {
         let first = bind(ListenAddr::loopback(0)).unwrap();
         let port = first.local_addr().unwrap().port();
         let error = bind(ListenAddr::loopback(port)).unwrap_err().to_string();
+        assert!(error.starts_with("WEFT0107 "), "the id of `weft check --explain`: {error}");
         assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
     }
 }

@@ -11,7 +11,11 @@ use std::{
 };
 
 use http::{HeaderMap, header::ACCEPT};
-use prometheus_client::{encoding::text, registry::Registry};
+use prometheus_client::{
+    encoding::text,
+    metrics::{family::Family, gauge::Gauge},
+    registry::Registry,
+};
 
 /// A form in which metrics are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +51,13 @@ impl Exposition {
 pub struct Metrics(Arc<Mutex<Registry>>);
 
 impl Metrics {
+    /// Registers `weft_build_info`, which says what the process is built from.
+    pub(crate) fn tell_build(&self) {
+        let build = Family::<[(&str, &str); 1], Gauge>::default();
+        build.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
+        self.register(|registry| registry.register("weft_build_info", "What the process is built from", build));
+    }
+
     /// Lends the registry for registration. Metric names are whole: `weft_<role>_<noun>_<unit>`, or an OTel name.
     pub fn register<R>(&self, with: impl FnOnce(&mut Registry) -> R) -> R {
         with(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))

@@ -170,6 +170,7 @@ where
     };
     let (name, log, sampling) = (process.name, process.log, settings.sampling);
     let context = Context { name, shutdown: Shutdown::new(), env, metrics, log, spans, sampling };
+    context.metrics.tell_build();
     let shutdown = context.shutdown();
     let result = runtime.block_on(async {
         let exporting = Exporting::start(exporter);

@@ -130,6 +130,11 @@ impl Mesh {
 
     /// Starts one more instance and does not wait for it.
     pub fn add(&mut self, app: App) -> &mut Member {
+        self.add_with(app, &[])
+    }
+
+    /// The same with further flags of its sidecar.
+    pub fn add_with(&mut self, app: App, flags: &[&str]) -> &mut Member {
         self.started += 1;
         let slot = format!("{}-{}", app.service(), self.started);
         let program = outside::binary(app.binary()).expect("checked at the start of the mesh");
@@ -152,11 +157,10 @@ impl Mesh {
             &data.to_string_lossy(),
             "--log-format",
             "json",
-            "--",
-            &program.to_string_lossy(),
         ];
-        let sidecar =
-            Process::start(&slot, &self.weft, &self.weft, &args.map(str::to_owned), &self.env).expect("weft starts");
+        let program = program.to_string_lossy();
+        let args: Vec<_> = args.iter().chain(flags).chain(&["--", &program]).map(|arg| (*arg).to_owned()).collect();
+        let sidecar = Process::start(&slot, &self.weft, &self.weft, &args, &self.env).expect("weft starts");
         self.members.push(Member { app, slot, sidecar });
         self.members.last_mut().expect("pushed above")
     }
@@ -180,6 +184,11 @@ impl Mesh {
         let request = tonic_health::pb::HealthCheckRequest { service: service.to_owned() };
         let status = health.check(request).await.ok()?.into_inner().status();
         (status == tonic_health::pb::health_check_response::ServingStatus::Serving).then_some(())
+    }
+
+    /// A directory that goes with the mesh.
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
     }
 
     /// Address of the gateway's main port.
@@ -206,7 +215,13 @@ impl Mesh {
 
     /// Starts the registry again on the same address with the same data.
     pub async fn start_registry(&mut self) {
-        let mut registry = registry(&self.weft, &self.dir, &self.registry_at.to_string(), &self.env);
+        self.start_registry_with(&[]).await;
+    }
+
+    /// The same with further variables in its environment.
+    pub async fn start_registry_with(&mut self, env: &[(&str, String)]) {
+        let env: Vec<_> = self.env.iter().chain(env).cloned().collect();
+        let mut registry = registry(&self.weft, &self.dir, &self.registry_at.to_string(), &env);
         registry.address("grpc").await;
         self.registry = Some(registry);
     }

@@ -26,6 +26,13 @@ pub fn grpcurl() -> Option<PathBuf> {
     variable("WEFT_TEST_GRPCURL")
 }
 
+/// Returns the library that, preloaded, shifts a process's clock, where Debian installs it; or says loudly that the test named skips.
+pub fn need_libfaketime(test: &str) -> Option<PathBuf> {
+    let places = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let found = places.map(|place| place.path().join("faketime/libfaketime.so.1")).find(|path| path.is_file());
+    need_from_setup(found, test, "libfaketime")
+}
+
 /// Returns Prometheus' promtool.
 pub fn promtool() -> Option<PathBuf> {
     variable("WEFT_TEST_PROMTOOL")

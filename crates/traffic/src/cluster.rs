@@ -10,7 +10,7 @@ use std::sync::{
 };
 
 use rand::Rng;
-use weft_model::{self as model, ServiceName};
+use weft_model::{self as model, InstanceId, ServiceName};
 
 use crate::{
     breaker::Others,
@@ -127,6 +127,12 @@ impl Cluster {
     /// Endpoints that take calls.
     pub fn endpoints(&self) -> impl Iterator<Item = &model::Endpoint> {
         self.members.iter().map(|member| member.endpoint.model())
+    }
+
+    /// The same cluster with one instance in it. None if that is no member.
+    pub(crate) fn only(&self, instance: InstanceId) -> Option<Self> {
+        let member = self.members.iter().find(|m| m.endpoint.instance() == Some(instance))?;
+        Some(Self { members: [member.clone()].into(), shared: self.shared.clone(), hope: Hope::None })
     }
 
     /// Chooses an endpoint. None only if there is none at all.

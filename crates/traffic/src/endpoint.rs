@@ -78,6 +78,11 @@ impl Endpoint {
         &self.key.endpoint
     }
 
+    /// The instance behind it; none where a file names addresses only.
+    pub(crate) fn instance(&self) -> Option<InstanceId> {
+        self.key.instance
+    }
+
     /// Cancelled when no world and no call holds the endpoint any more.
     pub(crate) fn gone(&self) -> &CancellationToken {
         &self.gone

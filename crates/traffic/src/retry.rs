@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use tokio::time::Instant;
+use weft_model::InstanceId;
 
 use self::attempts::{Attempts, Elsewhere, Next, Pushback, Repeatable};
 use crate::{
@@ -64,6 +65,9 @@ impl Retry {
     /// Another attempt goes by the world as it is then: the one of the call's beginning may name nobody but the endpoint that just died.
     fn refresh(&self, call: &mut Call) {
         let Policy::Mesh { worlds } = &self.policy else { return };
+        if call.pinned.is_some() {
+            return;
+        }
         let world = worlds.borrow();
         let cluster = world.serving_of(call.cluster.name(), call.target.path.path());
         if let Some(cluster) = cluster.filter(|c| !c.members.is_empty()) {
@@ -91,6 +95,9 @@ impl Retry {
 
     /// Waits until the time is over or the world changes, and takes the cluster as it is then.
     async fn rest(&self, call: &mut Call, wait: Duration) -> Option<()> {
+        if call.pinned.is_some() {
+            return None; // whoever asks for one instance wants to know how it is now
+        }
         match &self.policy {
             Policy::App { .. } => tokio::time::sleep(wait).await,
             Policy::Mesh { worlds } => {
@@ -159,6 +166,7 @@ struct Call {
     deadline: Option<Instant>,
     trace: Option<Arc<CallTrace>>,
     cluster: Arc<Cluster>,
+    pinned: Option<InstanceId>,
     tried: Tried,
     attempts: Attempts,
     repeatable: Repeatable,
@@ -166,7 +174,7 @@ struct Call {
 
 impl Call {
     async fn begin(selected: Selected, repeatable: Repeatable) -> Self {
-        let Selected { head, body, authority, cluster, deadline, trace, give_up, method: _ } = selected;
+        let Selected { head, body, authority, cluster, deadline, trace, pinned, give_up, method: _ } = selected;
         let mut headers = head.headers;
         head::strip_hop_by_hop(&mut headers);
         let path = head.uri.into_parts().path_and_query;
@@ -181,6 +189,7 @@ impl Call {
             deadline,
             trace,
             cluster,
+            pinned,
             tried: Tried::default(),
             attempts: Attempts::until(give_up),
             repeatable,

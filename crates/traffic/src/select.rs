@@ -55,9 +55,14 @@ impl<S: Stage<Selected>> Stage<Called> for Select<S> {
     async fn call(&self, call: Called) -> Result<Response<Answer>, Error> {
         let Called { head, body, options, method, route, deadline, trace } = call;
         let give_up = Instant::now() + self.patience;
-        let (cluster, authority) = self.select(route, head.uri.path(), give_up).await?;
+        let (mut cluster, authority) = self.select(route, head.uri.path(), give_up).await?;
+        let pinned = options.instance;
+        if let Some(instance) = pinned {
+            let only = cluster.only(instance);
+            cluster = Arc::new(only.ok_or_else(|| Error::NoEndpoint { service: cluster.name().clone() })?);
+        }
         cluster.used(self.worlds.clock().at(options.received));
-        self.inner.call(Selected { head, body, method, authority, cluster, deadline, trace, give_up }).await
+        self.inner.call(Selected { head, body, method, authority, cluster, deadline, trace, pinned, give_up }).await
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 use http::{Request, Response};
 use tokio::time::Instant;
 use tower::ServiceBuilder;
-use weft_model::ServiceName;
+use weft_model::{InstanceId, ServiceName};
 
 use crate::{
     Body, Error, Pool, Root, SpanSink, Worlds,
@@ -56,11 +56,13 @@ pub struct CallOptions {
     pub timeout: Option<Duration>,
     /// Service to call whatever `:authority` and path say. Default: route by them.
     pub service: Option<ServiceName>,
+    /// The one instance that may answer; for probes. One that is not there, or cannot be reached, fails the call at once. Default: whichever is best.
+    pub instance: Option<InstanceId>,
 }
 
 impl Default for CallOptions {
     fn default() -> Self {
-        Self { received: Instant::now(), timeout: None, service: None }
+        Self { received: Instant::now(), timeout: None, service: None, instance: None }
     }
 }
 

@@ -8,7 +8,7 @@ use std::{future::Future, sync::Arc};
 
 use http::{Request, Response, request::Parts, uri::Authority};
 use tokio::time::Instant;
-use weft_model::ServiceName;
+use weft_model::{InstanceId, ServiceName};
 
 use crate::{Body, CallOptions, Error, answer::Answer, cluster::Cluster, span::CallTrace, world::routes::Method};
 
@@ -56,6 +56,8 @@ pub(crate) struct Selected {
     pub(crate) deadline: Option<Instant>,
     /// For the spans of attempts; none in unsampled calls.
     pub(crate) trace: Option<Arc<CallTrace>>,
+    /// The cluster was narrowed to this instance; no other may take its place.
+    pub(crate) pinned: Option<InstanceId>,
     /// End of the patience with endpoints that are not there; one for all waits of a call.
     pub(crate) give_up: Instant,
 }

@@ -15,6 +15,8 @@ use prometheus_client::{
 use weft_runtime::Metrics;
 use weft_transcode::plan::MethodPlan;
 
+use crate::protocol::health;
+
 /// Upper bounds in seconds: OTel's advice for `rpc.server.call.duration`.
 const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
@@ -102,6 +104,7 @@ pub(crate) struct Meters {
     pub(crate) sets_refused: Counter,
     unmatched_rest: Arc<RouteMeter>,
     unmatched_grpc: Arc<RouteMeter>,
+    probes: Arc<RouteMeter>,
 }
 
 impl Meters {
@@ -109,10 +112,11 @@ impl Meters {
     pub(crate) fn new(metrics: &Metrics) -> Self {
         let calls = Family::default();
         let durations: Durations = Family::new_with_constructor(|| Histogram::new(BUCKETS));
-        let meter = |protocol| meter(&calls, &durations, protocol, "other", UNMATCHED);
+        let unmatched = |protocol| meter(&calls, &durations, protocol, "other", UNMATCHED);
         let meters = Self {
-            unmatched_rest: meter("rest"),
-            unmatched_grpc: meter("grpc"),
+            unmatched_rest: unmatched("rest"),
+            unmatched_grpc: unmatched("grpc"),
+            probes: meter(&calls, &durations, "grpc", "POST", health::CHECK),
             calls: calls.clone(),
             durations: durations.clone(),
             lines_lost: Counter::default(),
@@ -159,6 +163,11 @@ impl Meters {
     /// Returns the meter of gRPC calls to methods nobody declares.
     pub(crate) fn unmatched_grpc(&self) -> Arc<RouteMeter> {
         Arc::clone(&self.unmatched_grpc)
+    }
+
+    /// Returns the meter of health checks that are passed on to an app.
+    pub(crate) fn probes(&self) -> Arc<RouteMeter> {
+        Arc::clone(&self.probes)
     }
 }
 

@@ -5,13 +5,16 @@
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use tower::ServiceExt;
-use weft_model::ServiceName;
+use weft_model::{InstanceId, ServiceName};
 use weft_traffic::{Body, CallOptions, Code};
 
 use crate::{
     edge::{call::Call, metrics::Status},
     protocol::{NO_TABLE, Shard, health, reflection},
 };
+
+/// Names the service that a health check is for, or `service/instance id`: it is passed on to that app and not answered here.
+const PROBE: &str = "weft-probe";
 
 /// Answers a native call.
 pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Call) -> Response<Body> {
@@ -29,6 +32,7 @@ async fn dispatch(shard: &Shard, request: Request<Body>, call: &mut Call) -> Res
     let Ok(response) = match request.uri().path() {
         reflection::V1 => shard.shared.reflection.v1().oneshot(request).await,
         reflection::V1ALPHA => shard.shared.reflection.v1alpha().oneshot(request).await,
+        health::CHECK if request.headers().contains_key(PROBE) => return probe(shard, request, call).await,
         path if path.starts_with(health::PREFIX) => shard.shared.health.server().oneshot(request).await,
         _ => return forward(shard, request, call).await,
     };
@@ -41,10 +45,37 @@ async fn forward(shard: &Shard, mut request: Request<Body>, call: &mut Call) -> 
         Err((code, message)) => return failed(code, &message),
     };
     call.mark(request.headers_mut());
-    let options = CallOptions { received: call.received, timeout: None, service: Some(service) };
+    send(shard, request, CallOptions { received: call.received, service: Some(service), ..CallOptions::default() })
+        .await
+}
+
+async fn send(shard: &Shard, request: Request<Body>, options: CallOptions) -> Response<Body> {
     match shard.outbound.call_with(request, options).await {
         Ok(response) => response,
         Err(error) => error.to_response(),
+    }
+}
+
+/// A health check that goes all the way to an app, as `weft check` sends it: the same table, stack, connection and sidecar as any call.
+async fn probe(shard: &Shard, mut request: Request<Body>, call: &mut Call) -> Response<Body> {
+    let wanted = request.headers_mut().remove(PROBE);
+    let Some((service, instance)) = wanted.as_ref().and_then(|value| probed(value.to_str().ok()?)) else {
+        return failed(Code::InvalidArgument, "weft-probe: write a service, or service/instance id");
+    };
+    if shard.shared.table.load().is_none() {
+        return failed(Code::Unavailable, NO_TABLE);
+    }
+    call.meter = shard.shared.meters.probes();
+    call.service = Some(service.clone());
+    call.mark(request.headers_mut());
+    let service = Some(service);
+    send(shard, request, CallOptions { received: call.received, service, instance, ..CallOptions::default() }).await
+}
+
+fn probed(text: &str) -> Option<(ServiceName, Option<InstanceId>)> {
+    match text.split_once('/') {
+        Some((service, instance)) => Some((service.parse().ok()?, Some(instance.parse().ok()?))),
+        None => Some((text.parse().ok()?, None)),
     }
 }
 

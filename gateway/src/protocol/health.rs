@@ -20,6 +20,8 @@ use weft_model::{ServiceInfo, ServiceName, Snapshot};
 
 use crate::routes::keeper::Published;
 
+/// Path of its one question that is answered at once.
+pub(crate) const CHECK: &str = "/grpc.health.v1.Health/Check";
 /// Path prefix of the service.
 pub(crate) const PREFIX: &str = "/grpc.health.v1.Health/";
 

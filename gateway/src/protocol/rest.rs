@@ -148,7 +148,12 @@ impl Exchange<'_> {
         *request.uri_mut() = self.found.uri.clone();
         *request.headers_mut() = metadata::upstream(self.head, self.call.downstream);
         self.call.mark(request.headers_mut());
-        let options = CallOptions { received: self.call.received, timeout, service: Some(self.found.service.clone()) };
+        let options = CallOptions {
+            received: self.call.received,
+            timeout,
+            service: Some(self.found.service.clone()),
+            instance: None,
+        };
         match self.shard.outbound.call_with(request, options).await {
             Ok(response) => Ok(Replies::new(response)),
             Err(error) => Err(Status::new(error.grpc_code().number().into(), chain(&error)).into()),

@@ -115,6 +115,28 @@ async fn health_answers_for_the_gateway_and_for_every_service() {
     assert_eq!(watching.message().await.unwrap().unwrap().status(), ServingStatus::ServiceUnknown);
 }
 
+/// The backend has no health service: its own word is proof that the probe came through.
+#[tokio::test]
+async fn a_probe_is_passed_on_to_the_app_and_counted_as_one() {
+    let gateway = start().await;
+    let probe = async |names: &str| {
+        let mut request = tonic::Request::new(HealthCheckRequest::default());
+        request.metadata_mut().insert("weft-probe", names.parse().unwrap());
+        HealthClient::new(channel(&gateway).await).check(request).await.unwrap_err().code()
+    };
+    assert_eq!(probe("Not A Name").await, Code::InvalidArgument);
+    assert_eq!(probe("users/no-id").await, Code::InvalidArgument);
+    assert_eq!(probe("nobody").await, Code::Unavailable);
+    assert_eq!(probe("upstream").await, Code::Unimplemented);
+    let metrics = crate::support::send(gateway.admin, "GET", "/metrics", &[], "").await.body;
+    for line in [
+        r#"weft_gateway_calls_total{protocol="grpc",method="POST",route="/grpc.health.v1.Health/Check",status="UNIMPLEMENTED"} 1"#,
+        r#"rpc_client_call_duration_seconds_count{rpc_system_name="grpc",rpc_method="grpc.health.v1.Health/Check",rpc_response_status_code="UNIMPLEMENTED"} 1"#,
+    ] {
+        assert!(metrics.contains(line), "{line} in\n{metrics}");
+    }
+}
+
 const LISTED: [&str; 5] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",

@@ -14,6 +14,9 @@ use crate::{
     metrics::{CallMetrics, OTHER},
 };
 
+/// The question after an app's health: nobody claims it, and every app has it. It is counted under its name, by which a probe finds itself again.
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
+
 /// Place of a service in one `Routes` and the worlds that share it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Slot(usize);
@@ -62,6 +65,7 @@ pub(crate) struct Routes {
     grpc: HashMap<Box<str>, Slot>,
     methods: HashMap<Box<str>, Known>,
     everything: Option<Slot>,
+    health: Arc<Method>,
     other: Arc<Method>,
     built_from: Vec<Named>,
 }
@@ -95,6 +99,7 @@ impl Routes {
             grpc: HashMap::new(),
             methods: HashMap::new(),
             everything: None,
+            health: method(HEALTH.trim_start_matches('/'), false),
             other: method(OTHER, false),
             built_from: Vec::new(),
         };
@@ -149,7 +154,11 @@ impl Routes {
 
     /// Facts of the method, of whichever service: the same path means the same method.
     pub(crate) fn method(&self, path: &str) -> &Arc<Method> {
-        self.methods.get(path).map_or(&self.other, |known| &known.method)
+        match self.methods.get(path) {
+            Some(known) => &known.method,
+            None if path == HEALTH => &self.health,
+            None => &self.other,
+        }
     }
 
     /// By which sets of descriptor sets the instances of a service have to be told apart.

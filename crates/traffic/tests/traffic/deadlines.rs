@@ -80,7 +80,7 @@ async fn time_before_the_call_counts_and_the_shorter_limit_wins() {
     let options = CallOptions {
         received: tokio::time::Instant::now() - Duration::from_secs(1),
         timeout: Some(Duration::from_millis(1_050)),
-        service: None,
+        ..CallOptions::default()
     };
     let began = Instant::now();
     let error = mesh.outbound.call_with(with_timeout("1H"), options).await.unwrap_err();

@@ -1,6 +1,7 @@
 //! Services that are known but not there: which calls wait, which fail at once.
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,7 +13,7 @@ use weft_model::{
 use weft_traffic::{Body, CallOptions, Code, Error, Metrics, Outbound, OutboundConfig, Pool, PoolConfig, Worlds};
 
 use crate::{
-    mesh::{GET, endpoint, info, read, request, users},
+    mesh::{GET, endpoint, info, nobody, read, request, users},
     upstream::{Call, Upstream},
 };
 
@@ -28,14 +29,29 @@ fn directory_only() -> Snapshot {
 }
 
 fn with_instance(server: &Upstream, status: Status, version: u64) -> Snapshot {
+    with_instances([(1, server.address, status)], version)
+}
+
+/// An instance each, by its number.
+fn with_instances<const N: usize>(instances: [(u8, SocketAddr, Status); N], version: u64) -> Snapshot {
     let mut snapshot = directory_only();
     snapshot.version = Version(version);
-    let id = InstanceId::from_bytes([1; 16]);
-    let instance = Instance {
-        id,
+    let mut service = ServiceSnapshot::empty(users(), Version(version));
+    service.instances.extend(instances.map(|(number, address, status)| {
+        let instance = instance(number, address, status);
+        (instance.id, Arc::new(instance))
+    }));
+    service.info = Arc::new(info());
+    snapshot.services.insert(users(), Arc::new(service));
+    snapshot
+}
+
+fn instance(number: u8, address: SocketAddr, status: Status) -> Instance {
+    Instance {
+        id: InstanceId::from_bytes([number; 16]),
         service: users(),
         epoch: Epoch(1),
-        endpoint: endpoint(server.address),
+        endpoint: endpoint(address),
         status,
         reason: String::new(),
         locality: Locality::default(),
@@ -43,12 +59,7 @@ fn with_instance(server: &Upstream, status: Status, version: u64) -> Snapshot {
         metadata: Default::default(),
         descriptors: None,
         check: None,
-    };
-    let mut service = ServiceSnapshot::empty(users(), Version(version));
-    service.instances.insert(id, Arc::new(instance));
-    service.info = Arc::new(info());
-    snapshot.services.insert(users(), Arc::new(service));
-    snapshot
+    }
 }
 
 #[tokio::test]
@@ -123,4 +134,29 @@ async fn a_service_named_by_the_caller_is_called_whatever_the_head_says() {
     let response = outbound(&worlds).call_with(request, options).await.unwrap();
     assert_eq!(read(response).await.code, Code::Ok);
     assert_eq!(server.head(0).uri.to_string(), "http://users/nobody.v1.Claims/This");
+}
+
+#[tokio::test]
+async fn a_call_for_one_instance_reaches_that_one_or_fails_at_once() {
+    let (first, second) = (Upstream::start(Call::echo).await, Upstream::start(Call::echo).await);
+    let (worlds, _interests) = Worlds::new(Metrics::default());
+    let serving = Status::Serving;
+    worlds.apply(&with_instances(
+        [(1, first.address, serving), (2, second.address, serving), (3, nobody().await, serving)],
+        1,
+    ));
+    let outbound = outbound(&worlds);
+    let call = |number: u8| {
+        let instance = Some(InstanceId::from_bytes([number; 16]));
+        outbound.call_with(request(GET, Body::full("x")), CallOptions { instance, ..CallOptions::default() })
+    };
+    for _ in 0..10 {
+        assert_eq!(read(call(2).await.unwrap()).await.code, Code::Ok);
+    }
+    let calls = |server: &Upstream| server.seen.calls.load(std::sync::atomic::Ordering::SeqCst);
+    assert_eq!((calls(&first), calls(&second)), (0, 10));
+    let began = Instant::now();
+    assert!(matches!(call(3).await.unwrap_err(), Error::Connect { .. }), "no other answers in its place");
+    assert!(matches!(call(4).await.unwrap_err(), Error::NoEndpoint { .. }));
+    assert!(began.elapsed() < Duration::from_secs(2));
 }

@@ -1,0 +1,73 @@
+//! `check`: whether the mesh is well.
+//!
+//! Lives here: flags, formats, exit code. Does not: any check, the text (`weft-check`).
+
+use std::{
+    io::{IsTerminal, stderr, stdout},
+    process::ExitCode,
+};
+
+use weft_check::{Look, NoTarget, Report};
+use weft_runtime::{Env, Usage};
+
+use crate::{
+    output::{self, Format},
+    tool,
+};
+
+/// Flags of `weft check`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    what: weft_check::Args,
+    /// Format of the output
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
+
+pub(crate) fn check(args: CheckArgs) -> ExitCode {
+    let mut well = true;
+    let verdict = &mut well;
+    let ran = tool::run("check", move |context| async move {
+        *verdict = look(args, context.env()).await?;
+        Ok(())
+    });
+    if ran == ExitCode::SUCCESS && !well { ExitCode::FAILURE } else { ran }
+}
+
+/// Prints what was found; returns whether no check failed.
+async fn look(args: CheckArgs, env: &Env) -> anyhow::Result<bool> {
+    if let Some(id) = &args.what.explain {
+        output::line(&explained(id.as_deref())?)?;
+        return Ok(true);
+    }
+    let dir = std::env::current_dir()?;
+    let report = weft_check::run(&args.what, &dir, progress).await;
+    progress("");
+    let report = report.map_err(|error| match error {
+        NoTarget::Config(error) => anyhow::Error::new(error),
+        other => Usage::new(other.to_string()).into(),
+    })?;
+    print(&report, args.output, env)?;
+    Ok(report.ok)
+}
+
+fn explained(id: Option<&str>) -> anyhow::Result<String> {
+    let Some(id) = id else { return Ok(weft_check::page::page().trim_end().to_owned()) };
+    let it = weft_check::ids::find(id);
+    let it = it.ok_or_else(|| Usage::new(format!("there is no check {id}; `weft check --explain` lists them all")))?;
+    Ok(weft_check::page::explain(it))
+}
+
+fn print(report: &Report, format: Format, env: &Env) -> anyhow::Result<()> {
+    let colour = stdout().is_terminal() && env.get("NO_COLOR").is_none();
+    let look = Look { wide: format == Format::Wide, colour };
+    output::print_text(format, report, || weft_check::render(report, look))
+}
+
+/// Says what is looked at, on a terminal, in one line that the next takes the place of.
+fn progress(what: &str) {
+    if stderr().is_terminal() {
+        eprint!("\r{what}\x1b[K");
+    }
+}

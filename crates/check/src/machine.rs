@@ -1,0 +1,38 @@
+//! What runs on this machine: `weft up`, and who holds the ports.
+//!
+//! Lives here: both checks. Does not: whether what holds a port also answers (`registry`, `gateway`).
+
+use weft_runtime::listen::{self, Owner};
+
+use crate::{
+    ids,
+    report::Outcome,
+    target::{Mesh, Origin, Place},
+};
+
+/// Name of our program, as the kernel shows it.
+const PROGRAM: &str = "weft";
+
+pub(crate) fn check(mesh: &Mesh) -> Vec<Outcome> {
+    let mut outcomes = match &mesh.origin {
+        Origin::Flags => return Vec::new(),
+        Origin::Up(file) => vec![ids::RUNS.ok(file.display().to_string(), "")],
+        Origin::File { file, why } => vec![ids::RUNS.failed(file.display().to_string(), why)],
+    };
+    let taken: Vec<_> = mesh.ports.iter().filter_map(|(role, place)| stranger(role, place)).collect();
+    match taken.is_empty() {
+        true => outcomes.push(ids::PORTS.ok("", "")),
+        false => outcomes.extend(taken),
+    }
+    outcomes
+}
+
+/// Says so if a process that is not ours holds a role's port on this machine.
+pub(crate) fn stranger(role: &str, place: &Place) -> Option<Outcome> {
+    let owner = place.is_here().then(|| listen::owner(place.port)).flatten()?;
+    (!is_ours(&owner)).then(|| ids::PORTS.failed(format!("{role} {place}"), format!("held by {owner}")))
+}
+
+fn is_ours(owner: &Owner) -> bool {
+    owner.program == PROGRAM
+}

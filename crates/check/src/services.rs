@@ -1,0 +1,237 @@
+//! The services' instances, as the registry lists them and as `weft up` runs them.
+//!
+//! Lives here: one judgement an instance, what a service offers, asking sidecars for their counters. Does not: calling the apps (`path`).
+
+use std::{collections::BTreeMap, time::UNIX_EPOCH};
+
+use tokio::task::JoinSet;
+use weft_model::metadata;
+use weft_proto::weft::{
+    discovery::v1::{ClaimsResponse, ListResponse, RefusedSet, ServiceUpdate},
+    model::v1::{Instance, Status},
+    up::v1::Process,
+};
+use weft_runtime::clock;
+
+use crate::{
+    ask,
+    clocks::Told,
+    ids, registry,
+    report::Outcome,
+    target::{Mesh, Place},
+};
+
+/// A process that runs for so long should be listed, in seconds.
+const JOINED_AFTER: i64 = 60;
+/// How `/readyz` of a sidecar begins to say that its instance was removed.
+const REMOVED: &str = "an operator removed this instance";
+
+/// A sidecar and what its admin server said.
+#[derive(Debug, Clone)]
+pub(crate) struct Sidecar {
+    pub(crate) place: Place,
+    /// Its exposition, or why there is none.
+    pub(crate) metrics: Result<String, String>,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) outcomes: Vec<Outcome>,
+    /// By instance id.
+    pub(crate) sidecars: BTreeMap<String, Sidecar>,
+    pub(crate) told: Vec<Told>,
+}
+
+pub(crate) async fn check(mesh: &Mesh, list: &ListResponse, claims: &ClaimsResponse) -> Found {
+    let mut found = Found { outcomes: offers(list, claims), ..Found::default() };
+    for service in &list.services {
+        found.outcomes.extend(registry::instances(service).iter().map(judge));
+        if registry::instances(service).is_empty() && !runs_here(mesh, service) {
+            found.outcomes.push(ids::INSTANCES.failed(&service.name, "the registry knows it, and lists no instance"));
+        }
+    }
+    if list.services.is_empty() && mesh.rows.iter().all(|row| row.service.is_empty()) {
+        found.outcomes.push(ids::INSTANCES.skipped("", "the mesh has no services yet"));
+    }
+    let (unlisted, sidecars) = tokio::join!(unlisted(mesh), sidecars(list));
+    found.outcomes.extend(unlisted);
+    for (instance, sidecar, ahead) in sidecars {
+        let version = instance.metadata.get(metadata::VERSION).cloned();
+        found.told.push(Told { who: name(&instance), ahead, version });
+        found.sidecars.insert(instance.id, sidecar);
+    }
+    found
+}
+
+/// What people call an instance: its slot, or its service and the end of its id.
+pub(crate) fn name(instance: &Instance) -> String {
+    match instance.metadata.get(metadata::SLOT) {
+        Some(slot) => slot.clone(),
+        None => format!("{}/{}", instance.service, instance.id.rsplit('-').next().unwrap_or_default()),
+    }
+}
+
+/// Judges an instance by its status.
+pub(crate) fn judge(instance: &Instance) -> Outcome {
+    let (name, reason) = (name(instance), &instance.reason);
+    match instance.status() {
+        Status::Serving => ids::APP.ok(name, ""),
+        Status::Starting => ids::APP.skipped(name, "it is starting"),
+        Status::Draining => ids::APP.skipped(name, "it is leaving"),
+        Status::Crashed => ids::CRASH.failed(name, reason),
+        Status::NotServing | Status::Unspecified => ids::APP.failed(name, reason),
+    }
+}
+
+/// Whether `weft up` has processes of this service: each is judged by itself.
+fn runs_here(mesh: &Mesh, service: &ServiceUpdate) -> bool {
+    let bare = service.name.strip_suffix(".default").unwrap_or(&service.name);
+    mesh.rows.iter().any(|row| row.service == bare || row.service == service.name)
+}
+
+/// What services declare, and what of it the mesh took.
+fn offers(list: &ListResponse, claims: &ClaimsResponse) -> Vec<Outcome> {
+    let instances: Vec<_> = list.services.iter().flat_map(registry::instances).collect();
+    let mut outcomes: Vec<_> = claims.refused_sets.iter().map(|it| refused_set(it, &instances)).collect();
+    let mut refused: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for claim in &claims.claims {
+        for by in &claim.refused {
+            refused.entry(&by.claimant).or_default().push(format!("{} belongs to {}", claim.name, claim.holder));
+        }
+    }
+    outcomes.extend(refused.into_iter().map(|(claimant, names)| ids::CLAIMS.failed(claimant, names.join(", "))));
+    if !instances.is_empty() {
+        for it in [&ids::DESCRIPTORS, &ids::CLAIMS] {
+            let well = outcomes.iter().all(|outcome| outcome.id != it.id);
+            outcomes.extend(well.then(|| it.ok("", "")));
+        }
+    }
+    outcomes
+}
+
+fn refused_set(it: &RefusedSet, instances: &[&Instance]) -> Outcome {
+    let by = instances.iter().find(|instance| instance.id == it.instance);
+    ids::DESCRIPTORS.failed(by.map_or_else(|| it.service.clone(), |instance| name(instance)), &it.problem)
+}
+
+/// Processes of `weft up` that the registry does not list as instances.
+async fn unlisted(mesh: &Mesh) -> Vec<Outcome> {
+    let mut asked = JoinSet::new();
+    let mut outcomes = Vec::new();
+    for row in mesh.rows.iter().filter(|row| !row.service.is_empty() && row.instance_id.is_empty()) {
+        match row.state.as_str() {
+            "crashed" | "gave up" => outcomes.push(crashed(row)),
+            "starting" if row.pid != 0 => drop(asked.spawn(joining(row.clone()))),
+            _ => {} // on its way in or out
+        }
+    }
+    outcomes.extend(asked.join_all().await.into_iter().flatten());
+    outcomes
+}
+
+fn crashed(row: &Process) -> Outcome {
+    ids::CRASH.failed(&row.name, format!("{}; started again {} times", row.reason, row.restarts))
+}
+
+/// Asks the sidecar of a process that runs unlisted why.
+async fn joining(row: Process) -> Option<Outcome> {
+    let now = clock::wall().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed());
+    let age = now - row.since_s;
+    let place: Place = row.addresses.get("admin")?.parse().ok()?;
+    match ask::get(&place, "/readyz").await {
+        Err(why) => Some(ids::SIDECAR.failed(&row.name, format!("{place}: {why}"))),
+        Ok(answer) if answer.text.contains(REMOVED) => Some(ids::REVOKED.failed(&row.name, plainly(&answer.text))),
+        Ok(_) if !row.reason.is_empty() => Some(crashed(&row)),
+        Ok(answer) if age >= JOINED_AFTER => {
+            Some(ids::JOINING.failed(&row.name, format!("runs for {age} s: {}", plainly(&answer.text))))
+        }
+        Ok(_) => Some(ids::JOINING.ok(&row.name, format!("started {age} s ago"))),
+    }
+}
+
+fn plainly(text: &str) -> &str {
+    text.strip_prefix("not ready: ").unwrap_or(text)
+}
+
+/// Asks the admin server of every instance that names one.
+async fn sidecars(list: &ListResponse) -> Vec<(Instance, Sidecar, Option<i64>)> {
+    let mut asked = JoinSet::new();
+    for instance in list.services.iter().flat_map(registry::instances) {
+        let Some(place) = instance.metadata.get(metadata::ADMIN).and_then(|it| it.parse::<Place>().ok()) else {
+            continue;
+        };
+        let instance = instance.clone();
+        asked.spawn(async move {
+            let (metrics, ahead) = match ask::get(&place, "/metrics").await {
+                Ok(answer) => (Ok(answer.text), answer.ahead),
+                Err(why) => (Err(why), None),
+            };
+            (instance, Sidecar { place, metrics }, ahead)
+        });
+    }
+    asked.join_all().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report;
+
+    fn instance(status: Status) -> Instance {
+        Instance {
+            id: "01890a5d-ac96-774b-bcce-b302099a8057".into(),
+            service: "users".into(),
+            status: status.into(),
+            reason: "because".into(),
+            ..Instance::default()
+        }
+    }
+
+    #[test]
+    fn an_instance_is_judged_by_its_status() {
+        let of = |status| {
+            let outcome = judge(&instance(status));
+            (outcome.id, outcome.status, outcome.detail)
+        };
+        let because = || "because".to_owned();
+        assert_eq!(of(Status::Serving), ("WEFT0402", report::Status::Ok, String::new()));
+        assert_eq!(of(Status::NotServing), ("WEFT0402", report::Status::Failed, because()));
+        assert_eq!(of(Status::Crashed), ("WEFT0403", report::Status::Failed, because()));
+        assert_eq!(of(Status::Draining).1, report::Status::Skipped);
+    }
+
+    #[test]
+    fn an_instance_is_called_by_its_slot_or_by_its_service() {
+        let mut it = instance(Status::Serving);
+        assert_eq!(name(&it), "users/b302099a8057");
+        it.metadata.insert(metadata::SLOT.into(), "users-1".into());
+        assert_eq!(name(&it), "users-1");
+    }
+
+    #[test]
+    fn what_was_refused_is_told_by_claimant_and_by_instance() {
+        use weft_proto::weft::discovery::v1::{Claim, Full, claim::Refused, service_update::Body};
+        let mut it = instance(Status::Serving);
+        it.metadata.insert(metadata::SLOT.into(), "users-1".into());
+        let set = RefusedSet { service: "users.default".into(), instance: it.id.clone(), ..RefusedSet::default() };
+        let full = Body::Full(Full { instances: vec![it] });
+        let service = ServiceUpdate { name: "users.default".into(), body: Some(full), ..ServiceUpdate::default() };
+        let list = ListResponse { services: vec![service], ..ListResponse::default() };
+        let ids = |claims: &ClaimsResponse| -> Vec<_> {
+            offers(&list, claims).into_iter().map(|it| (it.id, it.status, it.subject)).collect()
+        };
+        let (well, failed) = (report::Status::Ok, report::Status::Failed);
+        let none = String::new();
+        assert_eq!(ids(&ClaimsResponse::default()), [("WEFT0407", well, none.clone()), ("WEFT0408", well, none)]);
+        let claim = |name: &str| Claim {
+            name: name.into(),
+            holder: "users.default".into(),
+            refused: vec![Refused { claimant: "other.default".into(), ..Refused::default() }],
+            ..Claim::default()
+        };
+        let claims = vec![claim("shop.users.v1.Users"), claim("GET /api/users/*")];
+        let refused = ids(&ClaimsResponse { claims, refused_sets: vec![set], ..ClaimsResponse::default() });
+        assert_eq!(refused, [("WEFT0407", failed, "users-1".into()), ("WEFT0408", failed, "other.default".into())]);
+    }
+}

@@ -1,0 +1,134 @@
+//! A report as a person reads it: by group, √ for what is well, ‼ for what to look at, × for what is broken, each with its cure.
+//!
+//! Lives here: the text. Does not: printing it, knowing whether there is a terminal (`weft-cli`).
+
+use std::fmt::Write;
+
+use crate::{
+    ids::Group,
+    report::{Outcome, Report, Status},
+};
+
+/// How the text looks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Look {
+    /// A line for each subject that is well, too; else one for each check.
+    pub wide: bool,
+    /// Colours, for a terminal.
+    pub colour: bool,
+}
+
+/// Returns the whole text, without a line end.
+pub fn render(report: &Report, look: Look) -> String {
+    let mut text = String::new();
+    for group in Group::ALL {
+        let outcomes: Vec<_> = report.checks.iter().filter(|it| it.group == group).collect();
+        if outcomes.is_empty() {
+            continue;
+        }
+        line(&mut text, format_args!("{}", group.title()));
+        for (place, outcome) in outcomes.iter().enumerate() {
+            let same = |it: &&&Outcome| it.id == outcome.id && it.status == outcome.status;
+            let folds = !look.wide && outcome.status == Status::Ok;
+            match folds {
+                true if outcomes[..place].iter().any(|it| same(&it)) => {}
+                true => well(&mut text, outcome, outcomes.iter().filter(same).count(), look),
+                false => one(&mut text, outcome, look),
+            }
+        }
+        text.push('\n');
+    }
+    text.push_str(&summary(report));
+    text
+}
+
+/// One line for all subjects of a check that are well.
+fn well(text: &mut String, outcome: &Outcome, subjects: usize, look: Look) {
+    if subjects == 1 {
+        return one(text, outcome, look);
+    }
+    line(text, format_args!("  {} {} ({subjects})", mark(Status::Ok, look), outcome.title));
+}
+
+fn one(text: &mut String, outcome: &Outcome, look: Look) {
+    let Outcome { id, title, status, subject, detail, cure, .. } = outcome;
+    let subject = if subject.is_empty() { String::new() } else { format!(": {subject}") };
+    let detail = if detail.is_empty() { String::new() } else { format!(" ({})", detail.replace('\n', " ")) };
+    match status {
+        Status::Ok | Status::Skipped => line(text, format_args!("  {} {title}{subject}{detail}", mark(*status, look))),
+        Status::Warning | Status::Failed => {
+            line(text, format_args!("  {} {title}{subject}", mark(*status, look)));
+            line(text, format_args!("      {id}{detail}"));
+            line(text, format_args!("      {cure}"));
+        }
+    }
+}
+
+fn mark(status: Status, look: Look) -> String {
+    let (mark, colour) = match status {
+        Status::Ok => ("√", 32),
+        Status::Warning => ("‼", 33),
+        Status::Failed => ("×", 31),
+        Status::Skipped => ("-", 2),
+    };
+    if look.colour { format!("\x1b[{colour}m{mark}\x1b[0m") } else { mark.to_owned() }
+}
+
+fn summary(report: &Report) -> String {
+    let of = |status| report.count(status);
+    let mut text = format!("{} checks passed", of(Status::Ok));
+    for (status, what) in [(Status::Warning, "to look at"), (Status::Failed, "failed"), (Status::Skipped, "skipped")] {
+        if of(status) > 0 {
+            write!(text, ", {} {what}", of(status)).expect("a String takes what is written to it");
+        }
+    }
+    if of(Status::Warning) + of(Status::Failed) > 0 {
+        text.push_str("; `weft check --explain ID` says more");
+    }
+    text
+}
+
+fn line(text: &mut String, what: std::fmt::Arguments<'_>) {
+    text.write_fmt(what).expect("a String takes what is written to it");
+    text.push('\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids;
+
+    fn report() -> Report {
+        Report::of(vec![
+            ids::REGISTRY.ok("http://127.0.0.1:7100", "2 services, 3 instances"),
+            ids::APP.ok("users-1", ""),
+            ids::APP.ok("users-2", ""),
+            ids::APP.failed("posts-1", "no answer"),
+            ids::VERSIONS.warning("gateway", "is 0.0.1"),
+            ids::PROBE.skipped("", "no gateway takes calls"),
+        ])
+    }
+
+    #[test]
+    fn what_is_well_folds_and_what_is_not_brings_its_cure() {
+        let text = render(&report(), Look::default());
+        let wanted = format!(
+            "this machine\n  ‼ one version of weft: gateway\n      WEFT0109 (is 0.0.1)\n      {}\n\n\
+             registry\n  √ answers: http://127.0.0.1:7100 (2 services, 3 instances)\n\n\
+             services\n  √ the app answers its health check (2)\n  × the app answers its health check: posts-1\n      WEFT0402 (no answer)\n      {}\n\n\
+             path\n  - a call reaches the app (no gateway takes calls)\n\n\
+             3 checks passed, 1 to look at, 1 failed, 1 skipped; `weft check --explain ID` says more",
+            ids::VERSIONS.cure,
+            ids::APP.cure
+        );
+        assert_eq!(text, wanted);
+    }
+
+    #[test]
+    fn wide_names_every_subject_and_colour_is_only_where_wanted() {
+        let wide = render(&report(), Look { wide: true, colour: false });
+        assert!(wide.contains("  √ the app answers its health check: users-2\n") && !wide.contains('\x1b'));
+        let coloured = render(&report(), Look { wide: false, colour: true });
+        assert!(coloured.contains("\x1b[31m×\x1b[0m"));
+    }
+}

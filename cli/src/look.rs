@@ -1,12 +1,13 @@
-//! `ps` and `logs`: what runs, and what it writes.
+//! `ps`, `logs` and `probe`: what runs, what it writes, whether it takes calls.
 //!
 //! Lives here: flags, what is asked of `weft up`, what a row says. Does not: formats (`output`), how a log line reads (`weft_up::text`).
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use serde::Serialize;
 use weft_proto::weft::up::v1 as pb;
 use weft_runtime::clock;
+use weft_sidecar::HealthCheck;
 use weft_up::text;
 
 use crate::output::{self, Format};
@@ -159,6 +160,24 @@ pub(crate) async fn logs(args: LogsArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Flags of `weft probe`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ProbeArgs {
+    /// Where the process listens
+    #[arg(value_name = "IP:PORT")]
+    addr: SocketAddr,
+    /// How it is asked: grpc (falls back to tcp), http:/PATH, or tcp
+    #[arg(long, value_name = "CHECK", default_value = "grpc")]
+    health: HealthCheck,
+    /// Seconds until it must have said yes
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    timeout: u64,
+}
+
+pub(crate) async fn probe(args: ProbeArgs) -> anyhow::Result<()> {
+    Ok(weft_sidecar::healthy_within(args.addr, args.health, Duration::from_secs(args.timeout)).await?)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 mod change;
 mod check;
 mod claims;
+mod inject;
 mod look;
 mod output;
 mod roles;
@@ -39,12 +40,16 @@ look
   ps        What runs, where, and how it is
   logs      What the processes write
   check     Whether the mesh is well, down to the path of a call, and what to do if not
+  probe     Asks a process once whether it takes calls; the exit code says it
 
 change
   scale     Sets the number of instances of a service
   restart   Replaces the instances of a service one by one; no call is lost
   stop      Stops a service, or the whole mesh
   claims    Which gRPC name and REST template belongs to which service; gives one to another
+
+access
+  inject    Adds the sidecar to the pods of Kubernetes manifests
 
 {options}
 
@@ -74,6 +79,9 @@ enum Command {
     /// Whether the mesh is well, down to the path of a call, and what to do if not
     #[command(after_help = CHECK)]
     Check(check::CheckArgs),
+    /// Asks a process once whether it takes calls; the exit code says it
+    #[command(after_help = PROBE)]
+    Probe(look::ProbeArgs),
     /// Sets the number of instances of a service
     #[command(after_help = SCALE)]
     Scale(change::ScaleArgs),
@@ -86,6 +94,9 @@ enum Command {
     /// Which gRPC name and REST template belongs to which service; gives one to another
     #[command(after_help = CLAIMS)]
     Claims(claims::ClaimsArgs),
+    /// Adds the sidecar to the pods of Kubernetes manifests
+    #[command(after_help = INJECT)]
+    Inject(inject::InjectArgs),
 }
 
 const UP: &str = "\
@@ -143,6 +154,21 @@ const STOP: &str = "\
 Examples:
   weft stop users            drains all its instances; `weft scale users=2` brings it back
   weft stop                  the whole mesh: gateway, services, registry";
+const PROBE: &str = "\
+Examples:
+  weft probe 127.0.0.1:50051                         grpc.health.v1 of an app
+  weft probe 127.0.0.1:8160 --health http:/readyz    the gateway's admin port: HEALTHCHECK of its container";
+const INJECT: &str = "\
+Examples:
+  weft inject -f shop.yaml -o shop.yaml
+  kustomize build . | weft inject -f - | kubectl apply -f -
+
+Annotations of a pod's template:
+  weft.dev/inject: \"false\"      no sidecar
+  weft.dev/service: users        [default: the label app.kubernetes.io/name, else the object's name]
+  weft.dev/app-port: \"50051\"    [default: the app's only containerPort]
+  weft.dev/container: app        which container the app is, when there are several
+  weft.dev/health: grpc          or tcp, or http:/PATH";
 
 const CLAIMS: &str = "\
 Examples:
@@ -167,6 +193,8 @@ fn main() -> ExitCode {
         Command::Check(args) => check::check(args),
         Command::Scale(args) => tool::run("scale", |_| change::scale(args)),
         Command::Restart(args) => tool::run("restart", |_| change::restart(args)),
+        Command::Probe(args) => tool::run("probe", |_| look::probe(args)),
+        Command::Inject(args) => tool::run("inject", |_| async move { inject::inject(&args) }),
         Command::Stop(args) => tool::run("stop", |_| change::stop(args)),
         Command::Claims(args) => tool::run("claims", |_| claims::claims(args)),
     }

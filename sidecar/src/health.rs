@@ -60,6 +60,33 @@ pub(crate) enum Health {
     },
 }
 
+/// Nobody takes calls there, or not yet.
+#[derive(Debug, thiserror::Error)]
+#[error("{addr} is not healthy: {reason}")]
+pub struct NotHealthy {
+    addr: SocketAddr,
+    reason: String,
+}
+
+/// Asks once, for people and for health commands of containers: returns when a process listens at `addr` and is healthy. While it is not,
+/// it is asked again until `limit` is over.
+///
+/// # Errors
+/// [`NotHealthy`], with what the last attempt met.
+pub async fn healthy_within(addr: SocketAddr, check: HealthCheck, limit: Duration) -> Result<(), NotHealthy> {
+    let mut monitor = Monitor::start(addr, check, Timing { timeout: limit, ..Timing::default() });
+    let mut reason = format!("no answer within {limit:?}");
+    let asking = async {
+        loop {
+            match monitor.next().await {
+                Health::Healthy => return,
+                Health::Unknown { reason: met } | Health::Unhealthy { reason: met } => reason = met,
+            }
+        }
+    };
+    timeout(limit, asking).await.map_err(|_| NotHealthy { addr, reason })
+}
+
 /// Asks one app until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Monitor {
@@ -155,8 +182,8 @@ impl Prober {
         };
         match self.grpc_on(channel).await {
             Ok(never) => match never {},
-            Err(NotHealthy::Says(reason)) => reason,
-            Err(NotHealthy::Unimplemented) => {
+            Err(Answer::Says(reason)) => reason,
+            Err(Answer::Unimplemented) => {
                 tracing::info!(
                     "the app does not implement grpc.health.v1; it counts as healthy while a connection opens"
                 );
@@ -166,7 +193,7 @@ impl Prober {
         }
     }
 
-    async fn grpc_on(&self, channel: Channel) -> Result<std::convert::Infallible, NotHealthy> {
+    async fn grpc_on(&self, channel: Channel) -> Result<std::convert::Infallible, Answer> {
         let mut client = HealthClient::new(channel.clone());
         let mut polls = interval(self.timing.interval); // the first at once
         polls.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -184,22 +211,22 @@ impl Prober {
                         Err(_) => silent += 1,
                     }
                     if silent >= SILENCE || (silent > 0 && !self.is_healthy()) {
-                        return Err(NotHealthy::Says(format!("no answer within {:?}", self.timing.timeout)));
+                        return Err(Answer::Says(format!("no answer within {:?}", self.timing.timeout)));
                     }
                 }
             }
         }
     }
 
-    fn said(&self, answer: Result<ServingStatus, Status>) -> Result<(), NotHealthy> {
+    fn said(&self, answer: Result<ServingStatus, Status>) -> Result<(), Answer> {
         match answer {
             Ok(ServingStatus::Serving) => self.healthy(),
-            Ok(ServingStatus::NotServing) => return Err(NotHealthy::Says("says that it is not serving".to_owned())),
+            Ok(ServingStatus::NotServing) => return Err(Answer::Says("says that it is not serving".to_owned())),
             // The server answers, and has no opinion of itself as a whole.
             Ok(ServingStatus::Unknown | ServingStatus::ServiceUnknown) => self.healthy(),
             Err(status) if status.code() == Code::NotFound => self.healthy(),
-            Err(status) if status.code() == Code::Unimplemented => return Err(NotHealthy::Unimplemented),
-            Err(status) => return Err(NotHealthy::Says(format!("health check failed: {}", text(&status)))),
+            Err(status) if status.code() == Code::Unimplemented => return Err(Answer::Unimplemented),
+            Err(status) => return Err(Answer::Says(format!("health check failed: {}", text(&status)))),
         }
         Ok(())
     }
@@ -236,7 +263,7 @@ fn text(status: &Status) -> String {
     if status.message().is_empty() { status.code().to_string() } else { status.message().to_owned() }
 }
 
-enum NotHealthy {
+enum Answer {
     Says(String),
     Unimplemented,
 }

@@ -4,7 +4,8 @@
 //! (`weft-traffic`), the registry's wire (`weft-discovery`), the life of a child process (`weft-supervise`).
 //!
 //! Read in this order: `sidecar` puts the parts together; `lifecycle` decides what the registry is told and when the parts leave;
-//! `door` says who comes in; `inbound` and `outbound` carry calls; `app`, `health` and `reflection` look after the app.
+//! `door` says who comes in; `inbound` and `outbound` carry calls; `app`, `health` and `reflection` look after the app; `inject` writes a
+//! sidecar into manifests.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -27,9 +28,11 @@ mod services;
 mod chain;
 mod metrics;
 
+pub mod inject;
+
 pub use args::Args;
 pub use config::{Config, HealthCheck, Source};
 pub use door::Plaintext;
-pub use health::Timing;
+pub use health::{NotHealthy, Timing, healthy_within};
 pub use lifecycle::DrainLimits;
 pub use sidecar::{Addresses, Sidecar};

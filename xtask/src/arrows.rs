@@ -64,6 +64,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "weft-cli",
         &[
             "weft-check",
+            "weft-discovery",
             "weft-gateway",
             "weft-model",
             "weft-proto",

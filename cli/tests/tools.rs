@@ -1,0 +1,64 @@
+//! `weft inject` and `weft probe` as a shell meets them: streams, files, words on stderr, exit codes.
+//!
+//! Lives here: the program's edge. Does not: what is added to a manifest, what counts as healthy (`weft-sidecar`).
+
+use std::{
+    fs,
+    io::Write,
+    net::TcpListener,
+    process::{Command, Output, Stdio},
+};
+
+const POD: &str =
+    "kind: Pod\nmetadata: { name: a }\nspec: { containers: [{ name: a, ports: [{ containerPort: 9000 }] }] }\n";
+
+fn weft(arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
+    let piped = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = piped.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+#[test]
+fn inject_reads_a_stream_writes_one_and_tells_a_person_what_it_did() {
+    let (code, out, said) = weft(&["inject", "-f", "-", "--image", "weft:test"], POD);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(out.contains("image: weft:test") && out.contains("--app=127.0.0.1:9000"), "{out}");
+    assert!(said.contains("Pod a") && said.contains("9000"), "{said}");
+    let (_, again, _) = weft(&["inject", "-f", "-", "--image", "weft:test"], &out);
+    assert_eq!(again, out);
+}
+
+#[test]
+fn inject_writes_the_file_it_has_read_only_when_all_of_it_is_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("shop.yaml");
+    let path = file.to_str().unwrap();
+    let bad = format!("{POD}---\nkind: Pod\nmetadata: {{ name: b }}\nspec: {{ containers: [{{ name: b }}] }}\n");
+    fs::write(&file, &bad).unwrap();
+    let (code, _, said) = weft(&["inject", "-f", path, "-o", path], "");
+    assert_eq!(code, Some(2), "{said}");
+    for word in [path, "Pod b", "spec.containers[0].ports", "weft.dev/app-port"] {
+        assert!(said.contains(word), "{said}");
+    }
+    assert_eq!(fs::read_to_string(&file).unwrap(), bad);
+
+    fs::write(&file, POD).unwrap();
+    assert_eq!(weft(&["inject", "-f", path, "-o", path], "").0, Some(0));
+    assert!(fs::read_to_string(&file).unwrap().contains("name: weft"));
+}
+
+#[test]
+fn probe_says_by_its_exit_code_whether_somebody_takes_calls() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap().to_string();
+    assert_eq!(weft(&["probe", &at, "--health", "tcp"], "").0, Some(0));
+    drop(listener);
+    let (code, _, said) = weft(&["probe", &at, "--health", "tcp", "--timeout", "1"], "");
+    assert_eq!(code, Some(1));
+    assert!(said.contains(&at) && said.contains("nothing listens"), "{said}");
+    assert_eq!(weft(&["probe", "here"], "").0, Some(2));
+}

@@ -2,7 +2,7 @@
 //!
 //! The other end is `weft-testkit`, the only crate that reads these variables; a test asks testkit and never the environment.
 //! Under plain `cargo test` none of them is set: testkit then looks for binaries beside the test's own, and what needs an outside
-//! tool skips.
+//! tool skips. Programs that `setup` installs need no variable: they are on the PATH.
 //!
 //! | variable | value |
 //! | --- | --- |
@@ -10,6 +10,8 @@
 //! | `WEFT_TEST_PYTHON` | a Python interpreter with grpcio, grpcio-tools, grpcio-reflection, grpcio-health-checking and prometheus_client |
 //! | `WEFT_TEST_GRPCURL` | the grpcurl program |
 //! | `WEFT_TEST_PROMTOOL` | Prometheus' promtool |
+//! | `WEFT_TEST_KUSTOMIZE` | the kustomize program |
+//! | `WEFT_TEST_KUBERNETES_VALIDATE` | the kubernetes-validate program |
 //! | `WEFT_TEST_SKIPS` | a file; a test that skips appends one line to it, in one write |
 //!
 //! A skip line is `TEST <tab> MISSING <tab> COMMAND`: the test's name, what it lacks, and the command that adds it. Places are absolute paths; a tool that could not be had is
@@ -25,6 +27,10 @@ pub(crate) const PYTHON: &str = "WEFT_TEST_PYTHON";
 pub(crate) const GRPCURL: &str = "WEFT_TEST_GRPCURL";
 /// The promtool program.
 pub(crate) const PROMTOOL: &str = "WEFT_TEST_PROMTOOL";
+/// The kustomize program.
+pub(crate) const KUSTOMIZE: &str = "WEFT_TEST_KUSTOMIZE";
+/// The kubernetes-validate program.
+pub(crate) const KUBERNETES_VALIDATE: &str = "WEFT_TEST_KUBERNETES_VALIDATE";
 /// File to which skipping tests append.
 pub(crate) const SKIPS: &str = "WEFT_TEST_SKIPS";
 

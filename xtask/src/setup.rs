@@ -46,7 +46,7 @@ const NEEDS: &[Need] = &[
     },
     Need {
         what: "promtool",
-        for_what: "tests of /metrics",
+        for_what: "tests of /metrics and of the rules for Prometheus",
         probe: &["promtool", "--version"],
         packages: &["prometheus"],
         otherwise: "take promtool from a release of Prometheus and put it into PATH",
@@ -57,6 +57,13 @@ const NEEDS: &[Need] = &[
         probe: &["sh", "-c", "ls /usr/lib/*/faketime/libfaketime.so.1"],
         packages: &["libfaketime"],
         otherwise: "install libfaketime where Debian has it",
+    },
+    Need {
+        what: "buildah",
+        for_what: "the test that runs the Dockerfile, without a daemon",
+        probe: &["buildah", "--version"],
+        packages: &["buildah"],
+        otherwise: "install buildah 1.28 or newer",
     },
     Need {
         what: "git",

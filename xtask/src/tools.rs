@@ -1,4 +1,5 @@
-//! User-level tools, pinned here and fetched into the cache when first wanted: stock gRPC peers for tests, cargo-deny for the gate.
+//! User-level tools, pinned here and fetched into the cache when first wanted: stock gRPC peers and judges of manifests for tests, cargo-deny for the
+//! gate.
 //!
 //! Lives here: versions, and how each tool is installed by the ordinary client of its registry. Does not: anything that needs root
 //! (`setup`). A tool's folder carries its version, so that two checkouts can want different ones. A tool is there if it answers:
@@ -18,6 +19,9 @@ const GRPCIO: &str = "1.85.1";
 const GRPCIO_PACKAGES: [&str; 4] = ["grpcio", "grpcio-tools", "grpcio-reflection", "grpcio-health-checking"];
 const PROMETHEUS_CLIENT: &str = "0.26.0";
 const GRPCURL: &str = "1.9.4";
+/// The newest that Go 1.24 builds.
+const KUSTOMIZE: &str = "5.8.1";
+const KUBERNETES_VALIDATE: &str = "1.37.0";
 const CARGO_DENY: &str = "0.20.2";
 
 /// Minutes for one step of an install: a registry that does not answer must not hold up the tests for ever.
@@ -49,7 +53,12 @@ pub(crate) struct ForTests {
 /// Installs what tests use, as far as this machine can.
 pub(crate) fn for_tests(env: &Env) -> ForTests {
     let mut tools = ForTests::default();
-    for (name, tool) in [(protocol::PYTHON, python(env)), (protocol::GRPCURL, grpcurl(env))] {
+    for (name, tool) in [
+        (protocol::PYTHON, python(env)),
+        (protocol::GRPCURL, grpcurl(env)),
+        (protocol::KUSTOMIZE, kustomize(env)),
+        (protocol::KUBERNETES_VALIDATE, kubernetes_validate(env)),
+    ] {
         match install(env, tool) {
             Ok(place) => tools.variables.push((name, place)),
             Err(error) => tools.absent.push(format!("{error:#}")),
@@ -104,16 +113,43 @@ fn python(env: &Env) -> Tool {
     }
 }
 
+/// Kubernetes' schemas of many versions, and a validator that refuses fields it does not know.
+fn kubernetes_validate(env: &Env) -> Tool {
+    let home = env.cache().join(format!("tools/kubernetes-validate-{KUBERNETES_VALIDATE}"));
+    let mut venv = env.command("python3");
+    venv.args(["-m", "venv"]).arg(&home);
+    let mut pip = env.command(home.join("bin/python"));
+    pip.args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]);
+    pip.arg(format!("kubernetes-validate=={KUBERNETES_VALIDATE}"));
+    Tool {
+        what: format!("kubernetes-validate {KUBERNETES_VALIDATE}"),
+        takes: "ten seconds",
+        needs: answer(env.command("python3"), &["-c", "import venv, ensurepip"]),
+        works: answer(env.command(home.join("bin/kubernetes-validate")), &["--version"]),
+        steps: vec![venv, pip],
+        home,
+    }
+}
+
 fn grpcurl(env: &Env) -> Tool {
-    let home = env.cache().join(format!("tools/grpcurl-{GRPCURL}"));
+    go(env, "grpcurl", GRPCURL, "github.com/fullstorydev/grpcurl/cmd/grpcurl", "-version")
+}
+
+fn kustomize(env: &Env) -> Tool {
+    go(env, "kustomize", KUSTOMIZE, "sigs.k8s.io/kustomize/kustomize/v5", "version")
+}
+
+/// A program of a Go module, which answers to `asked`.
+fn go(env: &Env, name: &str, version: &str, package: &str, asked: &str) -> Tool {
+    let home = env.cache().join(format!("tools/{name}-{version}"));
     let mut go = env.command("go");
-    go.arg("install").arg(format!("github.com/fullstorydev/grpcurl/cmd/grpcurl@v{GRPCURL}"));
+    go.arg("install").arg(format!("{package}@v{version}"));
     go.env("GOBIN", home.join("bin"));
     Tool {
-        what: format!("grpcurl {GRPCURL}"),
+        what: format!("{name} {version}"),
         takes: "about a minute",
         needs: answer(env.command("go"), &["version"]),
-        works: answer(env.command(home.join("bin/grpcurl")), &["-version"]),
+        works: answer(env.command(home.join("bin").join(name)), &[asked]),
         steps: vec![go],
         home,
     }

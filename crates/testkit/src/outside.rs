@@ -1,6 +1,6 @@
 //! What tests take from outside: the workspace's binaries and stock tools, and how a test that lacks one says so.
 //!
-//! Lives here: the tests' only reading of `WEFT_TEST_*`; the protocol is described in `xtask/src/protocol.rs`. Does not: installing.
+//! Lives here: the tests' only reading of `WEFT_TEST_*` and `PATH`; the protocol is described in `xtask/src/protocol.rs`. Does not: installing.
 
 use std::{fs::OpenOptions, io::Write, path::PathBuf};
 
@@ -38,12 +38,37 @@ pub fn promtool() -> Option<PathBuf> {
     variable("WEFT_TEST_PROMTOOL")
 }
 
+/// Returns the kustomize program.
+pub fn kustomize() -> Option<PathBuf> {
+    variable("WEFT_TEST_KUSTOMIZE")
+}
+
+/// Returns the kubernetes-validate program, which knows the schemas of Kubernetes.
+pub fn kubernetes_validate() -> Option<PathBuf> {
+    variable("WEFT_TEST_KUBERNETES_VALIDATE")
+}
+
+/// Returns a program of the system, from `PATH`.
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = variable("PATH").unwrap_or_default();
+    std::env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.is_file())
+}
+
 /// Returns what a test needs from the system, or says loudly that the test named skips and returns none.
 pub fn need_from_setup(found: Option<PathBuf>, test: &str, missing: &str) -> Option<PathBuf> {
     if found.is_none() {
         skip(test, missing, "cargo xtask setup");
     }
     found
+}
+
+/// Returns whether the test runs as root, or says loudly that the test named skips.
+pub fn need_root(test: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        skip(test, "root", "sudo --preserve-env=PATH,HOME cargo xtask test");
+    }
+    root
 }
 
 /// Returns what a test needs from outside, or says loudly that the test named skips and returns none.

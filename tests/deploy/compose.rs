@@ -1,0 +1,238 @@
+//! `deploy/compose.yaml`: keys that compose knows, names that exist, and every command line, port and variable held against the code.
+//!
+//! Lives here: the file and what it mounts. Does not: an engine that runs it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+use serde_json::Value;
+use weft_testkit::outside;
+
+use crate::{
+    code::{self, ADMIN_PATHS, Process},
+    docker, files,
+};
+
+/// The part of the compose specification that the file uses; any other key is a misspelling.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Compose {
+    name: String,
+    #[serde(rename = "x-weft")]
+    _weft: Value,
+    #[serde(rename = "x-service")]
+    _service: Value,
+    services: BTreeMap<String, Service>,
+    networks: BTreeMap<String, Network>,
+    volumes: BTreeMap<String, Empty>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Service {
+    image: String,
+    build: Option<Build>,
+    #[serde(default)]
+    command: Vec<String>,
+    #[serde(default)]
+    environment: BTreeMap<String, String>,
+    healthcheck: Option<Health>,
+    #[serde(default)]
+    depends_on: BTreeMap<String, Condition>,
+    #[serde(default)]
+    ports: Vec<String>,
+    #[serde(default)]
+    volumes: Vec<String>,
+    #[serde(default)]
+    networks: Value,
+    network_mode: Option<String>,
+    #[serde(default)]
+    read_only: bool,
+    #[serde(default)]
+    cap_drop: Vec<String>,
+    #[serde(default)]
+    security_opt: Vec<String>,
+    restart: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Build {
+    context: String,
+    dockerfile: String,
+    target: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Health {
+    test: Vec<String>,
+    interval: String,
+    timeout: String,
+    start_period: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Condition {
+    condition: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Network {
+    #[serde(default, rename = "internal")]
+    _internal: bool,
+    #[serde(rename = "ipam")]
+    _ipam: Option<Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Empty {}
+
+fn compose() -> Compose {
+    serde_saphyr::from_str(&files::read("deploy/compose.yaml")).unwrap_or_else(|error| panic!("{error}"))
+}
+
+impl Compose {
+    fn processes(&self) -> BTreeMap<&str, Process> {
+        let ours = self.services.iter().filter(|(_, it)| it.image == "weft");
+        let parsed = ours.map(|(name, it)| {
+            (name.as_str(), code::process(&it.command).unwrap_or_else(|why| panic!("{name}: {why}")))
+        });
+        parsed.collect()
+    }
+}
+
+#[test]
+fn a_key_that_compose_does_not_have_is_refused() {
+    let text = files::read("deploy/compose.yaml").replacen("network_mode:", "network-mode:", 1);
+    assert!(serde_saphyr::from_str::<Compose>(&text).is_err_and(|it| it.to_string().contains("network-mode")));
+}
+
+#[test]
+fn names_in_the_file_exist() {
+    let compose = compose();
+    assert_eq!(compose.name, "weft");
+    let mut built = BTreeSet::new();
+    for (name, service) in &compose.services {
+        for other in service.depends_on.keys() {
+            assert!(compose.services.contains_key(other), "{name} depends on {other}");
+            let healthy = service.depends_on[other].condition == "service_healthy";
+            assert!(healthy && compose.services[other].healthcheck.is_some(), "{other} has no health to wait for");
+        }
+        for network in networks(service) {
+            assert!(compose.networks.contains_key(&network), "{name}: there is no network {network}");
+        }
+        for volume in &service.volumes {
+            let source = volume.split(':').next().unwrap();
+            match source.strip_prefix("./") {
+                Some(file) => assert!(files::root("deploy").join(file).exists(), "{name} mounts {source}"),
+                None => assert!(compose.volumes.contains_key(source), "{name}: there is no volume {source}"),
+            }
+        }
+        if let Some(build) = &service.build {
+            assert!(files::root("deploy").join(&build.context).join(&build.dockerfile).is_file(), "{name}");
+            assert_eq!(build.target, service.image);
+            built.insert(build.target.clone());
+        }
+        if let Some(health) = &service.healthcheck {
+            assert!([&health.interval, &health.timeout, &health.start_period].iter().all(|it| it.ends_with('s')));
+        }
+        assert_eq!(service.restart, "unless-stopped", "{name}");
+    }
+    assert_eq!(built, docker::targets(), "each image is built once");
+}
+
+fn networks(service: &Service) -> Vec<String> {
+    match &service.networks {
+        Value::Object(them) => them.keys().cloned().collect(),
+        them => files::strings(them),
+    }
+}
+
+fn address(service: &Service) -> &str {
+    files::string(&service.networks["mesh"]["ipv4_address"])
+}
+
+#[test]
+fn every_command_line_port_and_health_command_is_one_of_the_code() {
+    let test = "every_command_line_port_and_health_command_is_one_of_the_code";
+    let Some(weft) = outside::need_binaries(&["weft"], test) else { return };
+    let compose = compose();
+    let processes = compose.processes();
+    for (name, process) in &processes {
+        let service = &compose.services[*name];
+        let test = &service.healthcheck.as_ref().unwrap_or_else(|| panic!("{name} has no health")).test;
+        assert_eq!(test[0], "CMD", "{name}: there is no shell");
+        code::health_command(&weft[0], &test[1..]);
+        assert!(test.contains(&format!("127.0.0.1:{}", process.admin)), "{name}: {test:?}");
+        let path = test.iter().find_map(|it| it.strip_prefix("--health=http:")).unwrap();
+        assert!(ADMIN_PATHS.contains(&path), "{name}: {path}");
+        for variable in service.environment.keys() {
+            assert!(code::reads_variable(variable), "nothing reads {variable} of {name}");
+        }
+        for port in service.ports.iter().map(|it| it.rsplit(':').next().unwrap().parse().unwrap()) {
+            assert!(process.open.contains(&port), "{name} does not open {port}");
+        }
+        for url in &process.registries {
+            let url: http::Uri = url.parse().unwrap();
+            assert!(processes[url.host().unwrap()].open.contains(&url.port_u16().unwrap()), "{name}: {url}");
+        }
+        if let Some(data) = &process.data {
+            assert!(service.volumes.iter().any(|it| it.split(':').nth(1) == Some(data)), "{name} cannot write {data}");
+        }
+    }
+}
+
+#[test]
+fn every_app_shares_the_network_of_its_sidecar_and_knows_it() {
+    let compose = compose();
+    let processes = compose.processes();
+    let mut apps = BTreeSet::new();
+    for (name, process) in processes.iter().filter(|(_, it)| it.role == "sidecar") {
+        let sidecar = &compose.services[*name];
+        let app = sidecar.network_mode.as_deref().and_then(|it| it.strip_prefix("service:")).unwrap();
+        let service = &compose.services[app];
+        let env = &service.environment;
+        for variable in env.keys() {
+            assert!(code::reads_variable(variable), "nothing reads {variable} of {app}");
+        }
+        assert_eq!(Some(&env["WEFT_SERVICE"]), process.service.as_ref());
+        assert_eq!(env["PORT"].parse().ok(), process.app);
+        assert_eq!(env["WEFT_OUTBOUND"], format!("http://127.0.0.1:{}", process.outbound.unwrap()));
+        let advertised = sidecar.command.iter().find_map(|it| it.strip_prefix("--advertise=")).unwrap();
+        assert_eq!(advertised.split(':').next().unwrap(), address(service), "{name} is not where it says it is");
+        apps.insert(service.image.clone());
+    }
+    apps.insert("weft".to_owned());
+    assert_eq!(apps, docker::targets(), "every service has its sidecar");
+}
+
+#[test]
+fn nothing_of_ours_writes_outside_of_a_volume_or_gains_rights() {
+    for (name, service) in compose().services.iter().filter(|(_, it)| docker::targets().contains(&it.image)) {
+        assert!(service.read_only, "{name}");
+        assert_eq!(service.cap_drop, ["ALL"], "{name}");
+        assert_eq!(service.security_opt, ["no-new-privileges:true"], "{name}");
+    }
+}
+
+#[test]
+fn prometheus_scrapes_the_admin_port_of_every_process() {
+    let compose = compose();
+    let mut wanted = BTreeSet::new();
+    for (name, process) in compose.processes() {
+        let mode = compose.services[name].network_mode.as_deref();
+        let host = mode.and_then(|it| it.strip_prefix("service:")).unwrap_or(name);
+        wanted.insert((format!("weft-{}", process.role), format!("{host}:{}", process.admin)));
+    }
+    let mut scraped = BTreeSet::new();
+    for job in files::list(&files::document("deploy/prometheus/prometheus.yml")["scrape_configs"]) {
+        for target in files::strings(&job["static_configs"][0]["targets"]) {
+            scraped.insert((files::string(&job["job_name"]).to_owned(), target));
+        }
+    }
+    assert_eq!(scraped, wanted);
+}

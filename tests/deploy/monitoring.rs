@@ -1,0 +1,273 @@
+//! Prometheus and Grafana: syntax by promtool, alerts by playing them, and every name against what a live mesh says of itself.
+//!
+//! Lives here: rules, scrape configurations, boards, the collector's configuration. Does not: the exposition's own grammar.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::SocketAddr,
+    path::Path,
+    process::{Command, Output},
+    time::Duration,
+};
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use weft_testkit::{
+    http::send,
+    mesh::{App, Mesh},
+    outside, wait,
+};
+
+use crate::{
+    code::ADMIN_PATHS,
+    files::{self, list, string},
+};
+
+const FOLDER: &str = "deploy/prometheus";
+
+fn promtool(promtool: &Path, arguments: &[&str], folder: &Path) {
+    let Output { status, stdout, stderr } =
+        Command::new(promtool).args(arguments).current_dir(folder).output().unwrap();
+    let said = String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned();
+    assert!(status.success(), "promtool {}: {said}", arguments.join(" "));
+}
+
+/// Every expression of rules and boards with the place it stands in.
+fn expressions() -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for rule in rules() {
+        let name = rule.get("record").or(rule.get("alert")).map(string).unwrap();
+        all.push((format!("rule {name}"), string(&rule["expr"]).to_owned()));
+    }
+    for (name, board) in boards() {
+        for panel in list(&board["panels"]) {
+            for target in list(&panel["targets"]) {
+                all.push((format!("{name}: {}", panel["title"]), string(&target["expr"]).to_owned()));
+            }
+        }
+    }
+    all
+}
+
+fn rules() -> Vec<Value> {
+    let file = files::document("deploy/prometheus/rules.yml");
+    list(&file["groups"]).iter().flat_map(|group| list(&group["rules"])).cloned().collect()
+}
+
+fn boards() -> Vec<(String, Value)> {
+    let found = files::below("deploy/grafana/boards", ".json");
+    let named = found.iter().map(|path| {
+        let board = serde_json::from_str(&fs::read_to_string(path).unwrap());
+        (
+            path.file_name().unwrap().to_string_lossy().into_owned(),
+            board.unwrap_or_else(|error| panic!("{path:?}: {error}")),
+        )
+    });
+    named.collect()
+}
+
+#[test]
+fn promtool_takes_rules_configurations_and_every_query_and_each_alert_is_played() {
+    let test = "promtool_takes_rules_configurations_and_every_query_and_each_alert_is_played";
+    let Some(tool) = outside::need_from_setup(outside::promtool(), test, "promtool") else { return };
+    let folder = files::root(FOLDER);
+    promtool(&tool, &["check", "config", "prometheus.yml"], &folder);
+    promtool(&tool, &["check", "rules", "rules.yml"], &folder);
+    promtool(&tool, &["test", "rules", "rules.test.yml"], &folder);
+    let played = files::read("deploy/prometheus/rules.test.yml");
+    for alert in rules().iter().filter_map(|rule| rule.get("alert")) {
+        assert!(played.contains(string(alert)), "no test plays {alert}");
+    }
+
+    // Debian builds promtool without Kubernetes: what is left is read without that one part.
+    let mut cluster = files::document("deploy/prometheus/kubernetes.yml");
+    let job = cluster["scrape_configs"][0].as_object_mut().unwrap();
+    assert!(job.remove("kubernetes_sd_configs").is_some());
+    cluster["rule_files"] = json!([]);
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("cluster.yml"), cluster.to_string()).unwrap();
+    promtool(&tool, &["check", "config", "cluster.yml"], dir.path());
+
+    let queries = expressions().into_iter().map(|(_, expr)| json!({ "record": "a:b", "expr": spelt_out(&expr) }));
+    let queries = queries.enumerate().map(|(at, rule)| json!({ "name": at.to_string(), "rules": [rule] }));
+    let groups = json!({ "groups": queries.collect::<Vec<_>>() });
+    fs::write(dir.path().join("queries.yml"), groups.to_string()).unwrap();
+    promtool(&tool, &["check", "rules", "queries.yml"], dir.path());
+}
+
+/// A board's query with Grafana's variables filled in.
+fn spelt_out(expr: &str) -> String {
+    let expr = expr.replace("$__rate_interval", "1m").replace("$method", ".*");
+    assert!(!expr.contains('$'), "a variable that no board has: {expr}");
+    expr
+}
+
+#[test]
+fn boards_are_told_apart_and_ask_the_source_that_is_provisioned() {
+    let source = files::document("deploy/grafana/provisioning/datasources/prometheus.yaml");
+    let uid = &source["datasources"][0]["uid"];
+    let mut seen = BTreeSet::new();
+    for (name, board) in boards() {
+        assert!(seen.insert(board["uid"].to_string()), "{name} has another board's uid");
+        for panel in list(&board["panels"]) {
+            assert_eq!(&panel["datasource"]["uid"], uid, "{name}: {}", panel["title"]);
+            assert!(!list(&panel["targets"]).is_empty(), "{name}: {}", panel["title"]);
+        }
+    }
+    let path = files::document("deploy/grafana/provisioning/dashboards/boards.yaml");
+    let below = string(&path["providers"][0]["options"]["path"]).strip_prefix("/etc/weft/").unwrap();
+    assert_eq!(files::below("deploy/grafana", ".json"), files::below(&format!("deploy/grafana/{below}"), ".json"));
+}
+
+#[test]
+fn the_collectors_pipelines_are_made_of_what_it_has() {
+    let collector = files::document("deploy/otel/collector.yaml");
+    for (name, pipeline) in collector["service"]["pipelines"].as_object().unwrap() {
+        for kind in ["receivers", "processors", "exporters"] {
+            for part in files::strings(&pipeline[kind]) {
+                assert!(collector[kind].get(&part).is_some(), "{name}: there is no {kind} {part}");
+            }
+        }
+    }
+}
+
+/// Names of metrics and of labels in a query.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Names {
+    metrics: BTreeSet<String>,
+    labels: BTreeSet<String>,
+}
+
+impl Names {
+    /// Reads PromQL by its tokens: a word is a metric unless it is followed by a parenthesis, names labels, or is one of the language's.
+    fn of(expr: &str) -> Self {
+        const LABELS_FOLLOW: [&str; 6] = ["by", "without", "on", "ignoring", "group_left", "group_right"];
+        const WORDS: [&str; 11] =
+            ["sum", "min", "max", "avg", "count", "topk", "and", "or", "unless", "bool", "offset"];
+        let mut names = Self::default();
+        let mut rest = expr;
+        while let Some(first) = rest.chars().next() {
+            let (token, after) = match first {
+                '"' => rest.split_at(rest[1..].find('"').unwrap() + 2),
+                '[' => rest.split_at(rest.find(']').unwrap() + 1),
+                '{' => rest.split_at(end_of_selector(rest)),
+                first if first.is_alphanumeric() || first == '_' => rest
+                    .split_at(rest.find(|it: char| !it.is_alphanumeric() && !"_:.".contains(it)).unwrap_or(rest.len())),
+                first => rest.split_at(first.len_utf8()),
+            };
+            rest = after.trim_start();
+            if first == '{' {
+                names.labels.extend(matched(token));
+            } else if LABELS_FOLLOW.contains(&token) {
+                let (inside, after) = rest.strip_prefix('(').and_then(|it| it.split_once(')')).unwrap();
+                names.labels.extend(inside.split(',').map(|it| it.trim().to_owned()));
+                rest = after.trim_start();
+            } else if (first.is_alphabetic() || first == '_') && !rest.starts_with('(') && !WORDS.contains(&token) {
+                names.metrics.insert(token.to_owned());
+            }
+        }
+        names
+    }
+}
+
+/// Where `{…}` ends; a value may hold braces.
+fn end_of_selector(text: &str) -> usize {
+    let mut quoted = false;
+    let end = text.find(|it: char| {
+        quoted ^= it == '"';
+        it == '}' && !quoted
+    });
+    end.unwrap() + 1
+}
+
+/// The labels that `{a="b", c!~"d"}` names.
+fn matched(selector: &str) -> impl Iterator<Item = String> {
+    let outside_of_values = selector.split('"').step_by(2);
+    let words = outside_of_values.flat_map(|it| it.split(|it: char| !it.is_alphanumeric() && it != '_'));
+    words.filter(|word| !word.is_empty()).map(str::to_owned)
+}
+
+#[test]
+fn names_in_a_query_are_found() {
+    let names = Names::of(
+        r#"histogram_quantile(0.99, sum by (le, x) (rate(a_bucket{b="c{d}", e!~"f|g"}[5m]))) > 0.5 or weft:z:p99 unless on (q) max(h)"#,
+    );
+    let set = |words: &[&str]| words.iter().map(|it| (*it).to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(names.metrics, set(&["a_bucket", "weft:z:p99", "h"]));
+    assert!(names.labels.is_superset(&set(&["le", "x", "b", "e", "q"])), "{names:?}");
+}
+
+/// Samples of an exposition: each name with the labels it comes with.
+fn samples(exposition: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut all: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+    for line in exposition.lines().filter(|line| !line.starts_with('#')) {
+        let (name, rest) = line.split_at(line.find(['{', ' ']).unwrap());
+        let labels =
+            rest.strip_prefix('{').and_then(|it| it.rsplit_once('}')).map(|(labels, _)| format!("{{{labels}}}"));
+        all.entry(name.to_owned()).or_default().extend(labels.iter().flat_map(|it| matched(it)));
+    }
+    all
+}
+
+#[tokio::test]
+async fn every_metric_and_label_of_rules_and_boards_is_in_the_live_exposition() {
+    let test = "every_metric_and_label_of_rules_and_boards_is_in_the_live_exposition";
+    let Some(mut mesh) = Mesh::start(test, &[App::Users, App::Users, App::Posts]).await else { return };
+    use_it(&mesh).await;
+    let leaving = mesh.members[0].sidecar.address("admin").await;
+    let drained = send(leaving, Method::GET, "/drain", "").await.unwrap();
+    assert_eq!(drained.status, StatusCode::OK, "{drained:?}");
+
+    let mut admin = vec![mesh.gateway.address("admin").await, mesh.registry.as_mut().unwrap().address("admin").await];
+    for member in &mut mesh.members[1..] {
+        admin.push(member.sidecar.address("admin").await);
+    }
+    let live = wait::until("the drain to be counted", Duration::from_secs(30), || async {
+        let live = exposition(&admin).await;
+        live.contains_key("weft_registry_removals_total").then_some(live)
+    })
+    .await;
+
+    // Of Prometheus itself: what it adds to each target, and what rules make.
+    let recorded: BTreeSet<String> =
+        rules().iter().filter_map(|rule| rule.get("record")).map(|it| string(it).to_owned()).collect();
+    let added = BTreeSet::from(["job", "instance", "le"].map(str::to_owned));
+    for (place, expr) in expressions() {
+        let names = Names::of(&spelt_out(&expr));
+        assert!(!names.metrics.is_empty(), "{place}: {expr}");
+        let mut labels = added.clone();
+        for name in names.metrics.iter().filter(|name| *name != "up" && !recorded.contains(*name)) {
+            labels.extend(live.get(name).unwrap_or_else(|| panic!("{place}: no process exposes {name}")).clone());
+        }
+        let unknown: Vec<_> = names.labels.difference(&labels).collect();
+        assert!(unknown.is_empty(), "{place}: no process exposes the labels {unknown:?} in {expr}");
+    }
+    for path in ADMIN_PATHS {
+        let answer = send(admin[0], Method::GET, path, "").await.unwrap();
+        assert_eq!(answer.status, StatusCode::OK, "{path}: {answer:?}");
+    }
+}
+
+/// Calls of every kind, so that what is counted by kind is counted.
+async fn use_it(mesh: &Mesh) {
+    let gateway = mesh.gateway_at();
+    let user = send(gateway, Method::POST, "/api/users", r#"{"name":"Ada","email":"ada@example.com"}"#).await.unwrap();
+    assert_eq!(user.status, StatusCode::CREATED, "{user:?}");
+    let post = json!({ "authorId": user.json()["id"], "title": "Notes" }).to_string();
+    let post = send(gateway, Method::POST, "/api/posts", &post).await.unwrap();
+    assert_eq!(post.status, StatusCode::CREATED, "{post:?}");
+    let nobody = send(gateway, Method::GET, "/api/users/nobody", "").await.unwrap();
+    assert_eq!(nobody.status, StatusCode::NOT_FOUND, "{nobody:?}");
+}
+
+async fn exposition(admin: &[SocketAddr]) -> BTreeMap<String, BTreeSet<String>> {
+    let mut all = BTreeMap::<_, BTreeSet<_>>::new();
+    for at in admin {
+        let metrics = send(*at, Method::GET, "/metrics", "").await.unwrap();
+        for (name, labels) in samples(&metrics.body) {
+            all.entry(name).or_default().extend(labels);
+        }
+    }
+    all
+}

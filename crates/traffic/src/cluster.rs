@@ -132,7 +132,7 @@ impl Cluster {
     /// The same cluster with one instance in it. None if that is no member.
     pub(crate) fn only(&self, instance: InstanceId) -> Option<Self> {
         let member = self.members.iter().find(|m| m.endpoint.instance() == Some(instance))?;
-        Some(Self { members: [member.clone()].into(), shared: self.shared.clone(), hope: Hope::None })
+        Some(Self { members: [member.clone()].into(), shared: self.shared.clone(), hope: Hope::None, parts: None })
     }
 
     /// Chooses an endpoint. None only if there is none at all.

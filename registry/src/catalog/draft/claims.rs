@@ -85,14 +85,15 @@ impl Draft<'_> {
             .any(|grpc| grpc.name == name || set.templates_of(&grpc.name).any(|template| template.claim == name))
     }
 
-    /// The name, and the templates that its holder has by it alone.
+    /// The name, and the templates that its holder has by it alone, as far as a stored set of anybody still tells them: that of a holder which
+    /// is gone may live on with another service.
     fn with_templates(&self, name: &str, holder: &ServiceName) -> Vec<String> {
         let sets = self.stored_sets_of(holder);
-        let templates = || sets.iter().flat_map(|set| &set.templates);
-        let others: HashSet<&str> = templates().filter(|it| it.service != name).map(|it| it.claim.as_str()).collect();
-        let own = templates().filter(|it| it.service == name && !others.contains(it.claim.as_str()));
-        let own: BTreeSet<&str> =
-            own.map(|it| it.claim.as_str()).filter(|claim| self.next.holds(holder, claim)).collect();
+        let others = sets.iter().flat_map(|set| &set.templates).filter(|it| it.service != name);
+        let others: HashSet<&str> = others.map(|it| it.claim.as_str()).collect();
+        let own = self.next.sets.values().flat_map(|set| &set.templates).filter(|it| it.service == name);
+        let own = own.map(|it| it.claim.as_str()).filter(|claim| !others.contains(claim));
+        let own: BTreeSet<&str> = own.filter(|claim| self.next.holds(holder, claim)).collect();
         std::iter::once(name).chain(own).map(str::to_owned).collect()
     }
 

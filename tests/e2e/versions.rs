@@ -9,23 +9,24 @@ use http::{Method, StatusCode, Uri};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
-use tonic::{Code, Request, client::Grpc, transport::Channel};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, client::Grpc, transport::Channel};
 use weft_proto::weft::model::v1::Status;
 use weft_testkit::{
     foreign,
     http::send,
-    load::{self, Call, Report},
+    load::{self, Report},
     mesh::{App, Mesh},
     wait,
 };
 
 use crate::{
     ALONE,
-    reliability::{RATE, four_reads_to_one_write},
+    reliability::{RATE, SPAN, four_reads_to_one_write},
 };
 
 const SOON: Duration = Duration::from_secs(30);
-/// Calls of the new method while versions change, over each way in.
+/// Calls of the new method while versions change, over each way in, at least.
 const CALLS: usize = 1_000;
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -49,15 +50,35 @@ fn through(outbound: SocketAddr) -> Channel {
     endpoint.origin(Uri::from_static("http://posts")).timeout(Duration::from_secs(10)).connect_lazy()
 }
 
-/// Makes calls one after another, a little apart, until there were as many as wanted; returns what failed.
-async fn counts(channel: Channel) -> Vec<tonic::Status> {
-    let mut failed = Vec::new();
-    let mut due = tokio::time::interval(Duration::from_millis(10));
-    for _ in 0..CALLS {
+/// What became of calls.
+struct Calls {
+    way: &'static str,
+    made: usize,
+    failed: Vec<String>,
+}
+
+/// Makes calls one after another, a little apart: as many as wanted, and then until `enough`.
+async fn keep_calling<F>(way: &'static str, enough: CancellationToken, mut call: impl FnMut() -> F) -> Calls
+where
+    F: Future<Output = Result<(), String>>,
+{
+    let mut calls = Calls { way, made: 0, failed: Vec::new() };
+    let mut due = tokio::time::interval(Duration::from_millis(5));
+    while calls.made < CALLS || !enough.is_cancelled() {
         due.tick().await;
-        failed.extend(count(channel.clone()).await.err());
+        calls.failed.extend(call().await.err());
+        calls.made += 1;
     }
-    failed
+    calls
+}
+
+async fn get(gateway: SocketAddr, path: &str) -> Result<(), String> {
+    let answer = send(gateway, Method::GET, path, "").await.map_err(|error| format!("{error:#}"))?;
+    if answer.status == StatusCode::OK { Ok(()) } else { Err(format!("{answer:?}")) }
+}
+
+async fn native(channel: Channel) -> Result<(), String> {
+    count(channel).await.map(drop).map_err(|status| format!("{:?}: {status}", status.code()))
 }
 
 async fn serving(mesh: &Mesh, slot: &str) {
@@ -98,24 +119,25 @@ async fn a_method_that_only_the_new_version_has_is_never_unimplemented_during_a_
     let first = mesh.add(App::PostsNext).slot.clone();
     serving(&mesh, &first).await;
     let outbound = mesh.members[0].sidecar.address("outbound").await;
-    let (native, aside) = (mesh.gateway_channel(), through(outbound));
+    let (direct, aside) = (mesh.gateway_channel(), through(outbound));
     // From the moment on at which the new version is known, which each way in learns for itself, there is no way back.
     wait::until("the new method to be known everywhere", SOON, || async {
-        let rest = send(gateway, Method::GET, "/api/posts:count", "").await.ok()?.status == StatusCode::OK;
-        (rest && count(native.clone()).await.is_ok() && count(aside.clone()).await.is_ok()).then_some(())
+        get(gateway, "/api/posts:count").await.ok()?;
+        native(direct.clone()).await.ok()?;
+        native(aside.clone()).await.ok()
     })
     .await;
 
     let path = format!("/api/posts/{}", post.json()["id"].as_str().unwrap());
-    let call = move |n: usize| {
-        let path = if n.is_multiple_of(2) { "/api/posts:count".to_owned() } else { path.clone() };
-        Call { method: Method::GET, path, body: None }
-    };
-    let mut rest: JoinSet<Report> = JoinSet::new();
-    rest.spawn(load::run(gateway, RATE, Duration::from_secs(10), call));
-    let mut direct: JoinSet<Vec<tonic::Status>> = JoinSet::new();
-    direct.spawn(counts(native));
-    direct.spawn(counts(aside));
+    let enough = CancellationToken::new();
+    let mut calls: JoinSet<Calls> = JoinSet::new();
+    calls.spawn(keep_calling("REST", enough.clone(), move || get(gateway, "/api/posts:count")));
+    calls.spawn(keep_calling("gRPC by the gateway", enough.clone(), move || native(direct.clone())));
+    calls.spawn(keep_calling("gRPC by a sidecar", enough.clone(), move || native(aside.clone())));
+    calls.spawn(keep_calling("REST, of a method that both have", enough.clone(), move || {
+        let path = path.clone();
+        async move { get(gateway, &path).await }
+    }));
 
     leave(&mut mesh, &old[0]).await;
     let second = mesh.add(App::PostsNext).slot.clone();
@@ -123,16 +145,17 @@ async fn a_method_that_only_the_new_version_has_is_never_unimplemented_during_a_
     leave(&mut mesh, &first).await; // the one new instance there was, as a second release right behind the first would have it
     let third = mesh.add(App::PostsNext).slot.clone();
     serving(&mesh, &third).await;
-    assert!(!direct.is_empty() && !rest.is_empty(), "the calls lasted longer than half of the changes");
     leave(&mut mesh, &old[1]).await;
+    enough.cancel();
 
-    let report = rest.join_next().await.unwrap().unwrap();
-    println!("two versions side by side: {report}");
-    assert!(report.failed().is_empty(), "{report}");
-    for failed in direct.join_all().await {
-        let unimplemented = failed.iter().filter(|status| status.code() == Code::Unimplemented).count();
-        println!("{CALLS} native calls of the new method: {} failed, {unimplemented} UNIMPLEMENTED", failed.len());
-        assert!(failed.is_empty(), "{failed:?}");
+    for Calls { way, made, failed } in calls.join_all().await {
+        let unimplemented = failed.iter().filter(|it| it.starts_with("Unimplemented") || it.contains("501")).count();
+        println!(
+            "two versions side by side, {way}: {made} calls, {} failed, {unimplemented} UNIMPLEMENTED",
+            failed.len()
+        );
+        assert!(failed.is_empty(), "{way}: {failed:?}");
+        assert!(made >= CALLS, "{way}: {made}");
     }
 }
 
@@ -174,14 +197,14 @@ async fn a_foreign_service_that_claims_what_users_have_is_refused_by_name_and_no
     let gateway = mesh.gateway_at();
     let call = four_reads_to_one_write(gateway).await;
     let mut load: JoinSet<Report> = JoinSet::new();
-    load.spawn(load::run(gateway, RATE, Duration::from_secs(10), call));
+    load.spawn(load::run(gateway, RATE, SPAN, call));
 
     mesh.add(App::Foreign);
     for path in ["/foreign/own/a", "/foreign/claimed/a"] {
         let what = format!("{path} to be answered by the foreign service");
         wait::until(&what, SOON, || answered_by(gateway, path, foreign::INSTANCE)).await;
     }
-    assert!(!load.is_empty(), "the foreign service came under load");
+    assert!(load.try_join_next().is_none(), "the foreign service came under load");
     let (name, template) = ("shop.users.v1.Users", "GET /api/users/*");
     let refused = |method: &str| json!([{"claimant": "foreign.default", "method": method}]);
     let whole = claim(&mesh, name).await;

@@ -2,7 +2,7 @@
 //!
 //! Lives here: the span as our code fills it, the queue's writing end. Does not: deciding what is sampled (`spans::settings` reads what the
 //! operator wants, the data path and the SDK act on it), exporting (`spans::export`), turning `tracing` spans into these (`spans::subscriber`).
-//! Invariants: offering never waits and never fails; what does not fit is dropped and counted. The reader looks every [`export::EVERY`], and
+//! Invariants: offering never waits and never fails; what does not fit is dropped and counted. The reader looks twice a second, and
 //! earlier only when the queue is half full: waking a thread for each span would cost more than the span.
 
 pub(crate) mod export;

@@ -8,8 +8,9 @@ use std::{env, fs, path::Path};
 use anyhow::Context;
 
 /// Entry files, one a package of ours. Each gets its own raw descriptor set, so that a service reflects what it offers and nothing else.
-const ROOTS: [&str; 8] = [
+const ROOTS: [&str; 9] = [
     "weft/model/v1/model.proto",
+    "weft/policy/v1/policy.proto",
     "weft/registry/v1/registry.proto",
     "weft/discovery/v1/discovery.proto",
     "weft/up/v1/up.proto",

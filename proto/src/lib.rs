@@ -6,8 +6,10 @@
 
 mod convert;
 pub mod descriptors;
+mod policy;
 
 pub use convert::{directory_entry, service_update_full};
+pub use policy::{service_policies, stored_policies};
 
 #[expect(
     missing_docs,
@@ -27,6 +29,11 @@ mod generated {
         pub mod model {
             pub mod v1 {
                 tonic::include_proto!("weft.model.v1");
+            }
+        }
+        pub mod policy {
+            pub mod v1 {
+                tonic::include_proto!("weft.policy.v1");
             }
         }
         pub mod registry {

@@ -22,7 +22,9 @@ use std::{
 
 use imbl::OrdMap;
 use tokio::sync::{mpsc, oneshot, watch};
-use weft_model::{Digest, Epoch, Instance, InstanceId, LeaseTtl, ServiceName, ServiceSnapshot, Snapshot};
+use weft_model::{
+    Digest, Epoch, Instance, InstanceId, LeaseTtl, Policy, PolicyName, ServiceName, ServiceSnapshot, Snapshot, Version,
+};
 
 pub use change::{Applied, Beat, ChangeError, Health, StreamId, Verdict, Word};
 pub use store::Error as StoreError;
@@ -40,6 +42,7 @@ use crate::{
     },
     leases::Doubt,
     metrics::CatalogMetrics,
+    policy,
     schema::DescriptorSet,
 };
 
@@ -59,6 +62,7 @@ pub struct Published {
     pub(crate) sets: OrdMap<Digest, Arc<DescriptorSet>>,
     pub(crate) claims: OrdMap<String, Claim>,
     pub(crate) refused_sets: OrdMap<InstanceId, RefusedSet>,
+    pub(crate) policies: policy::Set,
     records: OrdMap<InstanceId, Arc<Record>>,
 }
 
@@ -183,6 +187,24 @@ impl Catalog {
         self.change(Change::ReleaseClaim { name }).await
     }
 
+    /// Makes or changes policies, all or none, if the set is at the version expected.
+    pub(crate) async fn apply_policies(
+        &self,
+        policies: Vec<Policy>,
+        expected: Option<Version>,
+    ) -> Result<Applied, ChangeError> {
+        self.change(Change::ApplyPolicies { policies, expected }).await
+    }
+
+    /// Removes a policy, if the set is at the version expected.
+    pub(crate) async fn delete_policy(
+        &self,
+        name: PolicyName,
+        expected: Option<Version>,
+    ) -> Result<Applied, ChangeError> {
+        self.change(Change::DeletePolicy { name, expected }).await
+    }
+
     /// Opens a keep-alive stream.
     pub fn open_stream(&self) -> StreamId {
         StreamId(self.streams.fetch_add(1, Ordering::Relaxed) + 1)
@@ -236,6 +258,7 @@ fn published(state: &State, doubt: &Doubt) -> Published {
         sets: state.sets.clone(),
         claims: state.claims.clone(),
         refused_sets: state.refused_sets.clone(),
+        policies: state.policies.clone(),
         records: state.records.clone(),
     }
 }

@@ -29,6 +29,7 @@ use weft_proto::{
     descriptors,
     weft::{
         discovery::v1::discovery_server::DiscoveryServer,
+        policy::v1::policies_server::PoliciesServer,
         registry::v1::{identity_server::IdentityServer, registry_server::RegistryServer},
     },
 };
@@ -40,7 +41,7 @@ use crate::{
     catalog::Catalog,
     checks::Heard,
     metrics::IdentityMetrics,
-    sources, views,
+    policy, sources, views,
     views::watch::Watches,
 };
 
@@ -109,22 +110,28 @@ impl Server {
             streams: streams.clone(),
             shutdown: shutdown.clone(),
         };
-        let mut names =
-            vec![RegistryServer::<sources::grpc::Registry>::NAME, DiscoveryServer::<views::grpc::Discovery>::NAME];
+        let mut names = vec![
+            RegistryServer::<sources::grpc::Registry>::NAME,
+            DiscoveryServer::<views::grpc::Discovery>::NAME,
+            PoliciesServer::<policy::grpc::Policies>::NAME,
+        ];
         // what the registry offers, and nothing of the mesh behind it
-        let mut sets = vec![descriptors::REGISTRY, descriptors::DISCOVERY];
+        let mut sets = vec![descriptors::REGISTRY, descriptors::DISCOVERY, descriptors::POLICY];
         let mut routes = Routes::new(RegistryServer::new(registry).max_decoding_message_size(MAX_REQUEST))
             .add_service(DiscoveryServer::new(discovery));
-        let mut door = None;
+        let (mut door, mut operators) = (None, None);
         if let Some(Authority { ca, identity, metrics }) = authority {
             let trust = identity.trust().clone();
             door = Some(Door { identity, metrics: metrics.clone() });
             let service =
                 ca::grpc::Identity { ca, trust, metrics, streams: streams.clone(), shutdown: shutdown.clone() };
+            operators = Some(service.clone());
             names.push(IdentityServer::<ca::grpc::Identity>::NAME);
             sets.push(descriptors::IDENTITY);
             routes = routes.add_service(IdentityServer::new(service));
         }
+        let policies = policy::grpc::Policies { catalog: catalog.clone(), operators };
+        let routes = routes.add_service(PoliciesServer::new(policies));
         let leaving = CancellationToken::new();
         let reflection = Reflection::new(&sets, &names, leaving.clone())?;
         let routes = routes

@@ -129,6 +129,7 @@ async fn it_reflects_itself_and_tells_its_health() {
             "grpc.reflection.v1.ServerReflection",
             "grpc.reflection.v1alpha.ServerReflection",
             "weft.discovery.v1.Discovery",
+            "weft.policy.v1.Policies",
             "weft.registry.v1.Registry"
         ]
     );

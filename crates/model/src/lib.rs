@@ -10,6 +10,7 @@ mod instance;
 mod invalid;
 pub mod metadata;
 mod name;
+mod policy;
 mod service;
 
 pub use caller::Caller;
@@ -19,4 +20,7 @@ pub use instance::{
 };
 pub use invalid::Invalid;
 pub use name::{ServiceName, SpiffeId};
+pub use policy::{
+    Access, Action, Callers, MethodPattern, Namespace, PlaintextUpstream, Policy, PolicyKind, PolicyName, Rule,
+};
 pub use service::{GrpcService, Method, RefusedClaim, ServiceInfo, ServiceSnapshot, Snapshot, Version};

@@ -60,7 +60,8 @@ impl FromStr for ServiceName {
     }
 }
 
-fn is_label(text: &str) -> bool {
+/// Whether it is a DNS label: 1 to 63 of a-z, 0-9 and inner `-`.
+pub(crate) fn is_label(text: &str) -> bool {
     let bytes = text.as_bytes();
     (1..=63).contains(&bytes.len())
         && bytes.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')

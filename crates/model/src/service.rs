@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc};
 
 use imbl::OrdMap;
 
-use crate::{Digest, Instance, InstanceId, ServiceName};
+use crate::{Digest, Instance, InstanceId, Policy, ServiceName};
 
 /// Version of a snapshot. Rises across restarts of the registry: generation in the high 32 bits, counter in the low.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -78,12 +78,15 @@ pub struct ServiceSnapshot {
     pub authoritative: bool,
     /// Its facts.
     pub info: Arc<ServiceInfo>,
+    /// Its policies, ordered by name.
+    pub policies: Arc<[Arc<Policy>]>,
 }
 
 impl ServiceSnapshot {
     /// Returns a service without instances.
     pub fn empty(name: ServiceName, version: Version) -> Self {
-        Self { name, version, instances: OrdMap::new(), authoritative: true, info: Arc::default() }
+        let (instances, info, policies) = (OrdMap::new(), Arc::default(), Arc::default());
+        Self { name, version, instances, authoritative: true, info, policies }
     }
 }
 

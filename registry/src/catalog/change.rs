@@ -8,9 +8,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use weft_model::{Epoch, Instance, InstanceId, Invalid, LeaseTtl, ServiceName, Status, Version};
+use weft_model::{Epoch, Instance, InstanceId, Invalid, LeaseTtl, Policy, PolicyName, ServiceName, Status, Version};
 
-use crate::{catalog::store, schema::DescriptorSet};
+use crate::{catalog::store, policy, schema::DescriptorSet};
 
 /// On whose word a change is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +69,10 @@ pub(crate) enum Change {
     MoveClaim { name: String, to: ServiceName },
     /// Ends a claim, on an operator's word; durable.
     ReleaseClaim { name: String },
+    /// Makes or changes policies, all or none; durable.
+    ApplyPolicies { policies: Vec<Policy>, expected: Option<Version> },
+    /// Removes a policy; durable.
+    DeletePolicy { name: PolicyName, expected: Option<Version> },
     /// Drops what nobody needs any more; durable.
     Forget,
 }
@@ -86,6 +90,8 @@ impl Change {
             | Self::PutDescriptors { .. }
             | Self::MoveClaim { .. }
             | Self::ReleaseClaim { .. }
+            | Self::ApplyPolicies { .. }
+            | Self::DeletePolicy { .. }
             | Self::Forget => false,
         }
     }
@@ -102,6 +108,8 @@ pub struct Applied {
     pub service: Option<(ServiceName, Version)>,
     /// Claims that changed hands by an operator's word.
     pub claims: Vec<String>,
+    /// What became of policies, in the order asked.
+    pub(crate) policies: Vec<policy::Applied>,
 }
 
 /// Why a change was refused.
@@ -150,6 +158,17 @@ pub enum ChangeError {
         /// Who has it.
         holder: ServiceName,
     },
+    /// The policies are not as the caller last saw them.
+    #[error("the policies are at version {held}, not at {expected}: somebody changed them; look again")]
+    PoliciesMoved {
+        /// What the caller saw.
+        expected: Version,
+        /// What there is.
+        held: Version,
+    },
+    /// There is no such policy.
+    #[error("there is no policy {0}")]
+    UnknownPolicy(PolicyName),
     /// The store does not take writes now; nothing was changed.
     #[error("the store does not take writes")]
     Store(#[source] Arc<store::Error>),

@@ -14,8 +14,8 @@ use std::{
 };
 
 use weft_model::{
-    Digest, Epoch, Instance, InstanceId, Invalid, LeaseTtl, RefusedClaim, RemovalReason, ServiceName, ServiceSnapshot,
-    Status, Version,
+    Digest, Epoch, Instance, InstanceId, Invalid, LeaseTtl, Policy, PolicyName, RefusedClaim, RemovalReason,
+    ServiceName, ServiceSnapshot, Status, Version,
 };
 
 use crate::{
@@ -23,6 +23,7 @@ use crate::{
         change::{Change, ChangeError, Health, Word},
         state::{Hold, Record, State},
     },
+    policy,
     schema::DescriptorSet,
 };
 
@@ -37,12 +38,18 @@ pub(crate) struct Keys {
     pub(crate) claims: BTreeSet<String>,
     pub(crate) sets: BTreeSet<Digest>,
     pub(crate) retired: BTreeSet<Digest>,
+    pub(crate) policies: BTreeSet<PolicyName>,
 }
 
 impl Keys {
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { instances, tombstones, claims, sets, retired } = self;
-        instances.is_empty() && tombstones.is_empty() && claims.is_empty() && sets.is_empty() && retired.is_empty()
+        let Self { instances, tombstones, claims, sets, retired, policies } = self;
+        instances.is_empty()
+            && tombstones.is_empty()
+            && claims.is_empty()
+            && sets.is_empty()
+            && retired.is_empty()
+            && policies.is_empty()
     }
 }
 
@@ -100,10 +107,11 @@ pub(crate) struct Outcome {
     pub(crate) service: Option<ServiceName>,
     /// Claims that changed hands by an operator's word.
     pub(crate) claims: Vec<String>,
+    pub(crate) policies: Vec<policy::Applied>,
 }
 
 impl Outcome {
-    const NOBODY: Self = Self { epoch: Epoch(0), service: None, claims: Vec::new() };
+    const NOBODY: Self = Self { epoch: Epoch(0), service: None, claims: Vec::new(), policies: Vec::new() };
 
     fn of(instance: &Instance) -> Self {
         Self { epoch: instance.epoch, service: Some(instance.service.clone()), ..Self::NOBODY }
@@ -130,13 +138,15 @@ impl<'a> Draft<'a> {
             Change::RefuseSet { by, service, problem } => Ok(self.refuse_set(by, service, problem)),
             Change::MoveClaim { name, to } => self.move_claim(name, &to),
             Change::ReleaseClaim { name } => self.release_claim(name),
+            Change::ApplyPolicies { policies, expected } => self.apply_policies(policies, expected),
+            Change::DeletePolicy { name, expected } => self.delete_policy(&name, expected),
             Change::Forget => Ok(self.forget()),
         }
     }
 
     /// Ends the group: services whose content did change get the next version, the others keep theirs.
     pub(crate) fn finish(mut self) -> (State, Done) {
-        let version = Version(self.base.snapshot.version.0 + 1);
+        let version = self.version();
         let mut changed = self.unlisted;
         for name in std::mem::take(&mut self.touched) {
             if !self.next.snapshot.services.contains_key(&name) {
@@ -165,7 +175,7 @@ impl<'a> Draft<'a> {
                 }
             }
         }
-        if changed {
+        if changed || self.next.policies.version() != self.base.policies.version() {
             self.next.snapshot.version = version;
         }
         (self.next, self.done)
@@ -349,6 +359,32 @@ impl<'a> Draft<'a> {
         Outcome::NOBODY
     }
 
+    fn apply_policies(&mut self, policies: Vec<Policy>, expected: Option<Version>) -> Result<Outcome, ChangeError> {
+        let (set, applied) = self.next.policies.apply(&policies, expected, self.version())?;
+        for (policy, fate) in policies.into_iter().zip(&applied) {
+            if fate.outcome != policy::Outcome::Unchanged {
+                let before = self.next.policies.get(&policy.name).map(|before| before.service.clone());
+                self.policies_changed(policy.name, before.into_iter().chain([policy.service]), &set);
+            }
+        }
+        self.next.policies = set;
+        Ok(Outcome { policies: applied, ..Outcome::NOBODY })
+    }
+
+    fn delete_policy(&mut self, name: &PolicyName, expected: Option<Version>) -> Result<Outcome, ChangeError> {
+        let (set, gone) = self.next.policies.delete(name, expected, self.version())?;
+        self.policies_changed(name.clone(), [gone.service.clone()], &set);
+        self.next.policies = set;
+        Ok(Outcome::NOBODY)
+    }
+
+    fn policies_changed(&mut self, name: PolicyName, of: impl IntoIterator<Item = ServiceName>, set: &policy::Set) {
+        self.done.durable.policies.insert(name);
+        for service in of {
+            self.service(&service).policies = set.of(&service);
+        }
+    }
+
     fn record(&self, id: InstanceId) -> Result<Record, ChangeError> {
         self.next.records.get(&id).map(|r| Record::clone(r)).ok_or(ChangeError::Unknown(id))
     }
@@ -390,6 +426,11 @@ impl<'a> Draft<'a> {
         Arc::make_mut(self.next.snapshot.services.entry(name.clone()).or_insert_with(empty))
     }
 
+    /// Version that the group will have.
+    fn version(&self) -> Version {
+        Version(self.base.snapshot.version.0 + 1)
+    }
+
     fn number(&mut self) -> u64 {
         self.next.last_number += 1;
         self.next.last_number
@@ -403,7 +444,7 @@ fn fence(record: &Record, epoch: Epoch) -> Result<(), ChangeError> {
 
 /// Everything but the version.
 fn same_content(a: &ServiceSnapshot, b: &ServiceSnapshot) -> bool {
-    a.authoritative == b.authoritative && a.info == b.info && a.instances == b.instances
+    a.authoritative == b.authoritative && a.info == b.info && a.policies == b.policies && a.instances == b.instances
 }
 
 #[cfg(test)]

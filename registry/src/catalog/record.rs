@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use prost::Message;
-use weft_model::{Instance, Invalid, LeaseTtl, Status};
-use weft_proto::weft::model::v1 as pb;
+use weft_model::{Instance, Invalid, LeaseTtl, Policy, Status};
+use weft_proto::weft::{model::v1 as pb, policy::v1 as policy};
 
 use crate::{
     catalog::{
@@ -83,6 +83,15 @@ pub(super) fn decode_set(bytes: &[u8]) -> Result<DescriptorSet, Invalid> {
     let disk = DiskSet::decode(bytes).map_err(garbled)?;
     let set = crate::schema::link(disk.files).map_err(|e| Invalid::new("files", e.to_string()))?;
     Ok(DescriptorSet { age: disk.age, ..set })
+}
+
+pub(super) fn encode_policy(it: &Policy) -> Vec<u8> {
+    policy::Policy::from(it).encode_to_vec()
+}
+
+/// Strict: a registry that cannot read a policy must not serve as if it were not there.
+pub(super) fn decode_policy(bytes: &[u8]) -> Result<Policy, Invalid> {
+    policy::Policy::decode(bytes).map_err(garbled)?.try_into()
 }
 
 /// Milliseconds since 1970; wall time, because a tombstone outlives the process.

@@ -16,7 +16,7 @@ use weft_model::{
     ServiceSnapshot, Snapshot, Status, Version,
 };
 
-use crate::{catalog::change::Health, schema::DescriptorSet};
+use crate::{catalog::change::Health, policy, schema::DescriptorSet};
 
 /// Removals whose reason is remembered; a watcher further behind gets a full answer instead of a delta.
 const REMEMBERED_REMOVALS: usize = 65_536;
@@ -109,6 +109,7 @@ pub(crate) struct State {
     pub(super) emptied: OrdMap<ServiceName, SystemTime>,
     /// By the instance that offered it; kept in memory.
     pub(crate) refused_sets: OrdMap<InstanceId, RefusedSet>,
+    pub(crate) policies: policy::Set,
     pub(crate) removals: Removals,
     /// Highest number given as an epoch or as the age of a descriptor set.
     pub(super) last_number: u64,
@@ -122,6 +123,7 @@ pub(crate) struct Kept {
     pub(crate) claims: Vec<(String, Claim)>,
     pub(crate) sets: Vec<DescriptorSet>,
     pub(crate) retired: Vec<(Digest, Retired)>,
+    pub(crate) policies: policy::Set,
 }
 
 /// Why instances went, for as long as a watcher may still need to know.
@@ -150,7 +152,7 @@ impl Removals {
 impl State {
     /// Returns the state of a registry that starts as this generation with what the store kept.
     pub(crate) fn restore(generation: u32, kept: Kept) -> Self {
-        let Kept { records, tombstones, claims, sets, retired } = kept;
+        let Kept { records, tombstones, claims, sets, retired, policies } = kept;
         let first = u64::from(generation) << 32;
         let mut state = Self {
             snapshot: Snapshot { version: Version(first), ..Snapshot::default() },
@@ -161,6 +163,7 @@ impl State {
             retired: retired.into_iter().collect(),
             emptied: OrdMap::new(),
             refused_sets: OrdMap::new(),
+            policies,
             removals: Removals::default(),
             last_number: first,
         };
@@ -169,6 +172,11 @@ impl State {
             let empty = || Arc::new(ServiceSnapshot::empty(name.clone(), Version(first)));
             let service = state.snapshot.services.entry(name.clone()).or_insert_with(empty);
             Arc::make_mut(service).instances.insert(record.instance.id, record.instance.clone());
+        }
+        for name in state.policies.services() {
+            let empty = || Arc::new(ServiceSnapshot::empty(name.clone(), Version(first)));
+            let service = state.snapshot.services.entry(name.clone()).or_insert_with(empty);
+            Arc::make_mut(service).policies = state.policies.of(&name);
         }
         let names: Vec<ServiceName> = state.snapshot.services.keys().cloned().collect();
         for name in names {

@@ -13,12 +13,15 @@ use std::{
 };
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
-use weft_model::{Digest, InstanceId, Invalid, ServiceName};
+use weft_model::{Digest, InstanceId, Invalid, PolicyName, ServiceName, Version};
 
-use crate::catalog::{
-    draft::Keys,
-    record,
-    state::{Claim, Kept, Retired, State},
+use crate::{
+    catalog::{
+        draft::Keys,
+        record,
+        state::{Claim, Kept, Retired, State},
+    },
+    policy,
 };
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
@@ -30,8 +33,11 @@ const PLACED: TableDefinition<'_, &str, bool> = TableDefinition::new("placed_cla
 const SETS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("descriptor_sets");
 /// Those of `SETS` that no instance carries: since when, and whose instance was the last one; empty if there was none.
 const RETIRED: TableDefinition<'_, &[u8; 32], (u64, &str)> = TableDefinition::new("retired_sets");
+const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("policies");
 
 const GENERATION: &str = "generation";
+/// Version of the set of policies; it outlives the policies themselves.
+const POLICIES_VERSION: &str = "policies_version";
 const FORMAT: &str = "format";
 /// Shape of the tables; raised when an older registry could not read them.
 const THIS_FORMAT: u64 = 1;
@@ -119,6 +125,8 @@ pub(crate) struct Batch {
     claims: BTreeMap<String, Option<Claim>>,
     sets: BTreeMap<Digest, Option<Vec<u8>>>,
     retired: BTreeMap<Digest, Option<Retired>>,
+    policies: BTreeMap<PolicyName, Option<Vec<u8>>>,
+    policies_version: Version,
 }
 
 impl Batch {
@@ -139,6 +147,12 @@ impl Batch {
             claims: keys.claims.iter().map(|name| (name.clone(), state.claims.get(name).cloned())).collect(),
             sets: keys.sets.iter().map(|digest| (*digest, set(digest))).collect(),
             retired: keys.retired.iter().map(|digest| (*digest, state.retired.get(digest).cloned())).collect(),
+            policies: keys
+                .policies
+                .iter()
+                .map(|name| (name.clone(), state.policies.get(name).map(|it| record::encode_policy(it))))
+                .collect(),
+            policies_version: state.policies.version(),
         }
     }
 }
@@ -177,7 +191,8 @@ impl Store {
         })?;
         let store = Self { file, db: Some(Arc::new(db)) };
         let state = store.load()?;
-        let first = Batch { generation: state.generation().into(), ..Batch::default() };
+        let policies_version = state.policies.version();
+        let first = Batch { generation: state.generation().into(), policies_version, ..Batch::default() };
         store.commit(&first)?;
         Ok((store, state))
     }
@@ -225,9 +240,14 @@ impl Store {
             let service = service.transpose().map_err(|e| entry("retired_sets", &digest, e))?;
             retired.push((digest, Retired { since: record::from_millis(since), service }));
         }
+        let mut policies = Vec::with_capacity(raw.policies.len());
+        for (name, bytes) in &raw.policies {
+            policies.push(record::decode_policy(bytes).map_err(|e| entry("policies", name, e))?);
+        }
+        let policies = policy::Set::restore(policies, Version(raw.policies_version));
         let tombstones = raw.tombstones.into_iter().map(|(id, ms)| (id, record::from_millis(ms))).collect();
         let generation = u32::try_from(raw.generation + 1).expect("2^32 starts outlast the machine");
-        Ok(State::restore(generation, Kept { records, tombstones, claims, sets, retired }))
+        Ok(State::restore(generation, Kept { records, tombstones, claims, sets, retired, policies }))
     }
 }
 
@@ -241,6 +261,8 @@ struct Raw {
     placed: Vec<String>,
     sets: Vec<(Digest, Vec<u8>)>,
     retired: Vec<(Digest, u64, String)>,
+    policies: Vec<(String, Vec<u8>)>,
+    policies_version: u64,
 }
 
 /// A table that was never written counts as empty.
@@ -267,6 +289,7 @@ fn read(db: &Database) -> Result<Raw, redb::Error> {
     each(&tx, META, |key, value| match key {
         GENERATION => raw.generation = value,
         FORMAT => raw.format = value,
+        POLICIES_VERSION => raw.policies_version = value,
         _ => {}
     })?;
     each(&tx, INSTANCES, |id, bytes| raw.instances.push((InstanceId::from_bytes(*id), bytes.to_vec())))?;
@@ -275,6 +298,7 @@ fn read(db: &Database) -> Result<Raw, redb::Error> {
     each(&tx, PLACED, |name, _| raw.placed.push(name.to_owned()))?;
     each(&tx, SETS, |digest, bytes| raw.sets.push((Digest(*digest), bytes.to_vec())))?;
     each(&tx, RETIRED, |digest, (since, service)| raw.retired.push((Digest(*digest), since, service.to_owned())))?;
+    each(&tx, POLICIES, |name, bytes| raw.policies.push((name.to_owned(), bytes.to_vec())))?;
     Ok(raw)
 }
 
@@ -284,6 +308,7 @@ fn write(db: &Database, batch: &Batch) -> Result<(), redb::Error> {
         let mut meta = tx.open_table(META)?;
         meta.insert(GENERATION, batch.generation)?;
         meta.insert(FORMAT, THIS_FORMAT)?;
+        meta.insert(POLICIES_VERSION, batch.policies_version.0)?;
         let mut instances = tx.open_table(INSTANCES)?;
         for (id, value) in &batch.instances {
             match value {
@@ -324,6 +349,13 @@ fn write(db: &Database, batch: &Batch) -> Result<(), redb::Error> {
                     drop(retired.insert(&digest.0, (record::millis(it.since), service))?);
                 }
                 None => drop(retired.remove(&digest.0)?),
+            }
+        }
+        let mut policies = tx.open_table(POLICIES)?;
+        for (name, value) in &batch.policies {
+            match value {
+                Some(bytes) => drop(policies.insert(name.as_str(), bytes.as_slice())?),
+                None => drop(policies.remove(name.as_str())?),
             }
         }
     }

@@ -390,7 +390,8 @@ impl CatalogTask {
             let at = changed(&name);
             (name, at)
         });
-        Applied { version, epoch: outcome.epoch, service, claims: outcome.claims }
+        let Outcome { epoch, claims, policies, .. } = outcome;
+        Applied { version, epoch, service, claims, policies }
     }
 
     fn count(&self, change: &LeaseChange) {

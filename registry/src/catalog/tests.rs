@@ -281,6 +281,43 @@ async fn an_operators_word_on_a_claim_survives_a_power_cut() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn policies_and_their_versions_survive_and_rise() {
+    let disk = Disk::default();
+    let first = start(&disk);
+    let policy = |name: &str| Policy {
+        name: name.parse().unwrap(),
+        service: "users".parse().unwrap(),
+        version: Version(0),
+        kind: weft_model::PolicyKind::Access(weft_model::Access::CLOSED),
+    };
+    first.catalog.apply_policies(vec![policy("a"), policy("b")], None).await.unwrap();
+    first.catalog.delete_policy("b".parse().unwrap(), None).await.unwrap();
+    let before = first.catalog.published().policies.clone();
+
+    let second = start(&disk.after_power_cut());
+    let after = second.catalog.published().policies.clone();
+    assert_eq!(after.version(), before.version(), "the set is at the version it was");
+    assert_eq!(after.all().collect::<Vec<_>>(), before.all().collect::<Vec<_>>());
+    let users = second.catalog.published().service(&"users".parse().unwrap());
+    assert_eq!(users.policies.len(), 1, "a service is told of its policies before any instance of it is back");
+    let applied = second.catalog.apply_policies(vec![policy("c")], Some(after.version())).await.unwrap();
+    assert!(applied.version > before.version());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_cannot_be_stored_is_not_in_force() {
+    let disk = Disk::default();
+    let running = start(&disk);
+    disk.broken.store(true, Ordering::SeqCst);
+    let (service, name) = ("users".parse().unwrap(), "a".parse().unwrap());
+    let kind = weft_model::PolicyKind::Access(weft_model::Access::CLOSED);
+    let policy = Policy { name, service, version: Version(0), kind };
+    let refused = running.catalog.apply_policies(vec![policy], None).await.unwrap_err();
+    assert!(matches!(refused, ChangeError::Store(_)), "{refused}");
+    assert_eq!(running.catalog.published().policies.all().count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_crash_between_commit_and_answer_leaves_the_whole_change() {
     let disk = Disk::default();
     let (store, state) = Store::open_backend(disk.clone()).unwrap();

@@ -16,6 +16,7 @@ use weft_proto::weft::{
         discovery_client::DiscoveryClient, removed::Reason, service_update::Body,
     },
     model::v1::{Check, Endpoint, Instance, Status as Health, Transport, transport},
+    policy::v1::policies_client::PoliciesClient,
     registry::v1::{
         self as registry, Beat, DeregisterRequest, DrainRequest, KeepAliveRequest, KeepAliveResponse, Lease,
         MissingDescriptorsRequest, PutDescriptorsRequest, RegisterRequest, SetStatusRequest,
@@ -31,6 +32,7 @@ use crate::checks::Checks;
 struct World {
     registry: RegistryClient<Channel>,
     discovery: DiscoveryClient<Channel>,
+    policies: PoliciesClient<Channel>,
     catalog: Catalog,
     watches: Watches,
     metrics: Metrics,
@@ -67,7 +69,8 @@ impl World {
         let channel = endpoint.connect_with_connector(connector).await.unwrap();
         Self {
             registry: RegistryClient::new(channel.clone()),
-            discovery: DiscoveryClient::new(channel),
+            discovery: DiscoveryClient::new(channel.clone()),
+            policies: PoliciesClient::new(channel),
             catalog,
             watches,
             metrics,
@@ -243,5 +246,6 @@ fn delta(update: &discovery::ServiceUpdate) -> (Upserted<'_>, Gone<'_>) {
 mod drains;
 mod fields;
 mod leases;
+mod policies;
 mod schemas;
 mod watches;

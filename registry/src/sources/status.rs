@@ -21,11 +21,13 @@ pub(crate) fn invalid(error: &Invalid) -> Status {
 pub(crate) fn change(error: &ChangeError) -> Status {
     match error {
         ChangeError::Invalid(error) => invalid(error),
-        ChangeError::Unknown(_) | ChangeError::Unclaimed(_) => Status::not_found(error.to_string()),
+        ChangeError::Unknown(_) | ChangeError::Unclaimed(_) | ChangeError::UnknownPolicy(_) => {
+            Status::not_found(error.to_string())
+        }
         ChangeError::Fenced { .. } | ChangeError::Revoked { .. } | ChangeError::Declared { .. } => {
             Status::failed_precondition(error.to_string())
         }
-        ChangeError::Held { .. } => Status::aborted(error.to_string()),
+        ChangeError::Held { .. } | ChangeError::PoliciesMoved { .. } => Status::aborted(error.to_string()),
         ChangeError::Store(source) => {
             let cause = source.source().map(|s| format!(": {s}")).unwrap_or_default();
             Status::unavailable(format!("{error}: {source}{cause}"))
@@ -58,7 +60,7 @@ pub(crate) fn digest(bytes: &[u8], field: &str) -> Result<Digest, Status> {
 mod tests {
     use std::{sync::Arc, time::SystemTime};
 
-    use weft_model::{Epoch, InstanceId};
+    use weft_model::{Epoch, InstanceId, Version};
 
     use super::*;
     use crate::catalog::StoreError;
@@ -75,6 +77,8 @@ mod tests {
             (ChangeError::Revoked { id, until: SystemTime::UNIX_EPOCH }, Code::FailedPrecondition),
             (ChangeError::Held { address: "127.0.0.1:1".parse().unwrap(), holder: id, silence: None }, Code::Aborted),
             (ChangeError::Store(Arc::new(StoreError::InUse { file: "f".into() })), Code::Unavailable),
+            (ChangeError::UnknownPolicy("a".parse().unwrap()), Code::NotFound),
+            (ChangeError::PoliciesMoved { expected: Version(1), held: Version(2) }, Code::Aborted),
             (ChangeError::Closed, Code::Unavailable),
         ];
         for (error, code) in table {

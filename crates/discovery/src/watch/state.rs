@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use weft_model::{Instance, InstanceId, ServiceInfo, ServiceName, ServiceSnapshot, Snapshot, Version};
+use weft_model::{Instance, InstanceId, Policy, ServiceInfo, ServiceName, ServiceSnapshot, Snapshot, Version};
 use weft_proto::weft::discovery::v1 as pb;
 
 use super::Topic;
@@ -210,6 +210,7 @@ impl State {
         let known = before.map(|said| &said.service).or_else(|| self.published.services.get(&name));
         let mut instances = OrdMap::new();
         let mut info = known.map(|known| known.info.clone()).unwrap_or_default();
+        let mut policies = known.map(|known| known.policies.clone()).unwrap_or_default();
         match update.body {
             Some(pb::service_update::Body::Full(full)) => insert_all(&mut instances, full.instances, known),
             Some(pb::service_update::Body::Delta(delta)) => {
@@ -235,15 +236,22 @@ impl State {
                 }
             }
         }
+        if let Some(said) = update.policies {
+            let said = policies_said(&name, said);
+            if *said != *policies {
+                policies = said;
+            }
+        }
         let authoritative = update.authoritative;
         let unchanged = known.filter(|known| {
             known.authoritative == authoritative
                 && Arc::ptr_eq(&known.info, &info)
+                && Arc::ptr_eq(&known.policies, &policies)
                 && same(&known.instances, &instances)
         });
         let service = match unchanged {
             Some(known) => known.clone(),
-            None => Arc::new(ServiceSnapshot { name, version, instances, authoritative, info }),
+            None => Arc::new(ServiceSnapshot { name, version, instances, authoritative, info, policies }),
         };
         Ok(Said { at: version, service })
     }
@@ -313,14 +321,24 @@ fn covers(topics: &BTreeSet<Topic>, name: &ServiceName) -> bool {
 fn keep_last_good(said: &Arc<ServiceSnapshot>, last: Option<&Arc<ServiceSnapshot>>) -> Arc<ServiceSnapshot> {
     match last {
         Some(last) if !said.authoritative && said.instances.is_empty() && !last.instances.is_empty() => {
-            if !last.authoritative && last.info == said.info {
+            // A registry that lost its store does not know of policies either: rules outlive it as instances do.
+            let policies = if said.policies.is_empty() { &last.policies } else { &said.policies };
+            if !last.authoritative && last.info == said.info && last.policies == *policies {
                 return last.clone();
             }
-            let instances = last.instances.clone();
-            Arc::new(ServiceSnapshot { instances, ..ServiceSnapshot::clone(said) })
+            let (instances, policies) = (last.instances.clone(), policies.clone());
+            Arc::new(ServiceSnapshot { instances, policies, ..ServiceSnapshot::clone(said) })
         }
         Some(_) | None => said.clone(),
     }
+}
+
+fn policies_said(service: &ServiceName, said: pb::ServicePolicies) -> Arc<[Arc<Policy>]> {
+    let (policies, problems) = weft_proto::stored_policies(service, said);
+    for problem in problems {
+        tracing::warn!(%service, %problem, "a policy cannot be read here; the strictest of its kind stands in for it");
+    }
+    policies.into_iter().map(Arc::new).collect()
 }
 
 /// Adds what is valid. An instance of a kind we cannot read (a newer protocol) is one we cannot call, so it is left out.

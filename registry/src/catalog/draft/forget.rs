@@ -128,7 +128,9 @@ impl Draft<'_> {
 
     fn forget_services(&mut self) {
         let holders: BTreeSet<&ServiceName> = self.next.claims.values().map(|claim| &claim.holder).collect();
-        let idle = |name: &ServiceName| self.next.population(name) == 0 && !holders.contains(name);
+        let ruled = self.next.policies.services(); // whoever watches for them would not be told again
+        let bound = |name: &ServiceName| holders.contains(name) || ruled.contains(name);
+        let idle = |name: &ServiceName| self.next.population(name) == 0 && !bound(name);
         let idle: BTreeSet<ServiceName> =
             self.next.snapshot.services.keys().filter(|name| idle(name)).cloned().collect();
         let back: Vec<ServiceName> = self.next.emptied.keys().filter(|name| !idle.contains(*name)).cloned().collect();

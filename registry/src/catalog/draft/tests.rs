@@ -101,6 +101,7 @@ fn restarted(state: &State) -> State {
         claims: state.claims.iter().map(|(name, claim)| (name.clone(), claim.clone())).collect(),
         sets: state.sets.values().map(|it| DescriptorSet::clone(it)).collect(),
         retired: state.retired.iter().map(|(digest, it)| (*digest, it.clone())).collect(),
+        policies: state.policies.clone(),
     };
     State::restore(state.generation() + 1, kept)
 }

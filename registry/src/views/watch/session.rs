@@ -8,7 +8,7 @@ use std::{collections::HashMap, sync::Arc};
 use imbl::ordmap::DiffItem;
 use weft_model::{ServiceName, ServiceSnapshot, Version};
 use weft_proto::{
-    directory_entry, service_update_full,
+    directory_entry, service_policies, service_update_full,
     weft::discovery::v1::{Delta, Directory, Removed, ServiceUpdate, WatchResponse, removed, service_update::Body},
 };
 
@@ -52,7 +52,10 @@ impl Session {
 /// Whether the reader would see a difference; the version alone is none.
 fn changed(before: &Arc<ServiceSnapshot>, now: &Arc<ServiceSnapshot>) -> bool {
     !Arc::ptr_eq(before, now)
-        && (before.authoritative != now.authoritative || before.info != now.info || before.instances != now.instances)
+        && (before.authoritative != now.authoritative
+            || before.info != now.info
+            || before.policies != now.policies
+            || before.instances != now.instances)
 }
 
 fn update(base: Version, before: &ServiceSnapshot, now: &ServiceSnapshot, published: &Published) -> ServiceUpdate {
@@ -63,6 +66,7 @@ fn update(base: Version, before: &ServiceSnapshot, now: &ServiceSnapshot, publis
         body: Some(Body::Delta(delta)),
         authoritative: now.authoritative,
         info: (before.info != now.info).then(|| now.info.as_ref().into()),
+        policies: (before.policies != now.policies).then(|| service_policies(&now.policies)),
     }
 }
 

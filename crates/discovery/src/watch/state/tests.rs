@@ -80,6 +80,67 @@ fn seen(state: &State, service: &str) -> Vec<u32> {
     ports.map(|instance| u32::from(instance.endpoint.address.port()) - 1_000).collect()
 }
 
+/// The update with these policies, each refusing everybody.
+fn ruled(update: pb::ServiceUpdate, names: &[&str]) -> pb::ServiceUpdate {
+    let policy = |name: &&str| weft_proto::weft::policy::v1::Policy {
+        name: (*name).into(),
+        service: update.name.clone(),
+        version: 1,
+        kind: Some(weft_proto::weft::policy::v1::policy::Kind::Access(Default::default())),
+    };
+    let policies = Some(pb::ServicePolicies { policies: names.iter().map(policy).collect() });
+    pb::ServiceUpdate { policies, ..update }
+}
+
+fn rules(state: &State, service: &str) -> Vec<String> {
+    let service = state.snapshot().services.get(&name(service));
+    service.into_iter().flat_map(|it| it.policies.iter()).map(|it| it.name.to_string()).collect()
+}
+
+#[test]
+fn policies_stay_until_a_registry_says_otherwise() {
+    let mut state = watching_all();
+    publish(&mut state, message(5, [ruled(full("users", &[instance("users", 1, 1)]), &["a", "b"])]));
+    publish(&mut state, message(6, [delta("users", 5, &[instance("users", 2, 1)], &[])]));
+    assert_eq!(rules(&state, "users"), ["a", "b"]);
+    let kept = state.snapshot().services[&name("users")].policies.clone();
+    state.stream_opened();
+    publish(&mut state, message(7, [ruled(full("users", &[instance("users", 1, 1)]), &["a", "b"])]));
+    assert!(
+        Arc::ptr_eq(&kept, &state.snapshot().services[&name("users")].policies),
+        "told again, the same are the same"
+    );
+    state.stream_opened();
+    publish(&mut state, message(8, [full("users", &[instance("users", 1, 1)])]));
+    assert_eq!(rules(&state, "users"), ["a", "b"], "a registry that knows of no policies says nothing about them");
+    publish(&mut state, message(9, [ruled(delta("users", 8, &[], &[]), &["b"])]));
+    assert_eq!(rules(&state, "users"), ["b"]);
+    publish(&mut state, message(10, [ruled(delta("users", 9, &[], &[]), &[])]));
+    assert_eq!(rules(&state, "users"), [""; 0]);
+}
+
+#[test]
+fn a_registry_that_lost_its_store_takes_no_policies_away_while_it_is_not_sure() {
+    let mut state = watching_all();
+    publish(&mut state, message(5, [ruled(full("users", &[instance("users", 1, 1)]), &["a"])]));
+    state.stream_opened();
+    publish(&mut state, message(6, [doubtful(ruled(full("users", &[]), &[]))]));
+    assert_eq!((rules(&state, "users"), seen(&state, "users")), (vec!["a".to_owned()], vec![1]));
+    publish(&mut state, message(7, [ruled(full("users", &[]), &[])]));
+    assert_eq!(rules(&state, "users"), [""; 0]);
+}
+
+#[test]
+fn policies_are_remembered_across_a_restart_without_a_registry() {
+    let mut first = watching_all();
+    publish(&mut first, message(5, [ruled(full("users", &[instance("users", 1, 1)]), &["a"])]));
+    let mut second = State::default();
+    second.remember(first.last_good()).unwrap();
+    let _ = second.set_topics([Topic::Service(name("users"))].into());
+    assert_eq!(second.fall_back(), Change::Published);
+    assert_eq!(rules(&second, "users"), ["a"]);
+}
+
 #[test]
 fn deltas_apply_to_the_message_that_last_carried_the_service() {
     let mut state = watching_all();

@@ -144,7 +144,10 @@ impl Gateway {
 
     fn follow(&self, urls: &RegistryUrls) -> Feed {
         let registries = match &self.config.identity {
-            Some(identity) => Registries::secured(urls, identity),
+            Some(identity) => {
+                self.worlds.have_identity();
+                Registries::secured(urls, identity)
+            }
             None => Registries::new(urls),
         };
         let watcher = format!("gateway/{}:{}", self.local_addr(), std::process::id());

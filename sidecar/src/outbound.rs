@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use weft_discovery::{Subscriptions, Topic, Watch};
-use weft_model::Version;
+use weft_model::{ServiceName, Version};
 use weft_traffic::{Body, CallOptions, Interests, Outbound, Reset, Worlds};
 
 /// A subscription goes when no call used it for this long.
@@ -28,7 +28,7 @@ pub(crate) async fn call(outbound: Outbound, request: Request<Incoming>) -> Resu
 }
 
 /// Waits until something of the mesh is known, at most 5 s. The app may start faster than the registry answers: its first connections wait
-/// in the kernel for this, and the path of a call has nothing to check.
+/// in the kernel for this, and the path of a call has nothing to check. So do those of its callers: by then its access rules are known.
 pub(crate) async fn first_world(worlds: Worlds) {
     let mut changes = worlds.changes();
     if worlds.load().version() > Version::default() {
@@ -47,11 +47,13 @@ pub(crate) async fn follow(mut watch: Watch, worlds: Worlds) {
     }
 }
 
-/// Subscribes what calls ask for and drops what they do not use any more, until `shutdown`.
+/// Subscribes what calls ask for and drops what they do not use any more, until `shutdown`. The app's own service stays: its policies guard
+/// the inbound.
 pub(crate) async fn subscribe(
     mut interests: Interests,
     subscriptions: Subscriptions,
     worlds: Worlds,
+    own: ServiceName,
     shutdown: CancellationToken,
 ) {
     let mut looks = interval(LOOK);
@@ -63,7 +65,7 @@ pub(crate) async fn subscribe(
                 None => return,
             },
             _ = looks.tick() => {
-                for service in worlds.unused_for(IDLE) {
+                for service in worlds.unused_for(IDLE).into_iter().filter(|it| *it != own) {
                     tracing::debug!(%service, "no call for a while; the subscription goes");
                     subscriptions.unsubscribe(&Topic::Service(service));
                 }

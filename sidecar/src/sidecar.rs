@@ -17,7 +17,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use weft_discovery::{LeaseTask, Leases, Registries, RegistryUrls, Topic, Watch, WatchConfig, WatchTask};
 use weft_model::{
-    Endpoint, Epoch, Instance, InstanceId, LeaseTtl, Locality, Protocol, Status, Transport, Weight, metadata,
+    Endpoint, Epoch, Instance, InstanceId, LeaseTtl, Locality, Protocol, ServiceName, Status, Transport, Weight,
+    metadata,
 };
 use weft_runtime::admin::{Admin, Readiness};
 use weft_runtime::threads::{Connection, DataThreads};
@@ -110,8 +111,14 @@ impl Sidecar {
         let child = app::child(&config, context.env(), &told).context("starting the thread that runs the app")?;
         let traffic = context.metrics().register(|registry| weft_traffic::Metrics::register(registry, "sidecar"));
         let (worlds, interests) = Worlds::new(traffic.clone());
+        if config.identity.is_some() {
+            worlds.have_identity();
+        }
         let source = match &config.source {
-            Source::Registry(urls) => Joined::Registry(Box::new(Control::new(urls, &config, data.as_deref()))),
+            Source::Registry(urls) => {
+                worlds.guard(config.service.clone());
+                Joined::Registry(Box::new(Control::new(urls, &config, data.as_deref())))
+            }
             Source::Services(path) => {
                 Joined::Services(Services::load(path.clone(), &worlds).map_err(|error| Usage::new(error.to_string()))?)
             }
@@ -167,16 +174,18 @@ impl Sidecar {
         let hook = drain_hook(shutdown.clone(), drain_told);
         let admin = Admin::new(self.context.metrics().clone(), readiness.clone()).drain(hook);
         parts.spawn(admin.run(self.admin, until_the_end.clone()));
-        parts.spawn(inside.clone().accept(self.inbound, accepted.clone()));
-        let (side, listener, world) = (outside.clone(), self.outbound, self.worlds.clone());
         let knows_at_once = matches!(self.source, Joined::Services(_));
-        parts.spawn(async move {
-            if !knows_at_once {
-                side.unless_leaving(outbound::first_world(world)).await;
-            }
-            side.accept(listener, accepted).await;
-        });
-        run_source(&mut parts, self.source, self.interests, self.worlds, &stop);
+        for (side, listener) in [(inside.clone(), self.inbound), (outside.clone(), self.outbound)] {
+            let (world, accepted) = (self.worlds.clone(), accepted.clone());
+            parts.spawn(async move {
+                if !knows_at_once {
+                    side.unless_leaving(outbound::first_world(world)).await;
+                }
+                side.accept(listener, accepted).await;
+            });
+        }
+        drop(accepted);
+        run_source(&mut parts, self.source, self.config.service, self.interests, self.worlds, &stop);
         let lifecycle = Lifecycle::new(Parts {
             app: self.config.app,
             child: self.child,
@@ -304,7 +313,7 @@ impl Control {
             registries.clone(),
             WatchConfig {
                 watcher: format!("sidecar/{place}:{}", std::process::id()),
-                topics: vec![Topic::Directory],
+                topics: vec![Topic::Directory, Topic::Service(config.service.clone())], // the latter for its policies
                 last_good: data.map(|data| data.join(format!(".weft-{place}.last-good"))),
             },
         );
@@ -313,7 +322,14 @@ impl Control {
 }
 
 /// Starts what keeps the world up to date.
-fn run_source(parts: &mut JoinSet<()>, source: Joined, interests: Interests, worlds: Worlds, stop: &CancellationToken) {
+fn run_source(
+    parts: &mut JoinSet<()>,
+    source: Joined,
+    own: ServiceName,
+    interests: Interests,
+    worlds: Worlds,
+    stop: &CancellationToken,
+) {
     match source {
         Joined::Registry(control) => {
             let Control { lease_task, watch, watch_task, .. } = *control;
@@ -321,7 +337,7 @@ fn run_source(parts: &mut JoinSet<()>, source: Joined, interests: Interests, wor
             parts.spawn(lease_task.run(stop.clone()));
             parts.spawn(watch_task.run(stop.clone()));
             parts.spawn(outbound::follow(watch, worlds.clone()));
-            parts.spawn(outbound::subscribe(interests, subscriptions, worlds, stop.clone()));
+            parts.spawn(outbound::subscribe(interests, subscriptions, worlds, own, stop.clone()));
         }
         Joined::Services(services) => {
             parts.spawn(services.run(worlds, stop.clone()));

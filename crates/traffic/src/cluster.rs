@@ -13,6 +13,7 @@ use rand::Rng;
 use weft_model::{self as model, InstanceId, ServiceName};
 
 use crate::{
+    Error,
     breaker::Others,
     budget::Budget,
     endpoint::{Endpoint, EndpointId},
@@ -48,6 +49,8 @@ pub(crate) enum Hope {
     SomeoneMayCome,
     /// The registry says that there is none.
     None,
+    /// There are some, and this process may not go there: they speak plaintext.
+    PlaintextOnly,
 }
 
 /// An endpoint and its share.
@@ -122,6 +125,15 @@ impl Cluster {
     /// The service.
     pub fn name(&self) -> &ServiceName {
         &self.shared.name
+    }
+
+    /// What a call to it is told while it has no endpoints.
+    pub(crate) fn nobody(&self) -> Error {
+        let service = self.name().clone();
+        match self.hope {
+            Hope::SomeoneMayCome | Hope::None => Error::NoEndpoint { service },
+            Hope::PlaintextOnly => Error::PlaintextOnly { service },
+        }
     }
 
     /// Endpoints that take calls.

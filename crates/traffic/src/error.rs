@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::{HeaderValue, Response, StatusCode, header};
 use weft_model::ServiceName;
 
-use crate::{Body, Code, pool::ConnectError};
+use crate::{Body, Code, Denied, pool::ConnectError};
 
 /// Where a failure began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +52,21 @@ pub enum Error {
     #[error("no endpoint of {service} takes calls")]
     NoEndpoint {
         /// Service asked for.
+        service: ServiceName,
+    },
+    /// The service is known, but its endpoints speak plaintext only, and this process, which has an identity, may not go there.
+    #[error("{service} has plaintext endpoints only, and no policy of it says plaintext_upstream = allow")]
+    PlaintextOnly {
+        /// Service asked for.
+        service: ServiceName,
+    },
+    /// An access policy of the guarded service refuses the call.
+    #[error("{0}")]
+    Denied(Box<Denied>),
+    /// Which access policies the guarded service has is not known yet.
+    #[error("the access rules of {service} are not known yet")]
+    RulesUnknown {
+        /// The guarded service.
         service: ServiceName,
     },
     /// `grpc-timeout` is malformed.
@@ -105,10 +120,13 @@ impl Error {
     /// Where the failure began.
     pub fn origin(&self) -> Origin {
         match self {
-            Self::NoRoute { .. } | Self::Timeout { .. } | Self::ClientLeft => Origin::Downstream,
-            Self::UnknownService { .. } | Self::NoEndpoint { .. } | Self::Deadline | Self::Overloaded { .. } => {
-                Origin::Local
-            }
+            Self::NoRoute { .. } | Self::Timeout { .. } | Self::ClientLeft | Self::Denied(_) => Origin::Downstream,
+            Self::UnknownService { .. }
+            | Self::NoEndpoint { .. }
+            | Self::PlaintextOnly { .. }
+            | Self::RulesUnknown { .. }
+            | Self::Deadline
+            | Self::Overloaded { .. } => Origin::Local,
             Self::Connect { .. } | Self::Refused { .. } | Self::Broken { .. } => Origin::Upstream,
         }
     }
@@ -120,10 +138,14 @@ impl Error {
             | Self::Timeout { .. }
             | Self::Deadline
             | Self::ClientLeft
+            | Self::PlaintextOnly { .. }
+            | Self::Denied(_)
             | Self::Overloaded { .. } => Retry::Never,
-            Self::UnknownService { .. } | Self::NoEndpoint { .. } | Self::Connect { .. } | Self::Refused { .. } => {
-                Retry::Safe
-            }
+            Self::UnknownService { .. }
+            | Self::NoEndpoint { .. }
+            | Self::RulesUnknown { .. }
+            | Self::Connect { .. }
+            | Self::Refused { .. } => Retry::Safe,
             Self::Broken { .. } => Retry::OnlyIfNotSent,
         }
     }
@@ -136,9 +158,13 @@ impl Error {
             Self::Deadline => Code::DeadlineExceeded,
             Self::ClientLeft => Code::Cancelled,
             Self::Overloaded { .. } => Code::ResourceExhausted,
-            Self::UnknownService { .. } | Self::NoEndpoint { .. } | Self::Connect { .. } | Self::Refused { .. } => {
-                Code::Unavailable
-            }
+            Self::Denied(_) => Code::PermissionDenied,
+            Self::UnknownService { .. }
+            | Self::NoEndpoint { .. }
+            | Self::PlaintextOnly { .. }
+            | Self::RulesUnknown { .. }
+            | Self::Connect { .. }
+            | Self::Refused { .. } => Code::Unavailable,
             Self::Broken { source, .. } => code_of_break(source),
         }
     }
@@ -217,10 +243,21 @@ mod tests {
     fn each_failure_has_its_origin_retry_and_status() {
         let service: ServiceName = "users".parse().unwrap();
         let connect = || Arc::new(ConnectError::Timeout);
+        let denied = Box::new(Denied {
+            policy: "p".parse().unwrap(),
+            rule: "r".parse().unwrap(),
+            caller: weft_model::Caller::Anonymous,
+            method: "a.B/C".into(),
+        });
+        let plaintext = Error::PlaintextOnly { service: service.clone() };
+        let unknown = Error::RulesUnknown { service: service.clone() };
         let cases = [
             (Error::NoRoute { path: "/a.B/C".into() }, Origin::Downstream, Retry::Never, Code::Unimplemented, 501),
             (Error::UnknownService { name: "x".into() }, Origin::Local, Retry::Safe, Code::Unavailable, 503),
             (Error::NoEndpoint { service: service.clone() }, Origin::Local, Retry::Safe, Code::Unavailable, 503),
+            (plaintext, Origin::Local, Retry::Never, Code::Unavailable, 503),
+            (Error::Denied(denied), Origin::Downstream, Retry::Never, Code::PermissionDenied, 403),
+            (unknown, Origin::Local, Retry::Safe, Code::Unavailable, 503),
             (Error::Timeout { value: "1".into() }, Origin::Downstream, Retry::Never, Code::InvalidArgument, 400),
             (Error::Deadline, Origin::Local, Retry::Never, Code::DeadlineExceeded, 504),
             (Error::ClientLeft, Origin::Downstream, Retry::Never, Code::Cancelled, 499),

@@ -28,6 +28,7 @@ mod pool;
 mod world;
 
 // plain decisions
+mod access;
 mod backoff;
 mod breaker;
 mod budget;
@@ -47,6 +48,7 @@ mod span;
 mod status;
 mod trace;
 
+pub use access::Denied;
 pub use body::{Body, BodyError, BodySender, Closed};
 pub use error::{Error, Origin, Reset, Retry};
 pub use metrics::Metrics;

@@ -1,7 +1,7 @@
 //! Metrics of the stack: RPC histograms under their OTel names, and counts of retries, ejections and connects.
 //!
 //! Lives here: the families, and handles resolved once per method, service or pool. Does not: when something is counted.
-//! Labels are bounded: methods and services of the directory (others are `_OTHER`), the 17 codes. No label is formatted per request.
+//! Labels are bounded: methods and services of the directory (others are `_OTHER`), the 17 codes, rules of the policies in force. No label is formatted per request.
 //! prometheus-client's histogram takes a mutex per observation; ours is atomics.
 
 use std::{
@@ -15,11 +15,14 @@ use std::{
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet},
-    metrics::{MetricType, TypedMetric, counter::Counter, family::Family, gauge::Gauge},
+    metrics::{MetricType, TypedMetric, family::Family, gauge::Gauge},
     registry::Registry,
 };
+use weft_model::PolicyName;
 
 use crate::Code;
+
+pub(crate) use prometheus_client::metrics::counter::Counter;
 
 /// Label of a method that no directory knows, as OTel names it.
 pub(crate) const OTHER: &str = "_OTHER";
@@ -37,6 +40,13 @@ struct Families {
     connects: Family<Connect, Counter>,
     refusals: Family<Rule, Counter>,
     connections: Gauge,
+    denials: Family<Denial, Counter>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Denial {
+    policy: Arc<str>,
+    rule: Arc<str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -71,7 +81,7 @@ impl Metrics {
     /// Registers the RPC histograms under their OTel names and the rest as `weft_<role>_…`. Once per process: outbound and inbound share the handles.
     pub fn register(registry: &mut Registry, role: &str) -> Self {
         let it = Self::default();
-        let Families { client, server, retries, ejections, connects, refusals, connections } = &*it.0;
+        let Families { client, server, retries, ejections, connects, refusals, connections, denials } = &*it.0;
         let own = |noun: &str| format!("weft_{role}_{noun}");
         registry.register(
             "rpc_client_call_duration_seconds",
@@ -100,7 +110,21 @@ impl Metrics {
             refusals.clone(),
         );
         registry.register(own("upstream_connections"), "Upstream connections open now", connections.clone());
+        registry.register(
+            own("policy_refusals"),
+            "Calls to the app that an access policy refused, by policy and rule; the rule is default where none allowed the call",
+            denials.clone(),
+        );
         it
+    }
+
+    pub(crate) fn refusals(&self, policy: &PolicyName, rule: &PolicyName) -> Counter {
+        self.0.denials.get_or_create_owned(&Denial { policy: policy.shared(), rule: rule.shared() })
+    }
+
+    /// A rule has gone: so does its count, or labels would pile up over the years.
+    pub(crate) fn forget_refusals(&self, policy: &PolicyName, rule: &PolicyName) {
+        self.0.denials.remove(&Denial { policy: policy.shared(), rule: rule.shared() });
     }
 
     pub(crate) fn client(&self, method: Arc<str>) -> CallMetrics {

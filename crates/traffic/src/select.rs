@@ -37,9 +37,7 @@ impl<S> Select<S> {
         match route {
             Route::Nowhere(error) => Err(error),
             Route::To { cluster, authority } if !cluster.members.is_empty() => Ok((cluster, authority)),
-            Route::To { cluster, .. } if !cluster.may_fill() => {
-                Err(Error::NoEndpoint { service: cluster.name().clone() })
-            }
+            Route::To { cluster, .. } if !cluster.may_fill() => Err(cluster.nobody()),
             Route::To { cluster, authority } => {
                 Ok((endpoints(&self.worlds, cluster.name(), path, until).await?, authority))
             }
@@ -78,7 +76,7 @@ pub(crate) async fn endpoints(
     loop {
         match world.serving_of(service, path) {
             Some(cluster) if !cluster.members.is_empty() => return Ok(cluster.clone()),
-            Some(cluster) if !cluster.may_fill() => break,
+            Some(cluster) if !cluster.may_fill() => return Err(cluster.nobody()),
             Some(_) | None => {}
         }
         match tokio::time::timeout_at(until, changes.next()).await {

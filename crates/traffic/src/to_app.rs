@@ -1,16 +1,18 @@
 //! The stack towards the one app beside a sidecar.
 //!
-//! Lives here: the order of its layers. Does not: accepting calls, turning an error into REFUSED_STREAM (sidecar, by [`Error::refusal`]).
+//! Lives here: the order of its layers, and asking whether the caller may. Does not: the rules (`access`), accepting calls, turning an error into REFUSED_STREAM (sidecar, by [`Error::refusal`]).
 //! Never sends again what the app may have seen: the caller knows whether that is safe, and has other endpoints.
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
-use http::{Request, Response};
+use http::{Request, Response, request::Parts};
+use tokio::time::Instant;
 use tower::ServiceBuilder;
-use weft_model::{Endpoint, Protocol, ServiceName, Transport};
+use weft_model::{Caller, Endpoint, Protocol, ServiceName, Transport};
 
 use crate::{
     Body, CallOptions, Error, Pool, Root, SpanSink, Worlds,
+    access::{Gate, Ground},
     answer::Answer,
     attempt::Sender,
     cluster::{Cluster, Hope, Member, Shared},
@@ -21,6 +23,7 @@ use crate::{
     select::Select,
     stage::{Called, Came, Route, Stage},
     telemetry::{Side, Telemetry},
+    world::World,
 };
 
 type Stack = ToCluster<Telemetry<Deadline<Select<Retry>>>>;
@@ -29,7 +32,7 @@ fn to_app(cluster: Arc<Cluster>, worlds: &Worlds, tracing: &Tracing, pool: Pool)
     let sender = Sender::new(pool, worlds.clock());
     let policy = Policy::App { worlds: worlds.clone() };
     ServiceBuilder::new()
-        .layer(tower::layer::layer_fn(|inner| ToCluster { inner, cluster: cluster.clone(), worlds: worlds.clone() })) // outermost: facts and handles for all below
+        .layer(tower::layer::layer_fn(|inner| ToCluster { inner, cluster: cluster.clone(), worlds: worlds.clone() })) // outermost: the one load of the world gives facts, handles and whether the caller may
         .layer(Telemetry::layer(Side::Server, tracing.root, tracing.spans.clone())) // above all that fails
         .layer(Deadline::layer()) // the caller's, shrunk by its hop
         .layer(Select::layer(worlds.clone(), std::time::Duration::ZERO)) // counts the call; there is nothing to wait for
@@ -52,7 +55,8 @@ impl Default for Tracing {
     }
 }
 
-/// Every call goes to the one cluster, whatever it names.
+/// Every call goes to the one cluster, whatever it names, if its caller may. A refusal is a route to nowhere, so that the layers below count it.
+/// Who calls says the [`Caller`] among the request's extensions, set by the listener; without one nobody proved to be anybody.
 struct ToCluster<S> {
     inner: S,
     cluster: Arc<Cluster>,
@@ -62,11 +66,30 @@ struct ToCluster<S> {
 impl<S: Stage<Called>> Stage<Came> for ToCluster<S> {
     async fn call(&self, Came { request, options }: Came) -> Result<Response<Answer>, Error> {
         let (head, body) = request.into_parts();
-        let method = self.worlds.borrow().routes().method(head.uri.path()).clone();
+        let (method, allowed) = {
+            let world = self.worlds.borrow();
+            (world.routes().method(head.uri.path()).clone(), self.judge(&world, &head, options.received))
+        };
         let named = || self.cluster.name().to_string().parse().expect("a service name is made of DNS labels");
         let authority = head::authority(&head).unwrap_or_else(named);
-        let route = Route::To { cluster: self.cluster.clone(), authority };
+        let route = match allowed {
+            Ok(()) => Route::To { cluster: self.cluster.clone(), authority },
+            Err(refused) => Route::Nowhere(refused),
+        };
         self.inner.call(Called { head, body, options, method, route, deadline: None, trace: None }).await
+    }
+}
+
+impl<S> ToCluster<S> {
+    fn judge(&self, world: &World, head: &Parts, received: Instant) -> Result<(), Error> {
+        let rules = match world.gate() {
+            Gate::Open => return Ok(()),
+            Gate::Unknown => return Err(Error::RulesUnknown { service: self.cluster.name().clone() }),
+            Gate::Rules(rules) => rules,
+        };
+        let (caller, path) = (head.extensions.get().unwrap_or(&Caller::Anonymous), head.uri.path());
+        let refused = |ground: &Ground| ground.refuse(caller, path, self.worlds.clock().at(received));
+        rules.judge(caller, path).map_err(|ground| Error::Denied(Box::new(refused(ground))))
     }
 }
 
@@ -78,7 +101,8 @@ pub struct ToApp {
 }
 
 impl ToApp {
-    /// Calls go to `app` (h2c). `service` names it in errors and metrics; `worlds` tells its methods, for metrics. One per process: data threads differ in their
+    /// Calls go to `app` (h2c), if the access rules that `worlds` [guard](Worlds::guard) let their callers. `service` names it in errors and metrics; `worlds`
+    /// tells its methods, for metrics. One per process: data threads differ in their
     /// pools only, so give each its own by [`ToApp::on`].
     pub fn new(service: ServiceName, app: SocketAddr, worlds: Worlds, tracing: Tracing, pool: Pool) -> Self {
         let endpoint = Endpoint { address: app, transport: Transport::Plaintext, protocol: Protocol::H2 };

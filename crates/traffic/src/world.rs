@@ -1,4 +1,4 @@
-//! What one process acts on: routes, clusters and endpoints of one version, and the one place that holds them.
+//! What one process acts on: routes, clusters, endpoints and access rules of one version, and the one place that holds them.
 //!
 //! Lives here: `World` (immutable), `Worlds` (the process's one), the ways to wait for the next. Does not: building one (`world/build`), names and methods
 //! (`world/routes`), where snapshots come from.
@@ -16,6 +16,7 @@ use weft_model::{Endpoint, ServiceInfo, ServiceName, Snapshot, Version};
 pub use crate::cluster::Cluster;
 use crate::{
     Metrics,
+    access::Gate,
     cluster::Hope,
     ticks::{Clock, Ticks},
     world::routes::{Declared, Routes, Slot},
@@ -27,13 +28,14 @@ pub(crate) mod routes;
 /// Interests that wait for their reader; more are dropped, their calls ask again.
 const INTERESTS: usize = 64;
 
-/// Routes, clusters and endpoints of one version. Immutable; parts that did not change are shared with the version before.
+/// Routes, clusters, endpoints and access rules of one version. Immutable; parts that did not change are shared with the version before.
 #[derive(Debug)]
 pub struct World {
     version: Version,
     routes: Arc<Routes>,
     /// By slot of `routes`; none for a service that the directory knows and nobody subscribed.
     clusters: Vec<Option<Arc<Cluster>>>,
+    gate: Gate,
 }
 
 impl World {
@@ -76,6 +78,11 @@ impl World {
 
     pub(crate) fn at(&self, slot: Slot) -> Option<&Arc<Cluster>> {
         self.clusters.get(slot.index())?.as_ref()
+    }
+
+    /// What stands before the process's own app.
+    pub(crate) fn gate(&self) -> &Gate {
+        &self.gate
     }
 }
 
@@ -141,6 +148,20 @@ impl Worlds {
     /// Replaces the static clusters. A static cluster hides one of the same name from a snapshot.
     pub fn set_static(&self, clusters: Vec<StaticCluster>) {
         self.rebuild(|sources| sources.statics = clusters.into_iter().map(Arc::new).collect());
+    }
+
+    /// Worlds carry the access rules of `service` from now on: that of the app beside this process, whose calls [`crate::ToApp`] judges by them.
+    pub fn guard(&self, service: ServiceName) {
+        self.rebuild(|sources| {
+            sources.gate = Gate::Unknown;
+            sources.guarded = Some(service);
+        });
+    }
+
+    /// This process has an identity, and what is not proven to it counts less: endpoints of a snapshot that speak plaintext are left out unless a policy of
+    /// their service allows them, and before the access rules of a guarded service are known nobody is let in. Say so before the first snapshot.
+    pub fn have_identity(&self) {
+        self.rebuild(|sources| sources.identity = true);
     }
 
     /// The world as it is now. A caller that needs consistency keeps the `Arc`.

@@ -38,14 +38,14 @@ pub(crate) struct Fixture {
     pub(crate) dir: TempDir,
     registry: Option<SocketAddr>,
     tasks: JoinSet<anyhow::Result<()>>,
-    _shutdown: Shutdown,
+    shutdown: Shutdown,
 }
 
 impl Fixture {
     /// Without a registry: sidecars know each other by the file `services.toml`.
     pub(crate) fn fixed() -> Self {
         let it =
-            Self { dir: TempDir::new().unwrap(), registry: None, tasks: JoinSet::new(), _shutdown: Shutdown::new() };
+            Self { dir: TempDir::new().unwrap(), registry: None, tasks: JoinSet::new(), shutdown: Shutdown::new() };
         it.services("");
         it
     }
@@ -63,8 +63,14 @@ impl Fixture {
         let registry = weft_registry::Registry::bind(config, &context).await.unwrap();
         it.registry = Some(registry.grpc_addr().unwrap());
         it.tasks.spawn(registry.run(shutdown.clone()));
-        it._shutdown = shutdown;
+        it.shutdown = shutdown;
         it
+    }
+
+    /// Ends the registry, and waits until it is gone.
+    pub(crate) async fn stop_registry(&mut self) {
+        self.shutdown.drain();
+        soon("the registry to end", self.tasks.join_next()).await.expect("the test has a registry").unwrap().unwrap();
     }
 
     pub(crate) fn registry_url(&self) -> String {

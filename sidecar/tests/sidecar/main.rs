@@ -3,6 +3,7 @@
 //! Lives here: what callers, the registry and the app see of it. Does not: the whole mesh (`tests/`), rules of single modules (unit tests).
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod access;
 mod calls;
 mod fixture;
 mod identities;

@@ -1,14 +1,18 @@
 //! Building the next world out of the last one and what changed.
 //!
-//! Lives here: which endpoints a cluster has, what is reused. Does not: storing it (`world`), routes (`routes`).
+//! Lives here: which endpoints a cluster has, which access rules hold, what is reused. Does not: storing it (`world`), routes (`routes`).
 //! Cost: what did not change is recognised by pointer; only services whose snapshot is another `Arc` are looked at.
 
 use std::{collections::HashMap, sync::Arc};
 
-use weft_model::{self as model, Digest, Instance, Protocol, ServiceInfo, ServiceName, ServiceSnapshot, Snapshot};
+use weft_model::{
+    self as model, Digest, Instance, PlaintextUpstream, PolicyKind, Protocol, ServiceInfo, ServiceName,
+    ServiceSnapshot, Snapshot, Transport,
+};
 
 use crate::{
     Claims, Metrics, StaticCluster,
+    access::Gate,
     cluster::{Cluster, Hope, Member, Parts, Shared},
     endpoint::{Endpoint, Key},
     ticks::Clock,
@@ -23,6 +27,12 @@ use crate::{
 pub(super) struct Sources {
     pub(super) snapshot: Option<Snapshot>,
     pub(super) statics: Vec<Arc<StaticCluster>>,
+    /// Service whose access rules worlds carry.
+    pub(super) guarded: Option<ServiceName>,
+    /// What they are, as last heard.
+    pub(super) gate: Gate,
+    /// The process has an identity.
+    pub(super) identity: bool,
     /// What each cluster of the current world was built from, to recognise it.
     built: HashMap<ServiceName, Built>,
 }
@@ -44,6 +54,7 @@ pub(super) fn empty(metrics: &Metrics) -> World {
         version: model::Version::default(),
         routes: Arc::new(Routes::build(Vec::new(), metrics)),
         clusters: Vec::new(),
+        gate: Gate::default(),
     }
 }
 
@@ -66,7 +77,7 @@ pub(super) fn next(before: &World, sources: &mut Sources, metrics: &Metrics, clo
                 (Some(old), Some(was)) if same_facts && was.origin.same(&origin) => old.clone(),
                 (old, _) => {
                     let slot = routes.slot(name).expect("routes were built from these services");
-                    let facts = Facts { info, lacking: routes.lacking(slot) };
+                    let facts = Facts { info, lacking: routes.lacking(slot), secured: sources.identity };
                     cluster(name, &origin, &facts, old, metrics, clock)
                 }
             };
@@ -76,7 +87,14 @@ pub(super) fn next(before: &World, sources: &mut Sources, metrics: &Metrics, clo
         .collect();
     sources.built = built;
     let version = sources.snapshot.as_ref().map_or(before.version, |s| s.version);
-    World { version, routes, clusters }
+    if let Some(guarded) = sources.guarded.as_ref().and_then(|name| sources.snapshot.as_ref()?.services.get(name)) {
+        sources.gate = sources.gate.next(&guarded.policies, metrics);
+    }
+    let gate = match &sources.gate {
+        Gate::Unknown if !sources.identity => Gate::Open, // nobody can be told apart here: what is not known yet closes nothing
+        gate => gate.clone(),
+    };
+    World { version, routes, clusters, gate }
 }
 
 /// Every service that a call may name, by name.
@@ -112,13 +130,13 @@ impl Origin {
         }
     }
 
-    /// The endpoints that take calls, in the order given.
-    fn wanted(&self) -> Vec<Wanted> {
+    /// The endpoints that take calls and may be called, in the order given.
+    fn wanted(&self, secured: bool) -> Vec<Wanted> {
         match self {
             Self::Snapshot(service) => service
                 .instances
                 .values()
-                .filter(|instance| usable(instance))
+                .filter(|instance| usable(instance) && !(secured && hidden(service, instance)))
                 .map(|it| Wanted {
                     key: Key { instance: Some(it.id), endpoint: it.endpoint.clone() },
                     weight: f32::from(it.weight.get()),
@@ -134,8 +152,13 @@ impl Origin {
     }
 
     /// Whether somebody may come who fits.
-    fn hope(&self, fits: impl Fn(Option<Digest>) -> bool) -> Hope {
+    fn hope(&self, secured: bool, fits: impl Fn(Option<Digest>) -> bool) -> Hope {
+        let all_hidden = |service: &ServiceSnapshot| {
+            let mut usable = service.instances.values().filter(|it| usable(it) && fits(it.descriptors)).peekable();
+            secured && usable.peek().is_some() && usable.all(|it| hidden(service, it))
+        };
         match self {
+            Self::Snapshot(service) if all_hidden(service) => Hope::PlaintextOnly,
             Self::Snapshot(service)
                 if service.authoritative && !service.instances.values().any(|it| fits(it.descriptors)) =>
             {
@@ -162,10 +185,12 @@ struct Wanted {
     carries: Option<Digest>,
 }
 
-/// What is known of the sets of a service.
+/// What is known of the sets of a service, and of who looks at it.
 struct Facts<'a> {
     info: &'a ServiceInfo,
     lacking: &'a [Box<[Digest]>],
+    /// The process has an identity.
+    secured: bool,
 }
 
 impl Facts<'_> {
@@ -177,6 +202,13 @@ impl Facts<'_> {
 
 fn usable(instance: &Instance) -> bool {
     instance.status.takes_calls() && instance.endpoint.protocol == Protocol::H2
+}
+
+/// Whether a process with an identity leaves the instance out: it speaks plaintext, and no policy of its service allows that.
+fn hidden(service: &ServiceSnapshot, instance: &Instance) -> bool {
+    let said = |mode| service.policies.iter().any(|it| it.kind == PolicyKind::PlaintextUpstream(mode));
+    let plaintext = matches!(instance.endpoint.transport, Transport::Plaintext);
+    plaintext && (!said(PlaintextUpstream::Allow) || said(PlaintextUpstream::Refuse))
 }
 
 fn cluster(
@@ -200,12 +232,12 @@ fn cluster(
         let endpoint = endpoint.unwrap_or_else(|| Arc::new(Endpoint::new(key, clock)));
         (Member { endpoint, weight }, carries)
     };
-    let all: Vec<(Member, Option<Digest>)> = origin.wanted().into_iter().map(member).collect();
+    let all: Vec<(Member, Option<Digest>)> = origin.wanted(facts.secured).into_iter().map(member).collect();
     let new = || Arc::new(Shared::new(name.clone(), metrics.cluster(&name.to_string()), clock.now()));
     let shared = old.map_or_else(new, |old| old.shared.clone());
     let parts = parts(origin, facts, &all, &shared);
     let members: Box<[Member]> = all.into_iter().map(|(member, _)| member).collect();
-    let next = Cluster { members, shared, hope: origin.hope(|_| true), parts };
+    let next = Cluster { members, shared, hope: origin.hope(facts.secured, |_| true), parts };
     match old {
         Some(old) if same(old, &next) => old.clone(),
         _ => Arc::new(next),
@@ -221,7 +253,7 @@ fn parts(
 ) -> Option<Box<Parts>> {
     let part = |fits: &dyn Fn(Option<Digest>) -> bool| {
         let members = all.iter().filter(|(_, carries)| fits(*carries)).map(|(member, _)| member.clone()).collect();
-        Arc::new(Cluster { members, shared: shared.clone(), hope: origin.hope(fits), parts: None })
+        Arc::new(Cluster { members, shared: shared.clone(), hope: origin.hope(facts.secured, fits), parts: None })
     };
     let says = |(_, carries): &(Member, Option<Digest>)| facts.known(*carries);
     let mixed = all.iter().any(says) && !all.iter().all(says);

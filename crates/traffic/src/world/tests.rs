@@ -1,8 +1,8 @@
 //! Worlds built from snapshots: what is reused, what is kept, which name leads where.
 
 use weft_model::{
-    Digest, Epoch, GrpcService, Instance, InstanceId, Locality, Method, Protocol, ServiceSnapshot, Status, Transport,
-    Weight,
+    Digest, Epoch, GrpcService, Instance, InstanceId, Locality, Method, PlaintextUpstream, Policy, PolicyKind,
+    Protocol, ServiceSnapshot, Status, Transport, Weight,
 };
 
 use super::*;
@@ -307,4 +307,79 @@ async fn a_change_is_told_and_interests_come_out() {
     assert_eq!(interests.next().await, Some(name("users")));
     drop(worlds);
     assert!(changes.next().await.is_none());
+}
+
+fn with_policies(it: Arc<ServiceSnapshot>, kinds: impl IntoIterator<Item = PolicyKind>) -> Arc<ServiceSnapshot> {
+    let policy = |(n, kind)| {
+        let name = format!("p{n}").parse().unwrap();
+        Arc::new(Policy { name, service: it.name.clone(), version: Version(1), kind })
+    };
+    let policies = kinds.into_iter().enumerate().map(policy).collect();
+    Arc::new(ServiceSnapshot { policies, ..ServiceSnapshot::clone(&it) })
+}
+
+#[test]
+fn a_process_with_an_identity_leaves_plaintext_endpoints_out_unless_a_policy_allows_them() {
+    let plain = || service("users", &[(1, Status::Serving)]);
+    let (allow, refuse) = (PlaintextUpstream::Allow, PlaintextUpstream::Refuse);
+    for (modes, secured, expected) in [
+        (vec![], false, 1),
+        (vec![], true, 0),
+        (vec![allow], true, 1),
+        (vec![refuse], true, 0),
+        (vec![allow, refuse], true, 0),
+        (vec![refuse], false, 1),
+    ] {
+        let (worlds, _interests) = worlds();
+        if secured {
+            worlds.have_identity();
+        }
+        let kinds = modes.iter().copied().map(PolicyKind::PlaintextUpstream);
+        worlds.apply(&snapshot(1, [with_policies(plain(), kinds)]));
+        let world = worlds.load();
+        assert_eq!(ports(&world, "users").len(), expected, "{modes:?} {secured}");
+        let cause = world.cluster(&name("users")).unwrap().nobody();
+        assert_eq!(matches!(cause, Error::PlaintextOnly { .. }), expected == 0, "{modes:?} {secured}: {cause}");
+    }
+}
+
+#[test]
+fn what_is_there_in_plaintext_does_not_hide_what_starts_with_protection() {
+    let (worlds, _interests) = worlds();
+    worlds.have_identity();
+    let mut it = ServiceSnapshot::clone(&service("users", &[(1, Status::Serving)]));
+    let mut protected = Instance::clone(&instance("users", 2, Status::Serving));
+    let identity = "spiffe://weft.local/ns/default/svc/users".parse().unwrap();
+    protected.endpoint.transport = Transport::Mtls { identity };
+    it.instances.insert(protected.id, Arc::new(protected));
+    worlds.apply(&snapshot(1, [Arc::new(it)]));
+    assert_eq!(ports(&worlds.load(), "users"), [1_002]);
+}
+
+#[test]
+fn the_gate_is_that_of_the_guarded_service_and_keeps_what_it_knew() {
+    let closed = || [PolicyKind::Access(weft_model::Access::CLOSED)];
+    let (worlds, _interests) = worlds();
+    worlds.apply(&snapshot(1, [with_policies(service("users", &[]), closed())]));
+    assert!(matches!(worlds.load().gate(), Gate::Open), "nothing is guarded");
+    worlds.guard(name("users"));
+    assert!(matches!(worlds.load().gate(), Gate::Rules(_)));
+    worlds.apply(&snapshot(2, [service("posts", &[])]));
+    assert!(
+        matches!(worlds.load().gate(), Gate::Rules(_)),
+        "a snapshot without the service says nothing about its rules"
+    );
+    worlds.apply(&snapshot(3, [service("users", &[])]));
+    assert!(matches!(worlds.load().gate(), Gate::Open));
+}
+
+#[test]
+fn before_rules_are_known_nobody_gets_in_where_callers_can_be_told_apart() {
+    let (worlds, _interests) = worlds();
+    worlds.guard(name("users"));
+    assert!(matches!(worlds.load().gate(), Gate::Open));
+    worlds.have_identity();
+    assert!(matches!(worlds.load().gate(), Gate::Unknown));
+    worlds.apply(&snapshot(1, [service("users", &[])]));
+    assert!(matches!(worlds.load().gate(), Gate::Open));
 }

@@ -9,6 +9,7 @@ mod mesh;
 mod upstream;
 
 mod aborts;
+mod access;
 mod app;
 mod connections;
 mod deadlines;

@@ -10,6 +10,7 @@ mod claims;
 mod inject;
 mod look;
 mod output;
+mod policies;
 mod roles;
 mod tool;
 
@@ -47,6 +48,9 @@ change
   restart   Replaces the instances of a service one by one; no call is lost
   stop      Stops a service, or the whole mesh
   claims    Which gRPC name and REST template belongs to which service; gives one to another
+  apply     Makes or changes policies as files say: who may call whom
+  get       Shows policies, also in the form that apply reads
+  delete    Removes policies
 
 access
   inject    Adds the sidecar to the pods of Kubernetes manifests
@@ -97,6 +101,15 @@ enum Command {
     /// Adds the sidecar to the pods of Kubernetes manifests
     #[command(after_help = INJECT)]
     Inject(inject::InjectArgs),
+    /// Makes or changes policies as files say: who may call whom
+    #[command(after_help = APPLY)]
+    Apply(policies::ApplyArgs),
+    /// Shows policies, also in the form that apply reads
+    #[command(after_help = GET)]
+    Get(policies::GetArgs),
+    /// Removes policies
+    #[command(after_help = DELETE)]
+    Delete(policies::DeleteArgs),
 }
 
 const UP: &str = "\
@@ -169,6 +182,31 @@ Annotations of a pod's template:
   weft.dev/app-port: \"50051\"    [default: the app's only containerPort]
   weft.dev/container: app        which container the app is, when there are several
   weft.dev/health: grpc          or tcp, or http:/PATH";
+const APPLY: &str = "\
+Examples:
+  weft apply -f policies.yaml
+  weft apply -f policies/ --dry-run        what would change
+  weft get policies -o yaml | weft apply -f - --format yaml
+
+A policy, in YAML (TOML and JSON say the same; `weft apply` names what is wrong by line and field):
+  name: users-callers
+  service: users
+  access:                                  # calls that no rule allows are refused
+    rules:
+      - name: readers
+        from: { services: [posts, gateway] }     # or identities, namespaces, anonymous: true, authenticated: true
+        methods: [shop.users.v1.Users/GetUser]        # or shop.users.v1.Users/*; left out: every method
+      - name: no-deletes
+        action: deny                       # beats every rule that allows
+        from: { authenticated: true }
+        methods: [shop.users.v1.Users/DeleteUser]";
+const GET: &str = "\
+Examples:
+  weft get policies
+  weft get policies users-callers -o yaml";
+const DELETE: &str = "\
+Examples:
+  weft delete policies users-callers";
 
 const CLAIMS: &str = "\
 Examples:
@@ -197,6 +235,9 @@ fn main() -> ExitCode {
         Command::Inject(args) => tool::run("inject", |_| async move { inject::inject(&args) }),
         Command::Stop(args) => tool::run("stop", |_| change::stop(args)),
         Command::Claims(args) => tool::run("claims", |_| claims::claims(args)),
+        Command::Apply(args) => tool::run("apply", |_| policies::apply(args)),
+        Command::Get(args) => tool::run("get", |_| policies::get(args)),
+        Command::Delete(args) => tool::run("delete", |_| policies::delete(args)),
     }
 }
 

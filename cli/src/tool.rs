@@ -5,6 +5,7 @@
 use std::{io, process::ExitCode};
 
 use tonic::Status;
+use weft_policy::FileError;
 use weft_runtime::{Context, LogFormat, Process, Usage};
 use weft_up::ConfigError;
 
@@ -48,6 +49,7 @@ fn report(error: &anyhow::Error) -> ExitCode {
     complain(error);
     let wrong = error.downcast_ref::<Usage>().is_some()
         || matches!(error.downcast_ref(), Some(ConfigError::Invalid { .. }))
+        || error.downcast_ref::<FileError>().is_some()
         || error.downcast_ref::<Status>().is_some_and(|status| status.code() == tonic::Code::InvalidArgument);
     ExitCode::from(if wrong { 2 } else { 1 })
 }

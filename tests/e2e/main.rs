@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test may unwrap; clippy sees only the functions marked as tests")]
 
+mod access;
 mod check;
 mod clients;
 mod metrics;

@@ -1,0 +1,170 @@
+//! `apply`, `get`, `delete`: the policies of a mesh.
+//!
+//! Lives here: flags, what is asked of the registry, what a row says. Does not: documents (`weft-policy`), what a policy does.
+
+use std::{
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use tonic::transport::{Channel, Endpoint};
+use weft_model::{Policy, PolicyKind, Version};
+use weft_policy::{Document, Written};
+use weft_proto::weft::policy::v1::{self as pb, policies_client::PoliciesClient};
+
+use crate::output::{self, Format};
+
+/// Which registry is meant.
+#[derive(Debug, Clone, clap::Args)]
+struct Registry {
+    /// The registry
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7100")]
+    registry: String,
+}
+
+impl Registry {
+    async fn policies(&self) -> anyhow::Result<PoliciesClient<Channel>> {
+        let channel = Endpoint::from_shared(self.registry.clone())?.connect().await;
+        Ok(PoliciesClient::new(
+            channel.map_err(|error| anyhow::Error::new(error).context(format!("no registry at {}", self.registry)))?,
+        ))
+    }
+}
+
+/// Flags of `weft apply`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ApplyArgs {
+    /// Files of policies, directories of such files, or - for stdin
+    #[arg(short, long = "file", value_name = "FILE|DIR|-", required = true)]
+    files: Vec<PathBuf>,
+    /// What they are written in: toml, yaml or json [default: by the name's end]
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<weft_policy::Format>,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    registry: Registry,
+}
+
+pub(crate) async fn apply(args: ApplyArgs) -> anyhow::Result<()> {
+    let mut written: Vec<Written> = Vec::new();
+    for file in &args.files {
+        written.extend(read(file, args.format)?);
+    }
+    let policies = written.iter().map(|it| (&it.policy).into()).collect();
+    let request = pb::ApplyRequest { policies, dry_run: args.dry_run, ..Default::default() };
+    let done = args.registry.policies().await?.apply(request).await?.into_inner();
+    let would = if args.dry_run { " (dry run)" } else { "" };
+    for it in done.applied {
+        let outcome = match it.outcome() {
+            pb::apply_response::applied::Outcome::Created => "created",
+            pb::apply_response::applied::Outcome::Changed => "changed",
+            pb::apply_response::applied::Outcome::Unchanged => "unchanged",
+            pb::apply_response::applied::Outcome::Unspecified => "applied",
+        };
+        let at = if it.version == 0 { String::new() } else { format!(" at {}", Version(it.version)) };
+        output::line(&format!("policy {} {outcome}{at}{would}", it.name))?;
+    }
+    Ok(())
+}
+
+fn read(file: &Path, format: Option<weft_policy::Format>) -> anyhow::Result<Vec<Written>> {
+    if file != Path::new("-") {
+        return Ok(weft_policy::load(file, format)?);
+    }
+    let format = format.ok_or_else(|| weft_policy::FileError::NoFormat { file: file.to_owned() })?;
+    let mut text = String::new();
+    io::stdin().read_to_string(&mut text)?;
+    Ok(weft_policy::read(&text, format, Path::new("stdin"))?)
+}
+
+/// Something that `get` and `delete` know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kind {
+    /// Who may call whom, and how
+    #[value(alias = "policy")]
+    Policies,
+}
+
+/// Flags of `weft get`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct GetArgs {
+    /// What to show
+    #[arg(value_enum)]
+    kind: Kind,
+    /// One of them; all if left out
+    name: Option<String>,
+    /// Format of the output; yaml and json are what `weft apply` reads
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+    #[command(flatten)]
+    registry: Registry,
+}
+
+pub(crate) async fn get(args: GetArgs) -> anyhow::Result<()> {
+    let Kind::Policies = args.kind;
+    let mut registry = args.registry.policies().await?;
+    let found = match args.name {
+        Some(name) => registry.get(pb::GetRequest { name }).await?.into_inner().policy.into_iter().collect(),
+        None => registry.list(pb::ListRequest::default()).await?.into_inner().policies,
+    };
+    let policies = found.into_iter().map(Policy::try_from).collect::<Result<Vec<_>, _>>()?;
+    output::print(args.output, &Document::new(&policies), |format| {
+        let mut heading = vec!["NAME", "SERVICE", "KIND", "RULES", "VERSION"];
+        if format == Format::Wide {
+            heading.push("SAYS");
+        }
+        (heading, policies.iter().map(row).collect())
+    })
+}
+
+fn row(it: &Policy) -> [String; 6] {
+    let (kind, rules, says) = match &it.kind {
+        PolicyKind::Access(access) => {
+            let rules = access.rules().iter().map(|rule| rule.name().to_string());
+            ("access", access.rules().len().to_string(), rules.collect::<Vec<_>>().join(" "))
+        }
+        PolicyKind::PlaintextUpstream(mode) => {
+            ("plaintext_upstream", "-".to_owned(), format!("{mode:?}").to_ascii_lowercase())
+        }
+    };
+    [it.name.to_string(), it.service.to_string(), kind.to_owned(), rules, it.version.to_string(), says]
+}
+
+/// Flags of `weft delete`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct DeleteArgs {
+    /// What to remove
+    #[arg(value_enum)]
+    kind: Kind,
+    /// Which of them
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<String>,
+    #[command(flatten)]
+    registry: Registry,
+}
+
+pub(crate) async fn delete(args: DeleteArgs) -> anyhow::Result<()> {
+    let Kind::Policies = args.kind;
+    let mut registry = args.registry.policies().await?;
+    for name in args.names {
+        registry.delete(pb::DeleteRequest { name: name.clone(), expected_version: 0 }).await?;
+        output::line(&format!("policy {name} deleted"))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_says_how_many_rules_or_what_mode() {
+        let read = |text| weft_policy::parse(text, weft_policy::Format::Yaml).unwrap().remove(0).1;
+        let access = read("{name: a, service: users, access: {rules: [{name: r, from: {anonymous: true}}]}}");
+        assert_eq!(row(&access), ["a", "users", "access", "1", "0.0", "r"]);
+        let mode = read("{name: b, service: users.eu, plaintext_upstream: refuse}");
+        assert_eq!(row(&mode), ["b", "users.eu", "plaintext_upstream", "-", "0.0", "refuse"]);
+    }
+}

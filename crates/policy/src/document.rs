@@ -1,0 +1,97 @@
+//! Documents on their way out: what `parse` reads back as the same policies.
+//!
+//! Lives here: the shape, short where defaults say the same. Does not: syntax (whoever serialises it). Versions are the registry's and not
+//! part of a document.
+
+use serde::Serialize;
+use weft_model::{self as model, Action, PlaintextUpstream, PolicyKind};
+
+/// Policies as one document.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Document {
+    policies: Vec<Policy>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Policy {
+    name: String,
+    service: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    access: Option<Access>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plaintext_upstream: Option<&'static str>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Access {
+    rules: Vec<Rule>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Rule {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    action: Option<&'static str>,
+    from: Callers,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    methods: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Callers {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    identities: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    services: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    namespaces: Vec<String>,
+    #[serde(skip_serializing_if = "is_false")]
+    anonymous: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    authenticated: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands references")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+impl Document {
+    /// Returns the document of these policies, in their order.
+    pub fn new<'p>(policies: impl IntoIterator<Item = &'p model::Policy>) -> Self {
+        Self { policies: policies.into_iter().map(Policy::new).collect() }
+    }
+}
+
+impl Policy {
+    fn new(it: &model::Policy) -> Self {
+        let (access, plaintext_upstream) = match &it.kind {
+            PolicyKind::Access(it) => (Some(Access { rules: it.rules().iter().map(Rule::new).collect() }), None),
+            PolicyKind::PlaintextUpstream(PlaintextUpstream::Allow) => (None, Some("allow")),
+            PolicyKind::PlaintextUpstream(PlaintextUpstream::Refuse) => (None, Some("refuse")),
+        };
+        Self { name: it.name.to_string(), service: it.service.to_string(), access, plaintext_upstream }
+    }
+}
+
+impl Rule {
+    fn new(it: &model::Rule) -> Self {
+        let texts = |it: &mut dyn Iterator<Item = String>| it.collect();
+        let from = it.from();
+        Self {
+            name: it.name().to_string(),
+            action: match it.action() {
+                Action::Allow => None,
+                Action::Deny => Some("deny"),
+            },
+            from: Callers {
+                identities: texts(&mut from.identities.iter().map(ToString::to_string)),
+                services: texts(&mut from.services.iter().map(ToString::to_string)),
+                namespaces: texts(&mut from.namespaces.iter().map(ToString::to_string)),
+                anonymous: from.anonymous,
+                authenticated: from.authenticated,
+            },
+            methods: texts(&mut it.methods().iter().map(ToString::to_string)),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Who may call whom: policies applied by `weft apply`, enforced by sidecars, told in status, metric and log. Inventory: authorization.
+//!
+//! Lives here: the way of a policy from a file to a refusal, and what it costs calls that are allowed. Does not: the rules themselves
+//! (`weft-traffic`), what is wrong with files (`weft-policy`).
+
+use std::{process::Output, time::Duration};
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::process::Command;
+use weft_testkit::{
+    http::{Answer, send},
+    load::{self, Call},
+    mesh::{App, Mesh},
+    outside, wait,
+};
+
+use crate::ALONE;
+
+const SOON: Duration = Duration::from_secs(30);
+
+async fn call(mesh: &Mesh, method: Method, path: &str, body: &str) -> Answer {
+    send(mesh.gateway_at(), method, path, body).await.expect("the gateway answers")
+}
+
+/// Runs a command of `weft` against the mesh's registry, with this on its standard input.
+async fn weft(mesh: &Mesh, args: &[&str], input: &str) -> Output {
+    use tokio::io::AsyncWriteExt;
+    let program = outside::binary("weft").expect("checked at the start of the mesh");
+    let mut command = Command::new(program);
+    command.args(args).args(["--registry", &format!("http://{}", mesh.registry_at())]);
+    command
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
+    let mut child = command.kill_on_drop(true).spawn().expect("weft starts");
+    child.stdin.take().expect("it is piped").write_all(input.as_bytes()).await.expect("weft reads its input");
+    tokio::time::timeout(SOON, child.wait_with_output()).await.expect("weft ends").expect("weft can be waited for")
+}
+
+async fn apply(mesh: &Mesh, policy: &str) -> String {
+    let output = weft(mesh, &["apply", "-f", "-", "--format", "yaml"], policy).await;
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A policy of users that lets everybody use these methods.
+fn users_policy(methods: &[&str]) -> String {
+    let methods: Vec<_> = methods.iter().map(|it| format!("shop.users.v1.Users/{it}")).collect();
+    let from = "{ anonymous: true, authenticated: true }";
+    format!(
+        "name: users-callers\nservice: users\naccess:\n  rules:\n    - {{ name: known, from: {from}, methods: [{}] }}\n",
+        methods.join(", ")
+    )
+}
+
+async fn until_status(mesh: &Mesh, method: Method, path: &str, status: StatusCode) -> Answer {
+    wait::until(&format!("{method} {path} to be {status}"), SOON, || async {
+        let answer = call(mesh, method.clone(), path, "").await;
+        (answer.status == status).then_some(answer)
+    })
+    .await
+}
+
+/// Waits until calls end so ten times in a row: every instance has heard.
+async fn until_everywhere(mesh: &Mesh, method: Method, path: &str, status: StatusCode) {
+    wait::until(&format!("{method} {path} to be {status} everywhere"), SOON, || async {
+        for _ in 0..10 {
+            if call(mesh, method.clone(), path, "").await.status != status {
+                return None;
+            }
+        }
+        Some(())
+    })
+    .await;
+}
+
+/// The sum of a sidecar's refusals by the rule of a policy.
+async fn refusals(mesh: &mut Mesh, policy: &str, rule: &str) -> u64 {
+    let label = format!("weft_sidecar_policy_refusals_total{{policy=\"{policy}\",rule=\"{rule}\"}} ");
+    let mut sum = 0;
+    for member in &mut mesh.members {
+        let admin = member.sidecar.address("admin").await;
+        let metrics = send(admin, Method::GET, "/metrics", "").await.expect("a sidecar tells its metrics").body;
+        let counts = metrics.lines().filter_map(|line| line.strip_prefix(&label)).map(|count| count.parse::<u64>());
+        sum += counts.map(|count| count.expect("a count is a number")).sum::<u64>();
+    }
+    sum
+}
+
+#[tokio::test]
+async fn a_method_that_no_rule_allows_is_refused_and_told_in_status_metric_and_log() {
+    let _shared = ALONE.read().await;
+    let test = "a_method_that_no_rule_allows_is_refused_and_told_in_status_metric_and_log";
+    let Some(mut mesh) = Mesh::start(test, &[App::Users, App::Users]).await else { return };
+    let created = call(&mesh, Method::POST, "/api/users", r#"{"name": "Ada", "email": "ada@example.com"}"#).await;
+    assert_eq!(created.status, StatusCode::CREATED, "{created:?}");
+    let path = format!("/api/users/{}", created.json()["id"].as_str().unwrap());
+
+    let told = apply(&mesh, &users_policy(&["GetUser", "ListUsers"])).await;
+    assert!(told.starts_with("policy users-callers created at "), "{told}");
+    let told = apply(&mesh, &users_policy(&["GetUser", "ListUsers"])).await;
+    assert!(told.starts_with("policy users-callers unchanged at "), "{told}");
+    until_everywhere(&mesh, Method::DELETE, "/api/users/nobody", StatusCode::FORBIDDEN).await;
+    let refused = until_status(&mesh, Method::DELETE, &path, StatusCode::FORBIDDEN).await;
+    let body = refused.json();
+    assert_eq!(body["code"], 7, "{body}");
+    let message = body["message"].as_str().unwrap();
+    assert!(
+        message.contains("may not call shop.users.v1.Users/DeleteUser: policy users-callers, rule default"),
+        "{message}"
+    );
+    let info = &body["details"][0];
+    assert_eq!((&info["reason"], &info["domain"]), (&json!("REFUSED_BY_POLICY"), &json!("weft")), "{body}");
+    assert_eq!((&info["metadata"]["policy"], &info["metadata"]["rule"]), (&json!("users-callers"), &json!("default")));
+    assert_eq!(call(&mesh, Method::GET, &path, "").await.status, StatusCode::OK, "what is allowed goes on");
+
+    assert!(refusals(&mut mesh, "users-callers", "default").await >= 1);
+    let line = mesh.members.iter().map(|it| it.sidecar.log()).find_map(|log| {
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.into_iter().find(|line| line.to_string().contains("call refused"))
+    });
+    let line = line.expect("a sidecar logged the refusal").to_string();
+    for fact in ["users-callers", "default", "shop.users.v1.Users/DeleteUser", "caller", "WARN"] {
+        assert!(line.contains(fact), "{fact} is not in {line}");
+    }
+
+    let yaml = weft(&mesh, &["get", "policies", "-o", "yaml"], "").await;
+    let told = apply(&mesh, &String::from_utf8(yaml.stdout).unwrap()).await;
+    assert!(told.starts_with("policy users-callers unchanged at "), "what get prints, apply reads: {told}");
+    let gone = weft(&mesh, &["delete", "policies", "users-callers"], "").await;
+    assert!(gone.status.success(), "{gone:?}");
+    until_status(&mesh, Method::DELETE, &path, StatusCode::OK).await;
+}
+
+#[tokio::test]
+async fn policies_come_into_force_under_load_and_outlive_the_registry_without_an_allowed_call_failing() {
+    let _alone = ALONE.write().await;
+    let test = "policies_come_into_force_under_load_and_outlive_the_registry_without_an_allowed_call_failing";
+    let Some(mut mesh) = Mesh::start(test, &[App::Users, App::Users]).await else { return };
+    call(&mesh, Method::POST, "/api/users", r#"{"name": "Ada", "email": "ada@example.com"}"#).await;
+
+    let get = |_| Call { method: Method::GET, path: "/api/users".to_owned(), body: None };
+    let load = load::run(mesh.gateway_at(), 40, Duration::from_secs(12), get);
+    let changes = async {
+        for methods in [vec!["ListUsers"], vec!["ListUsers", "GetUser"], vec!["*"], vec!["ListUsers"]] {
+            apply(&mesh, &users_policy(&methods)).await;
+            let status = if methods.contains(&"*") { StatusCode::NOT_FOUND } else { StatusCode::FORBIDDEN };
+            until_everywhere(&mesh, Method::DELETE, "/api/users/nobody", status).await;
+        }
+    };
+    let (report, ()) = tokio::join!(load, changes);
+    let failed = report.outcomes.iter().filter(|it| !it.ok()).collect::<Vec<_>>();
+    assert!(failed.is_empty(), "{} of {} failed: {:?}", failed.len(), report.outcomes.len(), failed.first());
+
+    mesh.kill_registry();
+    assert_eq!(call(&mesh, Method::DELETE, "/api/users/nobody", "").await.status, StatusCode::FORBIDDEN);
+    mesh.start_registry().await;
+    let table = wait::until("the registry to be back", SOON, || async {
+        let output = weft(&mesh, &["get", "policies", "-o", "wide"], "").await;
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    })
+    .await;
+    assert!(table.contains("users-callers") && table.contains("access"), "{table}");
+    mesh.add(App::Users);
+    mesh.all_serving().await;
+    for _ in 0..20 {
+        let refused = call(&mesh, Method::DELETE, "/api/users/nobody", "").await;
+        assert_eq!(
+            refused.status,
+            StatusCode::FORBIDDEN,
+            "an instance that started later enforces it, too: {refused:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_wrong_is_named_by_line_and_field_and_changes_nothing() {
+    let _shared = ALONE.read().await;
+    let test = "a_file_that_is_wrong_is_named_by_line_and_field_and_changes_nothing";
+    let Some(mesh) = Mesh::start(test, &[]).await else { return };
+    let wrong =
+        "name: a\nservice: users\naccess:\n  rules:\n    - from: { anonymous: true }\n      method: [GetUser]\n";
+    let output = weft(&mesh, &["apply", "-f", "-", "--format", "yaml"], wrong).await;
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("stdin:6: access.rules[0].method: unknown key; did you mean methods?"), "{told}");
+    let output = weft(&mesh, &["apply", "-f", "-", "--format", "yaml", "--dry-run"], &users_policy(&["*"])).await;
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert_eq!((output.status.code(), told.trim()), (Some(0), "policy users-callers created (dry run)"));
+    let unknown = weft(&mesh, &["get", "policies", "users-callers"], "").await;
+    let told = String::from_utf8(unknown.stderr).unwrap();
+    assert_eq!((unknown.status.code(), told.trim()), (Some(1), "weft: there is no policy users-callers"));
+}

@@ -10,7 +10,7 @@ mod streams;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request};
 use http_body_util::BodyExt;
 use tokio::{
     sync::oneshot,
@@ -86,14 +86,31 @@ pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Cal
 fn route(shard: &Shard, head: &request::Parts) -> Result<Found, Failure> {
     let table = shard.shared.table.load();
     let table = table.as_deref().ok_or_else(|| Status::new(UNAVAILABLE, NO_TABLE))?;
+    one_host(head)?;
     let (method, path) = (head.method.as_str(), head.uri.path());
-    match table.rest(method, path) {
+    let found = match table.rest(method, path) {
+        // What GET is answered, up to its body (RFC 9110, 9.3.2).
+        Rest::MethodNotAllowed(allow) if head.method == Method::HEAD && allow.iter().any(|it| it == "GET") => {
+            table.rest("GET", path)
+        }
+        found => found,
+    };
+    match found {
         Rest::Found(found) => Ok(found),
         Rest::MethodNotAllowed(allow) => {
             let error = BindError::method_not_allowed(method, &allow);
             Err(Failure::Method { allow, error })
         }
         Rest::NotFound => Err(BindError::not_found(path).into()),
+    }
+}
+
+/// An HTTP/1.1 request names its host, once (RFC 9112, 3.2): whoever stands between might read another of two.
+fn one_host(head: &request::Parts) -> Result<(), BindError> {
+    match (head.version, head.headers.get_all(header::HOST).iter().count()) {
+        (Version::HTTP_11, 0) => Err(BindError::field("host", "an HTTP/1.1 request needs this header")),
+        (Version::HTTP_11, 2..) => Err(BindError::field("host", "is there more than once")),
+        _ => Ok(()),
     }
 }
 

@@ -5,7 +5,11 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
-use tokio::{net::TcpStream, task::JoinSet};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+};
 
 use crate::support::{send, start};
 
@@ -36,6 +40,35 @@ async fn a_user_is_created_read_listed_changed_and_deleted() {
     assert_eq!((deleted.status.as_u16(), deleted.json()), (200, json!({})));
     let missing = send(to, "GET", "/api/users/1", &[], "").await;
     assert_eq!((missing.status.as_u16(), missing.json()), (404, json!({"code": 5, "message": "no user \"1\""})));
+}
+
+#[tokio::test]
+async fn head_is_answered_like_get_without_the_body() {
+    let gateway = start().await;
+    send(gateway.addr, "POST", "/api/users", &JSON, r#"{"name": "Ada", "email": "ada@example.org"}"#).await;
+    for (path, status) in [("/api/users/1", 200), ("/api/users", 200), ("/api/users/2", 404), ("/echo", 405)] {
+        let get = send(gateway.addr, "GET", path, &[], "").await;
+        let head = send(gateway.addr, "HEAD", path, &[], "").await;
+        assert_eq!((head.status.as_u16(), get.status.as_u16(), head.body.as_str()), (status, status, ""), "{path}");
+        if status != 405 {
+            assert_eq!(head.headers["content-length"], get.body.len().to_string(), "{path}");
+            assert_eq!(head.headers["content-type"], get.headers["content-type"], "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_http_1_1_request_names_its_host_once() {
+    let gateway = start().await;
+    for (hosts, status) in [("", "400"), ("host: a\r\nhost: b\r\n", "400"), ("host: a\r\n", "200")] {
+        let mut client = TcpStream::connect(gateway.addr).await.unwrap();
+        let request = format!("GET /api/users HTTP/1.1\r\n{hosts}connection: close\r\n\r\n");
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{hosts:?}: {answer}");
+        assert_eq!(answer.contains("\"field\":\"host\""), status == "400", "{answer}");
+    }
 }
 
 #[tokio::test]

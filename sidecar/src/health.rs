@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Response, Status, Streaming};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_client::HealthClient};
 
@@ -25,6 +25,12 @@ use crate::HealthCheck;
 
 /// Time between two attempts while the app is not healthy; doubles up to the second figure.
 const EAGER: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
+/// While its end is awaited: time between two looks for the app, and how long one may take.
+const GONE_EVERY: Duration = Duration::from_millis(200);
+const GONE_LIMIT: Duration = Duration::from_secs(1);
+const SAYS_SO: &str = "says that it is not serving";
+/// Metadata beside NOT_SERVING that tells why; other apps do not send it.
+const REASON: &str = "weft-health-reason";
 /// Unanswered polls in a row that make an app unhealthy.
 const SILENCE: u32 = 2;
 
@@ -201,12 +207,20 @@ impl Prober {
         let mut silent = 0;
         loop {
             tokio::select! {
-                said = watch.next() => self.said(said)?,
+                said = watch.next() => match said {
+                    Ok(ServingStatus::NotServing) => return Err(Answer::Says(self.why(&mut client).await)),
+                    said => self.said(said)?,
+                },
                 _ = polls.tick() => {
                     match timeout(self.timing.timeout, client.check(HealthCheckRequest::default())).await {
                         Ok(answer) => {
                             silent = 0;
-                            self.said(answer.map(|answer| answer.into_inner().status()))?;
+                            match answer {
+                                Ok(answer) if answer.get_ref().status() == ServingStatus::NotServing => {
+                                    return Err(Answer::Says(not_serving(&answer)));
+                                }
+                                answer => self.said(answer.map(|answer| answer.into_inner().status()))?,
+                            }
                         }
                         Err(_) => silent += 1,
                     }
@@ -218,10 +232,18 @@ impl Prober {
         }
     }
 
+    /// Asks why the app is not serving: a watch has no room for that.
+    async fn why(&self, client: &mut HealthClient<Channel>) -> String {
+        match timeout(self.timing.timeout, client.check(HealthCheckRequest::default())).await {
+            Ok(Ok(answer)) => not_serving(&answer),
+            Ok(Err(_)) | Err(_) => SAYS_SO.to_owned(),
+        }
+    }
+
     fn said(&self, answer: Result<ServingStatus, Status>) -> Result<(), Answer> {
         match answer {
             Ok(ServingStatus::Serving) => self.healthy(),
-            Ok(ServingStatus::NotServing) => return Err(Answer::Says("says that it is not serving".to_owned())),
+            Ok(ServingStatus::NotServing) => return Err(Answer::Says(SAYS_SO.to_owned())),
             // The server answers, and has no opinion of itself as a whole.
             Ok(ServingStatus::Unknown | ServingStatus::ServiceUnknown) => self.healthy(),
             Err(status) if status.code() == Code::NotFound => self.healthy(),
@@ -253,6 +275,14 @@ impl Prober {
             *health = next;
             changed
         });
+    }
+}
+
+/// What an app says of itself, with the reason that an app on our SDK gives.
+fn not_serving(answer: &Response<HealthCheckResponse>) -> String {
+    match answer.metadata().get(REASON).and_then(|reason| reason.to_str().ok()) {
+        Some(reason) => format!("{SAYS_SO}: {reason}"),
+        None => SAYS_SO.to_owned(),
     }
 }
 
@@ -290,6 +320,13 @@ impl Watching {
             }
             Err(status) => Err(status),
         }
+    }
+}
+
+/// Waits until nothing listens where the app was.
+pub(crate) async fn gone(app: SocketAddr) {
+    while !matches!(timeout(GONE_LIMIT, connect(app)).await, Ok(Err(_))) {
+        sleep(GONE_EVERY).await;
     }
 }
 

@@ -7,6 +7,7 @@
 //!                                                               │ app ends: CRASHED at once, before it is started again
 //!                                                               │           └ healthy again: SERVING      gave up: deregistered, exit 1
 //!  Leaving (DRAINING, still accepting, ≤ notice) ─► Draining (GOAWAY, ≤ limit) ─► app SIGTERM, SIGKILL ─► outbound ─► deregistered
+//!                                        an app that somebody else runs: wait until it is gone, or SIGTERM ─┘
 //! ```
 //! Invariants: SERVING is said only of an app that was found healthy since its last start; a crash is said before the restart; descriptors
 //! that were registered stay until others are.
@@ -20,6 +21,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use tokio::sync::watch;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use weft_discovery::{CallError, DescriptorSet, Drained, Lease, LeaseState, Leases, Registries};
 use weft_model::{Digest, Instance, Status};
 use weft_runtime::Shutdown;
@@ -31,7 +33,7 @@ use crate::descriptors::Described;
 use crate::health::{Health, Monitor};
 use crate::metrics::Metrics;
 use crate::server::Side;
-use crate::{HealthCheck, Timing, descriptors};
+use crate::{HealthCheck, Timing, descriptors, health};
 
 /// Time the deregistration may take; without it the lease runs out.
 const DEREGISTER: Duration = Duration::from_secs(2);
@@ -85,6 +87,8 @@ pub(crate) struct Parts {
     pub(crate) limits: DrainLimits,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Metrics,
+    /// Cancelled by `/drain`.
+    pub(crate) asked_to_leave: CancellationToken,
     /// Tells `/drain` how the drain went.
     pub(crate) drained: watch::Sender<Option<String>>,
 }
@@ -161,7 +165,7 @@ impl Lifecycle {
         };
         self.parts.readiness.not_ready("leaving");
         tokio::select! {
-            result = self.leave(why) => result,
+            result = self.leave(why, &shutdown) => result,
             () = shutdown.aborting() => Err(anyhow!("aborted before the drain was over")),
         }
     }
@@ -192,6 +196,7 @@ impl Lifecycle {
             () = done(&mut self.storing) => Event::Stored,
             state = lease => Event::Lease(state),
             () = shutdown.draining() => Event::Drain,
+            () = self.parts.asked_to_leave.cancelled() => Event::Drain,
         }
     }
 
@@ -368,7 +373,7 @@ impl Lifecycle {
         Next::On
     }
 
-    async fn leave(mut self, why: Why) -> anyhow::Result<()> {
+    async fn leave(mut self, why: Why, shutdown: &Shutdown) -> anyhow::Result<()> {
         let result = match why {
             Why::Asked => {
                 self.notify_callers().await;
@@ -384,10 +389,14 @@ impl Lifecycle {
         if cut > 0 {
             tracing::warn!(connections = cut, "calls did not finish in time and were cut");
         }
-        if let Some(child) = &mut self.parts.child
-            && let Some(exit) = child.stop().await
-        {
-            tracing::info!(%exit, "the app ended");
+        match &mut self.parts.child {
+            Some(child) => {
+                if let Some(exit) = child.stop().await {
+                    tracing::info!(%exit, "the app ended");
+                }
+            }
+            None if result.is_ok() => stay(self.parts.app, shutdown).await,
+            None => {}
         }
         self.parts.outbound.finish(self.parts.limits.outbound).await;
         self.deregister().await;
@@ -412,6 +421,16 @@ impl Lifecycle {
             Ok(_) => tracing::info!(phase = "flushed", "deregistered"),
             Err(error) => tracing::warn!(error = chain(&error), "not deregistered; the lease will run out"),
         }
+    }
+}
+
+/// An app that somebody else runs may call other services to its last moment, and whoever asked for `/drain` may ask again: so stay until
+/// the app is gone, or until we are told to end, which Kubernetes does last.
+async fn stay(app: SocketAddr, shutdown: &Shutdown) {
+    tracing::info!("callers are gone; carrying the app's own calls until it ends");
+    tokio::select! {
+        () = shutdown.draining() => {}
+        () = health::gone(app) => tracing::info!("the app is gone"),
     }
 }
 

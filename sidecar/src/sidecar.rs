@@ -171,7 +171,8 @@ impl Sidecar {
         if let Some(child) = &self.child {
             parts.spawn(app::relay(child.handle().logs().clone()));
         }
-        let hook = drain_hook(shutdown.clone(), drain_told);
+        let asked_to_leave = CancellationToken::new();
+        let hook = drain_hook(asked_to_leave.clone(), drain_told);
         let admin = Admin::new(self.context.metrics().clone(), readiness.clone()).drain(hook);
         parts.spawn(admin.run(self.admin, until_the_end.clone()));
         let knows_at_once = matches!(self.source, Joined::Services(_));
@@ -197,6 +198,7 @@ impl Sidecar {
             limits: self.config.drain,
             readiness,
             metrics: self.metrics,
+            asked_to_leave,
             drained,
         });
         let mut thread_ended = false;
@@ -355,15 +357,15 @@ async fn first_failure(parts: &mut JoinSet<()>) -> anyhow::Error {
     std::future::pending().await
 }
 
-/// What `/drain` does: starts the drain and answers when every caller has heard of it, so that a `preStop` hook that waits for the
+/// What `/drain` does: starts the leaving and answers when every caller has heard of it, so that a `preStop` hook that waits for the
 /// answer lets the app be stopped no earlier.
 fn drain_hook(
-    shutdown: Shutdown,
+    asked_to_leave: CancellationToken,
     told: watch::Receiver<Option<String>>,
 ) -> impl Fn() -> Pin<Box<dyn Future<Output = String> + Send>> + Send + Sync + 'static {
     move || {
         let mut told = told.clone();
-        shutdown.drain();
+        asked_to_leave.cancel();
         Box::pin(async move {
             match told.wait_for(Option::is_some).await {
                 Ok(how) => format!("draining: {}", how.clone().unwrap_or_default()),

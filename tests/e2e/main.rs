@@ -9,6 +9,7 @@ mod access;
 mod check;
 mod clients;
 mod metrics;
+mod postgres;
 mod reliability;
 mod rest;
 mod shop;

@@ -12,6 +12,7 @@
 //! | `WEFT_TEST_PROMTOOL` | Prometheus' promtool |
 //! | `WEFT_TEST_KUSTOMIZE` | the kustomize program |
 //! | `WEFT_TEST_KUBERNETES_VALIDATE` | the kubernetes-validate program |
+//! | `WEFT_TEST_POSTGRES` | directory of PostgreSQL's programs (`initdb`, `postgres`, `createdb`), version 15 or newer |
 //! | `WEFT_TEST_SKIPS` | a file; a test that skips appends one line to it, in one write |
 //!
 //! A skip line is `TEST <tab> MISSING <tab> COMMAND`: the test's name, what it lacks, and the command that adds it. Places are absolute paths; a tool that could not be had is
@@ -31,6 +32,8 @@ pub(crate) const PROMTOOL: &str = "WEFT_TEST_PROMTOOL";
 pub(crate) const KUSTOMIZE: &str = "WEFT_TEST_KUSTOMIZE";
 /// The kubernetes-validate program.
 pub(crate) const KUBERNETES_VALIDATE: &str = "WEFT_TEST_KUBERNETES_VALIDATE";
+/// Directory of PostgreSQL's programs.
+pub(crate) const POSTGRES: &str = "WEFT_TEST_POSTGRES";
 /// File to which skipping tests append.
 pub(crate) const SKIPS: &str = "WEFT_TEST_SKIPS";
 

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::env::Env;
 use crate::run::{self, Limit};
+use crate::tools;
 
 /// Minutes for one call of apt.
 const APT: u64 = 15;
@@ -64,6 +65,13 @@ const NEEDS: &[Need] = &[
         probe: &["buildah", "--version"],
         packages: &["buildah"],
         otherwise: "install buildah 1.28 or newer",
+    },
+    Need {
+        what: "PostgreSQL",
+        for_what: "tests of the example services on it, each with a private server",
+        probe: &tools::FIND_POSTGRES,
+        packages: &["postgresql"],
+        otherwise: "PostgreSQL 15 or newer is needed, with its server's programs",
     },
     Need {
         what: "git",

@@ -1,8 +1,8 @@
 //! User-level tools, pinned here and fetched into the cache when first wanted: stock gRPC peers and judges of manifests for tests, cargo-deny for the
 //! gate.
 //!
-//! Lives here: versions, and how each tool is installed by the ordinary client of its registry. Does not: anything that needs root
-//! (`setup`). A tool's folder carries its version, so that two checkouts can want different ones. A tool is there if it answers:
+//! Lives here: versions, and how each tool is installed by the ordinary client of its registry; where the system keeps PostgreSQL. Does not:
+//! anything that needs root (`setup`). A tool's folder carries its version, so that two checkouts can want different ones. A tool is there if it answers:
 //! an interrupted install, or a Python that the system has since replaced, is cleared away and done again.
 
 use std::fs::{self, File};
@@ -23,6 +23,16 @@ const GRPCURL: &str = "1.9.4";
 const KUSTOMIZE: &str = "5.8.1";
 const KUBERNETES_VALIDATE: &str = "1.37.0";
 const CARGO_DENY: &str = "0.20.2";
+
+/// Prints the directory of the newest PostgreSQL's programs; fails if there is none that knows ICU as a database's own collation.
+/// Debian keeps them out of `PATH`, since a machine may have several.
+pub(crate) const FIND_POSTGRES: [&str; 3] = [
+    "sh",
+    "-c",
+    r"for dir in $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -rV) $(dirname $(command -v initdb) 2>/dev/null); do
+        $dir/initdb --version 2>/dev/null | grep -Eq ' (1[5-9]|[2-9][0-9])' && test -x $dir/createdb && echo $dir && exit 0
+    done; exit 1",
+];
 
 /// Minutes for one step of an install: a registry that does not answer must not hold up the tests for ever.
 const STEP: u64 = 15;
@@ -68,7 +78,17 @@ pub(crate) fn for_tests(env: &Env) -> ForTests {
         Some(place) => tools.variables.push((protocol::PROMTOOL, place)),
         None => tools.absent.push("promtool: not on this machine; `cargo xtask setup` adds it".into()),
     }
+    match postgres(env) {
+        Some(place) => tools.variables.push((protocol::POSTGRES, place)),
+        None => tools.absent.push("PostgreSQL 15 or newer: not on this system; `cargo xtask setup` adds it".to_owned()),
+    }
     tools
+}
+
+fn postgres(env: &Env) -> Option<PathBuf> {
+    let mut find = env.command(FIND_POSTGRES[0]);
+    let found = find.args(&FIND_POSTGRES[1..]).output().ok().filter(|it| it.status.success())?;
+    Some(String::from_utf8(found.stdout).ok()?.trim().into())
 }
 
 /// Returns the cargo-deny program.

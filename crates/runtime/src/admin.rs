@@ -42,6 +42,20 @@ impl Readiness {
     pub fn load(&self) -> Result<(), String> {
         self.0.borrow().clone()
     }
+
+    /// Waits until it is ready. Cancel-safe.
+    pub async fn until_ready(&self) {
+        // Cannot fail: the sender is `self`.
+        drop(self.0.subscribe().wait_for(Result::is_ok).await);
+    }
+
+    /// Waits until it is not ready, and returns why. Cancel-safe.
+    pub async fn until_not_ready(&self) -> String {
+        let mut state = self.0.subscribe();
+        // Cannot fail: the sender is `self`.
+        let reason = state.wait_for(Result::is_err).await.ok().and_then(|state| state.clone().err());
+        reason.unwrap_or_default()
+    }
 }
 
 type DrainHook = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = String> + Send>> + Send + Sync>;
@@ -119,5 +133,20 @@ impl Admin {
         *response.status_mut() = status;
         response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
         Ok(response)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn readiness_can_be_waited_for_both_ways() {
+        let readiness = Readiness::starting("warming up");
+        assert_eq!(readiness.until_not_ready().await, "warming up");
+        let (told, ()) = tokio::join!(readiness.until_ready(), async { readiness.ready() });
+        assert_eq!((told, readiness.load()), ((), Ok(())));
+        let (why, ()) = tokio::join!(readiness.until_not_ready(), async { readiness.not_ready("ill") });
+        assert_eq!(why, "ill");
     }
 }

@@ -56,6 +56,11 @@ impl Env {
         self.get("WEFT_DATA").map(PathBuf::from)
     }
 
+    /// `DATABASE_URL`: the database server that keeps the app's data, if not its directory. May hold a password.
+    pub fn database_url(&self) -> Option<&str> {
+        self.get("DATABASE_URL")
+    }
+
     /// `RUST_LOG`: filter of log lines in the syntax of `tracing-subscriber`.
     pub fn log_filter(&self) -> Option<&str> {
         self.get("RUST_LOG")

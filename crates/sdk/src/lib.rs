@@ -16,8 +16,9 @@
 //! ```
 //!
 //! Environment: `PORT` (default [`DEFAULT_PORT`], always on 127.0.0.1), `WEFT_OUTBOUND` (the sidecar, for calls to other services),
-//! `WEFT_DATA`, `WEFT_SERVICE`, `WEFT_INSTANCE`, `RUST_LOG`, and OpenTelemetry's `OTEL_EXPORTER_OTLP_*`, `OTEL_SERVICE_NAME`,
-//! `OTEL_RESOURCE_ATTRIBUTES`. In a sampled call, `tracing` spans of the author's become spans of its trace.
+//! `WEFT_DATA` or `DATABASE_URL` (where a service that has data keeps it), `WEFT_SERVICE`, `WEFT_INSTANCE`, `RUST_LOG`, and
+//! OpenTelemetry's `OTEL_EXPORTER_OTLP_*`, `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`. In a sampled call, `tracing` spans of the
+//! author's become spans of its trace.
 #![forbid(unsafe_code)]
 
 pub mod status;
@@ -37,4 +38,5 @@ pub use process::{App, DEFAULT_PORT, serve};
 pub use services::{ServeError, Services};
 pub use status::http_status;
 pub use weft_reflection::BadDescriptors;
-pub use weft_runtime::{Shutdown, clock};
+pub use weft_runtime::admin::Readiness;
+pub use weft_runtime::{Shutdown, Usage, clock};

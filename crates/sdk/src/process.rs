@@ -18,10 +18,11 @@ use crate::{Channel, Services};
 pub const DEFAULT_PORT: u16 = 50051;
 
 /// What a service may know about its place.
-#[derive(Debug, Clone)]
+#[derive(Clone)] // no `Debug`: the database's URL may hold a password
 pub struct App {
     name: String,
     data: PathBuf,
+    database_url: Option<String>,
     outbound: Option<Uri>,
 }
 
@@ -30,7 +31,8 @@ impl App {
         let name = context.env().service().unwrap_or(context.name()).to_owned();
         let data = context.env().data().unwrap_or_else(|| [".weft", "data", &name].iter().collect());
         let outbound = context.env().outbound().map(outbound).transpose()?;
-        Ok(App { name, data, outbound })
+        let database_url = context.env().database_url().map(str::to_owned);
+        Ok(App { name, data, database_url, outbound })
     }
 
     /// Returns the name of the service: `WEFT_SERVICE`, else the one given to [`serve`].
@@ -46,6 +48,12 @@ impl App {
     pub fn data_dir(&self) -> io::Result<PathBuf> {
         std::fs::create_dir_all(&self.data)?;
         Ok(self.data.clone())
+    }
+
+    /// Returns `DATABASE_URL`: the server that keeps the service's data instead of its directory. May hold a password, so it must not
+    /// get into a log.
+    pub fn database_url(&self) -> Option<&str> {
+        self.database_url.as_deref()
     }
 
     /// Returns a channel to another service, by its name in the mesh (`users`, `users.other-namespace`), through this app's sidecar. It

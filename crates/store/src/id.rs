@@ -4,8 +4,9 @@
 
 use std::fmt;
 
+use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
-use sqlx::{Database, Decode, Type};
+use sqlx::{Database, Decode, Encode, Type};
 use uuid::Uuid;
 
 use crate::Error;
@@ -55,6 +56,15 @@ where
 
     fn compatible(ty: &DB::TypeInfo) -> bool {
         <String as Type<DB>>::compatible(ty)
+    }
+}
+
+impl<'q, DB: Database> Encode<'q, DB> for Id
+where
+    String: Encode<'q, DB>,
+{
+    fn encode_by_ref(&self, buffer: &mut DB::ArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        self.to_string().encode(buffer)
     }
 }
 

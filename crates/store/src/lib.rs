@@ -1,4 +1,4 @@
-//! What the example services share to keep rows: a database file of several processes, ids, times, pages of a list.
+//! What the example services share to keep rows: a database file of several processes or a PostgreSQL server, ids, times, pages of a list.
 //!
 //! Lives here: what is the same for every service that owns tables. Does not: any statement or table (each service's `store`), and
 //! nothing of the mesh. It is no part of the SDK, because a service without a database must not build one.
@@ -8,10 +8,14 @@ mod database;
 mod error;
 mod id;
 mod page;
+mod place;
+mod postgres;
+mod sqlite;
 mod time;
 
-pub use database::{Migration, OpenError, open};
-pub use error::Error;
+pub use database::{Database, Migration, Tables};
+pub use error::{Error, OpenError};
 pub use id::Id;
 pub use page::Page;
+pub use place::{Place, Server};
 pub use time::Micros;

@@ -5,6 +5,9 @@
 use std::time::UNIX_EPOCH;
 
 use prost_types::Timestamp;
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::{Database, Decode, Encode, Type};
 
 /// Microseconds since 1970, UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,6 +25,37 @@ impl From<Micros> for Timestamp {
     fn from(Micros(micros): Micros) -> Self {
         let nanos = micros.rem_euclid(1_000_000) * 1_000;
         Timestamp { seconds: micros.div_euclid(1_000_000), nanos: i32::try_from(nanos).unwrap_or_default() }
+    }
+}
+
+impl<DB: Database> Type<DB> for Micros
+where
+    i64: Type<DB>,
+{
+    fn type_info() -> DB::TypeInfo {
+        <i64 as Type<DB>>::type_info()
+    }
+
+    fn compatible(ty: &DB::TypeInfo) -> bool {
+        <i64 as Type<DB>>::compatible(ty)
+    }
+}
+
+impl<'q, DB: Database> Encode<'q, DB> for Micros
+where
+    i64: Encode<'q, DB>,
+{
+    fn encode_by_ref(&self, buffer: &mut DB::ArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        self.0.encode(buffer)
+    }
+}
+
+impl<'r, DB: Database> Decode<'r, DB> for Micros
+where
+    i64: Decode<'r, DB>,
+{
+    fn decode(value: DB::ValueRef<'r>) -> Result<Self, BoxDynError> {
+        <i64 as Decode<DB>>::decode(value).map(Micros)
     }
 }
 

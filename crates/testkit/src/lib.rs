@@ -5,11 +5,13 @@
 #![forbid(unsafe_code)]
 
 pub mod collector;
+pub mod database;
 pub mod echo;
 pub mod foreign;
 pub mod http;
 pub mod load;
 pub mod mesh;
 pub mod outside;
+pub mod postgres;
 pub mod process;
 pub mod wait;

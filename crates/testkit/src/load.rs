@@ -4,6 +4,7 @@
 //! Latency counts from the intended start, so that a stall shows in every call it delayed (no coordinated omission).
 
 use std::{
+    collections::HashMap,
     fmt,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
@@ -58,8 +59,18 @@ impl Outcome {
 }
 
 /// Sends `rate` calls a second for `span` to `target`; `call` makes the n-th one when it is due. Returns every outcome in order.
-pub async fn run(target: SocketAddr, rate: u32, span: Duration, mut call: impl FnMut(usize) -> Call) -> Report {
-    let connections = Arc::new(Connections { target, idle: Mutex::new(Vec::new()) });
+pub async fn run(target: SocketAddr, rate: u32, span: Duration, call: impl FnMut(usize) -> Call) -> Report {
+    run_balanced(move |_| target, rate, span, call).await
+}
+
+/// The same, where `target` says where the n-th call goes, as a balancer in front would.
+pub async fn run_balanced(
+    mut target: impl FnMut(usize) -> SocketAddr,
+    rate: u32,
+    span: Duration,
+    mut call: impl FnMut(usize) -> Call,
+) -> Report {
+    let connections = Arc::new(Connections::default());
     let total = (span.as_secs_f64() * f64::from(rate)).round() as usize;
     let start = Instant::now();
     let mut calls = JoinSet::new();
@@ -67,9 +78,9 @@ pub async fn run(target: SocketAddr, rate: u32, span: Duration, mut call: impl F
     for index in 0..total {
         let due = span.mul_f64(index as f64 / total as f64);
         sleep_until(start + due).await;
-        let (call, connections) = (call(index), Arc::clone(&connections));
+        let (call, target, connections) = (call(index), target(index), Arc::clone(&connections));
         calls.spawn(async move {
-            let limited = timeout(CALL_LIMIT, connections.send(&call)).await;
+            let limited = timeout(CALL_LIMIT, connections.send(target, &call)).await;
             let answer = limited.unwrap_or_else(|_| Err(format!("no answer within {CALL_LIMIT:?}")));
             Outcome { index, call, due, latency: start.elapsed().saturating_sub(due), answer }
         });
@@ -85,21 +96,21 @@ pub async fn run(target: SocketAddr, rate: u32, span: Duration, mut call: impl F
 /// A connection and the task that drives it.
 type Connection = (SendRequest<Full<Bytes>>, JoinSet<()>);
 
+#[derive(Default)]
 struct Connections {
-    target: SocketAddr,
-    idle: Mutex<Vec<Connection>>,
+    idle: Mutex<HashMap<SocketAddr, Vec<Connection>>>,
 }
 
 impl Connections {
-    async fn send(&self, call: &Call) -> Result<(StatusCode, String), String> {
-        let (mut sender, driver) = match self.take() {
+    async fn send(&self, target: SocketAddr, call: &Call) -> Result<(StatusCode, String), String> {
+        let (mut sender, driver) = match self.take(target) {
             Some(connection) => connection,
-            None => self.connect().await.map_err(|e| format!("connect: {e}"))?,
+            None => connect(target).await.map_err(|e| format!("connect: {e}"))?,
         };
         let request = Request::builder()
             .method(call.method.clone())
             .uri(&call.path)
-            .header("host", self.target.to_string())
+            .header("host", target.to_string())
             .header("content-type", "application/json")
             .body(Full::from(call.body.clone().unwrap_or_default()))
             .map_err(|e| format!("request: {e}"))?;
@@ -107,14 +118,15 @@ impl Connections {
         let status = response.status();
         let body = response.into_body().collect().await.map_err(|e| format!("body: {e}"))?.to_bytes();
         if !sender.is_closed() {
-            self.idle().push((sender, driver));
+            self.idle().entry(target).or_default().push((sender, driver));
         }
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     }
 
     /// Takes an idle connection; one that the other side closed meanwhile is no failure of a call and is dropped.
-    fn take(&self) -> Option<Connection> {
+    fn take(&self, target: SocketAddr) -> Option<Connection> {
         let mut idle = self.idle();
+        let idle = idle.get_mut(&target)?;
         while let Some((sender, driver)) = idle.pop() {
             if sender.is_ready() {
                 return Some((sender, driver));
@@ -123,18 +135,18 @@ impl Connections {
         None
     }
 
-    async fn connect(&self) -> Result<Connection, Box<dyn std::error::Error + Send + Sync>> {
-        let stream = TcpStream::connect(self.target).await?;
-        stream.set_nodelay(true)?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let mut driver = JoinSet::new();
-        driver.spawn(async move { drop(connection.await) }); // its error reaches the call that is on it
-        Ok((sender, driver))
-    }
-
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, HashMap<SocketAddr, Vec<Connection>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+async fn connect(target: SocketAddr) -> Result<Connection, Box<dyn std::error::Error + Send + Sync>> {
+    let stream = TcpStream::connect(target).await?;
+    stream.set_nodelay(true)?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let mut driver = JoinSet::new();
+    driver.spawn(async move { drop(connection.await) }); // its error reaches the call that is on it
+    Ok((sender, driver))
 }
 
 /// All outcomes of a load, in the order of their schedule.

@@ -3,7 +3,11 @@
 //! Lives here: starting the roles by hand, one process each, and asking the registry what it knows. Does not: `weft up`, which a test of it
 //! starts as a user would.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tempfile::TempDir;
 use tonic::transport::Channel;
@@ -99,16 +103,7 @@ impl Mesh {
         let dir = TempDir::new().expect("a temporary directory can be made");
         let mut registry = registry(&weft, &dir, "127.0.0.1:0", &env);
         let registry_at = registry.address("grpc").await;
-        let args = [
-            "gateway",
-            "--listen",
-            "127.0.0.1:0",
-            "--registry",
-            &format!("http://{registry_at}"),
-            "--log-format",
-            "json",
-        ];
-        let mut gateway = Process::start("gateway", &weft, &weft, &args.map(str::to_owned), &env).expect("weft starts");
+        let mut gateway = gateway(&weft, registry_at, &env);
         let gateway_at = gateway.address("http").await;
         let mut mesh = Self {
             weft,
@@ -128,23 +123,58 @@ impl Mesh {
         Some(mesh)
     }
 
-    /// Starts one more instance and does not wait for it.
+    /// Starts one more gateway; where it listens it says itself.
+    pub fn add_gateway(&self) -> Process {
+        gateway(&self.weft, self.registry_at, &self.env)
+    }
+
+    /// Starts one more instance and does not wait for it. All instances of a service share its data.
     pub fn add(&mut self, app: App) -> &mut Member {
         self.add_with(app, &[])
     }
 
     /// The same with further flags of its sidecar.
     pub fn add_with(&mut self, app: App, flags: &[&str]) -> &mut Member {
+        let data = self.dir.path().join(app.service());
+        self.start_sidecar(app, &data, &[], flags, None)
+    }
+
+    /// The same, with data of its own and these variables.
+    pub fn add_apart(&mut self, app: App, env: &[(&str, String)]) -> &mut Member {
+        let data = self.dir.path().join(format!("{}-{}", app.service(), self.started + 1));
+        self.start_sidecar(app, &data, env, &[], None)
+    }
+
+    /// Starts one more sidecar, with these flags, for an app that the test runs itself.
+    pub fn add_beside(&mut self, app: App, at: SocketAddr, flags: &[&str]) -> &mut Member {
+        let data = self.dir.path().join(app.service());
+        self.start_sidecar(app, &data, &[], flags, Some(at))
+    }
+
+    /// Without an address of the app, the sidecar runs it.
+    fn start_sidecar(
+        &mut self,
+        app: App,
+        data: &Path,
+        env: &[(&str, String)],
+        flags: &[&str],
+        at: Option<SocketAddr>,
+    ) -> &mut Member {
         self.started += 1;
         let slot = format!("{}-{}", app.service(), self.started);
-        let program = outside::binary(app.binary()).expect("checked at the start of the mesh");
-        let data = self.dir.path().join(app.service());
+        let (app_at, command) = match at {
+            Some(at) => (at.to_string(), Vec::new()),
+            None => {
+                let program = outside::binary(app.binary()).expect("checked at the start of the mesh");
+                ("127.0.0.1:0".to_owned(), vec!["--".to_owned(), program.display().to_string()])
+            }
+        };
         let args = [
             "sidecar",
             "--service",
             app.service(),
             "--app",
-            "127.0.0.1:0",
+            &app_at,
             "--registry",
             &format!("http://{}", self.registry_at),
             "--inbound",
@@ -158,9 +188,10 @@ impl Mesh {
             "--log-format",
             "json",
         ];
-        let program = program.to_string_lossy();
-        let args: Vec<_> = args.iter().chain(flags).chain(&["--", &program]).map(|arg| (*arg).to_owned()).collect();
-        let sidecar = Process::start(&slot, &self.weft, &self.weft, &args, &self.env).expect("weft starts");
+        let args = args.into_iter().chain(flags.iter().copied()).map(str::to_owned).chain(command);
+        let args: Vec<_> = args.collect();
+        let env = [self.env.as_slice(), env].concat();
+        let sidecar = Process::start(&slot, &self.weft, &self.weft, &args, &env).expect("weft starts");
         self.members.push(Member { app, slot, sidecar });
         self.members.last_mut().expect("pushed above")
     }
@@ -243,7 +274,13 @@ impl Mesh {
     }
 }
 
-fn registry(weft: &std::path::Path, dir: &TempDir, listen: &str, env: &[(&str, String)]) -> Process {
+fn gateway(weft: &Path, registry_at: SocketAddr, env: &[(&str, String)]) -> Process {
+    let registry = format!("http://{registry_at}");
+    let args = ["gateway", "--listen", "127.0.0.1:0", "--registry", &registry, "--log-format", "json"];
+    Process::start("gateway", weft, weft, &args.map(str::to_owned), env).expect("weft starts")
+}
+
+fn registry(weft: &Path, dir: &TempDir, listen: &str, env: &[(&str, String)]) -> Process {
     let data = dir.path().join("registry");
     let data = data.to_string_lossy();
     let args = ["registry", "--listen", listen, "--http", "127.0.0.1:0", "--data", &data, "--log-format", "json"];

@@ -54,6 +54,11 @@ pub fn program(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.is_file())
 }
 
+/// Returns the directory of PostgreSQL's programs, or says loudly that the test named skips.
+pub fn postgres(test: &str) -> Option<PathBuf> {
+    need_from_setup(variable("WEFT_TEST_POSTGRES"), test, "PostgreSQL")
+}
+
 /// Returns what a test needs from the system, or says loudly that the test named skips and returns none.
 pub fn need_from_setup(found: Option<PathBuf>, test: &str, missing: &str) -> Option<PathBuf> {
     if found.is_none() {

@@ -171,7 +171,8 @@ fn listen(output: impl Read, heard: &Mutex<Heard>) {
 
 fn listening(line: &str) -> Option<(String, SocketAddr)> {
     let line: serde_json::Value = serde_json::from_str(line).ok()?;
-    (line["event"] == "listening").then_some(())?;
+    // Roles say it on stdout as an event; a service says it in its log.
+    (line["event"] == "listening" || line["message"] == "listening").then_some(())?;
     Some((line["proto"].as_str()?.to_owned(), line["addr"].as_str()?.parse().ok()?))
 }
 

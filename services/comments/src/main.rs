@@ -10,7 +10,7 @@ use weft_comments::{Others, Store, services};
 
 fn main() -> ExitCode {
     weft::serve("comments", |app| async move {
-        let store = Store::open(&app.data_dir()?).await?;
+        let store = Store::open(&weft_store::Place::of(&app)?).await?;
         Ok(services(store, Others::new(app.channel("posts"), app.channel("users"))))
     })
 }

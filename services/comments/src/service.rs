@@ -18,7 +18,8 @@ use crate::store::Store;
 
 /// Returns what the process serves.
 pub fn services(store: Store, others: Others) -> weft::Services {
-    weft::Services::new(weft_proto::descriptors::SHOP_COMMENTS).with(CommentsServer::new(Comments { store, others }))
+    let (database, comments) = (store.database.clone(), CommentsServer::new(Comments { store, others }));
+    database.attend(weft::Services::new(weft_proto::descriptors::SHOP_COMMENTS).with(comments))
 }
 
 struct Comments {

@@ -1,19 +1,17 @@
-//! Comments in a database file that several processes share.
+//! Comments in a database that all instances share.
 //!
-//! Lives here: every SQL statement. Does not: opening the file (`weft-store`), rules about values (`comment`), gRPC (`service`).
+//! Lives here: every SQL statement. Does not: opening the database (`weft-store`), rules about values (`comment`), gRPC (`service`).
 //! Each call is one statement and so one transaction.
 //! The SQL is what SQLite and PostgreSQL both know, so that the second needs no second set of statements.
 
-use std::path::Path;
-
-use sqlx::Row;
-use sqlx::sqlite::{SqlitePool, SqliteRow};
-use weft_store::{Error, Id, Micros, Migration, OpenError, Page};
+use sqlx::any::AnyRow;
+use sqlx::{FromRow, Row, query, query_as};
+use weft_store::{Database, Error, Id, Micros, OpenError, Page, Place, Tables};
 
 use crate::comment::{Comment, ForeignId, Text};
 
-/// As in `migrations/`.
-const MIGRATIONS: &[Migration] = &[(1, "comments", include_str!("../migrations/0001_comments.sql"))];
+const TABLES: Tables =
+    Tables { name: "comments", migrations: &[(1, "comments", include_str!("../migrations/0001_comments.sql"))] };
 
 /// Every statement, named in one place so that a test can prepare them all.
 mod sql {
@@ -29,68 +27,54 @@ mod sql {
 /// The comments; clones share connections.
 #[derive(Debug, Clone)]
 pub struct Store {
-    pool: SqlitePool,
+    pub(crate) database: Database,
 }
 
 impl Store {
-    /// Opens `comments.db` in `dir`, creates it if it is not there, and brings its tables up to date.
+    /// Opens the database and brings its tables up to date.
     ///
     /// # Errors
-    /// The file cannot be opened, or its tables are not what this version can work with.
-    pub async fn open(dir: &Path) -> Result<Self, OpenError> {
-        Ok(Store { pool: weft_store::open(dir, "comments", MIGRATIONS).await? })
+    /// The database cannot be opened, or its tables are not what this version can work with.
+    pub async fn open(place: &Place) -> Result<Self, OpenError> {
+        Ok(Store { database: Database::open(place, &TABLES).await? })
     }
 
     /// Adds a comment and returns it.
     pub(crate) async fn insert(&self, post: &ForeignId, author: &ForeignId, text: &Text) -> Result<Comment, Error> {
         let (id, create_time) = (Id::new(), Micros::now());
         let (post, author, text) = (post.as_str(), author.as_str(), text.as_str());
-        let insert = sqlx::query(sql::INSERT).bind(id.to_string()).bind(post).bind(author).bind(text);
-        insert.bind(create_time.0).execute(&self.pool).await?;
+        self.database.write(query(sql::INSERT).bind(id).bind(post).bind(author).bind(text).bind(create_time)).await?;
         let (post, author, text) = (post.to_owned(), author.to_owned(), text.to_owned());
         Ok(Comment { id, post, author, text, create_time })
     }
 
     /// Returns a page of the comments on a post by time of creation, and one more if another page follows.
     pub(crate) async fn page_on(&self, post: &str, page: Page) -> Result<Vec<Comment>, Error> {
-        let query = sqlx::query(sql::PAGE_ON).bind(page.above()).bind(page.limit()).bind(post);
-        query.fetch_all(&self.pool).await?.iter().map(read).collect()
+        self.database.all(query_as(sql::PAGE_ON).bind(page.above()).bind(page.limit()).bind(post)).await
     }
 
     pub(crate) async fn delete(&self, post: &str, id: Id) -> Result<(), Error> {
-        match sqlx::query(sql::DELETE).bind(id.to_string()).bind(post).execute(&self.pool).await?.rows_affected() {
-            0 => Err(Error::NotFound),
-            _ => Ok(()),
-        }
+        self.database.write(query(sql::DELETE).bind(id).bind(post)).await
     }
 }
 
-fn read(row: &SqliteRow) -> Result<Comment, Error> {
-    Ok(Comment {
-        id: row.try_get("id")?,
-        post: row.try_get("post_id")?,
-        author: row.try_get("author_id")?,
-        text: row.try_get("text")?,
-        create_time: Micros(row.try_get("create_time")?),
-    })
+impl FromRow<'_, AnyRow> for Comment {
+    fn from_row(row: &AnyRow) -> Result<Self, sqlx::Error> {
+        Ok(Comment {
+            id: row.try_get("id")?,
+            post: row.try_get("post_id")?,
+            author: row.try_get("author_id")?,
+            text: row.try_get("text")?,
+            create_time: row.try_get("create_time")?,
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
-    use sqlx::{Executor, SqlSafeStr};
-
     use super::*;
-
-    #[tokio::test]
-    async fn every_statement_can_be_prepared() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
-        for statement in sql::ALL {
-            store.pool.prepare(statement.into_sql_str()).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
-        }
-    }
 
     #[test]
     fn the_embedded_migrations_are_the_files() {
@@ -101,7 +85,26 @@ mod tests {
             .map(|file| (file.file_name().into_string().unwrap(), std::fs::read_to_string(file.path()).unwrap()))
             .collect();
         let embedded =
-            MIGRATIONS.iter().map(|(version, name, text)| (format!("{version:04}_{name}.sql"), (*text).into()));
+            TABLES.migrations.iter().map(|(version, name, text)| (format!("{version:04}_{name}.sql"), (*text).into()));
         assert_eq!(files, embedded.collect());
+    }
+
+    mod each_statement {
+        use weft_testkit::database::Rows;
+
+        use super::*;
+
+        async fn can_be_prepared(rows: Rows) {
+            let store = Store::open(&place(&rows)).await.unwrap();
+            for statement in sql::ALL {
+                store.database.check(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+            }
+        }
+
+        fn place(rows: &Rows) -> weft_store::Place {
+            weft_store::Place::named(rows.dir(), rows.url()).unwrap()
+        }
+
+        weft_testkit::on_each_engine!(can_be_prepared);
     }
 }

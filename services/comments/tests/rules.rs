@@ -1,11 +1,11 @@
-//! Every rule of `shop.comments.v1.Comments`, by a real client over a real connection, with stand-ins for posts and users.
+//! Every rule of `shop.comments.v1.Comments`, by a real client over a real connection, with stand-ins for posts and users, on each
+//! engine.
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test may; clippy knows it only of functions marked as tests")]
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
@@ -20,6 +20,8 @@ use weft_proto::shop::posts::v1 as posts;
 use weft_proto::shop::posts::v1::posts_server::PostsServer;
 use weft_proto::shop::users::v1 as users;
 use weft_proto::shop::users::v1::users_server::UsersServer;
+use weft_store::Place;
+use weft_testkit::database::Rows;
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -104,7 +106,7 @@ impl posts::posts_server::Posts for StandIn {
 struct Shop {
     comments: CommentsClient<Channel>,
     served: JoinSet<()>,
-    dir: TempDir,
+    rows: Rows,
 }
 
 async fn serve(served: &mut JoinSet<()>, services: weft::Services) -> String {
@@ -114,16 +116,19 @@ async fn serve(served: &mut JoinSet<()>, services: weft::Services) -> String {
     url
 }
 
-async fn shop() -> Shop {
-    let (mut served, dir) = (JoinSet::new(), tempfile::tempdir().unwrap());
+async fn open(rows: &Rows) -> Store {
+    Store::open(&Place::named(rows.dir(), rows.url()).unwrap()).await.unwrap()
+}
+
+async fn shop(rows: Rows) -> Shop {
+    let mut served = JoinSet::new();
     let stand_in = StandIn { together: Arc::new(Barrier::new(2)) };
     let posts = weft::Services::new(weft_proto::descriptors::SHOP_POSTS).with(PostsServer::new(stand_in.clone()));
     let users = weft::Services::new(weft_proto::descriptors::SHOP_USERS).with(UsersServer::new(stand_in));
     let posts = weft::Channel::new(Some(serve(&mut served, posts).await.parse().unwrap()), "posts");
     let users = weft::Channel::new(Some(serve(&mut served, users).await.parse().unwrap()), "users");
-    let store = Store::open(dir.path()).await.unwrap();
-    let url = serve(&mut served, services(store, Others::new(posts, users))).await;
-    Shop { comments: CommentsClient::connect(url).await.unwrap(), served, dir }
+    let url = serve(&mut served, services(open(&rows).await, Others::new(posts, users))).await;
+    Shop { comments: CommentsClient::connect(url).await.unwrap(), served, rows }
 }
 
 impl Shop {
@@ -153,9 +158,19 @@ fn wrong_fields<T: std::fmt::Debug>(answer: Result<T, Status>) -> Vec<String> {
     details.field_violations.into_iter().map(|it| it.field).collect()
 }
 
-#[tokio::test]
-async fn a_created_comment_is_what_was_sent_with_an_id_and_a_time_and_is_listed() {
-    let mut shop = shop().await;
+weft_testkit::on_each_engine!(
+    a_created_comment_is_what_was_sent_with_an_id_and_a_time_and_is_listed,
+    posts_and_users_are_asked_at_the_same_time,
+    what_nobody_knows_is_refused_and_nothing_is_stored,
+    all_that_is_wrong_is_said_at_once,
+    a_service_that_cannot_be_asked_is_the_cause_whatever_the_other_one_does,
+    what_comments_knows_itself_it_tells_without_the_others,
+    pages_give_each_comment_of_a_post_once_oldest_first,
+    a_comment_is_deleted_once_and_only_from_its_own_post,
+);
+
+async fn a_created_comment_is_what_was_sent_with_an_id_and_a_time_and_is_listed(rows: Rows) {
+    let mut shop = shop(rows).await;
     let (post_id, author_id) = ("known".to_owned(), "known".to_owned());
     let request = pb::CreateCommentRequest { post_id, author_id, text: "one\ntwo".to_owned() };
     let answer = shop.comments.create_comment(request).await.unwrap();
@@ -168,29 +183,26 @@ async fn a_created_comment_is_what_was_sent_with_an_id_and_a_time_and_is_listed(
     assert!(shop.list("other", 0, "").await.unwrap().comments.is_empty());
 }
 
-#[tokio::test]
-async fn posts_and_users_are_asked_at_the_same_time() {
-    let mut shop = shop().await;
+async fn posts_and_users_are_asked_at_the_same_time(rows: Rows) {
+    let mut shop = shop(rows).await;
     // Each question is answered only when the other one is there.
     timeout(LONG, shop.create("together", "together", "text")).await.expect("nobody waits for the other").unwrap();
 }
 
-#[tokio::test]
-async fn what_nobody_knows_is_refused_and_nothing_is_stored() {
-    let mut shop = shop().await;
+async fn what_nobody_knows_is_refused_and_nothing_is_stored(rows: Rows) {
+    let mut shop = shop(rows).await;
     assert_eq!(wrong_fields(shop.create("known", "nobody", "text").await), ["author_id"]);
     for author in ["known", "nobody"] {
         let status = shop.create("nothing", author, "text").await.unwrap_err();
         assert_eq!((status.code(), status.message()), (Code::NotFound, "no such post"));
     }
-    for post in ["known", "nothing"] {
+    for post in ["known", "nothing", "\0"] {
         assert!(shop.list(post, 0, "").await.unwrap().comments.is_empty());
     }
 }
 
-#[tokio::test]
-async fn all_that_is_wrong_is_said_at_once() {
-    let mut shop = shop().await;
+async fn all_that_is_wrong_is_said_at_once(rows: Rows) {
+    let mut shop = shop(rows).await;
     assert_eq!(wrong_fields(shop.create("", "", " ").await), ["post_id", "author_id", "text"]);
     assert_eq!(
         wrong_fields(shop.create("slow", "slow", &"a".repeat(2_001)).await),
@@ -200,9 +212,8 @@ async fn all_that_is_wrong_is_said_at_once() {
     assert_eq!(wrong_fields(shop.list("known", -1, "no token").await), ["page_size", "page_token"]);
 }
 
-#[tokio::test]
-async fn a_service_that_cannot_be_asked_is_the_cause_whatever_the_other_one_does() {
-    let mut shop = shop().await;
+async fn a_service_that_cannot_be_asked_is_the_cause_whatever_the_other_one_does(rows: Rows) {
+    let mut shop = shop(rows).await;
     for (post, author, cause) in [("down", "slow", "asking posts: "), ("slow", "down", "asking users: ")] {
         let status = timeout(LONG, shop.create(post, author, "text")).await.unwrap().unwrap_err();
         assert_eq!(status.code(), Code::Unavailable);
@@ -211,12 +222,11 @@ async fn a_service_that_cannot_be_asked_is_the_cause_whatever_the_other_one_does
     assert!(shop.list("down", 0, "").await.unwrap().comments.is_empty());
 }
 
-#[tokio::test]
-async fn what_comments_knows_itself_it_tells_without_the_others() {
-    let mut shop = shop().await;
+async fn what_comments_knows_itself_it_tells_without_the_others(rows: Rows) {
+    let mut shop = shop(rows).await;
     let comment = shop.create("known", "known", "text").await.unwrap();
     let alone = |service| weft::Channel::new(None, service);
-    let store = Store::open(shop.dir.path()).await.unwrap();
+    let store = open(&shop.rows).await;
     let url = serve(&mut shop.served, services(store, Others::new(alone("posts"), alone("users")))).await;
     shop.comments = CommentsClient::connect(url).await.unwrap();
 
@@ -227,9 +237,8 @@ async fn what_comments_knows_itself_it_tells_without_the_others() {
     shop.delete("known", &comment.id).await.unwrap();
 }
 
-#[tokio::test]
-async fn pages_give_each_comment_of_a_post_once_oldest_first() {
-    let mut shop = shop().await;
+async fn pages_give_each_comment_of_a_post_once_oldest_first(rows: Rows) {
+    let mut shop = shop(rows).await;
     let mut created = Vec::new();
     for number in 0..5 {
         created.push(shop.create("known", "known", &number.to_string()).await.unwrap());
@@ -240,11 +249,12 @@ async fn pages_give_each_comment_of_a_post_once_oldest_first() {
     assert_eq!(second.next_page_token, "");
 }
 
-#[tokio::test]
-async fn a_comment_is_deleted_once_and_only_from_its_own_post() {
-    let mut shop = shop().await;
+async fn a_comment_is_deleted_once_and_only_from_its_own_post(rows: Rows) {
+    let mut shop = shop(rows).await;
     let comment = shop.create("known", "known", "text").await.unwrap();
-    for (post, id) in [("other", comment.id.as_str()), ("known", "1"), ("known", ""), ("", "")] {
+    for (post, id) in
+        [("other", comment.id.as_str()), ("known", "1"), ("known", ""), ("", ""), ("\0", comment.id.as_str())]
+    {
         assert_eq!(shop.delete(post, id).await.unwrap_err().code(), Code::NotFound, "{post:?} {id:?}");
     }
     shop.delete("known", &comment.id).await.unwrap();

@@ -46,10 +46,12 @@ message CountPostsResponse { int64 count = 1; }
 
 fn main() -> ExitCode {
     weft::serve("posts", |app| async move {
-        let store = Store::open(&app.data_dir()?).await?;
+        let store = Store::open(&weft_store::Place::of(&app)?).await?;
+        let database = store.database().clone();
         let posts = Arc::new(posts(store, Authors::new(app.channel("users"))));
         let set: &'static [u8] = Box::leak(contract()?.into_boxed_slice()); // once, and for as long as the process
-        Ok(weft::Services::new(set).with(Next { present: PostsServer::from_arc(posts.clone()), count: Count(posts) }))
+        let next = Next { present: PostsServer::from_arc(posts.clone()), count: Count(posts) };
+        Ok(database.attend(weft::Services::new(set).with(next)))
     })
 }
 

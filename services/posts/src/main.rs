@@ -9,7 +9,7 @@ use weft_posts::{Authors, Store, services};
 
 fn main() -> ExitCode {
     weft::serve("posts", |app| async move {
-        let store = Store::open(&app.data_dir()?).await?;
+        let store = Store::open(&weft_store::Place::of(&app)?).await?;
         Ok(services(store, Authors::new(app.channel("users"))))
     })
 }

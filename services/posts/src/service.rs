@@ -18,7 +18,8 @@ use crate::store::{Changes, Store};
 
 /// Returns what the process serves.
 pub fn services(store: Store, authors: Authors) -> weft::Services {
-    weft::Services::new(weft_proto::descriptors::SHOP_POSTS).with(PostsServer::new(posts(store, authors)))
+    let (database, posts) = (store.database().clone(), PostsServer::new(posts(store, authors)));
+    database.attend(weft::Services::new(weft_proto::descriptors::SHOP_POSTS).with(posts))
 }
 
 /// Returns what answers the calls, for a process that serves more than that.

@@ -1,19 +1,17 @@
-//! Posts in a database file that several processes share.
+//! Posts in a database that all instances share.
 //!
-//! Lives here: every SQL statement. Does not: opening the file (`weft-store`), rules about values (`post`), gRPC (`service`).
+//! Lives here: every SQL statement. Does not: opening the database (`weft-store`), rules about values (`post`), gRPC (`service`).
 //! Each call is one statement and so one transaction.
 //! The SQL is what SQLite and PostgreSQL both know, so that the second needs no second set of statements.
 
-use std::path::Path;
-
-use sqlx::Row;
-use sqlx::sqlite::{SqlitePool, SqliteRow};
-use weft_store::{Error, Id, Micros, Migration, OpenError, Page};
+use sqlx::any::AnyRow;
+use sqlx::{FromRow, Row, query, query_as};
+use weft_store::{Database, Error, Id, Micros, OpenError, Page, Place, Tables};
 
 use crate::post::{AuthorId, Body, Post, Title};
 
-/// As in `migrations/`.
-const MIGRATIONS: &[Migration] = &[(1, "posts", include_str!("../migrations/0001_posts.sql"))];
+const TABLES: Tables =
+    Tables { name: "posts", migrations: &[(1, "posts", include_str!("../migrations/0001_posts.sql"))] };
 
 /// Every statement, named in one place so that a test can prepare them all.
 mod sql {
@@ -42,86 +40,75 @@ pub(crate) struct Changes {
 /// The posts; clones share connections.
 #[derive(Debug, Clone)]
 pub struct Store {
-    pool: SqlitePool,
+    database: Database,
 }
 
 impl Store {
-    /// Opens `posts.db` in `dir`, creates it if it is not there, and brings its tables up to date.
+    /// Opens the database and brings its tables up to date.
     ///
     /// # Errors
-    /// The file cannot be opened, or its tables are not what this version can work with.
-    pub async fn open(dir: &Path) -> Result<Self, OpenError> {
-        Ok(Store { pool: weft_store::open(dir, "posts", MIGRATIONS).await? })
+    /// The database cannot be opened, or its tables are not what this version can work with.
+    pub async fn open(place: &Place) -> Result<Self, OpenError> {
+        Ok(Store { database: Database::open(place, &TABLES).await? })
+    }
+
+    /// Returns the database, which the services that stand on it attend.
+    pub fn database(&self) -> &Database {
+        &self.database
     }
 
     /// Adds a post and returns it.
     pub(crate) async fn insert(&self, author: &AuthorId, title: &Title, body: &Body) -> Result<Post, Error> {
         let (id, now) = (Id::new(), Micros::now());
         let (author, title, body) = (author.as_str(), title.as_str(), body.as_str());
-        let insert = sqlx::query(sql::INSERT).bind(id.to_string()).bind(author).bind(title).bind(body).bind(now.0);
-        insert.execute(&self.pool).await?;
+        self.database.write(query(sql::INSERT).bind(id).bind(author).bind(title).bind(body).bind(now)).await?;
         let (author, title, body) = (author.to_owned(), title.to_owned(), body.to_owned());
         Ok(Post { id, author, title, body, create_time: now, update_time: now })
     }
 
     pub(crate) async fn get(&self, id: Id) -> Result<Post, Error> {
-        read(&sqlx::query(sql::GET).bind(id.to_string()).fetch_one(&self.pool).await?)
+        self.database.one(query_as(sql::GET).bind(id)).await
     }
 
     /// Returns the posts of a page by time of creation, and one more if another page follows.
     pub(crate) async fn page(&self, page: Page) -> Result<Vec<Post>, Error> {
-        let rows = sqlx::query(sql::PAGE).bind(page.above()).bind(page.limit()).fetch_all(&self.pool).await?;
-        rows.iter().map(read).collect()
+        self.database.all(query_as(sql::PAGE).bind(page.above()).bind(page.limit())).await
     }
 
     /// The same, of one author's posts.
     pub(crate) async fn page_by(&self, author: &str, page: Page) -> Result<Vec<Post>, Error> {
-        let query = sqlx::query(sql::PAGE_BY).bind(page.above()).bind(page.limit()).bind(author);
-        query.fetch_all(&self.pool).await?.iter().map(read).collect()
+        self.database.all(query_as(sql::PAGE_BY).bind(page.above()).bind(page.limit()).bind(author)).await
     }
 
     /// Changes a post and returns it as it is now.
     pub(crate) async fn update(&self, id: Id, changes: &Changes) -> Result<Post, Error> {
         let (title, body) = (changes.title.as_ref().map(Title::as_str), changes.body.as_ref().map(Body::as_str));
-        let update = sqlx::query(sql::UPDATE).bind(id.to_string()).bind(title).bind(body).bind(Micros::now().0);
-        read(&update.fetch_one(&self.pool).await?)
+        self.database.one(query_as(sql::UPDATE).bind(id).bind(title).bind(body).bind(Micros::now())).await
     }
 
     pub(crate) async fn delete(&self, id: Id) -> Result<(), Error> {
-        match sqlx::query(sql::DELETE).bind(id.to_string()).execute(&self.pool).await?.rows_affected() {
-            0 => Err(Error::NotFound),
-            _ => Ok(()),
-        }
+        self.database.write(query(sql::DELETE).bind(id)).await
     }
 }
 
-fn read(row: &SqliteRow) -> Result<Post, Error> {
-    Ok(Post {
-        id: row.try_get("id")?,
-        author: row.try_get("author_id")?,
-        title: row.try_get("title")?,
-        body: row.try_get("body")?,
-        create_time: Micros(row.try_get("create_time")?),
-        update_time: Micros(row.try_get("update_time")?),
-    })
+impl FromRow<'_, AnyRow> for Post {
+    fn from_row(row: &AnyRow) -> Result<Self, sqlx::Error> {
+        Ok(Post {
+            id: row.try_get("id")?,
+            author: row.try_get("author_id")?,
+            title: row.try_get("title")?,
+            body: row.try_get("body")?,
+            create_time: row.try_get("create_time")?,
+            update_time: row.try_get("update_time")?,
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
-    use sqlx::{Executor, SqlSafeStr};
-
     use super::*;
-
-    #[tokio::test]
-    async fn every_statement_can_be_prepared() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
-        for statement in sql::ALL {
-            store.pool.prepare(statement.into_sql_str()).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
-        }
-    }
 
     #[test]
     fn the_embedded_migrations_are_the_files() {
@@ -132,7 +119,26 @@ mod tests {
             .map(|file| (file.file_name().into_string().unwrap(), std::fs::read_to_string(file.path()).unwrap()))
             .collect();
         let embedded =
-            MIGRATIONS.iter().map(|(version, name, text)| (format!("{version:04}_{name}.sql"), (*text).into()));
+            TABLES.migrations.iter().map(|(version, name, text)| (format!("{version:04}_{name}.sql"), (*text).into()));
         assert_eq!(files, embedded.collect());
+    }
+
+    mod each_statement {
+        use weft_testkit::database::Rows;
+
+        use super::*;
+
+        async fn can_be_prepared(rows: Rows) {
+            let store = Store::open(&place(&rows)).await.unwrap();
+            for statement in sql::ALL {
+                store.database.check(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+            }
+        }
+
+        fn place(rows: &Rows) -> weft_store::Place {
+            weft_store::Place::named(rows.dir(), rows.url()).unwrap()
+        }
+
+        weft_testkit::on_each_engine!(can_be_prepared);
     }
 }

@@ -1,4 +1,5 @@
-//! Every rule of `shop.posts.v1.Posts`, by a real client over a real connection, with a stand-in for users.
+//! Every rule of `shop.posts.v1.Posts`, by a real client over a real connection, with a stand-in for users, on
+//! each engine.
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test may; clippy knows it only of functions marked as tests")]
 
@@ -7,7 +8,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use prost_types::FieldMask;
-use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -19,6 +19,8 @@ use weft_proto::shop::posts::v1 as pb;
 use weft_proto::shop::posts::v1::posts_client::PostsClient;
 use weft_proto::shop::users::v1 as users;
 use weft_proto::shop::users::v1::users_server::UsersServer;
+use weft_store::Place;
+use weft_testkit::database::Rows;
 
 const LONG: Duration = Duration::from_secs(20);
 /// The one user there is, until `ada_is_gone`.
@@ -71,7 +73,7 @@ struct Shop {
     posts: PostsClient<Channel>,
     users: Users,
     served: JoinSet<()>,
-    dir: TempDir,
+    rows: Rows,
 }
 
 async fn serve(served: &mut JoinSet<()>, services: weft::Services) -> String {
@@ -81,13 +83,17 @@ async fn serve(served: &mut JoinSet<()>, services: weft::Services) -> String {
     url
 }
 
-async fn shop() -> Shop {
-    let (users, mut served, dir) = (Users::default(), JoinSet::new(), tempfile::tempdir().unwrap());
+async fn open(rows: &Rows) -> Store {
+    Store::open(&Place::named(rows.dir(), rows.url()).unwrap()).await.unwrap()
+}
+
+async fn shop(rows: Rows) -> Shop {
+    let (users, mut served) = (Users::default(), JoinSet::new());
     let stand_in = weft::Services::new(weft_proto::descriptors::SHOP_USERS).with(UsersServer::new(users.clone()));
     let outbound = serve(&mut served, stand_in).await.parse().unwrap();
     let authors = Authors::new(weft::Channel::new(Some(outbound), "users"));
-    let url = serve(&mut served, services(Store::open(dir.path()).await.unwrap(), authors)).await;
-    Shop { posts: PostsClient::connect(url).await.unwrap(), users, served, dir }
+    let url = serve(&mut served, services(open(&rows).await, authors)).await;
+    Shop { posts: PostsClient::connect(url).await.unwrap(), users, served, rows }
 }
 
 impl Shop {
@@ -135,9 +141,22 @@ fn wrong_fields<T: std::fmt::Debug>(answer: Result<T, Status>) -> Vec<String> {
     details.field_violations.into_iter().map(|it| it.field).collect()
 }
 
-#[tokio::test]
-async fn a_created_post_is_what_was_sent_with_an_id_and_times_and_can_be_read() {
-    let mut shop = shop().await;
+weft_testkit::on_each_engine!(
+    a_created_post_is_what_was_sent_with_an_id_and_times_and_can_be_read,
+    an_author_nobody_knows_is_a_violation_and_nothing_is_stored,
+    all_that_is_wrong_is_said_at_once_and_users_are_not_bothered,
+    users_that_cannot_be_asked_are_the_cause_and_nothing_is_stored,
+    slow_users_cost_a_caller_without_a_deadline_five_seconds,
+    the_full_view_tells_the_authors_name_of_now,
+    what_posts_knows_itself_it_tells_without_users,
+    an_unknown_id_is_not_found_whatever_its_form,
+    an_update_changes_what_the_mask_names_and_nothing_else,
+    pages_give_each_post_of_an_author_once_oldest_first,
+    a_deleted_post_is_gone,
+);
+
+async fn a_created_post_is_what_was_sent_with_an_id_and_times_and_can_be_read(rows: Rows) {
+    let mut shop = shop(rows).await;
     let request =
         pb::CreatePostRequest { author_id: ADA.to_owned(), title: "Notes".to_owned(), body: "one\ntwo".to_owned() };
     let answer = shop.posts.create_post(request).await.unwrap();
@@ -150,16 +169,16 @@ async fn a_created_post_is_what_was_sent_with_an_id_and_times_and_can_be_read() 
     assert_eq!(shop.asked(), 1, "only the creation needed users");
 }
 
-#[tokio::test]
-async fn an_author_nobody_knows_is_a_violation_and_nothing_is_stored() {
-    let mut shop = shop().await;
-    assert_eq!(wrong_fields(shop.create("nobody", "Notes", "").await), ["author_id"]);
+async fn an_author_nobody_knows_is_a_violation_and_nothing_is_stored(rows: Rows) {
+    let mut shop = shop(rows).await;
+    for nobody in ["nobody", "a\0b"] {
+        assert_eq!(wrong_fields(shop.create(nobody, "Notes", "").await), ["author_id"]);
+    }
     assert!(shop.list("", 0, "").await.unwrap().posts.is_empty());
 }
 
-#[tokio::test]
-async fn all_that_is_wrong_is_said_at_once_and_users_are_not_bothered() {
-    let mut shop = shop().await;
+async fn all_that_is_wrong_is_said_at_once_and_users_are_not_bothered(rows: Rows) {
+    let mut shop = shop(rows).await;
     assert_eq!(wrong_fields(shop.create("", " ", &"a".repeat(10_001)).await), ["author_id", "title", "body"]);
     assert_eq!(wrong_fields(shop.create("nobody", "a\nb", "").await), ["title"]);
     assert_eq!(wrong_fields(shop.list("", -1, "no token").await), ["page_size", "page_token"]);
@@ -170,9 +189,8 @@ async fn all_that_is_wrong_is_said_at_once_and_users_are_not_bothered() {
     assert_eq!(shop.asked(), 0);
 }
 
-#[tokio::test]
-async fn users_that_cannot_be_asked_are_the_cause_and_nothing_is_stored() {
-    let mut shop = shop().await;
+async fn users_that_cannot_be_asked_are_the_cause_and_nothing_is_stored(rows: Rows) {
+    let mut shop = shop(rows).await;
     let status = shop.create("down", "Notes", "").await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(status.message(), "asking users: no endpoint of users takes calls");
@@ -181,9 +199,8 @@ async fn users_that_cannot_be_asked_are_the_cause_and_nothing_is_stored() {
     assert!(shop.list("", 0, "").await.unwrap().posts.is_empty());
 }
 
-#[tokio::test]
-async fn slow_users_cost_a_caller_without_a_deadline_five_seconds() {
-    let mut shop = shop().await;
+async fn slow_users_cost_a_caller_without_a_deadline_five_seconds(rows: Rows) {
+    let mut shop = shop(rows).await;
     let status = timeout(LONG, shop.create("slow", "Notes", "")).await.unwrap().unwrap_err();
     assert_eq!(
         (status.code(), status.message()),
@@ -191,9 +208,8 @@ async fn slow_users_cost_a_caller_without_a_deadline_five_seconds() {
     );
 }
 
-#[tokio::test]
-async fn the_full_view_tells_the_authors_name_of_now() {
-    let mut shop = shop().await;
+async fn the_full_view_tells_the_authors_name_of_now(rows: Rows) {
+    let mut shop = shop(rows).await;
     let post = shop.create(ADA, "Notes", "").await.unwrap();
     assert_eq!(post.author_name, "");
     let full = shop.get(&post.id, pb::PostView::Full).await.unwrap();
@@ -202,12 +218,11 @@ async fn the_full_view_tells_the_authors_name_of_now() {
     assert_eq!(shop.get(&post.id, pb::PostView::Full).await.unwrap(), post, "a post outlives its author");
 }
 
-#[tokio::test]
-async fn what_posts_knows_itself_it_tells_without_users() {
-    let mut shop = shop().await;
+async fn what_posts_knows_itself_it_tells_without_users(rows: Rows) {
+    let mut shop = shop(rows).await;
     let post = shop.create(ADA, "Notes", "").await.unwrap();
     let alone = Authors::new(weft::Channel::new(None, "users"));
-    let url = serve(&mut shop.served, services(Store::open(shop.dir.path()).await.unwrap(), alone)).await;
+    let url = serve(&mut shop.served, services(open(&shop.rows).await, alone)).await;
     shop.posts = PostsClient::connect(url).await.unwrap();
 
     assert_eq!(shop.get(&post.id, pb::PostView::Basic).await.unwrap(), post);
@@ -220,10 +235,9 @@ async fn what_posts_knows_itself_it_tells_without_users() {
     shop.delete(&post.id).await.unwrap();
 }
 
-#[tokio::test]
-async fn an_unknown_id_is_not_found_whatever_its_form() {
-    let mut shop = shop().await;
-    for id in ["01890a5d-ac96-774b-bcce-b302099a8057", "1", "", "'; DROP TABLE posts; --", &"x".repeat(10_000)] {
+async fn an_unknown_id_is_not_found_whatever_its_form(rows: Rows) {
+    let mut shop = shop(rows).await;
+    for id in ["01890a5d-ac96-774b-bcce-b302099a8057", "1", "", "\0", "'; DROP TABLE posts; --", &"x".repeat(10_000)] {
         assert_eq!(code(shop.get(id, pb::PostView::Full).await), Code::NotFound, "{id:.40}");
         assert_eq!(code(shop.delete(id).await), Code::NotFound, "{id:.40}");
         let post = pb::Post { id: id.to_owned(), title: "Notes".to_owned(), ..Default::default() };
@@ -233,9 +247,8 @@ async fn an_unknown_id_is_not_found_whatever_its_form() {
     assert_eq!(shop.asked(), 0);
 }
 
-#[tokio::test]
-async fn an_update_changes_what_the_mask_names_and_nothing_else() {
-    let mut shop = shop().await;
+async fn an_update_changes_what_the_mask_names_and_nothing_else(rows: Rows) {
+    let mut shop = shop(rows).await;
     let post = shop.create(ADA, "Notes", "text").await.unwrap();
     let sent = pb::Post {
         title: "Diary".to_owned(),
@@ -257,9 +270,8 @@ async fn an_update_changes_what_the_mask_names_and_nothing_else() {
     assert_eq!(shop.get(&post.id, pb::PostView::Basic).await.unwrap(), unmasked);
 }
 
-#[tokio::test]
-async fn pages_give_each_post_of_an_author_once_oldest_first() {
-    let mut shop = shop().await;
+async fn pages_give_each_post_of_an_author_once_oldest_first(rows: Rows) {
+    let mut shop = shop(rows).await;
     let mut created = Vec::new();
     for number in 0..5 {
         created.push(shop.create(ADA, &format!("Notes {number}"), "").await.unwrap());
@@ -276,12 +288,13 @@ async fn pages_give_each_post_of_an_author_once_oldest_first() {
     }
     assert_eq!((sizes, seen), (vec![2, 2, 1], created.clone()));
     assert_eq!(shop.list("", 5, "").await.unwrap().posts, created);
-    assert!(shop.list("eve", 0, "").await.unwrap().posts.is_empty());
+    for nobody in ["eve", "\0", "'"] {
+        assert!(shop.list(nobody, 0, "").await.unwrap().posts.is_empty(), "{nobody:?}");
+    }
 }
 
-#[tokio::test]
-async fn a_deleted_post_is_gone() {
-    let mut shop = shop().await;
+async fn a_deleted_post_is_gone(rows: Rows) {
+    let mut shop = shop(rows).await;
     let post = shop.create(ADA, "Notes", "").await.unwrap();
     shop.delete(&post.id).await.unwrap();
     assert_eq!(code(shop.get(&post.id, pb::PostView::Basic).await), Code::NotFound);

@@ -9,7 +9,7 @@ use weft_users::{Store, services};
 
 fn main() -> ExitCode {
     weft::serve("users", |app| async move {
-        let store = Store::open(&app.data_dir()?).await?;
+        let store = Store::open(&weft_store::Place::of(&app)?).await?;
         Ok(services(store))
     })
 }

@@ -9,14 +9,15 @@ use weft::Mask;
 use weft::status::{invalid_argument, violations};
 use weft_proto::shop::users::v1 as pb;
 use weft_proto::shop::users::v1::users_server::UsersServer;
-use weft_store::{Id, Page};
+use weft_store::{Error, Id, Page};
 
-use crate::store::{Changes, Error, Store};
+use crate::store::{Changes, Store};
 use crate::user::{Email, Name, User};
 
 /// Returns what the process serves.
 pub fn services(store: Store) -> weft::Services {
-    weft::Services::new(weft_proto::descriptors::SHOP_USERS).with(UsersServer::new(Users { store }))
+    let database = store.database.clone();
+    database.attend(weft::Services::new(weft_proto::descriptors::SHOP_USERS).with(UsersServer::new(Users { store })))
 }
 
 struct Users {
@@ -69,7 +70,7 @@ impl pb::users_server::Users for Users {
 }
 
 fn known(id: &str) -> Result<Id, Status> {
-    Id::parse(id).map_err(|error| status(error.into()))
+    Id::parse(id).map_err(status)
 }
 
 /// Reads the fields that the mask names; an empty mask names those that are set.
@@ -89,8 +90,9 @@ fn changes(user: &pb::User, mask: &Mask) -> Result<Changes, Status> {
 /// The one place where an error of the store becomes a status.
 fn status(error: Error) -> Status {
     match error {
-        Error::EmailTaken => Status::already_exists(error.to_string()),
-        Error::Store(error) => error.status("user"),
+        // The id is ours and new, so the address is what is taken.
+        Error::Taken => Status::already_exists("another user has this e-mail address"),
+        error => error.status("user"),
     }
 }
 

@@ -1,19 +1,17 @@
-//! Users in a database file that several processes share.
+//! Users in a database that all instances share.
 //!
-//! Lives here: every SQL statement. Does not: opening the file (`weft-store`), rules about values (`user`), gRPC (`service`).
+//! Lives here: every SQL statement. Does not: opening the database (`weft-store`), rules about values (`user`), gRPC (`service`).
 //! Each call is one statement and so one transaction.
 //! The SQL is what SQLite and PostgreSQL both know, so that the second needs no second set of statements.
 
-use std::path::Path;
-
-use sqlx::Row;
-use sqlx::sqlite::{SqlitePool, SqliteRow};
-use weft_store::{Id, Micros, Migration, OpenError, Page};
+use sqlx::any::AnyRow;
+use sqlx::{FromRow, Row, query, query_as};
+use weft_store::{Database, Error, Id, Micros, OpenError, Page, Place, Tables};
 
 use crate::user::{Email, Name, User};
 
-/// As in `migrations/`.
-const MIGRATIONS: &[Migration] = &[(1, "users", include_str!("../migrations/0001_users.sql"))];
+const TABLES: Tables =
+    Tables { name: "users", migrations: &[(1, "users", include_str!("../migrations/0001_users.sql"))] };
 
 /// Every statement, named in one place so that a test can prepare them all.
 mod sql {
@@ -30,27 +28,6 @@ mod sql {
     pub(super) const ALL: [&str; 5] = [INSERT, GET, PAGE, UPDATE, DELETE];
 }
 
-/// Why a call on the store did not do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
-    /// Another user has this e-mail address.
-    #[error("another user has this e-mail address")]
-    EmailTaken,
-    /// Whatever may happen to any row.
-    #[error(transparent)]
-    Store(#[from] weft_store::Error),
-}
-
-impl From<sqlx::Error> for Error {
-    fn from(error: sqlx::Error) -> Self {
-        match &error {
-            // The id is ours and new, so the address is what is taken.
-            sqlx::Error::Database(it) if it.is_unique_violation() => Error::EmailTaken,
-            _ => Error::Store(error.into()),
-        }
-    }
-}
-
 /// What an update changes; `None` leaves a field as it is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Changes {
@@ -61,79 +38,65 @@ pub(crate) struct Changes {
 /// The users; clones share connections.
 #[derive(Debug, Clone)]
 pub struct Store {
-    pool: SqlitePool,
+    pub(crate) database: Database,
 }
 
 impl Store {
-    /// Opens `users.db` in `dir`, creates it if it is not there, and brings its tables up to date.
+    /// Opens the database and brings its tables up to date.
     ///
     /// # Errors
-    /// The file cannot be opened, or its tables are not what this version can work with.
-    pub async fn open(dir: &Path) -> Result<Self, OpenError> {
-        Ok(Store { pool: weft_store::open(dir, "users", MIGRATIONS).await? })
+    /// The database cannot be opened, or its tables are not what this version can work with.
+    pub async fn open(place: &Place) -> Result<Self, OpenError> {
+        Ok(Store { database: Database::open(place, &TABLES).await? })
     }
 
-    /// Adds a user and returns it.
+    /// Adds a user and returns it; [`Error::Taken`] if another one has the address.
     pub(crate) async fn insert(&self, name: &Name, email: &Email) -> Result<User, Error> {
         let (id, now) = (Id::new(), Micros::now());
-        let insert = sqlx::query(sql::INSERT).bind(id.to_string()).bind(name.as_str());
-        insert.bind(email.as_str()).bind(email.key()).bind(now.0).execute(&self.pool).await?;
+        let insert = query(sql::INSERT).bind(id).bind(name.as_str()).bind(email.as_str()).bind(email.key()).bind(now);
+        self.database.write(insert).await?;
         let (name, email) = (name.as_str().to_owned(), email.as_str().to_owned());
         Ok(User { id, name, email, create_time: now, update_time: now })
     }
 
     pub(crate) async fn get(&self, id: Id) -> Result<User, Error> {
-        read(&sqlx::query(sql::GET).bind(id.to_string()).fetch_one(&self.pool).await?)
+        self.database.one(query_as(sql::GET).bind(id)).await
     }
 
     /// Returns the users of a page by time of creation, and one more if another page follows.
     pub(crate) async fn page(&self, page: Page) -> Result<Vec<User>, Error> {
-        let rows = sqlx::query(sql::PAGE).bind(page.above()).bind(page.limit()).fetch_all(&self.pool).await?;
-        rows.iter().map(read).collect()
+        self.database.all(query_as(sql::PAGE).bind(page.above()).bind(page.limit())).await
     }
 
-    /// Changes a user and returns it as it is now.
+    /// Changes a user and returns it as it is now; [`Error::Taken`] if another one has the address.
     pub(crate) async fn update(&self, id: Id, changes: &Changes) -> Result<User, Error> {
         let (name, email) = (changes.name.as_ref().map(Name::as_str), changes.email.as_ref());
-        let update = sqlx::query(sql::UPDATE).bind(id.to_string()).bind(name);
-        let update = update.bind(email.map(Email::as_str)).bind(email.map(Email::key)).bind(Micros::now().0);
-        read(&update.fetch_one(&self.pool).await?)
+        let update = query_as(sql::UPDATE).bind(id).bind(name).bind(email.map(Email::as_str));
+        self.database.one(update.bind(email.map(Email::key)).bind(Micros::now())).await
     }
 
     pub(crate) async fn delete(&self, id: Id) -> Result<(), Error> {
-        match sqlx::query(sql::DELETE).bind(id.to_string()).execute(&self.pool).await?.rows_affected() {
-            0 => Err(weft_store::Error::NotFound.into()),
-            _ => Ok(()),
-        }
+        self.database.write(query(sql::DELETE).bind(id)).await
     }
 }
 
-fn read(row: &SqliteRow) -> Result<User, Error> {
-    Ok(User {
-        id: row.try_get("id")?,
-        name: row.try_get("name")?,
-        email: row.try_get("email")?,
-        create_time: Micros(row.try_get("create_time")?),
-        update_time: Micros(row.try_get("update_time")?),
-    })
+impl FromRow<'_, AnyRow> for User {
+    fn from_row(row: &AnyRow) -> Result<Self, sqlx::Error> {
+        Ok(User {
+            id: row.try_get("id")?,
+            name: row.try_get("name")?,
+            email: row.try_get("email")?,
+            create_time: row.try_get("create_time")?,
+            update_time: row.try_get("update_time")?,
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
-    use sqlx::{Executor, SqlSafeStr};
-
     use super::*;
-
-    #[tokio::test]
-    async fn every_statement_can_be_prepared() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).await.unwrap();
-        for statement in sql::ALL {
-            store.pool.prepare(statement.into_sql_str()).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
-        }
-    }
 
     #[test]
     fn the_embedded_migrations_are_the_files() {
@@ -144,7 +107,26 @@ mod tests {
             .map(|file| (file.file_name().into_string().unwrap(), std::fs::read_to_string(file.path()).unwrap()))
             .collect();
         let embedded =
-            MIGRATIONS.iter().map(|(version, name, text)| (format!("{version:04}_{name}.sql"), (*text).into()));
+            TABLES.migrations.iter().map(|(version, name, text)| (format!("{version:04}_{name}.sql"), (*text).into()));
         assert_eq!(files, embedded.collect());
+    }
+
+    mod each_statement {
+        use weft_testkit::database::Rows;
+
+        use super::*;
+
+        async fn can_be_prepared(rows: Rows) {
+            let store = Store::open(&place(&rows)).await.unwrap();
+            for statement in sql::ALL {
+                store.database.check(statement).await.unwrap_or_else(|error| panic!("{statement}: {error:?}"));
+            }
+        }
+
+        fn place(rows: &Rows) -> weft_store::Place {
+            weft_store::Place::named(rows.dir(), rows.url()).unwrap()
+        }
+
+        weft_testkit::on_each_engine!(can_be_prepared);
     }
 }

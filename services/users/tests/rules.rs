@@ -1,11 +1,10 @@
-//! Every rule of `shop.users.v1.Users`, by a real client over a real connection.
+//! Every rule of `shop.users.v1.Users`, by a real client over a real connection, on each engine.
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test may; clippy knows it only of functions marked as tests")]
 
 use std::collections::BTreeSet;
 
 use prost_types::FieldMask;
-use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
@@ -13,23 +12,24 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use weft_proto::shop::users::v1 as pb;
 use weft_proto::shop::users::v1::users_client::UsersClient;
+use weft_store::Place;
+use weft_testkit::database::Rows;
 use weft_users::{Store, services};
 
 /// A service in this process and a client of it; dropped, both go.
 struct Shop {
     users: UsersClient<Channel>,
     _served: JoinSet<()>,
-    _dir: TempDir,
+    _rows: Rows,
 }
 
-async fn shop() -> Shop {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).await.unwrap();
+async fn shop(rows: Rows) -> Shop {
+    let store = Store::open(&Place::named(rows.dir(), rows.url()).unwrap()).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let mut served = JoinSet::new();
     served.spawn(async move { services(store).run(listener, weft::Shutdown::new()).await.unwrap() });
-    Shop { users: UsersClient::connect(url).await.unwrap(), _served: served, _dir: dir }
+    Shop { users: UsersClient::connect(url).await.unwrap(), _served: served, _rows: rows }
 }
 
 impl Shop {
@@ -73,9 +73,22 @@ fn wrong_fields<T: std::fmt::Debug>(answer: Result<T, Status>) -> Vec<String> {
 /// An id of the right form that belongs to nobody.
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
-#[tokio::test]
-async fn a_created_user_is_what_was_sent_with_an_id_and_times_and_can_be_read() {
-    let mut shop = shop().await;
+weft_testkit::on_each_engine!(
+    a_created_user_is_what_was_sent_with_an_id_and_times_and_can_be_read,
+    an_address_belongs_to_one_user_however_it_is_written,
+    all_that_is_wrong_is_said_at_once,
+    an_unknown_id_is_not_found_whatever_its_form,
+    an_update_changes_what_the_mask_names_and_nothing_else,
+    without_a_mask_the_fields_that_are_set_change,
+    a_deleted_user_is_gone_and_its_address_is_free,
+    pages_give_each_user_once_oldest_first,
+    a_page_stays_right_when_users_go_between_two_pages,
+    a_page_has_50_users_unless_asked_otherwise,
+    of_many_who_want_one_address_one_gets_it,
+);
+
+async fn a_created_user_is_what_was_sent_with_an_id_and_times_and_can_be_read(rows: Rows) {
+    let mut shop = shop(rows).await;
     let request = pb::CreateUserRequest { name: "Ada".to_owned(), email: "Ada@Example.com".to_owned() };
     let answer = shop.users.create_user(request).await.unwrap();
     assert_eq!(answer.metadata().get("weft-http-status").unwrap(), "201");
@@ -85,9 +98,8 @@ async fn a_created_user_is_what_was_sent_with_an_id_and_times_and_can_be_read() 
     assert_eq!(shop.get(&user.id).await.unwrap(), user);
 }
 
-#[tokio::test]
-async fn an_address_belongs_to_one_user_however_it_is_written() {
-    let mut shop = shop().await;
+async fn an_address_belongs_to_one_user_however_it_is_written(rows: Rows) {
+    let mut shop = shop(rows).await;
     shop.create("Ada", "ada@example.com").await.unwrap();
     assert_eq!(code(shop.create("Eve", "ada@example.com").await), Code::AlreadyExists);
     assert_eq!(code(shop.create("Eve", "ADA@Example.com").await), Code::AlreadyExists);
@@ -99,9 +111,8 @@ async fn an_address_belongs_to_one_user_however_it_is_written() {
     assert_eq!(shop.update(own_again, &["email"]).await.unwrap().email, "BOB@example.com");
 }
 
-#[tokio::test]
-async fn all_that_is_wrong_is_said_at_once() {
-    let mut shop = shop().await;
+async fn all_that_is_wrong_is_said_at_once(rows: Rows) {
+    let mut shop = shop(rows).await;
     assert_eq!(wrong_fields(shop.create("", "").await), ["name", "email"]);
     assert_eq!(wrong_fields(shop.create("Ada", "nowhere").await), ["email"]);
     assert_eq!(wrong_fields(shop.create(&"a".repeat(201), "ada@example.com").await), ["name"]);
@@ -114,10 +125,9 @@ async fn all_that_is_wrong_is_said_at_once() {
     assert!(shop.list(0, "").await.unwrap().users.is_empty(), "nothing was stored");
 }
 
-#[tokio::test]
-async fn an_unknown_id_is_not_found_whatever_its_form() {
-    let mut shop = shop().await;
-    for id in [NOBODY, "1", "", "'; DROP TABLE users; --", &"x".repeat(10_000)] {
+async fn an_unknown_id_is_not_found_whatever_its_form(rows: Rows) {
+    let mut shop = shop(rows).await;
+    for id in [NOBODY, "1", "", "\0", "'; DROP TABLE users; --", &"x".repeat(10_000)] {
         assert_eq!(code(shop.get(id).await), Code::NotFound, "{id:.40}");
         assert_eq!(code(shop.delete(id).await), Code::NotFound, "{id:.40}");
         let user = pb::User { id: id.to_owned(), name: "Ada".to_owned(), ..Default::default() };
@@ -126,9 +136,8 @@ async fn an_unknown_id_is_not_found_whatever_its_form() {
     }
 }
 
-#[tokio::test]
-async fn an_update_changes_what_the_mask_names_and_nothing_else() {
-    let mut shop = shop().await;
+async fn an_update_changes_what_the_mask_names_and_nothing_else(rows: Rows) {
+    let mut shop = shop(rows).await;
     let ada = shop.create("Ada", "ada@example.com").await.unwrap();
     let sent = pb::User { name: "Countess".to_owned(), email: "c@example.com".to_owned(), ..ada.clone() };
 
@@ -143,9 +152,8 @@ async fn an_update_changes_what_the_mask_names_and_nothing_else() {
     assert_eq!(shop.get(&ada.id).await.unwrap(), both);
 }
 
-#[tokio::test]
-async fn without_a_mask_the_fields_that_are_set_change() {
-    let mut shop = shop().await;
+async fn without_a_mask_the_fields_that_are_set_change(rows: Rows) {
+    let mut shop = shop(rows).await;
     let ada = shop.create("Ada", "ada@example.com").await.unwrap();
     let only_email = pb::User { id: ada.id.clone(), email: "a@example.com".to_owned(), ..Default::default() };
     let updated = shop.update(only_email, &[]).await.unwrap();
@@ -154,9 +162,8 @@ async fn without_a_mask_the_fields_that_are_set_change() {
     assert_eq!(shop.update(nothing, &[]).await.unwrap(), updated, "not even the time changes");
 }
 
-#[tokio::test]
-async fn a_deleted_user_is_gone_and_its_address_is_free() {
-    let mut shop = shop().await;
+async fn a_deleted_user_is_gone_and_its_address_is_free(rows: Rows) {
+    let mut shop = shop(rows).await;
     let ada = shop.create("Ada", "ada@example.com").await.unwrap();
     shop.delete(&ada.id).await.unwrap();
     assert_eq!(code(shop.get(&ada.id).await), Code::NotFound);
@@ -164,9 +171,8 @@ async fn a_deleted_user_is_gone_and_its_address_is_free() {
     shop.create("Ada", "ada@example.com").await.unwrap();
 }
 
-#[tokio::test]
-async fn pages_give_each_user_once_oldest_first() {
-    let mut shop = shop().await;
+async fn pages_give_each_user_once_oldest_first(rows: Rows) {
+    let mut shop = shop(rows).await;
     let mut created = Vec::new();
     for number in 0..7 {
         created.push(shop.create("U", &format!("u{number}@example.com")).await.unwrap());
@@ -187,9 +193,8 @@ async fn pages_give_each_user_once_oldest_first() {
     assert!(exact.users.len() == 7 && exact.next_page_token.is_empty(), "no empty page follows");
 }
 
-#[tokio::test]
-async fn a_page_stays_right_when_users_go_between_two_pages() {
-    let mut shop = shop().await;
+async fn a_page_stays_right_when_users_go_between_two_pages(rows: Rows) {
+    let mut shop = shop(rows).await;
     for number in 0..4 {
         shop.create("U", &format!("u{number}@example.com")).await.unwrap();
     }
@@ -202,9 +207,8 @@ async fn a_page_stays_right_when_users_go_between_two_pages() {
     assert_eq!(emails, ["u2@example.com", "u3@example.com"]);
 }
 
-#[tokio::test]
-async fn a_page_has_50_users_unless_asked_otherwise() {
-    let mut shop = shop().await;
+async fn a_page_has_50_users_unless_asked_otherwise(rows: Rows) {
+    let mut shop = shop(rows).await;
     for number in 0..51 {
         shop.create("U", &format!("u{number}@example.com")).await.unwrap();
     }
@@ -214,9 +218,8 @@ async fn a_page_has_50_users_unless_asked_otherwise() {
     assert_eq!(shop.list(5_000, "").await.unwrap().users.len(), 51);
 }
 
-#[tokio::test]
-async fn of_many_who_want_one_address_one_gets_it() {
-    let shop = shop().await;
+async fn of_many_who_want_one_address_one_gets_it(rows: Rows) {
+    let shop = shop(rows).await;
     let mut racing = JoinSet::new();
     for _ in 0..32 {
         let mut users = shop.users.clone();

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use weft_proto::weft::discovery::v1::{WatchRequest, discovery_client::DiscoveryClient};
 use weft_proto::weft::model::v1::Status;
 use weft_proto::weft::testkit::v1::EchoRequest;
 use weft_sidecar::{Config, DrainLimits};
-use weft_testkit::wait;
+use weft_testkit::{echo, wait};
 
-use crate::fixture::{Fixture, LIMIT, says, soon};
+use crate::fixture::{Fixture, LIMIT, Running, says, soon};
 
 const NOTICE: Duration = Duration::from_millis(800);
 
@@ -74,6 +75,54 @@ async fn a_watcher_that_acknowledges_costs_a_round_trip_and_not_the_notice() {
     assert!(drained.body.contains("acknowledged by sidecar/caller-1"), "{}", drained.body);
     sidecar.ended().await.unwrap();
     assert_eq!(fixture.listed().await.len(), 1, "only the caller is left");
+}
+
+/// A sidecar beside an echo app that the test runs; the app ends with the second value.
+async fn beside_an_app(fixture: &Fixture) -> (Running, JoinSet<anyhow::Result<()>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = listener.local_addr().unwrap();
+    let mut app = JoinSet::new();
+    app.spawn(echo::serve(listener, String::new(), std::future::pending()));
+    (fixture.start(Config { app: at, ..fixture.config("echo", &[]) }).await, app)
+}
+
+async fn drain(sidecar: &Running) -> String {
+    let drained = weft_testkit::http::send(sidecar.addresses.admin, http::Method::GET, "/drain", "").await.unwrap();
+    assert_eq!(drained.status, http::StatusCode::OK, "{drained:?}");
+    drained.body
+}
+
+#[tokio::test]
+async fn drained_beside_an_app_of_somebody_else_it_carries_that_ones_calls_until_it_is_told_to_end() {
+    let fixture = Fixture::with_registry().await;
+    let other = fixture.start(fixture.echo("other")).await;
+    fixture.listed_as(&other, Status::Serving).await;
+    let (mut sidecar, _app) = beside_an_app(&fixture).await;
+    fixture.listed_as(&sidecar, Status::Serving).await;
+
+    let told = drain(&sidecar).await;
+    wait::until("the listener to close", LIMIT, || async {
+        TcpStream::connect(sidecar.addresses.inbound).await.is_err().then_some(())
+    })
+    .await;
+    assert_eq!(drain(&sidecar).await, told, "a second hook is answered like the first");
+    soon("an answer", sidecar.outbound("other").unary(says("a last word"))).await.unwrap();
+    sidecar.shutdown.drain();
+    let begun = Instant::now();
+    sidecar.ended().await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(5), "nothing is left to wait for: {:?}", begun.elapsed());
+    assert_eq!(fixture.listed().await.len(), 1, "only the other one is left");
+}
+
+#[tokio::test]
+async fn drained_beside_an_app_that_vanishes_it_ends_by_itself() {
+    let fixture = Fixture::with_registry().await;
+    let (mut sidecar, mut app) = beside_an_app(&fixture).await;
+    fixture.listed_as(&sidecar, Status::Serving).await;
+    drain(&sidecar).await;
+    app.shutdown().await;
+    sidecar.ended().await.unwrap();
+    assert_eq!(fixture.listed().await, []);
 }
 
 #[tokio::test]

@@ -8,11 +8,14 @@
 mod access;
 mod check;
 mod clients;
+mod deadlines;
+mod kubernetes;
 mod metrics;
 mod postgres;
 mod reliability;
 mod rest;
 mod shop;
+mod standin;
 mod streaming;
 mod traces;
 mod up;

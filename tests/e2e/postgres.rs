@@ -95,7 +95,8 @@ async fn a_database_that_goes_away_is_a_503_and_comes_back_by_itself() {
     postgres.stop();
     wait::until("users to be listed as not serving", SOON, || async {
         let told = mesh.instances().await.into_iter().filter(|it| it.service.starts_with("users")).map(|it| it.reason);
-        (told.filter(|reason| reason.contains("says that it is not serving: postgres://127.0.0.1:")).count() == 2).then_some(())
+        (told.filter(|reason| reason.contains("says that it is not serving: postgres://127.0.0.1:")).count() == 2)
+            .then_some(())
     })
     .await;
     let answer = call(&mesh, Method::GET, &path, Value::Null).await;

@@ -3,13 +3,18 @@
 //! Lives here: flags, what is asked of the registry, what a row says. Does not: any rule of claims (the registry).
 
 use serde::Serialize;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use weft_proto::weft::{
     discovery::v1::{self as discovery, ClaimsRequest, discovery_client::DiscoveryClient},
     registry::v1::{MoveClaimRequest, ReleaseClaimRequest, registry_client::RegistryClient},
 };
 
-use crate::output::{self, Format};
+use weft_runtime::Context;
+
+use crate::{
+    access::Registry,
+    output::{self, Format},
+};
 
 /// Flags of `weft claims`.
 #[derive(Debug, Clone, clap::Args)]
@@ -19,9 +24,8 @@ pub(crate) struct ClaimsArgs {
     /// Format of the output
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
-    /// The registry
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7100", global = true)]
-    registry: String,
+    #[command(flatten)]
+    registry: Registry,
 }
 
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -41,15 +45,8 @@ enum Command {
     },
 }
 
-impl ClaimsArgs {
-    async fn channel(&self) -> anyhow::Result<Channel> {
-        let connected = Endpoint::from_shared(self.registry.clone())?.connect().await;
-        connected.map_err(|error| anyhow::Error::new(error).context(format!("no registry at {}", self.registry)))
-    }
-}
-
-pub(crate) async fn claims(args: ClaimsArgs) -> anyhow::Result<()> {
-    let channel = args.channel().await?;
+pub(crate) async fn claims(args: ClaimsArgs, context: Context) -> anyhow::Result<()> {
+    let channel = args.registry.channel(&context).await?;
     let (verb, names) = match args.command {
         None => return list(channel, args.output).await,
         Some(Command::Move { name, to }) => {

@@ -13,7 +13,7 @@ use weft_up::text;
 use crate::output::{self, Format};
 
 /// Which mesh is meant.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Mesh {
     /// The file the mesh was started from; else weft.toml in this directory or above
     #[arg(long, value_name = "FILE")]
@@ -24,6 +24,12 @@ impl Mesh {
     pub(crate) async fn connect(&self) -> anyhow::Result<weft_up::client::Client> {
         let dir = std::env::current_dir()?;
         Ok(weft_up::client::connect(self.file.as_deref(), &dir).await?)
+    }
+
+    /// Where the operator's token of this mesh's registry lies.
+    pub(crate) fn operator_token(&self) -> anyhow::Result<PathBuf> {
+        let dir = std::env::current_dir()?;
+        Ok(weft_up::config::operator_token(self.file.as_deref(), &dir)?)
     }
 }
 
@@ -116,7 +122,7 @@ impl Process {
 }
 
 /// `42s`, `3m`, `5h`, `2d`.
-fn age(seconds: i64) -> String {
+pub(crate) fn age(seconds: i64) -> String {
     match seconds.max(0) {
         seconds @ ..60 => format!("{seconds}s"),
         seconds @ ..3_600 => format!("{}m", seconds / 60),

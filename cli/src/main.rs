@@ -4,6 +4,7 @@
 //! Exit codes: 0 done; 1 failed; 2 used wrongly, or a configuration that cannot be.
 #![forbid(unsafe_code)]
 
+mod access;
 mod change;
 mod check;
 mod claims;
@@ -53,6 +54,8 @@ change
   delete    Removes policies
 
 access
+  token     Who may join the mesh: makes, lists and revokes tokens
+  identity  Who is in it: shows whom it trusts, writes certificates for others, takes them back
   inject    Adds the sidecar to the pods of Kubernetes manifests
 
 {options}
@@ -110,6 +113,12 @@ enum Command {
     /// Removes policies
     #[command(after_help = DELETE)]
     Delete(policies::DeleteArgs),
+    /// Who may join the mesh: makes, lists and revokes tokens
+    #[command(after_help = TOKEN)]
+    Token(access::TokenArgs),
+    /// Who is in it: shows whom it trusts, writes certificates for others, takes them back
+    #[command(after_help = IDENTITY)]
+    Identity(access::IdentityArgs),
 }
 
 const UP: &str = "\
@@ -127,14 +136,15 @@ A weft.toml:
 const REGISTRY: &str = "\
 Examples:
   weft registry --data /var/lib/weft
+  weft registry --data /var/lib/weft --listen :7100 --advertise https://registry.example:7100
   curl http://127.0.0.1:7180/readyz";
 const GATEWAY: &str = "\
 Examples:
-  weft gateway --registry http://127.0.0.1:7100
+  weft gateway --token-file gateway.token
   weft gateway --descriptor-set users.binpb --upstream 127.0.0.1:50051      without a registry";
 const SIDECAR: &str = "\
 Examples:
-  weft sidecar --service users --app 127.0.0.1:0 --registry http://127.0.0.1:7100 -- ./users
+  weft sidecar --service users --token-file users.token --app 127.0.0.1:0 -- ./users
   weft sidecar --service users --app 127.0.0.1:50051 --services services.toml        without a registry";
 const PS: &str = "\
 Examples:
@@ -207,6 +217,20 @@ Examples:
 const DELETE: &str = "\
 Examples:
   weft delete policies users-callers";
+const TOKEN: &str = "\
+Examples:
+  weft token create --service users --out users.token
+  weft sidecar --service users --token-file users.token --app 127.0.0.1:0 -- ./users
+  weft token list
+  weft token revoke 5f1b0c…          what joined with it stays; `weft identity revoke` ends that, too
+
+An operator's token is --token-file, or WEFT_TOKEN_FILE, or that of the mesh in this directory: ca/operator.token below the registry's --data.";
+const IDENTITY: &str = "\
+Examples:
+  weft identity                      whom the mesh trusts
+  weft identity --service web --token-file web.token --out certs      PEM files for Envoy and stock gRPC clients, kept fresh
+  weft identity revoke spiffe://weft.local/ns/default/svc/users
+  weft identity rotate-root --notice 1h";
 
 const CLAIMS: &str = "\
 Examples:
@@ -234,10 +258,12 @@ fn main() -> ExitCode {
         Command::Probe(args) => tool::run("probe", |_| look::probe(args)),
         Command::Inject(args) => tool::run("inject", |_| async move { inject::inject(&args) }),
         Command::Stop(args) => tool::run("stop", |_| change::stop(args)),
-        Command::Claims(args) => tool::run("claims", |_| claims::claims(args)),
-        Command::Apply(args) => tool::run("apply", |_| policies::apply(args)),
-        Command::Get(args) => tool::run("get", |_| policies::get(args)),
-        Command::Delete(args) => tool::run("delete", |_| policies::delete(args)),
+        Command::Apply(args) => tool::run("apply", |context| policies::apply(args, context)),
+        Command::Get(args) => tool::run("get", |context| policies::get(args, context)),
+        Command::Delete(args) => tool::run("delete", |context| policies::delete(args, context)),
+        Command::Claims(args) => tool::run("claims", |context| claims::claims(args, context)),
+        Command::Token(args) => tool::run("token", |context| access::token(args, context)),
+        Command::Identity(args) => tool::run("identity", |context| access::identity(args, context)),
     }
 }
 

@@ -7,28 +7,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use weft_model::{Policy, PolicyKind, Version};
 use weft_policy::{Document, Written};
 use weft_proto::weft::policy::v1::{self as pb, policies_client::PoliciesClient};
 
-use crate::output::{self, Format};
+use weft_runtime::Context;
 
-/// Which registry is meant.
-#[derive(Debug, Clone, clap::Args)]
-struct Registry {
-    /// The registry
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7100")]
-    registry: String,
-}
+use crate::{
+    access::Registry,
+    output::{self, Format},
+};
 
-impl Registry {
-    async fn policies(&self) -> anyhow::Result<PoliciesClient<Channel>> {
-        let channel = Endpoint::from_shared(self.registry.clone())?.connect().await;
-        Ok(PoliciesClient::new(
-            channel.map_err(|error| anyhow::Error::new(error).context(format!("no registry at {}", self.registry)))?,
-        ))
-    }
+async fn connect(registry: &Registry, context: &Context) -> anyhow::Result<PoliciesClient<Channel>> {
+    Ok(PoliciesClient::new(registry.channel(context).await?))
 }
 
 /// Flags of `weft apply`.
@@ -47,14 +39,14 @@ pub(crate) struct ApplyArgs {
     registry: Registry,
 }
 
-pub(crate) async fn apply(args: ApplyArgs) -> anyhow::Result<()> {
+pub(crate) async fn apply(args: ApplyArgs, context: Context) -> anyhow::Result<()> {
     let mut written: Vec<Written> = Vec::new();
     for file in &args.files {
         written.extend(read(file, args.format)?);
     }
     let policies = written.iter().map(|it| (&it.policy).into()).collect();
     let request = pb::ApplyRequest { policies, dry_run: args.dry_run, ..Default::default() };
-    let done = args.registry.policies().await?.apply(request).await?.into_inner();
+    let done = connect(&args.registry, &context).await?.apply(request).await?.into_inner();
     let would = if args.dry_run { " (dry run)" } else { "" };
     for it in done.applied {
         let outcome = match it.outcome() {
@@ -102,9 +94,9 @@ pub(crate) struct GetArgs {
     registry: Registry,
 }
 
-pub(crate) async fn get(args: GetArgs) -> anyhow::Result<()> {
+pub(crate) async fn get(args: GetArgs, context: Context) -> anyhow::Result<()> {
     let Kind::Policies = args.kind;
-    let mut registry = args.registry.policies().await?;
+    let mut registry = connect(&args.registry, &context).await?;
     let found = match args.name {
         Some(name) => registry.get(pb::GetRequest { name }).await?.into_inner().policy.into_iter().collect(),
         None => registry.list(pb::ListRequest::default()).await?.into_inner().policies,
@@ -145,9 +137,9 @@ pub(crate) struct DeleteArgs {
     registry: Registry,
 }
 
-pub(crate) async fn delete(args: DeleteArgs) -> anyhow::Result<()> {
+pub(crate) async fn delete(args: DeleteArgs, context: Context) -> anyhow::Result<()> {
     let Kind::Policies = args.kind;
-    let mut registry = args.registry.policies().await?;
+    let mut registry = connect(&args.registry, &context).await?;
     for name in args.names {
         registry.delete(pb::DeleteRequest { name: name.clone(), expected_version: 0 }).await?;
         output::line(&format!("policy {name} deleted"))?;

@@ -5,6 +5,7 @@
 use std::{io, process::ExitCode};
 
 use tonic::Status;
+use weft_discovery::{CredentialError, IdentityError};
 use weft_policy::FileError;
 use weft_runtime::{Context, LogFormat, Process, Usage};
 use weft_up::ConfigError;
@@ -47,10 +48,13 @@ fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS; // `weft logs | head`: the reader has what it wanted
     }
     complain(error);
+    let invalid = |status: &Status| status.code() == tonic::Code::InvalidArgument;
     let wrong = error.downcast_ref::<Usage>().is_some()
+        || error.downcast_ref::<CredentialError>().is_some()
+        || matches!(error.downcast_ref(), Some(IdentityError::Refused(status)) if invalid(status))
         || matches!(error.downcast_ref(), Some(ConfigError::Invalid { .. }))
         || error.downcast_ref::<FileError>().is_some()
-        || error.downcast_ref::<Status>().is_some_and(|status| status.code() == tonic::Code::InvalidArgument);
+        || error.downcast_ref::<Status>().is_some_and(invalid);
     ExitCode::from(if wrong { 2 } else { 1 })
 }
 

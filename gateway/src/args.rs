@@ -4,7 +4,7 @@
 
 use std::{num::NonZeroUsize, path::PathBuf};
 
-use weft_discovery::RegistryUrls;
+use weft_discovery::JoinArgs;
 use weft_runtime::{LogFormat, listen::ListenAddr};
 
 /// Flags of `weft gateway`.
@@ -14,12 +14,12 @@ pub struct Args {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub listen: ListenAddr,
 
-    /// Registries to learn services from; any one of them is enough
-    #[arg(long, value_name = "URL[,URL…]", default_value = "http://127.0.0.1:7100", conflicts_with = "descriptor_set")]
-    pub registry: RegistryUrls,
+    /// How it finds the registries and proves who it is.
+    #[command(flatten)]
+    pub join: JoinArgs,
 
     /// Without a registry: file with an encoded FileDescriptorSet, imports included
-    #[arg(long, value_name = "FILE", requires = "upstream")]
+    #[arg(long, value_name = "FILE", requires = "upstream", conflicts_with_all = ["registry", "token_file", "token_fd"])]
     pub descriptor_set: Option<PathBuf>,
 
     /// Without a registry: where every call goes
@@ -34,7 +34,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     pub workers: Option<NonZeroUsize>,
 
-    /// Listen off loopback although connections are not encrypted or authenticated
+    /// Listen off loopback although callers' connections are not encrypted or authenticated
     #[arg(long)]
     pub insecure: bool,
 

@@ -7,7 +7,7 @@ use std::{fs, num::NonZeroUsize, path::Path, str::FromStr, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, de::Error as _};
-use weft_discovery::RegistryUrls;
+use weft_discovery::{Credential, RegistryUrls, Way};
 use weft_identity::Identity;
 use weft_runtime::{Usage, listen::ListenAddr};
 use weft_transcode::Settings;
@@ -21,6 +21,8 @@ pub struct Config {
     pub listen: ListenAddr,
     /// Where services and endpoints come from.
     pub source: Source,
+    /// What gives this gateway its identity when it starts; none has one already, or needs none.
+    pub credential: Option<Credential>,
     /// Who this gateway is to sidecars and registries; none speaks plaintext to both.
     pub identity: Option<Identity>,
     /// Data threads; `None` means one a core.
@@ -67,17 +69,22 @@ impl Config {
     /// `Usage` for flags that contradict each other, a file that cannot be read, an unknown key, a value out of range.
     pub fn load(args: Args) -> Result<Self, Usage> {
         let file = args.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+        let mut credential = None;
         let source = match (args.descriptor_set, args.upstream) {
             (Some(path), Some(upstream)) => Source::Static {
                 descriptor_set: fs::read(&path).map_err(|e| Usage::new(format!("{}: {e}", path.display())))?.into(),
                 upstream: plaintext(&upstream)?,
             },
-            (None, None) => Source::Registry(args.registry),
+            (None, None) => match args.join.load().map_err(|error| Usage::of(&error))? {
+                Way::Plaintext(urls) => Source::Registry(urls),
+                Way::Secured(found) => Source::Registry(credential.insert(*found).registries().clone()),
+            },
             _ => return Err(Usage::new("--descriptor-set and --upstream need each other")),
         };
         Ok(Self {
             listen: args.listen.require_loopback("--listen", args.insecure.into())?,
             source,
+            credential,
             identity: None,
             workers: args.workers,
             transcoding: file.transcoding,

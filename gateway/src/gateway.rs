@@ -19,7 +19,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use weft_discovery::{BadDescriptors, DescriptorSet, Registries, RegistryUrls, Topic, Watch, WatchConfig};
+use weft_discovery::{
+    BadDescriptors, DescriptorSet, IdentityError, IdentityTask, Registries, RegistryUrls, Topic, Watch, WatchConfig,
+    join,
+};
 use weft_model::{Endpoint, Protocol, ServiceName, Transport};
 use weft_reflection::Reflection;
 use weft_runtime::{
@@ -49,6 +52,8 @@ use crate::{
 };
 use parts::{Feed, Following, Parts};
 
+/// How long a registry may take to give an identity; then the process ends, and whoever started it decides.
+const JOIN: Duration = Duration::from_secs(60);
 /// How long calls in flight may take once the gateway drains.
 const LIMIT: Duration = Duration::from_secs(30);
 /// Connections taken over at the drain at most; more than the kernel holds are those of clients that go on connecting.
@@ -77,6 +82,12 @@ pub enum Error {
         /// What resolving it said.
         source: io::Error,
     },
+    /// The registry gives no identity.
+    #[error("joining the mesh")]
+    Join(#[source] IdentityError),
+    /// It was told to leave while it still asked for an identity.
+    #[error("told to leave before a registry gave an identity")]
+    LeftEarly,
     /// A data thread cannot be started.
     #[error("starting data threads")]
     Threads(#[source] io::Error),
@@ -101,15 +112,18 @@ pub struct Gateway {
     traffic: weft_traffic::Metrics,
     board: watch::Sender<Arc<Board>>,
     feed: Feed,
+    /// Keeps the identity fresh.
+    joined: Option<IdentityTask>,
 }
 
 impl Gateway {
-    /// Takes the ports and says so. In static mode also reads the descriptors and resolves the upstream.
+    /// Takes the ports, joins the mesh, and says where it listens. In static mode reads the descriptors and resolves the upstream instead.
     ///
     /// # Errors
     /// [`Error`]; nothing runs then.
     pub async fn bind(config: Config, context: &Context) -> Result<Self, Error> {
         let mut gateway = Self::listen(config, context)?;
+        gateway.join().await?;
         gateway.feed = match gateway.config.source.clone() {
             Source::Registry(urls) => gateway.follow(&urls),
             Source::Static { descriptor_set, upstream } => {
@@ -139,7 +153,21 @@ impl Gateway {
             traffic,
             board: watch::Sender::default(),
             feed: Feed::Fixed,
+            joined: None,
         })
+    }
+
+    /// Becomes somebody, where a token says who. An operator's token makes a gateway, not an operator.
+    async fn join(&mut self) -> Result<(), Error> {
+        let Some(credential) = self.config.credential.take() else { return Ok(()) };
+        let service = credential.is_operators().then(|| "gateway".parse().expect("a constant that is a name"));
+        let shutdown = self.context.shutdown();
+        let (task, identity) = tokio::select! {
+            joined = join(credential, service, Arc::new(weft_runtime::clock::wall), JOIN) => joined.map_err(Error::Join)?,
+            () = shutdown.draining() => return Err(Error::LeftEarly),
+        };
+        (self.config.identity, self.joined) = (Some(identity), Some(task));
+        Ok(())
     }
 
     fn follow(&self, urls: &RegistryUrls) -> Feed {
@@ -222,6 +250,9 @@ impl Gateway {
             parts.write_log(lines);
         }
         parts.serve_admin(self.context.metrics().clone(), self.readiness.clone(), self.admin, shutdown.clone());
+        if let Some(task) = self.joined {
+            parts.keep_identity(task);
+        }
         let board = self.board.clone();
         let keeper = |fetch| Keeper::new(self.published, board, self.readiness.clone(), self.meters, fetch);
         parts.follow(self.feed, self.worlds, keeper);

@@ -20,12 +20,14 @@ use weft_model::{Invalid, ServiceName, SpiffeId};
 
 pub(crate) mod grpc;
 mod issue;
+pub(crate) mod kubernetes;
 mod own;
 mod state;
 mod store;
 mod tokens;
 
 pub use issue::{Issued, SignError};
+pub use kubernetes::Settings as Kubernetes;
 pub use own::{OwnError, OwnIdentity};
 pub use store::Error;
 pub use tokens::{Granted, TokenError};
@@ -50,6 +52,8 @@ pub struct Settings {
     pub life: Duration,
     /// Where registries are reached, for tokens; empty means where this one listens.
     pub advertise: Vec<String>,
+    /// How tokens of Kubernetes are reviewed; none takes none.
+    pub kubernetes: Option<Kubernetes>,
 }
 
 /// The authority. Clones are one.

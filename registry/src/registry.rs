@@ -17,7 +17,7 @@ use weft_runtime::{
 
 use crate::{
     Config,
-    ca::{Ca, OwnIdentity, Settings},
+    ca::{Ca, OwnIdentity, Settings, kubernetes::Reviewer},
     catalog::{Catalog, CatalogTask},
     checks::Checks,
     metrics::IdentityMetrics,
@@ -34,7 +34,7 @@ pub struct Registry {
     task: CatalogTask,
     watches: Watches,
     checks: Checks,
-    authority: Option<(Ca, OwnIdentity, IdentityMetrics)>,
+    authority: Option<(Opened, IdentityMetrics)>,
 }
 
 impl Registry {
@@ -48,16 +48,19 @@ impl Registry {
         let checks = Checks::new(&catalog, context.metrics());
         let grpc = listen::bind(config.listen)?;
         let http = listen::bind(config.http)?;
-        listen::announce(context, "grpc", grpc.local_addr()?);
-        listen::announce(context, "admin", http.local_addr()?);
         let authority = match config.identity {
             Some(settings) => {
                 let urls = vec![format!("https://{}", grpc.local_addr()?)];
-                let (ca, own) = tokio::task::spawn_blocking(move || open_authority(&settings, urls)).await??;
-                Some((ca, own, IdentityMetrics::register(context.metrics())))
+                let opened = tokio::task::spawn_blocking(move || open_authority(&settings, urls)).await??;
+                Some((opened, IdentityMetrics::register(context.metrics())))
             }
-            None => None,
+            None => {
+                tracing::warn!("plaintext, as --insecure says: whoever reaches this registry may write to it");
+                None
+            }
         };
+        listen::announce(context, "grpc", grpc.local_addr()?);
+        listen::announce(context, "admin", http.local_addr()?);
         let readiness = Readiness::starting("not running yet");
         readiness.ready(); // loaded: from here on every answer is complete
         let admin = Admin::new(context.metrics().clone(), readiness);
@@ -81,7 +84,7 @@ impl Registry {
 
     /// The authority, if this registry is one.
     pub fn ca(&self) -> Option<Ca> {
-        self.authority.as_ref().map(|(ca, ..)| ca.clone())
+        self.authority.as_ref().map(|(opened, _)| opened.ca.clone())
     }
 
     /// A handle on the watches.
@@ -93,10 +96,10 @@ impl Registry {
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
         let (readers, writer) = (CancellationToken::new(), CancellationToken::new());
         let mut parts: JoinSet<()> = JoinSet::new();
-        let authority = self.authority.map(|(ca, own, metrics)| {
+        let authority = self.authority.map(|(Opened { ca, own, kubernetes }, metrics)| {
             let (stop, identity) = (readers.clone(), own.identity());
             parts.spawn(async move { stop.run_until_cancelled(own.run()).await.unwrap_or_default() });
-            Authority { ca, identity, metrics }
+            Authority { ca, identity, kubernetes, metrics }
         });
         let server = Server::new(&self.catalog, &self.watches, self.checks.heard(), authority, &shutdown)?;
         let task = parts.spawn(self.task.run(writer.clone())).id();
@@ -134,10 +137,18 @@ impl Registry {
     }
 }
 
+/// The authority as it was opened.
+struct Opened {
+    ca: Ca,
+    own: OwnIdentity,
+    kubernetes: Option<Reviewer>,
+}
+
 /// Opens the authority and signs for this registry; file I/O and a few signatures.
-fn open_authority(settings: &Settings, urls: Vec<String>) -> anyhow::Result<(Ca, OwnIdentity)> {
+fn open_authority(settings: &Settings, urls: Vec<String>) -> anyhow::Result<Opened> {
     let ca = Ca::open(settings, Arc::new(weft_runtime::clock::wall)).context("opening the certificate authority")?;
     ca.keep_operator_token(urls).context("writing the operator's token")?;
     let own = OwnIdentity::new(&ca).context("signing for this registry")?;
-    Ok((ca, own))
+    let kubernetes = settings.kubernetes.clone().map(Reviewer::new).transpose().context("--kubernetes-ca")?;
+    Ok(Opened { ca, own, kubernetes })
 }

@@ -37,7 +37,7 @@ use weft_reflection::{Health, Reflection};
 use weft_runtime::Shutdown;
 
 use crate::{
-    ca::{self, Ca},
+    ca::{self, Ca, kubernetes::Reviewer},
     catalog::Catalog,
     checks::Heard,
     metrics::IdentityMetrics,
@@ -52,6 +52,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 const LEAVE: Duration = Duration::from_secs(2);
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Rule under which a caller's refusal of us is counted.
+const REFUSED_BY_CALLER: &str = "refused_by_caller";
 /// Largest request: a descriptor set of a very large API.
 const MAX_REQUEST: usize = 32 << 20;
 
@@ -78,6 +80,7 @@ pub(crate) struct Server {
 pub(crate) struct Authority {
     pub(crate) ca: Ca,
     pub(crate) identity: Identity,
+    pub(crate) kubernetes: Option<Reviewer>,
     pub(crate) metrics: IdentityMetrics,
 }
 
@@ -120,11 +123,11 @@ impl Server {
         let mut routes = Routes::new(RegistryServer::new(registry).max_decoding_message_size(MAX_REQUEST))
             .add_service(DiscoveryServer::new(discovery));
         let (mut door, mut operators) = (None, None);
-        if let Some(Authority { ca, identity, metrics }) = authority {
+        if let Some(Authority { ca, identity, kubernetes, metrics }) = authority {
             let trust = identity.trust().clone();
             door = Some(Door { identity, metrics: metrics.clone() });
-            let service =
-                ca::grpc::Identity { ca, trust, metrics, streams: streams.clone(), shutdown: shutdown.clone() };
+            let (streams, shutdown) = (streams.clone(), shutdown.clone());
+            let service = ca::grpc::Identity { ca, trust, kubernetes, metrics, streams, shutdown };
             operators = Some(service.clone());
             names.push(IdentityServer::<ca::grpc::Identity>::NAME);
             sets.push(descriptors::IDENTITY);
@@ -197,7 +200,7 @@ async fn serve_tls(stream: TcpStream, door: &Door, routes: Routes, shutdown: Shu
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => match Refusal::of(&error) {
             Some(refusal) => return door.refused(from, &refusal),
-            None => return tracing::debug!(%error, ?from, "TLS handshake failed"),
+            None => return door.turned_away(from, &error),
         },
         Err(_) => return tracing::debug!(?from, "TLS handshake took too long"),
     };
@@ -215,6 +218,23 @@ async fn serve_tls(stream: TcpStream, door: &Door, routes: Routes, shutdown: Shu
 }
 
 impl Door {
+    /// A handshake that failed, and not because of the caller's certificate. If it was the caller who refused us, because we are not the
+    /// registry its token names, an operator wants to know.
+    fn turned_away(&self, from: Option<std::net::SocketAddr>, error: &std::io::Error) {
+        match Refusal::by_peer(error) {
+            Some(alert) => {
+                self.metrics.refused(REFUSED_BY_CALLER);
+                tracing::warn!(
+                    rule = REFUSED_BY_CALLER,
+                    alert,
+                    ?from,
+                    "a caller does not believe that this is its registry"
+                );
+            }
+            None => tracing::debug!(%error, ?from, "TLS handshake failed"),
+        }
+    }
+
     fn refused(&self, from: Option<std::net::SocketAddr>, refusal: &Refusal) {
         self.metrics.refused(refusal.rule());
         tracing::warn!(rule = refusal.rule(), ?from, %refusal, "caller refused");

@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use weft_discovery::RegistryUrls;
+use weft_discovery::JoinArgs;
 use weft_model::ServiceName;
 use weft_runtime::LogFormat;
 use weft_runtime::listen::ListenAddr;
@@ -26,12 +26,12 @@ pub struct Args {
     #[arg(long, value_name = "HOST:PORT")]
     pub app: ListenAddr,
 
-    /// Registries to register with and to learn of other services from
-    #[arg(long, value_name = "URL[,URL…]", required_unless_present = "services", conflicts_with = "services")]
-    pub registry: Option<RegistryUrls>,
+    /// How it finds the registries and proves who it is.
+    #[command(flatten)]
+    pub join: JoinArgs,
 
     /// Static mode, without a registry: TOML file of NAME = ["HOST:PORT", …], read again when it changes
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["registry", "token_file", "token_fd"])]
     pub services: Option<PathBuf>,
 
     /// Where calls to the app come in
@@ -66,7 +66,7 @@ pub struct Args {
     #[arg(long, value_name = "WHO", value_enum)]
     pub plaintext: Option<Plaintext>,
 
-    /// Listen off loopback although connections are neither encrypted nor authenticated
+    /// Listen off loopback although connections are neither encrypted nor authenticated; --inbound needs this only without a token
     #[arg(long)]
     pub insecure: bool,
 

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use weft_discovery::{DescriptorSet, RegistryUrls};
+use weft_discovery::{Credential, DescriptorSet, RegistryUrls, Way};
 use weft_identity::Identity;
 use weft_model::ServiceName;
 use weft_runtime::Usage;
@@ -26,6 +26,8 @@ pub struct Config {
     pub app: SocketAddr,
     /// Where other services are known from.
     pub source: Source,
+    /// What gives this sidecar its identity when it starts; none has one already, or needs none.
+    pub credential: Option<Credential>,
     /// Who this sidecar is to its callers, to other sidecars and to registries; none speaks plaintext to all.
     pub identity: Option<Identity>,
     /// What becomes of inbound callers without an identity; none refuses them if there is one of its own, and else lets all in.
@@ -107,16 +109,23 @@ impl Config {
                 "--app with port 0 needs a COMMAND to tell the port to: … --app 127.0.0.1:0 -- COMMAND",
             ));
         }
-        let source = match (args.registry, args.services) {
-            (Some(urls), None) => Source::Registry(urls),
-            (None, Some(file)) => Source::Services(file),
-            (Some(_), Some(_)) | (None, None) => return Err(Usage::new("give either --registry or --services")),
+        let mut credential = None;
+        let source = match args.services {
+            Some(file) => Source::Services(file),
+            None => match args.join.load().map_err(|error| Usage::of(&error))? {
+                Way::Plaintext(urls) => Source::Registry(urls),
+                Way::Secured(found) => Source::Registry(credential.insert(*found).registries().clone()),
+            },
         };
         let advertise = args.advertise;
         if advertise.is_some_and(|addr| addr.ip().is_unspecified() || addr.port() == 0) {
             return Err(Usage::new("--advertise needs an IP and a port that callers can reach"));
         }
-        let inbound = args.inbound.require_loopback("--inbound", insecure)?;
+        // With an identity, callers prove who they are wherever they come from.
+        let inbound = match &credential {
+            Some(_) => args.inbound,
+            None => args.inbound.require_loopback("--inbound", insecure)?,
+        };
         if inbound.get().ip().is_unspecified() && advertise.is_none() && matches!(source, Source::Registry(_)) {
             return Err(Usage::new("--inbound on all interfaces needs --advertise: callers must be told one address"));
         }
@@ -124,6 +133,7 @@ impl Config {
             service: args.service,
             app,
             source,
+            credential,
             identity: None,
             plaintext: args.plaintext,
             inbound,
@@ -200,14 +210,14 @@ mod tests {
         let needs = "--service users --app 127.0.0.1:1";
         for (flags, says) in [
             (needs.to_owned(), "--registry"),
-            (format!("{needs} --registry a:1 --services f"), "--services"),
-            (format!("{needs} --registry a:1 --inbound :7300"), "--insecure"),
-            (format!("{needs} --registry a:1 --inbound :7300 --insecure"), "--advertise"),
-            (format!("{needs} --registry a:1 --advertise 0.0.0.0:1"), "--advertise"),
-            (format!("{needs} --registry a:1 --health ping"), "http:/PATH"),
-            (format!("{needs} --registry a:1 --descriptor-set /nowhere"), "/nowhere"),
-            ("--service users --app 127.0.0.1:0 --registry a:1".to_owned(), "COMMAND"),
-            ("--service Users --app 127.0.0.1:1 --registry a:1".to_owned(), "DNS label"),
+            (format!("{needs} --registry http://a:1 --services f"), "--services"),
+            (format!("{needs} --registry http://a:1 --inbound :7300"), "--insecure"),
+            (format!("{needs} --registry http://a:1 --inbound :7300 --insecure"), "--advertise"),
+            (format!("{needs} --registry http://a:1 --advertise 0.0.0.0:1"), "--advertise"),
+            (format!("{needs} --registry http://a:1 --health ping"), "http:/PATH"),
+            (format!("{needs} --registry http://a:1 --descriptor-set /nowhere"), "/nowhere"),
+            ("--service users --app 127.0.0.1:0 --registry http://a:1".to_owned(), "COMMAND"),
+            ("--service Users --app 127.0.0.1:1 --registry http://a:1".to_owned(), "DNS label"),
         ] {
             let error = load(&flags).unwrap_err();
             assert!(error.contains(says), "{flags}: {error}");

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -15,7 +16,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use weft_discovery::{LeaseTask, Leases, Registries, RegistryUrls, Topic, Watch, WatchConfig, WatchTask};
+use weft_discovery::{
+    IdentityTask, LeaseTask, Leases, Registries, RegistryUrls, Topic, Watch, WatchConfig, WatchTask, join,
+};
 use weft_model::{
     Endpoint, Epoch, Instance, InstanceId, LeaseTtl, Locality, Protocol, ServiceName, Status, Transport, Weight,
     metadata,
@@ -36,6 +39,8 @@ use crate::{Config, Source, inbound, outbound};
 
 /// The app is on this machine: what does not answer a connection at once is not there.
 const CONNECT_TO_APP: Duration = Duration::from_millis(300);
+/// How long a registry may take to give an identity; then the process ends, and whoever started it decides.
+const JOIN: Duration = Duration::from_secs(60);
 /// Connections accepted and not yet with the data thread; more wait in the kernel.
 const ACCEPTED: usize = 64;
 
@@ -54,7 +59,9 @@ pub struct Sidecar {
     traffic: weft_traffic::Metrics,
     metrics: Metrics,
     door: Door,
-    source: Joined,
+    source: Feed,
+    /// Keeps the identity fresh.
+    joined: Option<IdentityTask>,
 }
 
 /// Where a sidecar listens, and where its app should.
@@ -71,7 +78,7 @@ pub struct Addresses {
 }
 
 /// Where the world comes from, ready to run.
-enum Joined {
+enum Feed {
     Registry(Box<Control>),
     Services(Services),
 }
@@ -96,6 +103,7 @@ impl Sidecar {
         if config.app.port() == 0 {
             config.app.set_port(app::free_port(config.app.ip()).context("finding a port for the app")?);
         }
+        let joined = join_mesh(&mut config, context).await?;
         let metrics = Metrics::register(context.metrics());
         let door = Door::new(config.identity.clone(), config.plaintext()?, metrics.clone());
         let addresses = Addresses {
@@ -117,10 +125,10 @@ impl Sidecar {
         let source = match &config.source {
             Source::Registry(urls) => {
                 worlds.guard(config.service.clone());
-                Joined::Registry(Box::new(Control::new(urls, &config, data.as_deref())))
+                Feed::Registry(Box::new(Control::new(urls, &config, data.as_deref())))
             }
             Source::Services(path) => {
-                Joined::Services(Services::load(path.clone(), &worlds).map_err(|error| Usage::new(error.to_string()))?)
+                Feed::Services(Services::load(path.clone(), &worlds).map_err(|error| Usage::new(error.to_string()))?)
             }
         };
         let context = context.clone();
@@ -139,6 +147,7 @@ impl Sidecar {
             metrics,
             door,
             source,
+            joined,
         })
     }
 
@@ -175,7 +184,7 @@ impl Sidecar {
         let hook = drain_hook(asked_to_leave.clone(), drain_told);
         let admin = Admin::new(self.context.metrics().clone(), readiness.clone()).drain(hook);
         parts.spawn(admin.run(self.admin, until_the_end.clone()));
-        let knows_at_once = matches!(self.source, Joined::Services(_));
+        let knows_at_once = matches!(self.source, Feed::Services(_));
         for (side, listener) in [(inside.clone(), self.inbound), (outside.clone(), self.outbound)] {
             let (world, accepted) = (self.worlds.clone(), accepted.clone());
             parts.spawn(async move {
@@ -186,6 +195,9 @@ impl Sidecar {
             });
         }
         drop(accepted);
+        if let Some(task) = self.joined {
+            parts.spawn(task.run(stop.clone()));
+        }
         run_source(&mut parts, self.source, self.config.service, self.interests, self.worlds, &stop);
         let lifecycle = Lifecycle::new(Parts {
             app: self.config.app,
@@ -273,7 +285,7 @@ impl Sidecar {
     }
 
     fn registration(&self) -> Option<Registration> {
-        let Joined::Registry(control) = &self.source else { return None };
+        let Feed::Registry(control) = &self.source else { return None };
         let instance = Instance {
             id: self.id,
             service: self.config.service.clone(),
@@ -323,17 +335,29 @@ impl Control {
     }
 }
 
+/// Becomes the service, where a token says that we may.
+async fn join_mesh(config: &mut Config, context: &Context) -> anyhow::Result<Option<IdentityTask>> {
+    let Some(credential) = config.credential.take() else { return Ok(None) };
+    let (shutdown, clock) = (context.shutdown(), Arc::new(weft_runtime::clock::wall));
+    let (task, identity) = tokio::select! {
+        joined = join(credential, Some(config.service.clone()), clock, JOIN) => joined.context("joining the mesh")?,
+        () = shutdown.draining() => anyhow::bail!("told to leave before a registry gave an identity"),
+    };
+    config.identity = Some(identity);
+    Ok(Some(task))
+}
+
 /// Starts what keeps the world up to date.
 fn run_source(
     parts: &mut JoinSet<()>,
-    source: Joined,
+    source: Feed,
     own: ServiceName,
     interests: Interests,
     worlds: Worlds,
     stop: &CancellationToken,
 ) {
     match source {
-        Joined::Registry(control) => {
+        Feed::Registry(control) => {
             let Control { lease_task, watch, watch_task, .. } = *control;
             let subscriptions = watch.subscriptions();
             parts.spawn(lease_task.run(stop.clone()));
@@ -341,7 +365,7 @@ fn run_source(
             parts.spawn(outbound::follow(watch, worlds.clone()));
             parts.spawn(outbound::subscribe(interests, subscriptions, worlds, own, stop.clone()));
         }
-        Joined::Services(services) => {
+        Feed::Services(services) => {
             parts.spawn(services.run(worlds, stop.clone()));
         }
     }

@@ -97,6 +97,7 @@ impl Gateways {
         let descriptor_set = self.suite.descriptor_set.clone().into();
         Config {
             listen: ListenAddr::loopback(0),
+            credential: None,
             source: Source::Static { descriptor_set, upstream: self.upstream.to_string() },
             identity: None,
             workers: NonZeroUsize::new(1),

@@ -28,7 +28,7 @@ async fn weft(mesh: &Mesh, args: &[&str], input: &str) -> Output {
     use tokio::io::AsyncWriteExt;
     let program = outside::binary("weft").expect("checked at the start of the mesh");
     let mut command = Command::new(program);
-    command.args(args).args(["--registry", &format!("http://{}", mesh.registry_at())]);
+    command.args(args).arg("--token-file").arg(mesh.operator_token());
     command
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())

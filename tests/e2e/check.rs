@@ -112,7 +112,8 @@ impl Named {
         let gateway = mesh.gateway.address("admin").await;
         Self(
             [
-                ("--registry", format!("http://{}", mesh.registry_at())),
+                ("--registry", format!("https://{}", mesh.registry_at())),
+                ("--token-file", mesh.operator_token().to_string_lossy().into_owned()),
                 ("--registry-admin", registry.to_string()),
                 ("--gateway", format!("http://{}", mesh.gateway_at())),
                 ("--gateway-admin", gateway.to_string()),
@@ -300,12 +301,12 @@ async fn descriptors_that_do_not_link_are_named_with_the_symbol() {
 }
 
 #[tokio::test]
-async fn tls_where_there_is_none_is_told_from_an_absence() {
+async fn plaintext_to_a_registry_that_speaks_tls_is_told_from_an_absence() {
     let _shared = ALONE.read().await;
-    let test = "tls_where_there_is_none_is_told_from_an_absence";
+    let test = "plaintext_to_a_registry_that_speaks_tls_is_told_from_an_absence";
     let Some(mut mesh) = Mesh::start(test, &[]).await else { return };
     let mut named = Named::of(&mut mesh).await;
-    named.0[1] = named.0[1].replace("http://", "https://");
+    named.0[1] = named.0[1].replace("https://", "http://");
     named.check().await.shows(["WEFT0203"]);
 }
 

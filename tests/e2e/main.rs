@@ -9,6 +9,7 @@ mod access;
 mod check;
 mod clients;
 mod deadlines;
+mod identity;
 mod kubernetes;
 mod metrics;
 mod postgres;

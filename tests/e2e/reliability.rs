@@ -23,7 +23,7 @@ use weft_proto::{
 use weft_testkit::{
     http::send,
     load::{self, Call, Report},
-    mesh::{App, Mesh, channel},
+    mesh::{App, Mesh},
     process, wait,
 };
 
@@ -77,9 +77,8 @@ pub(crate) fn only_writes_in_flight_failed(report: &Report, killed_at: Duration)
 }
 
 /// Waits until an instance answers calls at its own endpoint.
-async fn answers(instance: &Instance) -> Option<()> {
-    let endpoint = instance.endpoint.as_ref()?.address.parse().ok()?;
-    UsersClient::new(channel(endpoint)).list_users(ListUsersRequest::default()).await.ok().map(|_| ())
+async fn answers(mesh: &Mesh, instance: &Instance) -> Option<()> {
+    UsersClient::new(mesh.instance_channel(instance)?).list_users(ListUsersRequest::default()).await.ok().map(|_| ())
 }
 
 #[tokio::test]
@@ -101,7 +100,7 @@ async fn killing_an_app_fails_no_read_and_its_sidecar_brings_it_back() {
         let instance = mesh.instances().await.into_iter().find(|i| i.metadata.get("slot") == Some(&victim))?;
         let is_new = app_of_or_none(mesh.members[0].sidecar.pid()).is_some_and(|pid| pid != app);
         (is_new && instance.status() == Status::Serving).then_some(())?;
-        answers(&instance).await?;
+        answers(&mesh, &instance).await?;
         Some(killed.elapsed())
     })
     .await;
@@ -127,7 +126,7 @@ async fn killing_a_sidecar_takes_its_app_along_and_fails_no_read() {
     let slot = mesh.add(App::Users).slot.clone();
     let back = wait::until("a new instance to answer", Duration::from_secs(15), || async {
         let instance = mesh.instances().await.into_iter().find(|i| i.metadata.get("slot") == Some(&slot))?;
-        answers(&instance).await?;
+        answers(&mesh, &instance).await?;
         Some(killed.elapsed())
     })
     .await;
@@ -150,7 +149,7 @@ async fn a_registry_killed_for_ten_seconds_fails_no_call_and_forgets_nothing() {
     mesh.start_registry().await;
 
     // A watcher of the first hour after the restart: no message may carry fewer endpoints than there were.
-    let mut watch = DiscoveryClient::new(channel(mesh.registry_at()));
+    let mut watch = DiscoveryClient::new(mesh.registry_channel());
     let subscribe =
         WatchRequest { watcher: test.to_owned(), subscribe: vec!["users".to_owned()], ..WatchRequest::default() };
     let requests = tokio_stream::once(subscribe).chain(tokio_stream::pending());

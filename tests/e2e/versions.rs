@@ -162,10 +162,10 @@ async fn a_method_that_only_the_new_version_has_is_never_unimplemented_during_a_
 /// Runs a command as an operator would, and returns what it printed.
 async fn weft(mesh: &Mesh, args: &[&str]) -> String {
     let program = weft_testkit::outside::binary("weft").expect("the mesh runs by it");
-    let registry = format!("http://{}", mesh.registry_at());
     let output = tokio::process::Command::new(program)
         .args(args)
-        .args(["--registry", &registry])
+        .arg("--token-file")
+        .arg(mesh.operator_token())
         .kill_on_drop(true)
         .output()
         .await

@@ -20,6 +20,8 @@ use crate::order;
 
 /// The file's name.
 pub const FILE: &str = "weft.toml";
+/// Where a registry keeps its data unless told otherwise.
+const REGISTRY: &str = ".weft/registry";
 /// Instances of one service at most, as in `weft.up.v1`.
 pub const MAX_SCALE: u32 = 100;
 
@@ -47,6 +49,19 @@ pub struct Registry {
     pub data: PathBuf,
 }
 
+impl Default for Registry {
+    fn default() -> Self {
+        Self { listen: ListenAddr::loopback(7100), http: ListenAddr::loopback(7180), data: REGISTRY.into() }
+    }
+}
+
+impl Registry {
+    /// File of the token that its operators use; the registry writes it.
+    pub fn operator_token(&self) -> PathBuf {
+        self.data.join("ca/operator.token")
+    }
+}
+
 /// `[gateway]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gateway {
@@ -69,6 +84,33 @@ pub struct Service {
     pub env: BTreeMap<String, String>,
     /// `data`: which directory an instance keeps its data in. Default one each.
     pub data: Data,
+    /// `plaintext`: who may call an instance without a certificate. Default nobody.
+    pub plaintext: Plaintext,
+}
+
+/// Who may call an instance without a certificate: as nobody, to whom access rules apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Plaintext {
+    /// Nobody.
+    #[default]
+    Refuse,
+    /// Processes of this machine.
+    Loopback,
+    /// Everybody.
+    Allow,
+}
+
+impl Plaintext {
+    const ALL: [Self; 3] = [Self::Refuse, Self::Loopback, Self::Allow];
+
+    /// As the file and the sidecar's flag call it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Refuse => "refuse",
+            Self::Loopback => "loopback",
+            Self::Allow => "allow",
+        }
+    }
 }
 
 /// What an instance runs.
@@ -166,6 +208,19 @@ pub fn locate(file: Option<&Path>, dir: &Path) -> Result<PathBuf, ConfigError> {
     }
 }
 
+/// Returns where the operator's token of a mesh lies: below its registry's directory. Without a `weft.toml`, that of a plain `weft registry` that
+/// was started in `dir`.
+pub fn operator_token(file: Option<&Path>, dir: &Path) -> Result<PathBuf, ConfigError> {
+    match Config::load(file, dir) {
+        Ok(config) => Ok(config.registry.operator_token()),
+        Err(error @ ConfigError::NotFound { .. }) => {
+            let plain = Registry { data: dir.join(REGISTRY), ..Registry::default() }.operator_token();
+            if plain.exists() { Ok(plain) } else { Err(error) }
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// A problem at a place of the text.
 struct Wrong {
     at: Range<usize>,
@@ -221,6 +276,7 @@ struct RawService {
     #[serde(default)]
     env: BTreeMap<Spanned<String>, String>,
     data: Option<Spanned<String>>,
+    plaintext: Option<Spanned<String>>,
 }
 
 impl RawFile {
@@ -229,7 +285,7 @@ impl RawFile {
         let registry = Registry {
             listen: listener(self.registry.listen, 7100)?,
             http: listener(self.registry.http, 7180)?,
-            data: root.join(self.registry.data.unwrap_or_else(|| ".weft/registry".into())),
+            data: root.join(self.registry.data.unwrap_or_else(|| REGISTRY.into())),
         };
         let gateway = Gateway {
             listen: listener(self.gateway.listen, 8080)?,
@@ -284,8 +340,15 @@ impl RawService {
                     return Err(Wrong::new(data.span(), problem));
                 }
             },
+            plaintext: self.plaintext.map(plaintext).transpose()?.unwrap_or_default(),
         })
     }
+}
+
+fn plaintext(text: Spanned<String>) -> Result<Plaintext, Wrong> {
+    let found = Plaintext::ALL.into_iter().find(|it| it.as_str() == text.get_ref());
+    let problem = || format!("plaintext is {:?}; write \"refuse\", \"loopback\" or \"allow\"", text.get_ref());
+    found.ok_or_else(|| Wrong::new(text.span(), problem()))
 }
 
 fn run(
@@ -366,7 +429,7 @@ mod tests {
     fn every_key_is_read() {
         let config = parse(
             "[registry]\nlisten = \"127.0.0.1:0\"\nhttp = \"[::1]:0\"\ndata = \"/elsewhere\"\n[gateway]\nlisten = \"localhost:0\"\n\
-             [services.users]\npackage = \"weft-users\"\nscale = 2\nneeds = [\"mail\"]\nenv = { LOG_SQL = \"1\" }\ndata = \"shared\"\n\
+             [services.users]\npackage = \"weft-users\"\nscale = 2\nneeds = [\"mail\"]\nenv = { LOG_SQL = \"1\" }\ndata = \"shared\"\nplaintext = \"loopback\"\n\
              [services.mail]\ncommand = [\"python3\", \"app.py\"]\n",
         )
         .unwrap();
@@ -374,12 +437,12 @@ mod tests {
         assert_eq!(config.gateway.listen, ListenAddr::loopback(0));
         let users = &config.services[&"users".parse().unwrap()];
         assert_eq!(users.run, Run::Package("weft-users".to_owned()));
-        assert_eq!((users.scale, users.data), (2, Data::Shared));
+        assert_eq!((users.scale, users.data, users.plaintext), (2, Data::Shared, Plaintext::Loopback));
         assert_eq!(users.needs, ["mail".parse().unwrap()]);
         assert_eq!(users.env["LOG_SQL"], "1");
         let mail = &config.services[&"mail".parse().unwrap()];
         assert_eq!(mail.run, Run::Command(vec!["python3".to_owned(), "app.py".to_owned()]));
-        assert_eq!((mail.scale, mail.data), (1, Data::PerInstance));
+        assert_eq!((mail.scale, mail.data, mail.plaintext), (1, Data::PerInstance, Plaintext::Refuse));
         assert_eq!(config.packages(), ["weft-users"]);
     }
 
@@ -408,6 +471,10 @@ mod tests {
             ),
             ("[services.users]\npackage = \"p\"\nneeds = [\"users\"]\n", "3: needs form a cycle: users → users"),
             ("[services.users]\npackage = \"p\"\ndata = \"mine\"\n", "3: data is \"mine\"; write \"shared\""),
+            (
+                "[services.users]\npackage = \"p\"\nplaintext = \"yes\"\n",
+                "3: plaintext is \"yes\"; write \"refuse\", \"loopback\" or \"allow\"",
+            ),
             ("[services.users]\npackage = \"p\"\nenv = { PORT = \"1\" }\n", "3: \"PORT\" is set by the sidecar"),
             ("[services.users]\npackage = \"p\"\nenv = { A = 1 }\n", "3: invalid type: integer `1`, expected a string"),
             ("[services.users\n", "1: "),

@@ -103,8 +103,6 @@ pub(crate) struct Director {
     board: View,
     place: Arc<Place>,
     screen: Screen,
-    /// Where the registry's gRPC is.
-    registry: SocketAddr,
     next: Key,
     running: BTreeMap<Key, (Kind, Handle)>,
 }
@@ -118,8 +116,7 @@ impl Director {
         place: Arc<Place>,
         screen: Screen,
     ) -> Self {
-        let registry = config.registry.listen.get();
-        Self { config, launch, control, board, place, screen, registry, next: 0, running: BTreeMap::new() }
+        Self { config, launch, control, board, place, screen, next: 0, running: BTreeMap::new() }
     }
 
     /// Takes note of the executables that instances run.
@@ -132,8 +129,8 @@ impl Director {
         let stage = self.screen.stage("registry");
         let key = self.start(Kind::Registry).await?;
         let row = self.serving(key).await?;
-        self.registry = row.addresses.get("grpc").copied().unwrap_or(self.registry);
-        stage.done(&format!("ready on {}", self.registry));
+        let at = row.addresses.get("grpc").copied().unwrap_or_else(|| self.config.registry.listen.get());
+        stage.done(&format!("ready on {at}"));
         Ok(())
     }
 
@@ -321,10 +318,10 @@ impl Director {
     fn spec(&self, kind: &Kind, child: String) -> Spec {
         match kind {
             Kind::Registry => self.launch.registry(child, &self.config),
-            Kind::Gateway => self.launch.gateway(child, &self.config, self.registry),
+            Kind::Gateway => self.launch.gateway(child, &self.config),
             Kind::Instance(slot) => {
                 let service = self.config.services.get(&slot.service).expect("only configured services get slots");
-                self.launch.instance(child, slot, service, self.registry)
+                self.launch.instance(child, slot, service)
             }
         }
     }

@@ -6,7 +6,6 @@
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,6 +15,7 @@ use weft_supervise::{Restart, Spec};
 
 use crate::{
     config::{Config, Data, Run, Service},
+    keys,
     plan::Slot,
 };
 
@@ -34,18 +34,26 @@ pub(crate) struct Launch {
     exe: PathBuf,
     env: Vec<(String, String)>,
     root: PathBuf,
+    /// Directory of the services' tokens.
+    tokens: PathBuf,
     /// Executables of the packages built.
     pub(crate) executables: BTreeMap<String, PathBuf>,
 }
 
 impl Launch {
-    pub(crate) fn new(exe: &Path, env: &Env, root: &Path) -> Self {
+    pub(crate) fn new(exe: &Path, env: &Env, root: &Path, tokens: &Path) -> Self {
         let mut env: Vec<_> = env.without_cargo().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         env.retain(|(name, _)| name != "OTEL_SERVICE_NAME"); // each process has a name of its own
         if env.iter().all(|(name, _)| name != SAMPLER) {
             env.push((SAMPLER.to_owned(), "parentbased_always_on".to_owned())); // a person looks at this mesh: every call counts
         }
-        Self { exe: exe.to_owned(), env, root: root.to_owned(), executables: BTreeMap::new() }
+        Self {
+            exe: exe.to_owned(),
+            env,
+            root: root.to_owned(),
+            tokens: tokens.to_owned(),
+            executables: BTreeMap::new(),
+        }
     }
 
     pub(crate) fn registry(&self, child: String, config: &Config) -> Spec {
@@ -55,9 +63,9 @@ impl Launch {
         self.spec(child, args).grace(REGISTRY_GRACE)
     }
 
-    pub(crate) fn gateway(&self, child: String, config: &Config, registry: SocketAddr) -> Spec {
+    pub(crate) fn gateway(&self, child: String, config: &Config) -> Spec {
         let args = self.role("gateway").flag("--listen", config.gateway.listen.to_string());
-        let args = args.flag("--registry", format!("http://{registry}"));
+        let args = args.flag("--token-file", keys::file(&self.tokens, &keys::gateway()));
         let args = match &config.gateway.config {
             Some(file) => args.flag("--config", file),
             None => args,
@@ -66,12 +74,13 @@ impl Launch {
     }
 
     /// A sidecar and behind it the app.
-    pub(crate) fn instance(&self, child: String, slot: &Slot, service: &Service, registry: SocketAddr) -> Spec {
+    pub(crate) fn instance(&self, child: String, slot: &Slot, service: &Service) -> Spec {
         let any_port = "127.0.0.1:0";
         let args = (self.role("sidecar"))
             .flag("--service", slot.service.to_string())
             .flag("--slot", slot.to_string())
-            .flag("--registry", format!("http://{registry}"))
+            .flag("--token-file", keys::file(&self.tokens, &slot.service))
+            .flag("--plaintext", service.plaintext.as_str())
             .flag("--app", any_port)
             .flag("--inbound", any_port)
             .flag("--outbound", any_port)
@@ -133,7 +142,7 @@ mod tests {
     fn every_call_is_traced_unless_the_person_says_otherwise_and_no_process_takes_anothers_name() {
         let env = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
             let env = Env::from_pairs(pairs.iter().copied());
-            Launch::new(Path::new("weft"), &env, Path::new("/")).env.into_iter().collect()
+            Launch::new(Path::new("weft"), &env, Path::new("/"), Path::new("/tokens")).env.into_iter().collect()
         };
         let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4317");
         let told = env(&[endpoint, ("OTEL_SERVICE_NAME", "mine")]);

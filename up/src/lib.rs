@@ -11,6 +11,7 @@ pub mod client;
 pub mod config;
 mod control;
 mod director;
+mod keys;
 mod launch;
 mod logfile;
 mod order;

@@ -27,6 +27,9 @@ const LEFTOVER_GRACE: Duration = Duration::from_secs(3);
 /// How long a lock that is held may be on its way out: a process that was just forked holds it until its program is executed.
 const LOCK_PATIENCE: Duration = Duration::from_millis(300);
 
+/// Directory of the services' tokens.
+const TOKENS: &str = "tokens";
+
 /// Where the control socket of the mesh beside `root` is.
 pub(crate) fn socket(root: &Path) -> PathBuf {
     root.join(".weft/up.sock")
@@ -59,6 +62,7 @@ pub(crate) enum PlaceError {
 #[derive(Debug)]
 pub(crate) struct Place {
     dir: PathBuf,
+    tokens: PathBuf,
     _lock: File,
 }
 
@@ -81,7 +85,7 @@ impl Place {
             let path = path.to_owned();
             move |source| PlaceError::Io { path, source }
         };
-        for dir in [&dir, &dir.join("log")] {
+        for dir in [&dir, &dir.join("log"), &dir.join(TOKENS)] {
             DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed(dir))?;
         }
         let path = dir.join("up.lock");
@@ -98,12 +102,18 @@ impl Place {
             return Err(PlaceError::Taken { pid, program: program.to_owned() });
         }
         lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(failed(&path))?;
-        Ok(Self { dir, _lock: lock })
+        let tokens = dir.join(TOKENS);
+        Ok(Self { dir, tokens, _lock: lock })
     }
 
     /// File that a process's output goes to.
     pub(crate) fn log(&self, name: &str) -> PathBuf {
         self.dir.join("log").join(format!("{name}.log"))
+    }
+
+    /// Directory of the services' tokens, ours alone.
+    pub(crate) fn tokens(&self) -> &Path {
+        &self.tokens
     }
 
     /// Writes down what runs, for the next owner. A reader sees the old list or the new.

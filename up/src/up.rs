@@ -15,12 +15,13 @@ use std::{
 use anyhow::Context as _;
 use tokio::{
     net::TcpListener,
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use weft_discovery::{Registries, Topic, Watch, WatchConfig};
+use weft_identity::TrustDomain;
 use weft_model::Snapshot;
 use weft_runtime::{
     Context, Shutdown,
@@ -34,6 +35,7 @@ use crate::{
     config::Config,
     control::{self, Control},
     director::{Director, Order},
+    keys::Keys,
     launch::Launch,
     place::{self, Entry, Place},
     procfs,
@@ -127,8 +129,9 @@ struct Up {
     board: View,
     orders: mpsc::Receiver<Order>,
     urls: Arc<OnceLock<Vec<weft_proto::weft::up::v1::Url>>>,
-    /// Cancelled when the registry is there to be watched.
-    watchable: CancellationToken,
+    /// Takes who we are once the registry is there to be watched.
+    joined: Option<oneshot::Sender<Keys>>,
+    place: Arc<Place>,
     world: watch::Receiver<Arc<Snapshot>>,
     /// Cancelled when everything is stopped.
     stopped: CancellationToken,
@@ -152,10 +155,11 @@ impl Up {
         let supervisor = Supervisor::new().context("starting the supervisor")?;
         let control = supervisor.control();
         let (board, view) = Board::new(control.events());
-        let launch = Launch::new(&exe, context.env(), config.root());
+        let launch = Launch::new(&exe, context.env(), config.root(), place.tokens());
         let director = Director::new(config.clone(), launch, control, view.clone(), place.clone(), screen.clone());
         let (orders, ordered) = mpsc::channel(ORDERS);
-        let (stopped, watchable, children_gone) = Default::default();
+        let (stopped, children_gone) = Default::default();
+        let (joined, join) = oneshot::channel();
         let urls = Arc::new(OnceLock::new());
         let (world_in, world) = watch::channel(Arc::default());
         let path = place::socket(config.root());
@@ -177,9 +181,9 @@ impl Up {
             board.run().await;
             Ok(())
         });
-        parts.spawn(write_down(view.clone(), place));
+        parts.spawn(write_down(view.clone(), place.clone()));
         parts.spawn(show(view.clone(), screen.clone(), context.shutdown()));
-        parts.spawn(watch_registry(Arc::clone(&config), CancellationToken::clone(&watchable), world_in, view.clone()));
+        parts.spawn(watch_registry(Arc::clone(&config), join, world_in, view.clone()));
         let mut supervising = JoinSet::new();
         supervising.spawn(supervisor.run(CancellationToken::clone(&children_gone)));
         Ok(Self {
@@ -193,7 +197,8 @@ impl Up {
             board: view,
             orders: ordered,
             urls,
-            watchable,
+            joined: Some(joined),
+            place,
             world,
             stopped,
             parts,
@@ -218,7 +223,7 @@ impl Up {
     async fn start_and_serve(&mut self, context: &Context) -> anyhow::Result<()> {
         self.build(context).await?;
         self.director.start_registry().await?;
-        self.watchable.cancel();
+        let domain = self.join().await?;
         self.director.start_services().await?;
         let (world, config) = (self.world.clone(), Arc::clone(&self.config));
         let gateway = self.director.start_gateway(move || grpc_services(&world.borrow(), &config)).await?;
@@ -226,6 +231,7 @@ impl Up {
         let facts = welcome::Facts {
             config: &self.config,
             gateway,
+            domain,
             rows: &rows,
             program: &self.program,
             took: self.started.elapsed(),
@@ -234,6 +240,17 @@ impl Up {
         self.urls.get_or_init(|| welcome::urls(gateway, &rows));
         self.director.serve(&mut self.orders).await;
         Ok(())
+    }
+
+    /// Becomes the operator of the mesh, and gives its services their tokens. Returns the trust domain.
+    async fn join(&mut self) -> anyhow::Result<TrustDomain> {
+        let stage = self.screen.stage("identity");
+        let keys = Keys::open(&self.config, &self.place).await?;
+        let identity = keys.identity();
+        stage.done(&format!("mutual TLS, {}", identity.id()));
+        // The part that takes it lives as long as we do.
+        drop(self.joined.take().map(|joined| joined.send(keys)));
+        Ok(identity.trust().domain())
     }
 
     async fn build(&mut self, context: &Context) -> anyhow::Result<()> {
@@ -298,17 +315,18 @@ fn grpc_services(world: &Snapshot, config: &Config) -> Vec<String> {
 /// Tells the board what the registry says. We send no call anywhere, so a version is acted upon when it has arrived.
 async fn watch_registry(
     config: Arc<Config>,
-    watchable: CancellationToken,
+    joined: oneshot::Receiver<Keys>,
     world: watch::Sender<Arc<Snapshot>>,
     board: View,
 ) -> anyhow::Result<()> {
-    watchable.cancelled().await;
-    let urls = format!("http://{}", config.registry.listen).parse().context("address of the registry")?;
+    let Ok(keys) = joined.await else { std::future::pending().await }; // stopped before the registry was there
+    let urls = format!("https://{}", config.registry.listen).parse().context("address of the registry")?;
     let watcher = format!("up:{}", std::process::id());
     let watch_config = WatchConfig { watcher, topics: vec![Topic::All], last_good: None };
-    let (task, mut watch) = Watch::new(Registries::new(&urls), watch_config);
+    let (task, mut watch) = Watch::new(Registries::secured(&urls, &keys.identity()), watch_config);
     let mut running = JoinSet::new();
     running.spawn(task.run(CancellationToken::new()));
+    running.spawn(keys.run());
     while let Some(update) = watch.next().await {
         world.send_replace(Arc::clone(&update.snapshot));
         board.world(update.snapshot).await;

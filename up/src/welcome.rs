@@ -4,11 +4,12 @@
 
 use std::{fmt::Write, net::SocketAddr, time::Duration};
 
+use weft_identity::TrustDomain;
 use weft_proto::weft::up::v1::Url;
 
 use crate::{
     board::{Kind, Row},
-    config::{Config, Run},
+    config::{Config, Plaintext, Run},
     screen::seconds,
 };
 
@@ -16,6 +17,7 @@ use crate::{
 pub(crate) struct Facts<'a> {
     pub(crate) config: &'a Config,
     pub(crate) gateway: SocketAddr,
+    pub(crate) domain: TrustDomain,
     pub(crate) rows: &'a [Row],
     /// What the person typed to start us.
     pub(crate) program: &'a str,
@@ -30,18 +32,19 @@ pub(crate) fn urls(gateway: SocketAddr, rows: &[Row]) -> Vec<Url> {
     };
     let mut urls = vec![url("REST and gRPC", format!("http://{gateway}"))];
     urls.extend(of(&Kind::Gateway, "admin").map(|addr| url("gateway metrics", format!("http://{addr}/metrics"))));
-    urls.extend(of(&Kind::Registry, "grpc").map(|addr| url("registry", format!("http://{addr}"))));
+    urls.extend(of(&Kind::Registry, "grpc").map(|addr| url("registry", format!("https://{addr}"))));
     urls.extend(of(&Kind::Registry, "admin").map(|addr| url("registry metrics", format!("http://{addr}/metrics"))));
     urls
 }
 
 /// The whole text.
 pub(crate) fn text(facts: &Facts) -> String {
-    let Facts { config, gateway, rows, program, took } = facts;
+    let Facts { config, gateway, domain, rows, program, took } = facts;
     let mut text = format!("\nready after {}\n\n", seconds(*took));
     for url in urls(*gateway, rows) {
         line(&mut text, &url.name, &url.url);
     }
+    line(&mut text, "security", &security(config, *gateway, domain));
     text.push('\n');
     if has_users(config) {
         // A new address at each start: the second user with one is refused.
@@ -64,6 +67,23 @@ pub(crate) fn text(facts: &Facts) -> String {
     line(&mut text, "watch it", &format!("{program} ps;  {program} logs -f"));
     line(&mut text, "end it", &format!("Ctrl-C here, or {program} stop"));
     text
+}
+
+/// What protects the mesh, and what anybody on this machine may call.
+fn security(config: &Config, gateway: SocketAddr, domain: &TrustDomain) -> String {
+    let open = |wanted| {
+        let names =
+            config.services.iter().filter(move |(_, it)| it.plaintext == wanted).map(|(name, _)| name.to_string());
+        names.collect::<Vec<_>>().join(", ")
+    };
+    let mut plain = vec![format!("the gateway on {gateway}")];
+    for (wanted, whence) in [(Plaintext::Loopback, "from this machine"), (Plaintext::Allow, "from anywhere")] {
+        let names = open(wanted);
+        if !names.is_empty() {
+            plain.push(format!("{names} {whence}"));
+        }
+    }
+    format!("mutual TLS between all processes, trust domain {domain}; plaintext: {}", plain.join("; "))
 }
 
 fn line(text: &mut String, name: &str, what: &str) {

@@ -24,7 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("weft-discovery", &["weft-identity", "weft-model", "weft-proto"]),
     ("weft", &["weft-discovery", "weft-model", "weft-proto", "weft-reflection", "weft-runtime", "weft-traffic"]),
     ("weft-store", &["weft"]),
-    ("weft-testkit", &["weft-model", "weft-proto", "weft-reflection"]),
+    ("weft-testkit", &["weft-discovery", "weft-identity", "weft-model", "weft-proto", "weft-reflection"]),
     // the roles: never on each other
     (
         "weft-registry",
@@ -57,7 +57,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "weft-traffic",
         ],
     ),
-    ("weft-up", &["weft-discovery", "weft-model", "weft-proto", "weft-runtime", "weft-supervise"]),
+    ("weft-up", &["weft-discovery", "weft-identity", "weft-model", "weft-proto", "weft-runtime", "weft-supervise"]),
     // a tool that asks every role from outside, and so stands on none but `up`, whose control socket and file say where they are
     ("weft-check", &["weft-discovery", "weft-model", "weft-proto", "weft-runtime", "weft-up"]),
     // what composes and what ships
@@ -67,6 +67,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "weft-check",
             "weft-discovery",
             "weft-gateway",
+            "weft-identity",
             "weft-model",
             "weft-policy",
             "weft-proto",

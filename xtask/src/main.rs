@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod protocol;
+mod soak;
 mod tally;
 mod testing;
 
@@ -66,6 +67,8 @@ enum Task {
     /// fails if any failed or if the whole took longer than 55 minutes. With CI=true it builds in ~/.cache/weft/target, which runs
     /// share, unless CARGO_TARGET_DIR names another place.
     Ci(ci::Arguments),
+    /// The tests that count failures over time, in full length: five minutes each unless told otherwise
+    Soak(soak::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Task::Setup => setup::run(&env),
         Task::Bench(arguments) => bench::run(&env, &arguments),
         Task::Ci(arguments) => ci::run(env, &arguments),
+        Task::Soak(arguments) => soak::run(&env, &arguments),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

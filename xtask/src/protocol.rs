@@ -13,6 +13,7 @@
 //! | `WEFT_TEST_KUSTOMIZE` | the kustomize program |
 //! | `WEFT_TEST_KUBERNETES_VALIDATE` | the kubernetes-validate program |
 //! | `WEFT_TEST_POSTGRES` | directory of PostgreSQL's programs (`initdb`, `postgres`, `createdb`), version 15 or newer |
+//! | `WEFT_TEST_SOAK` | seconds that a test with a long form shall go on; unset means its short form |
 //! | `WEFT_TEST_SKIPS` | a file; a test that skips appends one line to it, in one write |
 //!
 //! A skip line is `TEST <tab> MISSING <tab> COMMAND`: the test's name, what it lacks, and the command that adds it. Places are absolute paths; a tool that could not be had is
@@ -34,6 +35,8 @@ pub(crate) const KUSTOMIZE: &str = "WEFT_TEST_KUSTOMIZE";
 pub(crate) const KUBERNETES_VALIDATE: &str = "WEFT_TEST_KUBERNETES_VALIDATE";
 /// Directory of PostgreSQL's programs.
 pub(crate) const POSTGRES: &str = "WEFT_TEST_POSTGRES";
+/// Seconds of a long form.
+pub(crate) const SOAK: &str = "WEFT_TEST_SOAK";
 /// File to which skipping tests append.
 pub(crate) const SKIPS: &str = "WEFT_TEST_SKIPS";
 

@@ -74,6 +74,13 @@ const NEEDS: &[Need] = &[
         otherwise: "PostgreSQL 15 or newer is needed, with its server's programs",
     },
     Need {
+        what: "tcpdump",
+        for_what: "the test that looks at what really goes over the wire",
+        probe: &["tcpdump", "--version"],
+        packages: &["tcpdump"],
+        otherwise: "install tcpdump; it captures as root, or with the capability CAP_NET_RAW",
+    },
+    Need {
         what: "git",
         for_what: "the gate's check that a run leaves the work tree as it was",
         probe: &["git", "--version"],

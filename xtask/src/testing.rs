@@ -59,6 +59,16 @@ pub(crate) fn run(env: &Env, arguments: &Arguments) -> Result<()> {
 
 /// Builds and runs. An error means that it did not come to a result.
 pub(crate) fn execute(env: &Env, names: &[String], limit: Limit) -> Result<Report> {
+    execute_with(env, names, &[], limit)
+}
+
+/// The same, with `told` said to the tests, and what they print shown.
+pub(crate) fn execute_with(
+    env: &Env,
+    names: &[String],
+    told: &[(&'static str, String)],
+    limit: Limit,
+) -> Result<Report> {
     let tools = tools::for_tests(env);
     let binaries = build(env, limit)?;
     let skips = metadata::load(env)?.target_directory.join("weft-test-skips");
@@ -66,9 +76,13 @@ pub(crate) fn execute(env: &Env, names: &[String], limit: Limit) -> Result<Repor
 
     let mut cargo = env.cargo();
     cargo.args(["test", "--workspace", "--no-fail-fast"]).env("CARGO_TERM_COLOR", "never");
-    if !names.is_empty() {
+    if !names.is_empty() || !told.is_empty() {
         cargo.arg("--").args(names);
     }
+    if !told.is_empty() {
+        cargo.arg("--nocapture"); // a long run says where it is
+    }
+    cargo.envs(told.iter().map(|(name, value)| (*name, value)));
     cargo.envs(tools.variables).env(protocol::BIN, binaries).env(protocol::SKIPS, &skips);
     let mut tally = Tally::default();
     let ended = run::lines(cargo, Hear::Both, limit, |line| {

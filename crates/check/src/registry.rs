@@ -2,10 +2,11 @@
 //!
 //! Lives here: those checks and the list that the groups after it read. Does not: what the list says of services (`services`).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use weft_discovery::{CallError, Registries};
+use weft_discovery::{CallError, Credential, CredentialError, Registries, join};
 use weft_proto::weft::discovery::v1::{ClaimsResponse, ListResponse};
+use weft_runtime::clock;
 
 use crate::{
     ask::{self, Answer, Spoken},
@@ -17,6 +18,8 @@ use crate::{
 
 /// Time the registry has to list everything.
 pub(crate) const LIST: Duration = Duration::from_secs(3);
+/// Time it has to say who we are.
+const JOIN: Duration = Duration::from_secs(2);
 const WHO: &str = "registry";
 
 /// What was found.
@@ -37,7 +40,10 @@ pub(crate) struct Known {
 }
 
 pub(crate) async fn check(mesh: &Mesh) -> Found {
-    let registries = Registries::new(&mesh.registries);
+    let registries = match registries(mesh).await {
+        Ok(registries) => registries,
+        Err(refused) => return Found { outcomes: vec![refused], ..Found::default() },
+    };
     let admin = async {
         match &mesh.registry_admin {
             Some(place) => tokio::join!(ask::get(place, "/readyz"), ask::get(place, "/metrics")),
@@ -66,6 +72,23 @@ pub(crate) async fn check(mesh: &Mesh) -> Found {
     let version = metrics.as_ref().ok().and_then(|it| ask::version(&it.text)).map(str::to_owned);
     found.told.push(Told { who: WHO.to_owned(), ahead: ready.ok().and_then(|it| it.ahead), version });
     found
+}
+
+/// The registries as whoever the token makes us. Without one, and where nobody answers, as nobody: the first question then tells what is wrong.
+async fn registries(mesh: &Mesh) -> Result<Registries, Outcome> {
+    let url = || mesh.registries.to_string();
+    let secure = mesh.registries.iter().all(|url| url.starts_with("https://"));
+    let Some(file) = mesh.token.as_ref().filter(|_| secure) else { return Ok(Registries::new(&mesh.registries)) };
+    let credential = match Credential::read(file, Some(&mesh.registries)) {
+        Ok(credential) => credential,
+        Err(CredentialError::Unreadable { .. }) => return Ok(Registries::new(&mesh.registries)), // no registry ever ran here
+        Err(error) => return Err(ids::REGISTRY_TLS.failed(url(), ask::in_words(&error))),
+    };
+    match join(credential, None, Arc::new(clock::wall), JOIN).await {
+        Ok((_, identity)) => Ok(Registries::secured(&mesh.registries, &identity)),
+        Err(error) if error.rule().is_some() => Err(ids::REGISTRY_TLS.failed(url(), ask::in_words(&error))),
+        Err(_) => Ok(Registries::new(&mesh.registries)),
+    }
 }
 
 /// All instances of a service of a list.

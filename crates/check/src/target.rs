@@ -39,6 +39,9 @@ pub struct Args {
     /// Where the gateway's /readyz and /metrics are [default: 80 ports above --gateway]
     #[arg(long, value_name = "HOST:PORT", requires = "gateway")]
     pub gateway_admin: Option<Place>,
+    /// An operator's token, for a registry that asks who you are [default: the one of the mesh in this directory or above]
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// Print what an id means and what to do, and check nothing; without an id the page of all
     #[arg(long, value_name = "ID", num_args = 0..=1)]
     pub explain: Option<Option<String>>,
@@ -108,6 +111,8 @@ pub(crate) enum Origin {
 pub(crate) struct Mesh {
     pub(crate) origin: Origin,
     pub(crate) registries: RegistryUrls,
+    /// File of the token that says who we are there.
+    pub(crate) token: Option<PathBuf>,
     pub(crate) registry_admin: Option<Place>,
     pub(crate) gateway: Option<Place>,
     pub(crate) gateway_admin: Option<Place>,
@@ -136,7 +141,7 @@ impl Mesh {
     pub(crate) async fn find(args: &Args, dir: &Path) -> Result<Self, NoTarget> {
         match &args.registry {
             Some(registries) => Ok(Self::named(args, registries)),
-            None => Self::beside(args.file.as_deref(), dir).await,
+            None => Self::beside(args.file.as_deref(), args.token_file.as_deref(), dir).await,
         }
     }
 
@@ -147,6 +152,7 @@ impl Mesh {
         Self {
             origin: Origin::Flags,
             registries: registries.clone(),
+            token: args.token_file.clone(),
             registry_admin,
             gateway: args.gateway.clone(),
             gateway_admin,
@@ -155,7 +161,7 @@ impl Mesh {
         }
     }
 
-    async fn beside(file: Option<&Path>, dir: &Path) -> Result<Self, NoTarget> {
+    async fn beside(file: Option<&Path>, token_file: Option<&Path>, dir: &Path) -> Result<Self, NoTarget> {
         let config = Config::load(file, dir).map_err(|error| match error {
             ConfigError::NotFound { .. } => NoTarget::Nothing,
             other => NoTarget::Config(other),
@@ -183,7 +189,8 @@ impl Mesh {
         let registry = announced("registry", "grpc").unwrap_or(listen);
         Ok(Self {
             origin,
-            registries: format!("http://{registry}").parse()?,
+            registries: format!("https://{registry}").parse()?,
+            token: Some(token_file.map_or_else(|| config.registry.operator_token(), Path::to_owned)),
             registry_admin: Some(announced("registry", "admin").unwrap_or(http)),
             gateway: Some(announced("gateway", "http").unwrap_or(gateway)),
             gateway_admin: Some(announced("gateway", "admin").unwrap_or(admin)),

@@ -2,7 +2,7 @@
 //!
 //! Lives here: the client side of weft.registry.v1.Identity and when it is asked. Does not: keys and TLS (`weft-identity`), the registry's side.
 //! Invariants: the first connection believes nothing but the hash in the token; a key never leaves the process; a certificate that could not be
-//! renewed is used to its end, and then the token, if there is one, is tried again.
+//! renewed is used to its end; then, and when it was revoked, the token is read and tried again.
 
 use std::{
     sync::Arc,
@@ -15,15 +15,17 @@ use rustls::pki_types::CertificateDer;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, transport::Channel};
+use tonic_types::StatusExt;
 use weft_identity::{
     BadBundle, BadSvid, Bundle, Clock, Identity, KeyRequest, Refusal, RequestError, Revocations, Serial, Svid, Trust,
-    bootstrap_config, token::Token,
+    bootstrap_config,
 };
 use weft_model::{Invalid, ServiceName};
 use weft_proto::weft::registry::v1::{self as pb, identity_client::IdentityClient};
 
 use crate::{
     backoff::Backoff,
+    credential::Credential,
     dial::{self, Dial},
     registries::is_an_answer,
 };
@@ -37,7 +39,7 @@ const TRY: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// None of the registries answered in time.
-    #[error("no registry of the token answered within {within:?}")]
+    #[error("no registry answered within {within:?}")]
     OutOfReach {
         /// How long was tried.
         within: Duration,
@@ -53,7 +55,7 @@ pub enum IdentityError {
         source: Refusal,
     },
     /// The registry said no; its words name the rule. Trying again gives the same.
-    #[error("the registry refused: {}", .0.message())]
+    #[error("the registry refused{}: {}", by_rule(.0), .0.message())]
     Refused(Box<Status>),
     /// The registry's answer makes no sense.
     #[error("the registry's answer")]
@@ -69,45 +71,72 @@ pub enum IdentityError {
     Key(#[from] RequestError),
 }
 
+impl IdentityError {
+    /// Name of the rule that refused, ours or the registry's; none if nobody refused anything.
+    pub fn rule(&self) -> Option<String> {
+        match self {
+            Self::Impostor { source, .. } => Some(source.rule().to_owned()),
+            Self::Refused(status) => rule(status),
+            Self::Svid(BadSvid::Leaf(refusal)) => Some(refusal.rule().to_owned()),
+            Self::OutOfReach { .. } | Self::Answer(_) | Self::Svid(_) | Self::Bundle(_) | Self::Key(_) => None,
+        }
+    }
+}
+
+/// The rule in a refusal's `google.rpc.ErrorInfo`, as metrics and logs name it.
+fn rule(status: &Status) -> Option<String> {
+    status.get_details_error_info().map(|info| info.reason.to_ascii_lowercase())
+}
+
+fn by_rule(status: &Status) -> String {
+    rule(status).map_or_else(String::new, |rule| format!(" by the rule {rule}"))
+}
+
 /// Keeps an identity fresh; to be run by the caller.
 pub struct IdentityTask {
     identity: Identity,
-    registries: Vec<String>,
-    token: Token,
+    credential: Credential,
     service: Option<ServiceName>,
     clock: Clock,
+    /// The registry that gave the first certificate.
+    answered: String,
 }
 
 impl std::fmt::Debug for IdentityTask {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("IdentityTask")
             .field("identity", &self.identity)
-            .field("token", &self.token)
+            .field("credential", &self.credential)
             .finish_non_exhaustive()
     }
 }
 
-/// Gets a first certificate for a token, trying the registries it names in turn for at most `within`. `service` says who this process means to be;
-/// without it, it becomes whom the token names.
+/// Gets a first certificate for a token, trying its registries in turn for at most `within`, and says in the log what it waits for. `service`
+/// says who this process means to be; without it, it becomes whom the token names.
 pub async fn join(
-    token: Token,
+    credential: Credential,
     service: Option<ServiceName>,
     clock: Clock,
     within: Duration,
 ) -> Result<(IdentityTask, Identity), IdentityError> {
     let (deadline, mut backoff) = (Instant::now() + within, Backoff::default());
-    let mut last = None;
+    let (registries, mut last) = (credential.registries().clone(), None);
     loop {
-        for url in token.registries() {
-            match timeout_at(deadline, first(url, &token, service.as_ref(), &clock)).await {
+        for url in registries.iter() {
+            match timeout_at(deadline, first(url, &credential, service.as_ref(), &clock)).await {
                 Ok(Ok((svid, trusted))) => {
                     let trust = Trust::new(trusted.0, trusted.1, Arc::clone(&clock))?;
-                    let (identity, registries) = (Identity::new(svid, trust)?, token.registries().to_vec());
-                    let task = IdentityTask { identity: identity.clone(), registries, token, service, clock };
+                    let identity = Identity::new(svid, trust)?;
+                    tracing::info!(identity = %identity.id(), serial = %identity.svid().leaf().serial, url, "joined the mesh");
+                    let answered = url.to_owned();
+                    let task = IdentityTask { identity: identity.clone(), credential, service, clock, answered };
                     return Ok((task, identity));
                 }
                 Ok(Err(IdentityError::OutOfReach { source, .. })) => last = source.or(last),
-                Ok(Err(final_word)) => return Err(final_word),
+                Ok(Err(final_word)) => {
+                    tracing::error!(rule = final_word.rule(), url, error = %final_word, "cannot join the mesh");
+                    return Err(final_word);
+                }
                 Err(_) => return Err(IdentityError::OutOfReach { within, source: last }),
             }
         }
@@ -115,31 +144,36 @@ pub async fn join(
         if again >= deadline {
             return Err(IdentityError::OutOfReach { within, source: last });
         }
+        let (cause, left) = (last.as_ref().map(|status| status.message()), deadline - Instant::now());
+        tracing::info!(%registries, cause, left_seconds = left.as_secs(), "no registry answers yet");
         tokio::time::sleep_until(again).await;
     }
 }
 
-type Trusted = (Bundle, Revocations);
+pub(crate) type Trusted = (Bundle, Revocations);
 
 async fn first(
     url: &str,
-    token: &Token,
+    credential: &Credential,
     service: Option<&ServiceName>,
     clock: &Clock,
 ) -> Result<(Svid, Trusted), IdentityError> {
-    let config = bootstrap_config(token.pin(), &token.registry(), clock);
+    let config = bootstrap_config(credential.pin(), credential.registry(), clock);
     let mut client = IdentityClient::new(dial::secure(url, Dial::Pinned(config)));
     let key = KeyRequest::generate()?;
     let request = pb::SignRequest {
         csr: key.csr().to_vec().into(),
-        token: token.text().to_owned(),
+        token: credential.secret().to_owned(),
         service: service.map(|it| it.full().to_owned()).unwrap_or_default(),
     };
     let answer = ask(url, client.sign(request)).await?;
     read(key, answer.issued, answer.bundle)
 }
 
-async fn ask<T>(url: &str, call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, IdentityError> {
+pub(crate) async fn ask<T>(
+    url: &str,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, IdentityError> {
     let status = match timeout(TRY, call).await {
         Ok(Ok(answer)) => return Ok(answer.into_inner()),
         Ok(Err(status)) => status,
@@ -163,7 +197,7 @@ fn read(
     Ok((svid, trusted))
 }
 
-fn trusted(it: pb::BundleResponse) -> Result<Trusted, IdentityError> {
+pub(crate) fn trusted(it: pb::BundleResponse) -> Result<Trusted, IdentityError> {
     let domain = it.trust_domain.parse().map_err(|e: Invalid| e.within("trust_domain"))?;
     let bundle = Bundle::new(domain, it.roots.into_iter().map(certificate))?;
     let mut revocations = Revocations {
@@ -184,6 +218,10 @@ fn certificate(der: Bytes) -> CertificateDer<'static> {
 }
 
 impl IdentityTask {
+    pub(crate) fn answered(&self) -> &str {
+        &self.answered
+    }
+
     /// Runs until `stop`: renews at half life with back-off, follows the bundle.
     pub async fn run(self, stop: CancellationToken) {
         let both = async { tokio::join!(self.renew(), self.follow()) };
@@ -207,27 +245,37 @@ impl IdentityTask {
         }
     }
 
-    /// Half of the certificate's life and up to a tenth more, so that processes started together do not ask together.
+    /// Whether our own certificate was taken back: it opens no door any more, and only a token that was not revoked gives another.
+    fn is_revoked(&self) -> bool {
+        self.identity.trust().revocations().covers(self.identity.svid().leaf())
+    }
+
+    /// Half of the certificate's life and up to a tenth more, so that processes started together do not ask together. At once if it is revoked.
     async fn until_due(&self) {
         let (svid, spread) = (self.identity.svid(), rand::rng().random_range(0.0..0.2));
         let leaf = svid.leaf();
         let half = leaf.half_life();
         let due = half + leaf.not_after.duration_since(half).unwrap_or_default().mul_f64(spread);
-        while let Ok(left) = due.duration_since(self.now()) {
-            if left.is_zero() {
+        loop {
+            let (trust, revision) = (self.identity.trust(), self.identity.trust().revision());
+            let left = due.duration_since(self.now()).unwrap_or_default();
+            if left.is_zero() || self.is_revoked() {
                 return;
             }
-            sleep(left.min(LOOK_AGAIN)).await;
+            tokio::select! {
+                () = sleep(left.min(LOOK_AGAIN)) => {}
+                () = trust.changed_since(revision) => {}
+            }
         }
     }
 
     async fn renew_once(&self) -> Result<(), IdentityError> {
-        let expired = self.now() >= self.identity.svid().leaf().not_after;
-        let mut last = None;
-        for url in &self.registries {
+        let lost = self.is_revoked() || self.now() >= self.identity.svid().leaf().not_after;
+        let (credential, mut last) = (if lost { self.credential.fresh() } else { self.credential.clone() }, None);
+        for url in credential.registries().iter() {
             // A connection of its own: it shows today's certificate and proves that it still works.
-            let renewed = if expired {
-                first(url, &self.token, self.service.as_ref(), &self.clock).await
+            let renewed = if lost {
+                first(url, &credential, self.service.as_ref(), &self.clock).await
             } else {
                 self.renew_at(url).await
             };
@@ -254,7 +302,8 @@ impl IdentityTask {
     /// Follows the bundle at one registry after the other. A rotation opens the stream anew: the old connection ends with the old certificate.
     async fn follow(&self) -> ! {
         let mut backoff = Backoff::default();
-        for url in self.registries.iter().cycle() {
+        let registries: Vec<&str> = self.credential.registries().iter().collect();
+        for url in registries.into_iter().cycle() {
             let rotations = self.identity.rotations();
             let ended = tokio::select! {
                 ended = self.follow_at(url, &mut backoff) => ended,

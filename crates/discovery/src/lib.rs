@@ -8,15 +8,21 @@
 #![forbid(unsafe_code)]
 
 mod backoff;
+mod credential;
 mod descriptors;
 mod dial;
+mod export;
 mod identity;
 mod lease;
+mod operator;
 mod registries;
 mod watch;
 
+pub use credential::{Credential, CredentialError, JoinArgs, Way, read_token, write_token};
 pub use descriptors::{BadDescriptors, DescriptorSet};
+pub use export::{export, keep_exported};
 pub use identity::{IdentityError, IdentityTask, join};
 pub use lease::{Drained, Lease, LeaseState, LeaseTask, Leases};
+pub use operator::{ListedToken, Operator, Revoked, TokenFor};
 pub use registries::{BadUrl, CallError, Registries, RegistryUrls};
 pub use watch::{Subscriptions, Topic, Update, Watch, WatchConfig, WatchTask};

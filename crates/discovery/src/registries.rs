@@ -29,8 +29,8 @@ const ATTEMPT: Duration = Duration::from_secs(3);
 /// Largest list of everything that is taken: some ten thousand services.
 const LARGEST_LIST: usize = 64 << 20;
 
-/// Addresses of registries as a person writes them: `http://10.0.0.5:7100,http://10.0.0.6:7100`; the scheme may be left out. `https` means
-/// the TLS of the mesh and needs an identity.
+/// Addresses of registries as a person writes them: `https://10.0.0.5:7100,https://10.0.0.6:7100`; without a scheme, https. That means the TLS
+/// of the mesh and needs an identity.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegistryUrls(Vec<String>);
 
@@ -60,11 +60,26 @@ impl FromStr for RegistryUrls {
 
 fn parse(url: &str) -> Result<String, BadUrl> {
     let malformed = || BadUrl::Malformed { url: url.to_owned() };
-    let full = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+    let full = if url.contains("://") { url.to_owned() } else { format!("https://{url}") };
     let endpoint = Endpoint::from_shared(full.clone()).map_err(|_| malformed())?;
     let uri = endpoint.uri();
     let known = matches!(uri.scheme_str(), Some("http" | "https"));
     if known && uri.port_u16().is_some() && matches!(uri.path(), "" | "/") { Ok(full) } else { Err(malformed()) }
+}
+
+impl RegistryUrls {
+    /// The addresses, each with its scheme; at least one.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(String::as_str)
+    }
+
+    pub(crate) fn all_secure(&self) -> bool {
+        self.iter().all(is_secure)
+    }
+
+    pub(crate) fn any_secure(&self) -> bool {
+        self.iter().any(is_secure)
+    }
 }
 
 impl std::fmt::Display for RegistryUrls {
@@ -324,7 +339,7 @@ mod tests {
     #[test]
     fn urls_are_read_with_or_without_a_scheme() {
         let urls: RegistryUrls = "http://10.0.0.5:7100, 10.0.0.6:7100".parse().unwrap();
-        assert_eq!(urls.to_string(), "http://10.0.0.5:7100,http://10.0.0.6:7100");
+        assert_eq!(urls.to_string(), "http://10.0.0.5:7100,https://10.0.0.6:7100");
     }
 
     #[test]

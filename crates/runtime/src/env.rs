@@ -61,6 +61,11 @@ impl Env {
         self.get("DATABASE_URL")
     }
 
+    /// `WEFT_TOKEN_FILE`: file of the token that commands for operators use.
+    pub fn token_file(&self) -> Option<PathBuf> {
+        self.get("WEFT_TOKEN_FILE").map(PathBuf::from)
+    }
+
     /// `RUST_LOG`: filter of log lines in the syntax of `tracing-subscriber`.
     pub fn log_filter(&self) -> Option<&str> {
         self.get("RUST_LOG")

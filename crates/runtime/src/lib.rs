@@ -1,4 +1,5 @@
-//! The frame of a process: environment, telemetry, signals, shutdown, listeners, admin server, data threads, clock.
+//! The frame of a process: environment, telemetry, signals, shutdown, listeners, admin server, data threads, clock, durations as
+//! people write them.
 //!
 //! Lives here: what every process of ours needs before it knows what it is. Does not: anything of a role.
 //! Invariants: the environment is read once, in [`run`]; the wall clock is read in [`clock`] only; every task started here has an owner.
@@ -7,6 +8,7 @@
 pub mod admin;
 pub mod call;
 pub mod clock;
+mod duration;
 pub mod env;
 pub mod listen;
 pub mod metrics;
@@ -16,6 +18,7 @@ pub mod spans;
 pub mod telemetry;
 pub mod threads;
 
+pub use duration::HumanDuration;
 pub use env::Env;
 pub use metrics::Metrics;
 pub use process::{Context, Process, Usage, run};

@@ -137,6 +137,12 @@ impl Usage {
     pub fn new(message: impl Into<String>) -> Self {
         Self(message.into())
     }
+
+    /// Says what an error says, with its causes.
+    pub fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        let causes = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string);
+        Self(causes.collect::<Vec<_>>().join(": "))
+    }
 }
 
 impl fmt::Display for Usage {

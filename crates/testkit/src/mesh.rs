@@ -10,13 +10,18 @@ use std::{
 };
 
 use tempfile::TempDir;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
+use weft_discovery::{Credential, Operator, TokenFor, join, write_token};
+use weft_identity::{Identity, name};
+use weft_model::{Endpoint, Transport};
 use weft_proto::weft::{
     discovery::v1::{ListRequest, ListResponse, discovery_client::DiscoveryClient, service_update::Body},
     model::v1::{Instance, Status},
 };
 
-use crate::{outside, process::Process, wait};
+use crate::{outside, process::Process, secure, wait};
 
 /// How long a mesh may take to serve, on a busy machine.
 const START: Duration = Duration::from_secs(60);
@@ -39,6 +44,9 @@ pub enum App {
 }
 
 impl App {
+    /// One app of each service.
+    const OF_EACH: [Self; 5] = [Self::Users, Self::Posts, Self::Comments, Self::Echo, Self::Foreign];
+
     /// Name of the service.
     pub const fn service(self) -> &'static str {
         match self {
@@ -73,15 +81,30 @@ pub struct Member {
     pub sidecar: Process,
 }
 
-/// The processes of a mesh; they end with this value.
+/// How a mesh differs from the usual one.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Variables in the environment of every process.
+    pub env: Vec<(&'static str, String)>,
+    /// Further flags of the registry, such as `--certificate-life 4`.
+    pub registry: Vec<String>,
+    /// Further flags of every sidecar.
+    pub sidecar: Vec<String>,
+}
+
+/// The processes of a mesh; they end with this value. They speak mutual TLS, each with an identity that a token of its own gave it.
 #[derive(Debug)]
 pub struct Mesh {
     weft: PathBuf,
     dir: TempDir,
+    options: Options,
     registry_at: SocketAddr,
     gateway_at: SocketAddr,
+    operator: Operator,
+    identity: Identity,
     started: usize,
-    env: Vec<(&'static str, String)>,
+    /// Keeps the operator's identity fresh.
+    _keeping: JoinSet<()>,
     /// The registry; none while it is down.
     pub registry: Option<Process>,
     /// The gateway.
@@ -93,25 +116,45 @@ pub struct Mesh {
 impl Mesh {
     /// Starts a mesh with these instances and waits until all serve. None if a binary is missing; the test named then skips loudly.
     pub async fn start(test: &str, apps: &[App]) -> Option<Self> {
-        Self::start_with(test, apps, Vec::new()).await
+        Self::start_as(test, apps, Options::default()).await
     }
 
     /// The same, with these variables in the environment of every process.
     pub async fn start_with(test: &str, apps: &[App], env: Vec<(&'static str, String)>) -> Option<Self> {
+        Self::start_as(test, apps, Options { env, ..Options::default() }).await
+    }
+
+    /// The same with options.
+    pub async fn start_as(test: &str, apps: &[App], options: Options) -> Option<Self> {
         let names: Vec<_> = ["weft"].into_iter().chain(apps.iter().map(|app| app.binary())).collect();
         let weft = outside::need_binaries(&names, test)?.swap_remove(0);
         let dir = TempDir::new().expect("a temporary directory can be made");
-        let mut registry = registry(&weft, &dir, "127.0.0.1:0", &env);
+        let mut registry = registry(&weft, &dir, "127.0.0.1:0", &options);
         let registry_at = registry.address("grpc").await;
-        let mut gateway = gateway(&weft, registry_at, &env);
+        let credential =
+            Credential::read(&operator_token(&dir), None).expect("the registry wrote its operator's token");
+        let (task, identity) =
+            join(credential.clone(), None, secure::clock(), START).await.expect("the operator's token is good");
+        let mut keeping = JoinSet::new();
+        keeping.spawn(task.run(CancellationToken::new()));
+        let operator = Operator::new(credential, secure::clock());
+        for service in App::OF_EACH.iter().map(|app| app.service()).chain(["gateway"]) {
+            let whom = TokenFor::Service(service.parse().expect("a name of a service"));
+            let (text, _) = operator.create_token(&whom, None).await.expect("an operator may make tokens");
+            write_token(&token_file(&dir, service), &text).expect("the directory is ours");
+        }
+        let mut gateway = gateway(&weft, &token_file(&dir, "gateway"), &options.env);
         let gateway_at = gateway.address("http").await;
         let mut mesh = Self {
             weft,
             dir,
+            options,
             registry_at,
             gateway_at,
+            operator,
+            identity,
             started: 0,
-            env,
+            _keeping: keeping,
             registry: Some(registry),
             gateway,
             members: Vec::new(),
@@ -125,7 +168,7 @@ impl Mesh {
 
     /// Starts one more gateway; where it listens it says itself.
     pub fn add_gateway(&self) -> Process {
-        gateway(&self.weft, self.registry_at, &self.env)
+        gateway(&self.weft, &self.token_file("gateway"), &self.options.env)
     }
 
     /// Starts one more instance and does not wait for it. All instances of a service share its data.
@@ -169,14 +212,16 @@ impl Mesh {
                 ("127.0.0.1:0".to_owned(), vec!["--".to_owned(), program.display().to_string()])
             }
         };
+        let token = self.token_file(app.service());
+        let (data, token) = (data.to_string_lossy(), token.to_string_lossy());
         let args = [
             "sidecar",
             "--service",
             app.service(),
+            "--token-file",
+            &token,
             "--app",
             &app_at,
-            "--registry",
-            &format!("http://{}", self.registry_at),
             "--inbound",
             "127.0.0.1:0",
             "--outbound",
@@ -184,16 +229,62 @@ impl Mesh {
             "--slot",
             &slot,
             "--data",
-            &data.to_string_lossy(),
+            &data,
             "--log-format",
             "json",
         ];
-        let args = args.into_iter().chain(flags.iter().copied()).map(str::to_owned).chain(command);
+        let given = self.options.sidecar.iter().cloned();
+        let args = args.into_iter().chain(flags.iter().copied()).map(str::to_owned).chain(given).chain(command);
         let args: Vec<_> = args.collect();
-        let env = [self.env.as_slice(), env].concat();
+        let env = [self.options.env.as_slice(), env].concat();
         let sidecar = Process::start(&slot, &self.weft, &self.weft, &args, &env).expect("weft starts");
         self.members.push(Member { app, slot, sidecar });
         self.members.last_mut().expect("pushed above")
+    }
+
+    /// File of the token with which instances of a service join.
+    pub fn token_file(&self, service: &str) -> PathBuf {
+        token_file(&self.dir, service)
+    }
+
+    /// File of the operator's token.
+    pub fn operator_token(&self) -> PathBuf {
+        operator_token(&self.dir)
+    }
+
+    /// The program `weft`.
+    pub fn weft(&self) -> &Path {
+        &self.weft
+    }
+
+    /// A directory that ends with the mesh.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The mesh's operator: makes tokens, takes back, rotates.
+    pub const fn operator(&self) -> &Operator {
+        &self.operator
+    }
+
+    /// The operator's identity, which the registry lets write anything.
+    pub const fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// A channel to the registry, as an operator, that connects when first used.
+    pub fn registry_channel(&self) -> Channel {
+        let registry = self.identity.trust().domain().service(&name::registry());
+        secure::channel(self.registry_at, &self.identity, &registry)
+    }
+
+    /// A channel to an instance, as an operator and by the transport it registered, that connects when first used.
+    pub fn instance_channel(&self, instance: &Instance) -> Option<Channel> {
+        let endpoint: Endpoint = instance.endpoint.clone()?.try_into().ok()?;
+        Some(match &endpoint.transport {
+            Transport::Mtls { identity } => secure::channel(endpoint.address, &self.identity, identity),
+            Transport::Plaintext | Transport::Tls { .. } => channel(endpoint.address),
+        })
     }
 
     /// Waits until every instance is listed as serving and the gateway answers for its service.
@@ -215,11 +306,6 @@ impl Mesh {
         let request = tonic_health::pb::HealthCheckRequest { service: service.to_owned() };
         let status = health.check(request).await.ok()?.into_inner().status();
         (status == tonic_health::pb::health_check_response::ServingStatus::Serving).then_some(())
-    }
-
-    /// A directory that goes with the mesh.
-    pub fn dir(&self) -> &std::path::Path {
-        self.dir.path()
     }
 
     /// Address of the gateway's main port.
@@ -250,16 +336,17 @@ impl Mesh {
     }
 
     /// The same with further variables in its environment.
-    pub async fn start_registry_with(&mut self, env: &[(&str, String)]) {
-        let env: Vec<_> = self.env.iter().chain(env).cloned().collect();
-        let mut registry = registry(&self.weft, &self.dir, &self.registry_at.to_string(), &env);
+    pub async fn start_registry_with(&mut self, env: &[(&'static str, String)]) {
+        let env = self.options.env.iter().chain(env).cloned().collect();
+        let options = Options { env, ..self.options.clone() };
+        let mut registry = registry(&self.weft, &self.dir, &self.registry_at.to_string(), &options);
         registry.address("grpc").await;
         self.registry = Some(registry);
     }
 
     /// What the registry knows now. Fails while it is down.
     pub async fn list(&self) -> Result<ListResponse, tonic::Status> {
-        let mut discovery = DiscoveryClient::new(channel(self.registry_at));
+        let mut discovery = DiscoveryClient::new(self.registry_channel());
         Ok(discovery.list(ListRequest::default()).await?.into_inner())
     }
 
@@ -274,17 +361,26 @@ impl Mesh {
     }
 }
 
-fn gateway(weft: &Path, registry_at: SocketAddr, env: &[(&str, String)]) -> Process {
-    let registry = format!("http://{registry_at}");
-    let args = ["gateway", "--listen", "127.0.0.1:0", "--registry", &registry, "--log-format", "json"];
+fn gateway(weft: &Path, token: &Path, env: &[(&str, String)]) -> Process {
+    let token = token.to_string_lossy();
+    let args = ["gateway", "--listen", "127.0.0.1:0", "--token-file", &token, "--log-format", "json"];
     Process::start("gateway", weft, weft, &args.map(str::to_owned), env).expect("weft starts")
 }
 
-fn registry(weft: &Path, dir: &TempDir, listen: &str, env: &[(&str, String)]) -> Process {
+fn registry(weft: &Path, dir: &TempDir, listen: &str, options: &Options) -> Process {
     let data = dir.path().join("registry");
     let data = data.to_string_lossy();
     let args = ["registry", "--listen", listen, "--http", "127.0.0.1:0", "--data", &data, "--log-format", "json"];
-    Process::start("registry", weft, weft, &args.map(str::to_owned), env).expect("weft starts")
+    let args: Vec<_> = args.map(str::to_owned).into_iter().chain(options.registry.clone()).collect();
+    Process::start("registry", weft, weft, &args, &options.env).expect("weft starts")
+}
+
+fn operator_token(dir: &TempDir) -> PathBuf {
+    dir.path().join("registry/ca/operator.token")
+}
+
+fn token_file(dir: &TempDir, service: &str) -> PathBuf {
+    dir.path().join(format!("{service}.token"))
 }
 
 /// A plaintext channel that connects when first used.

@@ -2,7 +2,7 @@
 //!
 //! Lives here: the tests' only reading of `WEFT_TEST_*` and `PATH`; the protocol is described in `xtask/src/protocol.rs`. Does not: installing.
 
-use std::{fs::OpenOptions, io::Write, path::PathBuf};
+use std::{fs::OpenOptions, io::Write, path::PathBuf, process::Command, time::Duration};
 
 #[expect(clippy::disallowed_methods, reason = "tests have no frame that reads the environment for them")]
 fn variable(name: &str) -> Option<PathBuf> {
@@ -74,6 +74,23 @@ pub fn need_root(test: &str) -> bool {
         skip(test, "root", "sudo --preserve-env=PATH,HOME cargo xtask test");
     }
     root
+}
+
+/// Returns how long a test with a long form shall go on; none for its short form.
+pub fn soak() -> Option<Duration> {
+    let seconds = variable("WEFT_TEST_SOAK")?.to_string_lossy().parse().expect("WEFT_TEST_SOAK is a number of seconds");
+    Some(Duration::from_secs(seconds))
+}
+
+/// Returns tcpdump, if it is there and may capture, or says loudly that the test named skips.
+pub fn need_tcpdump(test: &str) -> Option<PathBuf> {
+    // It opens the device before it looks at the count: without the right to, it fails.
+    let works = |args: &[&str]| Command::new("tcpdump").args(args).output().is_ok_and(|out| out.status.success());
+    let found = works(&["-i", "lo", "-y", "EN10MB", "-d", "tcp"]) && works(&["--version"]);
+    if !found {
+        skip(test, "tcpdump, and the right to capture", "cargo xtask setup, as root");
+    }
+    found.then(|| PathBuf::from("tcpdump"))
 }
 
 /// Returns what a test needs from outside, or says loudly that the test named skips and returns none.

@@ -12,7 +12,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use weft_discovery::{Registries, Watch, WatchTask};
+use weft_discovery::{IdentityTask, Registries, Watch, WatchTask};
 use weft_model::{Snapshot, Version};
 use weft_runtime::{
     Metrics, Shutdown,
@@ -82,6 +82,10 @@ impl Parts {
 
     pub(super) fn write_log(&mut self, lines: Writer) {
         self.run("access log", lines.run());
+    }
+
+    pub(super) fn keep_identity(&mut self, task: IdentityTask) {
+        self.run("identity", task.run(CancellationToken::new()));
     }
 
     /// `drains` is the gateway's own end, which `/drain` brings about.

@@ -55,7 +55,8 @@ impl Mesh {
     async fn start() -> Self {
         let config = Config {
             listen: ListenAddr::loopback(0),
-            source: Source::Registry("127.0.0.1:1".parse().unwrap()),
+            source: Source::Registry("http://127.0.0.1:1".parse().unwrap()),
+            credential: None,
             identity: None,
             workers: NonZeroUsize::new(2),
             transcoding: weft_transcode::Settings::default(),

@@ -80,6 +80,7 @@ pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Running {
 pub(crate) async fn start_gateway(upstream: String, change: impl FnOnce(&mut Config)) -> Running {
     let mut config = Config {
         listen: ListenAddr::loopback(0),
+        credential: None,
         source: Source::Static {
             descriptor_set: [descriptors::SHOP_USERS, descriptors::TESTKIT].concat().into(),
             upstream,

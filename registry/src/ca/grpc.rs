@@ -16,7 +16,12 @@ use weft_proto::weft::registry::v1 as pb;
 use weft_runtime::Shutdown;
 
 use crate::{
-    ca::{Ca, ChangeError, Granted, Issued, Listed, Revoke, SignError, TokenError, Trusted, state::millis},
+    ca::{
+        Ca, ChangeError, Granted, Issued, Listed, Revoke, SignError, TokenError, Trusted,
+        kubernetes::{ReviewError, Reviewer},
+        state::millis,
+        tokens,
+    },
     metrics::IdentityMetrics,
     server::Caller,
     sources::status,
@@ -27,6 +32,8 @@ use crate::{
 pub(crate) struct Identity {
     pub(crate) ca: Ca,
     pub(crate) trust: Trust,
+    /// Asked about tokens that are not ours.
+    pub(crate) kubernetes: Option<Reviewer>,
     pub(crate) metrics: IdentityMetrics,
     pub(crate) streams: TaskTracker,
     pub(crate) shutdown: Shutdown,
@@ -39,8 +46,16 @@ impl pb::identity_server::Identity for Identity {
     async fn sign(&self, request: Request<pb::SignRequest>) -> Result<Response<pb::SignResponse>, Status> {
         let request = request.into_inner();
         let service = optional_service(&request.service)?;
-        let granted = self.ca.check_token(&request.token);
-        let id = granted.and_then(|it| it.identity_for(service.as_ref())).map_err(|e| self.refused(&e))?;
+        let id = match &self.kubernetes {
+            Some(reviewer) if !tokens::is_ours(&request.token) => {
+                let account = reviewer.review(&request.token).await.map_err(|e| self.not_reviewed(&e))?;
+                self.account_as(&account, service.as_ref())?
+            }
+            Some(_) | None => {
+                let granted = self.ca.check_token(&request.token);
+                granted.and_then(|it| it.identity_for(service.as_ref())).map_err(|e| self.refused(&e))?
+            }
+        };
         let issued = self.issue(&request.csr, &id)?;
         self.metrics.issued("sign");
         tracing::info!(identity = %id, serial = %issued.leaf.serial, "certificate issued for a token");
@@ -201,6 +216,27 @@ impl Identity {
             | TokenError::Unknown { .. } => Code::Unauthenticated,
         };
         self.refuse(code, error.rule(), error.to_string())
+    }
+
+    fn not_reviewed(&self, error: &ReviewError) -> Status {
+        match error.rule() {
+            Some(rule) => self.refuse(Code::Unauthenticated, rule, error.to_string()),
+            None => {
+                tracing::error!(%error, "a token of Kubernetes cannot be reviewed");
+                Status::unavailable(error.to_string())
+            }
+        }
+    }
+
+    /// A service account is one service, as a token of ours is.
+    fn account_as(&self, account: &ServiceName, service: Option<&ServiceName>) -> Result<SpiffeId, Status> {
+        match service {
+            Some(service) if service != account => {
+                let message = format!("the token is for the service account {account}, not for {service}");
+                Err(self.refuse(Code::PermissionDenied, "token_other_service", message))
+            }
+            Some(_) | None => Ok(self.ca.domain().service(account)),
+        }
     }
 
     fn refuse(&self, code: Code, rule: &'static str, message: String) -> Status {

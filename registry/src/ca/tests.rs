@@ -86,6 +86,7 @@ fn settings(dir: &TempDir) -> Settings {
         trust_domain: "weft.local".parse().unwrap(),
         life: LIFE,
         advertise: vec!["https://127.0.0.1:7100".into()],
+        kubernetes: None,
     }
 }
 

@@ -155,6 +155,12 @@ pub(crate) fn mint(state: &State, record: &TokenRecord, urls: Vec<String>, now: 
     Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
 }
 
+/// Whether a string claims to be one of ours: it holds our claims, whoever signed it. One that does not is somebody else's to judge.
+pub(crate) fn is_ours(text: &str) -> bool {
+    let claims = text.split('.').nth(1).filter(|_| text.len() <= MAX).and_then(|it| URL_SAFE_NO_PAD.decode(it).ok());
+    claims.is_some_and(|it| serde_json::from_slice::<Claims>(&it).is_ok())
+}
+
 /// Checks the string of a token. Nothing in it is believed before the signature was checked, but the algorithm it names.
 pub(crate) fn check(state: &State, domain: &TrustDomain, text: &str, now: SystemTime) -> Result<Granted, TokenError> {
     let malformed = |problem| TokenError::Malformed { problem };

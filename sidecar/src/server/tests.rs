@@ -53,7 +53,8 @@ impl Authority {
     fn new(domain: &str, life: Duration) -> Self {
         let (dir, moved) = (tempfile::tempdir().unwrap(), Arc::new(AtomicU64::new(0)));
         let trust_domain: TrustDomain = domain.parse().unwrap();
-        let settings = Settings { dir: dir.path().to_owned(), trust_domain, life, advertise: Vec::new() };
+        let settings =
+            Settings { dir: dir.path().to_owned(), trust_domain, life, advertise: Vec::new(), kubernetes: None };
         let by = moved.clone();
         let now = move || -> SystemTime { weft_runtime::clock::wall() + Duration::from_secs(by.load(SeqCst)) };
         Self { ca: Ca::open(&settings, Arc::new(now)).unwrap(), moved, _dir: dir }

@@ -96,6 +96,7 @@ impl Fixture {
         Config {
             service: service.parse().unwrap(),
             app: "127.0.0.1:0".parse().unwrap(),
+            credential: None,
             source,
             identity: None,
             plaintext: None,
@@ -160,6 +161,7 @@ impl Authority {
             trust_domain: "weft.local".parse().unwrap(),
             life: Duration::from_secs(3_600),
             advertise: Vec::new(),
+            kubernetes: None,
         };
         Self { ca: Ca::open(&settings, Arc::new(weft_runtime::clock::wall)).unwrap(), _dir: dir }
     }

@@ -54,7 +54,7 @@ fn clock() -> Clock {
 }
 
 fn settings(dir: &Path, life: Duration, advertise: Vec<String>) -> Settings {
-    Settings { dir: dir.join("ca"), trust_domain: "weft.local".parse().unwrap(), life, advertise }
+    Settings { dir: dir.join("ca"), trust_domain: "weft.local".parse().unwrap(), life, advertise, kubernetes: None }
 }
 
 impl Mesh {
@@ -123,7 +123,7 @@ fn server_name() -> ServerName<'static> {
 }
 
 async fn joined(token: Token, service: Option<ServiceName>) -> Result<(IdentityTask, Identity), IdentityError> {
-    soon("joining", join(token, service, clock(), WITHIN)).await
+    soon("joining", join(token.try_into().unwrap(), service, clock(), WITHIN)).await
 }
 
 fn rule(status: &Status) -> String {
@@ -218,7 +218,8 @@ async fn a_registry_that_is_away_is_waited_for_and_then_named() {
     let url = format!("https://{}", taken.local_addr().unwrap());
     let ca = Ca::open(&settings(dir.path(), LONG, vec![url]), clock()).unwrap();
     let (token, _) = ca.create_token(Some(&name("users")), None).unwrap();
-    let failed = join(token.parse().unwrap(), None, clock(), Duration::from_millis(300)).await;
+    let failed =
+        join(token.parse::<Token>().unwrap().try_into().unwrap(), None, clock(), Duration::from_millis(300)).await;
     assert!(matches!(failed, Err(IdentityError::OutOfReach { .. })), "{failed:?}");
 }
 

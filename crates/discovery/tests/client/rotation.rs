@@ -29,6 +29,7 @@ impl Authority {
             trust_domain: "weft.local".parse().unwrap(),
             life: Duration::from_secs(3_600),
             advertise: Vec::new(),
+            kubernetes: None,
         };
         Self { ca: Ca::open(&settings, Arc::new(weft_runtime::clock::wall)).unwrap(), _dir: dir }
     }

@@ -36,11 +36,12 @@ pub(crate) fn check(args: CheckArgs) -> ExitCode {
 }
 
 /// Prints what was found; returns whether no check failed.
-async fn look(args: CheckArgs, env: &Env) -> anyhow::Result<bool> {
+async fn look(mut args: CheckArgs, env: &Env) -> anyhow::Result<bool> {
     if let Some(id) = &args.what.explain {
         output::line(&explained(id.as_deref())?)?;
         return Ok(true);
     }
+    args.what.token_file = args.what.token_file.or_else(|| env.token_file());
     let dir = std::env::current_dir()?;
     let report = weft_check::run(&args.what, &dir, progress).await;
     progress("");

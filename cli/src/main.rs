@@ -160,7 +160,7 @@ Examples:
 const CHECK: &str = "\
 Examples:
   weft check                 the mesh of the weft.toml of this directory or above
-  weft check --registry http://10.0.0.5:7100 --gateway http://10.0.0.7:8080
+  weft check --registry https://10.0.0.5:7100 --gateway http://10.0.0.7:8080 --token-file operator.token
   weft check -o json | jq -r '.checks[] | select(.status == \"failed\") | .id'
   weft check --explain WEFT0107
 

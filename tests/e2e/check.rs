@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     net::SocketAddr,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -20,16 +21,18 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
+use weft_discovery::{Credential, TokenFor, join, write_token};
+use weft_identity::name;
 use weft_proto::weft::{
     model::v1::Status,
     registry::v1::{DeregisterRequest, registry_client::RegistryClient},
 };
 use weft_testkit::{
     load::{self, Report},
-    mesh::{App, Mesh, channel},
+    mesh::{App, Mesh},
     outside,
     process::{self, Process},
-    wait,
+    secure, wait,
 };
 
 use crate::{
@@ -82,6 +85,12 @@ impl Checked {
         assert!(self.took < BOUND, "{:?}", self.took);
     }
 
+    /// What was found by an id.
+    fn detail(&self, id: &str) -> &str {
+        let found = self.with(&["failed", "warning"]).into_iter().find(|it| it["id"] == id);
+        found.and_then(|it| it["detail"].as_str()).unwrap_or_default()
+    }
+
     /// Who is meant by the first finding of an id.
     fn subject(&self, id: &str) -> &str {
         let found = self.with(&["failed", "warning"]).into_iter().find(|it| it["id"] == id);
@@ -124,6 +133,14 @@ impl Named {
         )
     }
 
+    /// The same mesh with another value for a flag.
+    fn with(&self, flag: &str, value: impl AsRef<std::ffi::OsStr>) -> Self {
+        let mut args = self.0.clone();
+        let place = args.iter().position(|arg| arg == flag).expect("the flag is given");
+        args[place + 1] = value.as_ref().to_string_lossy().into_owned();
+        Self(args)
+    }
+
     async fn check(&self) -> Checked {
         check(&std::env::temp_dir(), &self.0).await
     }
@@ -149,10 +166,10 @@ async fn a_healthy_mesh_gives_no_alarm_in_twenty_runs_under_load() {
         let checked = named.check().await;
         checked.shows([]);
         assert!(checked.with(&["skipped"]).is_empty(), "everything was looked at: {:#}", checked.report);
-        for id in ["WEFT0402", "WEFT0601", "WEFT0603"] {
+        for id in ["WEFT0305", "WEFT0402", "WEFT0601", "WEFT0603"] {
             assert_eq!(checked.well(id), apps.len(), "{id} for each instance: {:#}", checked.report);
         }
-        for id in ["WEFT0108", "WEFT0201", "WEFT0204", "WEFT0501", "WEFT0602", "WEFT0604"] {
+        for id in ["WEFT0108", "WEFT0201", "WEFT0204", "WEFT0303", "WEFT0304", "WEFT0501", "WEFT0602", "WEFT0604"] {
             assert_eq!(checked.well(id), 1, "{id}: {:#}", checked.report);
         }
     }
@@ -301,13 +318,57 @@ async fn descriptors_that_do_not_link_are_named_with_the_symbol() {
 }
 
 #[tokio::test]
-async fn plaintext_to_a_registry_that_speaks_tls_is_told_from_an_absence() {
+async fn plaintext_where_the_registry_speaks_tls_is_told_from_an_absence() {
     let _shared = ALONE.read().await;
-    let test = "plaintext_to_a_registry_that_speaks_tls_is_told_from_an_absence";
+    let test = "plaintext_where_the_registry_speaks_tls_is_told_from_an_absence";
     let Some(mut mesh) = Mesh::start(test, &[]).await else { return };
-    let mut named = Named::of(&mut mesh).await;
-    named.0[1] = named.0[1].replace("https://", "http://");
-    named.check().await.shows(["WEFT0203"]);
+    let named = Named::of(&mut mesh).await;
+    named.with("--registry", format!("http://{}", mesh.registry_at())).check().await.shows(["WEFT0203"]);
+    // The gateway's port speaks plaintext.
+    named.with("--registry", format!("https://{}", mesh.gateway_at())).check().await.shows(["WEFT0203"]);
+}
+
+#[tokio::test]
+async fn each_thing_that_can_be_wrong_with_a_token_has_its_id() {
+    let _shared = ALONE.read().await;
+    let test = "each_thing_that_can_be_wrong_with_a_token_has_its_id";
+    let Some(mut mesh) = Mesh::start(test, &[App::Users]).await else { return };
+    let named = Named::of(&mut mesh).await;
+    let file = mesh.dir().join("given.token");
+    let given = named.with("--token-file", &file);
+    given.check().await.shows(["WEFT0301"]);
+    write_token(&file, "no token").unwrap();
+    given.check().await.shows(["WEFT0301"]);
+
+    write_token(&file, fs::read_to_string(mesh.operator_token()).unwrap().trim()).unwrap();
+    given.check().await.shows([]);
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    given.check().await.shows(["WEFT0302"]);
+
+    let (revoked, listed) = mesh.operator().create_token(&TokenFor::Operator, None).await.unwrap();
+    mesh.operator().revoke_token(&listed.id).await.unwrap();
+    write_token(&file, &revoked).unwrap();
+    let checked = given.check().await;
+    checked.shows(["WEFT0303"]);
+    assert!(checked.detail("WEFT0303").contains("token_revoked"), "{:#}", checked.report);
+
+    let (expired, listed) =
+        mesh.operator().create_token(&TokenFor::Operator, Some(Duration::from_millis(1))).await.unwrap();
+    wait::until("the token to run out", SOON, || async { (secure::clock()() > listed.expires).then_some(()) }).await;
+    write_token(&file, &expired).unwrap();
+    let checked = given.check().await;
+    checked.shows(["WEFT0303"]);
+    assert!(checked.detail("WEFT0303").contains("token_expired"), "{:#}", checked.report);
+}
+
+#[tokio::test]
+async fn a_token_of_another_authority_shows_the_wrong_root() {
+    let _shared = ALONE.read().await;
+    let test = "a_token_of_another_authority_shows_the_wrong_root";
+    let Some(mut mesh) = Mesh::start(test, &[App::Users]).await else { return };
+    let Some(other) = Mesh::start(test, &[]).await else { return };
+    let named = Named::of(&mut mesh).await;
+    named.with("--token-file", other.operator_token()).check().await.shows(["WEFT0304"]);
 }
 
 /// A mesh that `weft up` runs, of one service with these words of its table.
@@ -371,7 +432,12 @@ async fn weft_up_is_checked_without_a_flag_and_tells_what_an_operator_removed() 
     let id = up.row("echo-1").await["instance_id"].as_str().unwrap().to_owned();
     let registry: SocketAddr = up.row("registry").await["addresses"]["grpc"].as_str().unwrap().parse().unwrap();
     let word = DeregisterRequest { id, epoch: 0 };
-    RegistryClient::new(channel(registry)).deregister(word).await.unwrap();
+    let token = up.dir.path().join(".weft/registry/ca/operator.token");
+    let credential = Credential::read(&token, None).unwrap();
+    let (_keeping, operator) = join(credential, None, secure::clock(), SOON).await.unwrap();
+    let expected = operator.trust().domain().service(&name::registry());
+    let channel = secure::channel(registry, &operator, &expected);
+    RegistryClient::new(channel).deregister(word).await.unwrap();
     let checked = up.comes_to_show(["WEFT0404"]).await;
     assert_eq!(checked.subject("WEFT0404"), "echo-1");
 }

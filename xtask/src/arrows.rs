@@ -59,7 +59,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("weft-up", &["weft-discovery", "weft-identity", "weft-model", "weft-proto", "weft-runtime", "weft-supervise"]),
     // a tool that asks every role from outside, and so stands on none but `up`, whose control socket and file say where they are
-    ("weft-check", &["weft-discovery", "weft-model", "weft-proto", "weft-runtime", "weft-up"]),
+    ("weft-check", &["weft-discovery", "weft-identity", "weft-model", "weft-proto", "weft-runtime", "weft-up"]),
     // what composes and what ships
     (
         "weft-cli",

@@ -16,6 +16,7 @@ mod text;
 // what is asked, in the order of the report
 mod clocks;
 mod gateway;
+mod identity;
 mod machine;
 mod path;
 mod registry;

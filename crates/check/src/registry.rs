@@ -2,24 +2,22 @@
 //!
 //! Lives here: those checks and the list that the groups after it read. Does not: what the list says of services (`services`).
 
-use std::{sync::Arc, time::Duration};
+use std::{error::Error, time::Duration};
 
-use weft_discovery::{CallError, Credential, CredentialError, Registries, join};
+use weft_discovery::Registries;
+use weft_identity::Identity;
 use weft_proto::weft::discovery::v1::{ClaimsResponse, ListResponse};
-use weft_runtime::clock;
 
 use crate::{
     ask::{self, Answer, Spoken},
     clocks::Told,
-    ids, machine,
+    identity, ids, machine,
     report::Outcome,
     target::{Mesh, Place},
 };
 
 /// Time the registry has to list everything.
 pub(crate) const LIST: Duration = Duration::from_secs(3);
-/// Time it has to say who we are.
-const JOIN: Duration = Duration::from_secs(2);
 const WHO: &str = "registry";
 
 /// What was found.
@@ -35,15 +33,16 @@ pub(crate) struct Found {
 #[derive(Debug)]
 pub(crate) struct Known {
     pub(crate) registries: Registries,
+    /// As whom it was asked; none in plaintext.
+    pub(crate) identity: Option<Identity>,
     pub(crate) list: ListResponse,
     pub(crate) claims: ClaimsResponse,
 }
 
 pub(crate) async fn check(mesh: &Mesh) -> Found {
-    let registries = match registries(mesh).await {
-        Ok(registries) => registries,
-        Err(refused) => return Found { outcomes: vec![refused], ..Found::default() },
-    };
+    let mut found = Found::default();
+    let Some(way) = identity::enter(mesh, &mut found.outcomes).await else { return found };
+    let registries = way.registries;
     let admin = async {
         match &mesh.registry_admin {
             Some(place) => tokio::join!(ask::get(place, "/readyz"), ask::get(place, "/metrics")),
@@ -52,7 +51,6 @@ pub(crate) async fn check(mesh: &Mesh) -> Found {
     };
     let knows = async { tokio::try_join!(registries.list(LIST), registries.claims(LIST)) };
     let (knows, (ready, metrics)) = tokio::join!(knows, admin);
-    let mut found = Found::default();
     match knows {
         Ok((list, claims)) => {
             let count: usize = list.services.iter().map(|service| instances(service).len()).sum();
@@ -60,7 +58,7 @@ pub(crate) async fn check(mesh: &Mesh) -> Found {
             found.outcomes.push(ids::REGISTRY.ok(mesh.registries.to_string(), detail));
             found.outcomes.push(ids::REGISTRY_TLS.ok("", ""));
             found.outcomes.extend(expiry(&list.notices));
-            found.known = Some(Known { registries, list, claims });
+            found.known = Some(Known { registries, identity: way.identity, list, claims });
         }
         Err(error) => {
             found.outcomes.push(no_answer(mesh, &error).await);
@@ -72,23 +70,6 @@ pub(crate) async fn check(mesh: &Mesh) -> Found {
     let version = metrics.as_ref().ok().and_then(|it| ask::version(&it.text)).map(str::to_owned);
     found.told.push(Told { who: WHO.to_owned(), ahead: ready.ok().and_then(|it| it.ahead), version });
     found
-}
-
-/// The registries as whoever the token makes us. Without one, and where nobody answers, as nobody: the first question then tells what is wrong.
-async fn registries(mesh: &Mesh) -> Result<Registries, Outcome> {
-    let url = || mesh.registries.to_string();
-    let secure = mesh.registries.iter().all(|url| url.starts_with("https://"));
-    let Some(file) = mesh.token.as_ref().filter(|_| secure) else { return Ok(Registries::new(&mesh.registries)) };
-    let credential = match Credential::read(file, Some(&mesh.registries)) {
-        Ok(credential) => credential,
-        Err(CredentialError::Unreadable { .. }) => return Ok(Registries::new(&mesh.registries)), // no registry ever ran here
-        Err(error) => return Err(ids::REGISTRY_TLS.failed(url(), ask::in_words(&error))),
-    };
-    match join(credential, None, Arc::new(clock::wall), JOIN).await {
-        Ok((_, identity)) => Ok(Registries::secured(&mesh.registries, &identity)),
-        Err(error) if error.rule().is_some() => Err(ids::REGISTRY_TLS.failed(url(), ask::in_words(&error))),
-        Err(_) => Ok(Registries::new(&mesh.registries)),
-    }
 }
 
 /// All instances of a service of a list.
@@ -103,25 +84,28 @@ pub(crate) fn instances(
 }
 
 /// Finds out why: another process on its port, TLS where plaintext was expected or the other way, or nobody.
-async fn no_answer(mesh: &Mesh, error: &CallError) -> Outcome {
+pub(crate) async fn no_answer(mesh: &Mesh, error: &(dyn Error + 'static)) -> Outcome {
+    if let Some(misspoken) = misspoken(mesh).await {
+        return misspoken;
+    }
     let url = mesh.registries.to_string();
-    let first = url.split(',').next().unwrap_or_default();
-    if let Ok(place) = first.parse::<Place>() {
-        match ask::spoken(&place).await {
-            Spoken::Tls if first.starts_with("http://") => {
-                return ids::REGISTRY_TLS.failed(url, "it speaks TLS, and was addressed in plaintext");
-            }
-            Spoken::Plaintext if first.starts_with("https://") => {
-                return ids::REGISTRY_TLS.failed(url, "it speaks plaintext, and was addressed with TLS");
-            }
-            Spoken::Tls | Spoken::Plaintext | Spoken::Something | Spoken::Nothing => {}
-        }
-        if let Some(taken) = machine::stranger(WHO, &place) {
-            return taken;
-        }
+    let place: Option<Place> = mesh.registries.iter().next().and_then(|url| url.parse().ok());
+    if let Some(taken) = place.and_then(|place| machine::stranger(WHO, &place)) {
+        return taken;
     }
     let why = mesh.told(WHO).unwrap_or_else(|| ask::in_words(error));
     ids::REGISTRY.failed(url, why)
+}
+
+/// Says so if the registry speaks TLS and was addressed in plaintext, or the other way.
+pub(crate) async fn misspoken(mesh: &Mesh) -> Option<Outcome> {
+    let url = mesh.registries.iter().next()?;
+    let detail = match ask::spoken(&url.parse().ok()?).await {
+        Spoken::Tls if url.starts_with("http://") => "it speaks TLS, and was addressed in plaintext",
+        Spoken::Plaintext if url.starts_with("https://") => "it speaks plaintext, and was addressed with TLS",
+        Spoken::Tls | Spoken::Plaintext | Spoken::Something | Spoken::Nothing => return None,
+    };
+    Some(ids::REGISTRY_TLS.failed(url, detail))
 }
 
 fn readiness(ready: &Result<Answer, String>) -> Outcome {

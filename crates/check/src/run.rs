@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use crate::{
-    clocks, gateway, ids, machine, path, registry,
+    clocks, gateway, identity, ids, machine, path, registry,
     report::{Outcome, Report},
     services,
     target::{Args, Mesh, NoTarget, Origin},
@@ -35,9 +35,16 @@ pub async fn run(args: &Args, dir: &Path, progress: impl Fn(&str)) -> Result<Rep
             outcomes.push(ids::INSTANCES.skipped("", "the registry does not answer"));
             outcomes.push(ids::PROBE.skipped("", "the registry does not answer"));
         }
-        Some(registry::Known { registries, list, claims }) => {
+        Some(registry::Known { registries, identity, list, claims }) => {
             progress("asking the sidecars");
-            let found = services::check(&mesh, list, claims).await;
+            let certificates = async {
+                match identity {
+                    Some(identity) => identity::certificates(identity, list).await,
+                    None => Vec::new(),
+                }
+            };
+            let (found, certificates) = tokio::join!(services::check(&mesh, list, claims), certificates);
+            outcomes.extend(certificates);
             told.extend(found.told);
             let probed = match gateway.ready {
                 None => vec![ids::PROBE.skipped("", "no gateway takes calls")],

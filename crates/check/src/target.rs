@@ -39,7 +39,7 @@ pub struct Args {
     /// Where the gateway's /readyz and /metrics are [default: 80 ports above --gateway]
     #[arg(long, value_name = "HOST:PORT", requires = "gateway")]
     pub gateway_admin: Option<Place>,
-    /// An operator's token, for a registry that asks who you are [default: the one of the mesh in this directory or above]
+    /// An operator's token, for a registry that asks who you are [default: WEFT_TOKEN_FILE, else that of the mesh in this directory or above]
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Print what an id means and what to do, and check nothing; without an id the page of all

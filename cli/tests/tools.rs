@@ -15,10 +15,12 @@ const POD: &str =
 fn weft(arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
     let piped = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = piped.spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let mut child = piped.spawn().expect("weft starts");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    stdin.write_all(input.as_bytes()).expect("weft reads its input");
+    drop(stdin);
+    let Output { status, stdout, stderr } = child.wait_with_output().expect("weft ends");
+    let text = |bytes| String::from_utf8(bytes).expect("weft writes text");
     (status.code(), text(stdout), text(stderr))
 }
 

@@ -95,7 +95,11 @@ fn default_ports() -> BTreeSet<u16> {
         process.open.into_iter().collect::<Vec<_>>()
     };
     let sidecar = "sidecar --service=a --app=127.0.0.1:1 --registry=http://r:1 --inbound=:7300 --advertise=10.0.0.1:7300 --insecure";
-    let roles = ["registry --listen=:7100 --http=:7180 --insecure", "gateway --listen=:8080 --insecure", sidecar];
+    let roles = [
+        "registry --listen=:7100 --http=:7180 --insecure",
+        "gateway --listen=:8080 --registry=http://r:1 --insecure",
+        sidecar,
+    ];
     roles.into_iter().flat_map(line).collect()
 }
 

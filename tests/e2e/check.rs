@@ -353,7 +353,7 @@ async fn each_thing_that_can_be_wrong_with_a_token_has_its_id() {
     assert!(checked.detail("WEFT0303").contains("token_revoked"), "{:#}", checked.report);
 
     let (expired, listed) =
-        mesh.operator().create_token(&TokenFor::Operator, Some(Duration::from_millis(1))).await.unwrap();
+        mesh.operator().create_token(&TokenFor::Operator, Some(Duration::from_secs(1))).await.unwrap();
     wait::until("the token to run out", SOON, || async { (secure::clock()() > listed.expires).then_some(()) }).await;
     write_token(&file, &expired).unwrap();
     let checked = given.check().await;

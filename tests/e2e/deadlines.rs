@@ -183,7 +183,8 @@ async fn from_comments_to_posts_to_users_a_deadline_shrinks_at_each_hop() {
 async fn behind_a_call_only_what_has_no_side_effects_is_sent_again() {
     let _shared = ALONE.read().await;
     let test = "behind_a_call_only_what_has_no_side_effects_is_sent_again";
-    let first_fails = |_: &str, before: usize| if before % 2 == 0 { Reply::UNAVAILABLE } else { Reply::with(&ada()) };
+    let first_fails =
+        |_: &str, before: usize| if before.is_multiple_of(2) { Reply::UNAVAILABLE } else { Reply::with(&ada()) };
     // Two, since UNAVAILABLE is asked again elsewhere only.
     let Some(mut shop) = Shop::start(test, StandIn::start(first_fails).await, 2).await else { return };
 

@@ -249,7 +249,9 @@ impl Up {
         let identity = keys.identity();
         stage.done(&format!("mutual TLS, {}", identity.id()));
         // The part that takes it lives as long as we do.
-        drop(self.joined.take().map(|joined| joined.send(keys)));
+        if let Some(joined) = self.joined.take() {
+            drop(joined.send(keys));
+        }
         Ok(identity.trust().domain())
     }
 

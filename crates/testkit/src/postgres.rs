@@ -115,18 +115,21 @@ impl Postgres {
         beside.arg(remove.unwrap_or(Path::new(""))).current_dir("/").process_group(0);
         let mut server = beside.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("there is a shell");
         let began = Instant::now();
-        while began.elapsed() < START {
-            if server.try_wait().expect("a child of ours can be waited for").is_some() {
-                return false;
-            }
+        while server.try_wait().expect("a child of ours can be waited for").is_none() {
             if self.accepts() {
                 self.server = Some(server);
                 return true;
             }
+            if began.elapsed() > START {
+                drop(server.kill());
+                drop(server.wait());
+                panic!("the server did not start within {START:?}:\n{}", self.log());
+            }
             #[expect(clippy::disallowed_methods, reason = "waits for a process, outside of any runtime")]
             std::thread::sleep(Duration::from_millis(20));
         }
-        panic!("the server did not start within {START:?}:\n{}", self.log());
+        drop(server.wait()); // it has ended: this takes no time
+        false
     }
 
     /// The server writes its state into a file: line 8 of `postmaster.pid`.

@@ -101,12 +101,15 @@ pub(crate) struct Reviewer {
     shared: Arc<Shared>,
 }
 
+/// What the API server said of a token, and when.
+type Remembered = (Instant, Result<ServiceName, ReviewError>);
+
 #[derive(Debug)]
 struct Shared {
     settings: Settings,
     tls: Arc<ClientConfig>,
     /// By SHA-256 of the token, so that the memory holds none. Held for a look or an insertion.
-    known: Mutex<HashMap<[u8; 32], (Instant, Result<ServiceName, ReviewError>)>>,
+    known: Mutex<HashMap<[u8; 32], Remembered>>,
 }
 
 impl Reviewer {

@@ -141,8 +141,22 @@ async fn the_stages_run_and_every_image_holds_a_static_program_that_starts() {
     }
 }
 
+/// What every container engine puts into a container, and `chroot` does not: the kernel's random numbers (OCI runtime specification, default devices).
+fn devices(root: &Path) {
+    let dev = root.join("dev");
+    fs::create_dir_all(&dev).unwrap();
+    for (name, minor) in [("random", "8"), ("urandom", "9")] {
+        let node = dev.join(name);
+        if !node.exists() {
+            let made = Command::new("mknod").args(["-m", "666"]).arg(&node).args(["c", "1", minor]).status().unwrap();
+            assert!(made.success(), "mknod {}", node.display());
+        }
+    }
+}
+
 /// Runs the image's program in its own file system, as its own user, and asks it by the image's own health command.
 async fn starts(chroot: &Path, root: &Path, target: &str) {
+    devices(root);
     let port = free_port();
     let run = |words: &[String]| {
         let mut command = Command::new(chroot);

@@ -7,7 +7,7 @@
 //! Source: The Cargo Book, "External tools" (JSON messages) and "Features" (resolver version 2).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
 };
@@ -99,8 +99,8 @@ impl Cargo<'_> {
         if let Some((target, profile)) = own_target(self.exe).filter(|_| workspace.builds_us()) {
             args.extend(["--target-dir".to_owned(), target.display().to_string(), "--profile".to_owned(), profile]);
         }
-        let selected = workspace.default_members().chain(binaries.keys().copied());
-        args.extend(selected.flat_map(|package| ["-p".to_owned(), package.to_owned()]));
+        let selected: BTreeSet<_> = workspace.default_members().chain(binaries.keys().copied()).collect();
+        args.extend(selected.into_iter().flat_map(|package| ["-p".to_owned(), package.to_owned()]));
         args.extend(binaries.values().flat_map(|binary| ["--bin".to_owned(), (*binary).to_owned()]));
         args
     }

@@ -1,34 +1,36 @@
 //! Signals to a whole process, hence a binary of its own with one test.
 #![forbid(unsafe_code)]
-#![expect(clippy::unwrap_used, reason = "a test may; clippy knows it only of functions marked as tests")]
 
 use std::time::Duration;
 
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{self, SignalKind, signal},
     time::timeout,
 };
 use weft_runtime::{Context, Process, Shutdown, run};
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// Sends a signal to ourselves and returns once every listener has had the time to act on it.
-async fn send(which: Signal, heard: &mut tokio::signal::unix::Signal) {
-    kill_process(getpid(), which).unwrap();
-    timeout(SOON, heard.recv()).await.unwrap();
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
+/// Sends a signal to ourselves and returns once every listener has acted on it. That we have heard it says little: tokio tells listeners
+/// one after the other, on another thread. But it tells of a later signal only when it is done with the one before.
+async fn send(which: Signal, heard: &mut unix::Signal) -> anyhow::Result<()> {
+    kill_process(getpid(), which)?;
+    timeout(SOON, heard.recv()).await?;
+    let mut later = signal(SignalKind::user_defined1())?;
+    kill_process(getpid(), Signal::USR1)?;
+    timeout(SOON, later.recv()).await?;
+    tokio::task::yield_now().await; // the frame is polled in turn with us
+    Ok(())
 }
 
 async fn terminated_while_draining(shutdown: Shutdown) -> anyhow::Result<()> {
     let mut heard = signal(SignalKind::terminate())?;
     tokio::task::yield_now().await; // from here on the frame listens, too
     shutdown.drain(); // as `/drain` does
-    send(Signal::TERM, &mut heard).await;
+    send(Signal::TERM, &mut heard).await?;
     assert!(!shutdown.is_aborting(), "the first SIGTERM aborted what was already draining");
-    send(Signal::TERM, &mut heard).await;
+    send(Signal::TERM, &mut heard).await?;
     timeout(SOON, shutdown.aborting()).await?;
     Ok(())
 }
@@ -37,7 +39,7 @@ async fn interrupted_while_draining(shutdown: Shutdown) -> anyhow::Result<()> {
     let mut heard = signal(SignalKind::interrupt())?;
     tokio::task::yield_now().await;
     shutdown.drain(); // as `weft stop` does in another terminal
-    send(Signal::INT, &mut heard).await;
+    send(Signal::INT, &mut heard).await?;
     timeout(SOON, shutdown.aborting()).await?;
     Ok(())
 }
@@ -45,10 +47,10 @@ async fn interrupted_while_draining(shutdown: Shutdown) -> anyhow::Result<()> {
 async fn interrupted_twice(shutdown: Shutdown) -> anyhow::Result<()> {
     let mut heard = signal(SignalKind::interrupt())?;
     tokio::task::yield_now().await;
-    send(Signal::INT, &mut heard).await;
+    send(Signal::INT, &mut heard).await?;
     timeout(SOON, shutdown.draining()).await?;
     assert!(!shutdown.is_aborting());
-    send(Signal::INT, &mut heard).await;
+    send(Signal::INT, &mut heard).await?;
     timeout(SOON, shutdown.aborting()).await?;
     Ok(())
 }

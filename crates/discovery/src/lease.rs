@@ -19,6 +19,7 @@ use weft_model::{Epoch, Instance, InstanceId, LeaseTtl, Status, Version};
 use weft_proto::weft::registry::v1::{self as pb, registry_client::RegistryClient};
 
 use crate::backoff::Backoff;
+use crate::moving::{Moving, Step};
 use crate::registries::{Link, is_an_answer};
 use crate::{CallError, Registries};
 use table::Table;
@@ -230,36 +231,6 @@ struct Open {
     verdicts: Streaming<pb::KeepAliveResponse>,
 }
 
-type Opening = Pin<Box<dyn Future<Output = Result<Open, RpcStatus>> + Send>>;
-
-/// The way from a stream whose connection shows an old certificate to the next one.
-#[derive(Default)]
-struct Moving {
-    /// Being opened.
-    to: Option<Opening>,
-    /// The stream left behind, unread. It stays open until the leases are renewed on the new one: its end would start their grace.
-    left: Option<Open>,
-    /// Opening failed; it is tried again from then on.
-    not_before: Option<Instant>,
-    backoff: Backoff,
-}
-
-impl Moving {
-    async fn next(&mut self, link: &Link) -> Event {
-        if let Some(to) = &mut self.to {
-            return match to.await {
-                Ok(open) => Event::Moved(Box::new(open)),
-                Err(status) => Event::NotMoved(status),
-            };
-        }
-        link.aged().await;
-        if let Some(not_before) = self.not_before {
-            sleep_until(not_before).await;
-        }
-        Event::Aged
-    }
-}
-
 /// Opens a stream.
 async fn open(link: Link) -> Result<Open, RpcStatus> {
     let (requests, queue) = mpsc::channel(REQUESTS);
@@ -282,10 +253,7 @@ enum Event {
     BeatDue,
     Unanswered,
     /// The stream's connection shows a certificate that has been replaced.
-    Aged,
-    /// Another stream is open on a connection with the new one.
-    Moved(Box<Open>),
-    NotMoved(RpcStatus),
+    Move(Step<Open>),
     Stop,
 }
 
@@ -384,7 +352,7 @@ impl<'a> Session<'a> {
             match self.event(&mut open, &mut moving, shutdown).await {
                 Event::Verdicts(Some(answer)) => {
                     self.obey(&answer);
-                    moving.left = None; // the leases are on the new stream: the end of the old one is no news of them
+                    moving.settle(); // the leases are on the new stream; before, the end of the old one would have started their grace
                 }
                 Event::Verdicts(None) => return End::Lost(RpcStatus::unavailable("the registry ended the stream")),
                 Event::Broken(status) => return End::Lost(status),
@@ -398,30 +366,28 @@ impl<'a> Session<'a> {
                 Event::Unanswered => {
                     return End::Lost(RpcStatus::deadline_exceeded("the registry does not answer beats"));
                 }
-                Event::Aged => {
+                Event::Move(Step::Due) => {
                     let (_, link) = self.shared.registries.current();
-                    moving.to = Some(Box::pin(self::open(link)));
+                    moving.open(self::open(link));
                 }
-                Event::Moved(next) => {
+                Event::Move(Step::Moved(next)) => {
                     self.link = next.link.clone();
-                    moving = Moving { left: Some(std::mem::replace(&mut open, *next)), ..Moving::default() };
+                    moving.leave(std::mem::replace(&mut open, *next));
                     self.shared.table().moved();
                     self.waiting_since = None;
                     if self.beat(&open.requests).await.is_err() {
                         return closed();
                     }
                 }
-                Event::NotMoved(status) => {
+                Event::Move(Step::Failed(status)) => {
                     tracing::debug!(error = status.message(), "the leases cannot move to another connection yet");
-                    moving.to = None;
-                    moving.not_before = Some(Instant::now() + moving.backoff.delay(&mut rand::rng()));
                 }
                 Event::Stop => return End::Stop,
             }
         }
     }
 
-    async fn event(&mut self, open: &mut Open, moving: &mut Moving, shutdown: &CancellationToken) -> Event {
+    async fn event(&mut self, open: &mut Open, moving: &mut Moving<Open>, shutdown: &CancellationToken) -> Event {
         let overdue = self.waiting_since.map(|since| since + ANSWER);
         let retry = self.retry_at;
         tokio::select! {
@@ -431,7 +397,7 @@ impl<'a> Session<'a> {
             },
             Some(asked) = self.registering.next() => Event::Registered(asked),
             () = self.shared.changed.notified() => Event::Changed,
-            event = moving.next(&open.link) => event,
+            step = moving.next(&open.link) => Event::Move(step),
             () = sleep_until(self.next_beat) => Event::BeatDue,
             () = sleep_until(retry.unwrap_or(self.next_beat)), if retry.is_some() => {
                 self.retry_at = None;

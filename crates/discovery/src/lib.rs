@@ -14,6 +14,7 @@ mod dial;
 mod export;
 mod identity;
 mod lease;
+mod moving;
 mod operator;
 mod registries;
 mod watch;

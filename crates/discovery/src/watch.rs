@@ -12,7 +12,6 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +26,7 @@ use weft_proto::weft::discovery::v1::{self as pb, discovery_client::DiscoveryCli
 
 use crate::Registries;
 use crate::backoff::Backoff;
+use crate::moving::{Moving, Step};
 use crate::registries::Link;
 use state::{Change, Misfit, State};
 
@@ -184,37 +184,6 @@ struct Open {
     topics: BTreeSet<Topic>,
 }
 
-type Opening = Pin<Box<dyn Future<Output = Result<Open, Status>> + Send>>;
-
-/// The way from a stream whose connection shows an old certificate to the next one.
-#[derive(Default)]
-struct Moving {
-    /// Being opened.
-    to: Option<Opening>,
-    /// The stream left behind, unread. It stays open until the new one has our first word: a registry must not think that nobody holds what it
-    /// said on it.
-    left: Option<Open>,
-    /// Opening failed; it is tried again from then on.
-    not_before: Option<Instant>,
-    backoff: Backoff,
-}
-
-impl Moving {
-    async fn next(&mut self, link: &Link) -> Event {
-        if let Some(to) = &mut self.to {
-            return match to.await {
-                Ok(open) => Event::Moved(Box::new(open)),
-                Err(status) => Event::NotMoved(status),
-            };
-        }
-        link.aged().await;
-        if let Some(not_before) = self.not_before {
-            sleep_until(not_before).await;
-        }
-        Event::Aged
-    }
-}
-
 /// What can happen while a stream is open.
 enum Event {
     Message(Option<pb::WatchResponse>),
@@ -222,10 +191,7 @@ enum Event {
     Topics,
     Acked,
     /// The stream's connection shows a certificate that has been replaced.
-    Aged,
-    /// Another stream is open on a connection with the new one.
-    Moved(Box<Open>),
-    NotMoved(Status),
+    Move(Step<Open>),
     StayedBehind,
     PersistDue,
     Stop,
@@ -302,22 +268,20 @@ impl WatchTask {
                     let ack = self.acks.borrow_and_update().0;
                     send(&open.requests, pb::WatchRequest { ack, ..Default::default() }).await?;
                     if self.state.said_something() {
-                        moving.left = None; // the registry has our word on the new stream; until now it waited for it on the old one
+                        moving.settle(); // the registry has our word on the new stream; until now it waited for it on the old one
                     }
                 }
-                Event::Aged => {
+                Event::Move(Step::Due) => {
                     let (_, link) = self.registries.current();
-                    moving.to = Some(Box::pin(self::open(link, self.watcher.clone(), open.topics.clone())));
+                    moving.open(self::open(link, self.watcher.clone(), open.topics.clone()));
                 }
-                Event::Moved(next) => {
-                    moving = Moving { left: Some(std::mem::replace(&mut open, *next)), ..Moving::default() };
+                Event::Move(Step::Moved(next)) => {
+                    moving.leave(std::mem::replace(&mut open, *next));
                     self.state.stream_opened();
                     self.resubscribe(&mut open).await?;
                 }
-                Event::NotMoved(status) => {
+                Event::Move(Step::Failed(status)) => {
                     tracing::debug!(error = status.message(), "the watch cannot move to another connection yet");
-                    moving.to = None;
-                    moving.not_before = Some(Instant::now() + moving.backoff.delay(&mut rand::rng()));
                 }
                 Event::StayedBehind => {
                     tracing::warn!(
@@ -335,7 +299,7 @@ impl WatchTask {
     async fn event(
         &mut self,
         open: &mut Open,
-        moving: &mut Moving,
+        moving: &mut Moving<Open>,
         behind: Option<Instant>,
         shutdown: &CancellationToken,
     ) -> Event {
@@ -347,7 +311,7 @@ impl WatchTask {
             },
             changed = self.topics.changed() => changed.map_or(Event::Stop, |()| Event::Topics),
             changed = self.acks.changed() => changed.map_or(Event::Stop, |()| Event::Acked),
-            event = moving.next(&open.link) => event,
+            step = moving.next(&open.link) => Event::Move(step),
             () = sleep_until(behind.unwrap_or_else(Instant::now) + BEHIND), if behind.is_some() => Event::StayedBehind,
             () = sleep_until(persist.unwrap_or_else(Instant::now)), if persist.is_some() => Event::PersistDue,
             () = shutdown.cancelled() => Event::Stop,

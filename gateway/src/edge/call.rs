@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 use weft_model::ServiceName;
 use weft_runtime::{Spans, threads::LoadGuard};
@@ -100,7 +100,15 @@ impl Call {
     /// Ties the call's end to the end of its answer's body.
     pub(crate) fn answered(self, mut response: Response<Body>) -> Response<Observed> {
         response.headers_mut().insert(REQUEST_ID, self.request_id.clone());
-        response.map(|body| Observed { body, call: Some(self) })
+        let unsaid = match self.status {
+            Status::Grpc(_) if Code::from_headers(response.headers()).is_none() => {
+                let http = response.status();
+                let code = if http.is_success() { Code::Unknown } else { Code::from_http(http) };
+                Some(Status::Grpc(code.number().into()))
+            }
+            _ => None,
+        };
+        response.map(|body| Observed { body, unsaid, call: Some(self) })
     }
 }
 
@@ -152,7 +160,26 @@ fn request_id(headers: &HeaderMap, trace: TraceContext) -> HeaderValue {
 #[derive(Debug)]
 pub(crate) struct Observed {
     body: Body,
+    /// How a native gRPC call ended whose answer ends without saying so.
+    unsaid: Option<Status>,
     call: Option<Call>,
+}
+
+impl Observed {
+    /// The answer is over, unlike one that is dropped because the client left.
+    fn over(&mut self) {
+        if let Some(mut call) = self.call.take() {
+            call.status = self.unsaid.unwrap_or(call.status);
+        }
+    }
+}
+
+impl Drop for Observed {
+    fn drop(&mut self) {
+        if self.body.is_end_stream() {
+            self.over(); // who goes by `is_end_stream` does not ask for the end
+        }
+    }
 }
 
 impl http_body::Body for Observed {
@@ -167,9 +194,10 @@ impl http_body::Body for Observed {
                     && let (Status::Grpc(_), Some(code)) = (call.status, Code::from_headers(trailers))
                 {
                     call.status = Status::Grpc(code.number().into());
+                    self.unsaid = None;
                 }
             }
-            Poll::Ready(None | Some(Err(_))) => drop(self.call.take()),
+            Poll::Ready(None | Some(Err(_))) => self.over(),
             Poll::Pending => {}
         }
         polled

@@ -3,12 +3,17 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;
+use http::Response;
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http2;
+use hyper::{client::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use prost_reflect::DescriptorPool;
-use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::timeout,
+};
 use tokio_stream::StreamExt;
 use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
@@ -229,4 +234,33 @@ async fn older_clients_get_the_same_from_v1alpha() {
         panic!()
     };
     assert_eq!(list.service.iter().map(|it| it.name.as_str()).collect::<Vec<_>>(), LISTED);
+}
+
+/// Answers every call with one empty message and no trailers.
+async fn never_says_how_it_went(listener: TcpListener) {
+    let mut connections = JoinSet::new();
+    while let Ok((stream, _)) = listener.accept().await {
+        connections.spawn(async move {
+            let answer = service_fn(async |_| {
+                let response = Response::builder().header("content-type", "application/grpc");
+                response.body(Full::new(Bytes::from_static(&[0; 5])))
+            });
+            let http = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            drop(http.serve_connection(TokioIo::new(stream), answer).await);
+        });
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_without_a_status_is_counted_as_unknown() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = listener.local_addr().unwrap().to_string();
+    let mut backend = JoinSet::new();
+    backend.spawn(never_says_how_it_went(listener));
+    let gateway = start_gateway(upstream, |_| {}).await;
+    let mut users = UsersClient::new(channel(&gateway).await);
+    users.get_user(GetUserRequest::default()).await.unwrap_err();
+    let counted = r#"weft_gateway_calls_total{protocol="grpc",method="POST",route="/shop.users.v1.Users/GetUser",status="UNKNOWN"} 1"#;
+    let metrics = crate::support::send(gateway.admin, "GET", "/metrics", &[], "").await.body;
+    assert!(metrics.contains(counted), "{metrics}");
 }

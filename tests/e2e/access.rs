@@ -8,6 +8,9 @@ use std::{process::Output, time::Duration};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::process::Command;
+use tonic::{Code, Request, Status, transport::Channel};
+use tonic_types::StatusExt;
+use weft_proto::shop::users::v1::{GetUserRequest, User, users_client::UsersClient};
 use weft_testkit::{
     http::{Answer, send},
     load::{self, Call},
@@ -18,6 +21,8 @@ use weft_testkit::{
 use crate::ALONE;
 
 const SOON: Duration = Duration::from_secs(30);
+/// Trace of the calls that a test makes as a service.
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
 async fn call(mesh: &Mesh, method: Method, path: &str, body: &str) -> Answer {
     send(mesh.gateway_at(), method, path, body).await.expect("the gateway answers")
@@ -42,6 +47,13 @@ async fn apply(mesh: &Mesh, policy: &str) -> String {
     let output = weft(mesh, &["apply", "-f", "-", "--format", "yaml"], policy).await;
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// A policy of users that lets this service use every method, and nobody else.
+fn only(service: &str) -> String {
+    format!(
+        "name: users-callers\nservice: users\naccess:\n  rules:\n    - {{ name: known, from: {{ services: [{service}] }} }}\n"
+    )
 }
 
 /// A policy of users that lets everybody use these methods.
@@ -88,6 +100,18 @@ async fn refusals(mesh: &mut Mesh, policy: &str, rule: &str) -> u64 {
     sum
 }
 
+/// The line that a sidecar logged of a refusal to this service.
+fn logged_refusal(mesh: &Mesh, caller: &str) -> Option<Value> {
+    let refused = |line: &Value| {
+        let by = line["caller"].as_str().unwrap_or_default();
+        line["message"] == "call refused" && by.ends_with(&format!("/ns/default/svc/{caller}"))
+    };
+    mesh.members.iter().find_map(|it| {
+        let log = it.sidecar.log();
+        log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).find(|line| refused(line))
+    })
+}
+
 #[tokio::test]
 async fn a_method_that_no_rule_allows_is_refused_and_told_in_status_metric_and_log() {
     let _shared = ALONE.read().await;
@@ -116,14 +140,11 @@ async fn a_method_that_no_rule_allows_is_refused_and_told_in_status_metric_and_l
     assert_eq!(call(&mesh, Method::GET, &path, "").await.status, StatusCode::OK, "what is allowed goes on");
 
     assert!(refusals(&mut mesh, "users-callers", "default").await >= 1);
-    let line = mesh.members.iter().map(|it| it.sidecar.log()).find_map(|log| {
-        let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.into_iter().find(|line| line.to_string().contains("call refused"))
-    });
-    let line = line.expect("a sidecar logged the refusal").to_string();
-    for fact in ["users-callers", "default", "shop.users.v1.Users/DeleteUser", "caller", "WARN"] {
-        assert!(line.contains(fact), "{fact} is not in {line}");
-    }
+    let line = logged_refusal(&mesh, "gateway").expect("a sidecar logged the refusal");
+    let told = ["policy", "rule", "method", "level"].map(|field| line[field].as_str().unwrap_or_default());
+    assert_eq!(told, ["users-callers", "default", "shop.users.v1.Users/DeleteUser", "WARN"], "{line}");
+    let trace = line["trace_id"].as_str().unwrap_or_default();
+    assert!(trace.len() == 32 && trace.bytes().all(|it| it.is_ascii_hexdigit()), "{line}");
 
     let yaml = weft(&mesh, &["get", "policies", "-o", "yaml"], "").await;
     let told = apply(&mesh, &String::from_utf8(yaml.stdout).unwrap()).await;
@@ -131,6 +152,92 @@ async fn a_method_that_no_rule_allows_is_refused_and_told_in_status_metric_and_l
     let gone = weft(&mesh, &["delete", "policies", "users-callers"], "").await;
     assert!(gone.status.success(), "{gone:?}");
     until_status(&mesh, Method::DELETE, &path, StatusCode::OK).await;
+}
+
+/// Calls users as the service whose sidecar listens here for its app, within [`TRACE`].
+struct As(UsersClient<Channel>);
+
+impl As {
+    fn new(outbound: std::net::SocketAddr) -> Self {
+        let channel = Channel::from_shared(format!("http://{outbound}")).expect("an address is a valid authority");
+        Self(UsersClient::new(channel.origin("http://users".parse().expect("it is a URI")).connect_lazy()))
+    }
+
+    async fn get(&mut self, id: &str) -> Result<User, Status> {
+        let mut request = Request::new(GetUserRequest { id: id.to_owned() });
+        request.set_timeout(SOON);
+        request.metadata_mut().insert("traceparent", format!("00-{TRACE}-00f067aa0ba902b7-00").parse().unwrap());
+        Ok(self.0.get_user(request).await?.into_inner())
+    }
+
+    /// Waits until calls end so ten times in a row: every instance has heard.
+    async fn until_everywhere(&self, id: &str, code: Code) {
+        wait::until(&format!("calls to be {code:?} everywhere"), SOON, || async {
+            let mut client = Self(self.0.clone());
+            for _ in 0..10 {
+                if client.get(id).await.map_or_else(|status| status.code(), |_| Code::Ok) != code {
+                    return None;
+                }
+            }
+            Some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_no_rule_allows_is_refused_by_name_and_the_calls_of_the_others_go_on() {
+    let _shared = ALONE.read().await;
+    let test = "a_service_that_no_rule_allows_is_refused_by_name_and_the_calls_of_the_others_go_on";
+    let Some(mut mesh) = Mesh::start(test, &[App::Users, App::Users, App::Posts]).await else { return };
+    let created = call(&mesh, Method::POST, "/api/users", r#"{"name": "Ada", "email": "ada@example.com"}"#).await;
+    let ada = created.json()["id"].as_str().unwrap().to_owned();
+    let path = format!("/api/users/{ada}");
+    let mut posts = As::new(mesh.members[2].sidecar.address("outbound").await);
+    assert_eq!(posts.get(&ada).await.unwrap().name, "Ada", "nobody has said yet who may");
+
+    apply(&mesh, &only("gateway")).await;
+    posts.until_everywhere(&ada, Code::PermissionDenied).await;
+    let counted = refusals(&mut mesh, "users-callers", "default").await;
+    for _ in 0..20 {
+        let refused = posts.get(&ada).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+        let says = "/ns/default/svc/posts may not call shop.users.v1.Users/GetUser: policy users-callers, rule default";
+        assert!(refused.message().starts_with("spiffe://") && refused.message().ends_with(says), "{refused}");
+        let info = refused.get_details_error_info().expect("a refusal says what refuses");
+        let named = ["policy", "rule", "method"].map(|it| info.metadata[it].as_str());
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("REFUSED_BY_POLICY", "weft"));
+        assert_eq!(named, ["users-callers", "default", "shop.users.v1.Users/GetUser"]);
+        let answer = call(&mesh, Method::GET, &path, "").await;
+        assert_eq!(answer.status, StatusCode::OK, "the gateway's calls go on: {answer:?}");
+    }
+    assert_eq!(
+        refusals(&mut mesh, "users-callers", "default").await - counted,
+        20,
+        "each is counted, and nothing else"
+    );
+    let line = logged_refusal(&mesh, "posts").expect("a sidecar logged the refusal");
+    let told = ["policy", "rule", "method", "trace_id"].map(|field| line[field].as_str().unwrap_or_default());
+    assert_eq!(told, ["users-callers", "default", "shop.users.v1.Users/GetUser", TRACE], "{line}");
+
+    // That posts may not ask is a matter between the two services: its own caller is told nothing of it, its operator all.
+    let article = json!({"authorId": ada, "title": "Notes"}).to_string();
+    let failed = call(&mesh, Method::POST, "/api/posts", &article).await;
+    assert_eq!(
+        (failed.status, failed.json()["message"].clone()),
+        (StatusCode::INTERNAL_SERVER_ERROR, json!("internal error"))
+    );
+    assert!(mesh.members[2].sidecar.said("policy users-callers, rule default"), "{}", mesh.members[2].sidecar.log());
+
+    // The other way round, REST is told what gRPC is.
+    apply(&mesh, &only("posts")).await;
+    posts.until_everywhere(&ada, Code::Ok).await;
+    until_everywhere(&mesh, Method::GET, &path, StatusCode::FORBIDDEN).await;
+    let body = call(&mesh, Method::GET, &path, "").await.json();
+    let message = body["message"].as_str().unwrap();
+    assert!(message.contains("/ns/default/svc/gateway may not call shop.users.v1.Users/GetUser"), "{body}");
+    assert!(message.ends_with("policy users-callers, rule default"), "{body}");
+    assert_eq!(call(&mesh, Method::POST, "/api/posts", &article).await.status, StatusCode::CREATED);
 }
 
 #[tokio::test]

@@ -16,9 +16,10 @@ use std::{
     },
 };
 
+use tracing::field::display;
 use weft_model::{self as model, Action, Caller, Policy, PolicyKind, PolicyName, Rule};
 
-use crate::{Metrics, metrics::Counter, ticks::Ticks};
+use crate::{Metrics, metrics::Counter, ticks::Ticks, trace::TraceContext};
 
 /// Refusals by one rule are logged at most this often; those in between are told as a number.
 const LOG_EVERY_MS: u64 = 1_000;
@@ -252,15 +253,17 @@ impl Ground {
         }
     }
 
-    /// Counts a refusal, logs it unless this rule's last was logged a moment ago, and returns what the caller is told.
-    pub(crate) fn refuse(&self, caller: &Caller, path: &str, now: Ticks) -> Denied {
+    /// Counts a refusal, logs it unless this rule's last was logged a moment ago, and returns what the caller is told. `trace` is the one
+    /// that the caller named; where it named none, one begins only below here.
+    pub(crate) fn refuse(&self, caller: &Caller, path: &str, trace: Option<TraceContext>, now: Ticks) -> Denied {
         self.refusals.inc();
         let method = path.strip_prefix('/').unwrap_or(path).chars().take(LONGEST_TOLD).collect();
         let denied = Denied { policy: self.policy.clone(), rule: self.rule.clone(), caller: caller.clone(), method };
         if self.may_log(now) {
             let not_logged = self.not_logged.swap(0, Relaxed);
             let Denied { policy, rule, caller, method } = &denied;
-            tracing::warn!(%policy, %rule, %caller, method, not_logged, "call refused");
+            let trace_id = trace.map(|it| display(format!("{:032x}", it.trace_id())));
+            tracing::warn!(%policy, %rule, %caller, method, trace_id, not_logged, "call refused");
         } else {
             self.not_logged.fetch_add(1, Relaxed);
         }

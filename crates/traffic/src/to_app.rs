@@ -23,6 +23,7 @@ use crate::{
     select::Select,
     stage::{Called, Came, Route, Stage},
     telemetry::{Side, Telemetry},
+    trace::TraceContext,
     world::World,
 };
 
@@ -88,7 +89,10 @@ impl<S> ToCluster<S> {
             Gate::Rules(rules) => rules,
         };
         let (caller, path) = (head.extensions.get().unwrap_or(&Caller::Anonymous), head.uri.path());
-        let refused = |ground: &Ground| ground.refuse(caller, path, self.worlds.clock().at(received));
+        let refused = |ground: &Ground| {
+            let trace = TraceContext::from_headers(&head.headers);
+            ground.refuse(caller, path, trace, self.worlds.clock().at(received))
+        };
         rules.judge(caller, path).map_err(|ground| Error::Denied(Box::new(refused(ground))))
     }
 }

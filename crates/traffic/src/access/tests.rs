@@ -130,7 +130,7 @@ fn a_refusal_is_counted_at_its_rule_across_changes_and_forgotten_with_it() {
             .collect::<Vec<_>>()
     };
     let refuse = |gate: &Gate| match gate {
-        Gate::Rules(rules) => rules.judge(&is("x"), GET).unwrap_err().refuse(&is("x"), GET, Ticks::default()),
+        Gate::Rules(rules) => rules.judge(&is("x"), GET).unwrap_err().refuse(&is("x"), GET, None, Ticks::default()),
         Gate::Open | Gate::Unknown => panic!("there are rules"),
     };
     let gate = Gate::Unknown.next(&[policy("p", vec![rule("no", Action::Deny, authenticated(), &[])])], &metrics);

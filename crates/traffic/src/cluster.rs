@@ -29,6 +29,8 @@ pub struct Cluster {
     pub(crate) shared: Arc<Shared>,
     /// Whether somebody may come: instances that do not take calls now, or a set that is not known for sure.
     pub(crate) hope: Hope,
+    /// Since when it has been without endpoints in that hope; none while it has some.
+    pub(crate) empty_since: Option<Ticks>,
     /// Present while instances that carry different descriptor sets stand side by side.
     pub(crate) parts: Option<Box<Parts>>,
 }
@@ -144,7 +146,8 @@ impl Cluster {
     /// The same cluster with one instance in it. None if that is no member.
     pub(crate) fn only(&self, instance: InstanceId) -> Option<Self> {
         let member = self.members.iter().find(|m| m.endpoint.instance() == Some(instance))?;
-        Some(Self { members: [member.clone()].into(), shared: self.shared.clone(), hope: Hope::None, parts: None })
+        let (members, shared) = ([member.clone()].into(), self.shared.clone());
+        Some(Self { members, shared, hope: Hope::None, empty_since: None, parts: None })
     }
 
     /// Chooses an endpoint. None only if there is none at all.

@@ -1,6 +1,6 @@
 //! Select: from here on a call has a cluster with endpoints, or is refused.
 //!
-//! Lives here: waiting, with a bound, for endpoints of a service that is known: not subscribed yet, starting, restarting. Does not: routes (`world/routes`),
+//! Lives here: waiting, with a bound, for endpoints of a service that is known: not subscribed yet, starting, restarting, not serving. Does not: routes (`world/routes`),
 //! waiting for endpoints that are there but do not answer (`retry`).
 
 use std::{sync::Arc, time::Duration};
@@ -39,6 +39,7 @@ impl<S> Select<S> {
             Route::To { cluster, authority } if !cluster.members.is_empty() => Ok((cluster, authority)),
             Route::To { cluster, .. } if !cluster.may_fill() => Err(cluster.nobody()),
             Route::To { cluster, authority } => {
+                let until = until.min(self.end_of_patience(&cluster));
                 Ok((endpoints(&self.worlds, cluster.name(), path, until).await?, authority))
             }
             Route::Unsubscribed { service, authority } => {
@@ -46,6 +47,13 @@ impl<S> Select<S> {
                 Ok((endpoints(&self.worlds, &service, path, until).await?, authority))
             }
         }
+    }
+
+    /// Counted from when a service lost its endpoints: a restart costs no call, and once an outage has lasted longer, calls are told at once
+    /// instead of piling up here.
+    fn end_of_patience(&self, cluster: &Cluster) -> Instant {
+        let spent = cluster.empty_since.map(|since| self.worlds.clock().now().since(since)).unwrap_or_default();
+        Instant::now() + self.patience.saturating_sub(spent)
     }
 }
 

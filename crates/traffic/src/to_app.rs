@@ -114,7 +114,8 @@ impl ToApp {
         let clock = worlds.clock();
         let shared = Shared::new(service.clone(), worlds.metrics().cluster(&service.to_string()), clock.now());
         let member = Member { endpoint: Arc::new(endpoint::Endpoint::new(key, clock)), weight: 1.0 };
-        let cluster = Cluster { members: [member].into(), shared: Arc::new(shared), hope: Hope::None, parts: None };
+        let (members, shared) = ([member].into(), Arc::new(shared));
+        let cluster = Cluster { members, shared, hope: Hope::None, empty_since: None, parts: None };
         Self { stack: Arc::new(to_app(Arc::new(cluster), &worlds, &tracing, pool)), tracing }
     }
 

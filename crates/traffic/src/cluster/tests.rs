@@ -31,6 +31,7 @@ fn cluster(size: u16) -> Cluster {
         members: (0..size).map(|n| Member { endpoint: endpoint(n + 1), weight: 1.0 }).collect(),
         shared: Arc::new(shared),
         hope: Hope::None,
+        empty_since: None,
         parts: None,
     }
 }
@@ -170,6 +171,7 @@ fn the_last_endpoint_that_declares_a_method_keeps_its_calls_even_when_others_of_
         members: [cluster.members[0].clone()].into(),
         shared: cluster.shared.clone(),
         hope: Hope::None,
+        empty_since: None,
         parts: None,
     };
     cluster.parts = Some(Box::new(Parts { declaring: [Arc::new(newest)].into(), unsaid: None }));

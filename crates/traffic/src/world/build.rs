@@ -222,7 +222,7 @@ fn cluster(
     if let Some(old) = old.filter(|old| origin.doubtful() && !old.members.is_empty()) {
         let (members, shared) = (old.members.clone(), old.shared.clone());
         // Its parts were made for the methods as they were then: a method that lost its place is called everywhere.
-        let aged = || Arc::new(Cluster { members, shared, hope: old.hope, parts: None });
+        let aged = || Arc::new(Cluster { members, shared, hope: old.hope, empty_since: None, parts: None });
         return if old.parts.is_none() { old.clone() } else { aged() };
     }
     let known: HashMap<&Key, &Arc<Endpoint>> =
@@ -237,7 +237,10 @@ fn cluster(
     let shared = old.map_or_else(new, |old| old.shared.clone());
     let parts = parts(origin, facts, &all, &shared);
     let members: Box<[Member]> = all.into_iter().map(|(member, _)| member).collect();
-    let next = Cluster { members, shared, hope: origin.hope(facts.secured, |_| true), parts };
+    let hope = origin.hope(facts.secured, |_| true);
+    let still = old.filter(|old| old.hope == hope).and_then(|old| old.empty_since); // a new hope is a new beginning
+    let empty_since = members.is_empty().then(|| still.unwrap_or_else(|| clock.now()));
+    let next = Cluster { members, shared, hope, empty_since, parts };
     match old {
         Some(old) if same(old, &next) => old.clone(),
         _ => Arc::new(next),
@@ -253,7 +256,8 @@ fn parts(
 ) -> Option<Box<Parts>> {
     let part = |fits: &dyn Fn(Option<Digest>) -> bool| {
         let members = all.iter().filter(|(_, carries)| fits(*carries)).map(|(member, _)| member.clone()).collect();
-        Arc::new(Cluster { members, shared: shared.clone(), hope: origin.hope(facts.secured, fits), parts: None })
+        let hope = origin.hope(facts.secured, fits);
+        Arc::new(Cluster { members, shared: shared.clone(), hope, empty_since: None, parts: None })
     };
     let says = |(_, carries): &(Member, Option<Digest>)| facts.known(*carries);
     let mixed = all.iter().any(says) && !all.iter().all(says);

@@ -92,6 +92,28 @@ async fn a_call_to_a_service_whose_only_app_restarts_waits_for_it() {
     assert_eq!(read(response.unwrap()).await.code, Code::Ok);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_outage_costs_patience_once_and_later_calls_are_told_at_once() {
+    let (worlds, _interests) = Worlds::new(Metrics::default());
+    let says = |status, version| {
+        worlds.apply(&with_instances([(1, "127.0.0.1:1".parse().unwrap(), status)], version));
+    };
+    let outbound = outbound(&worlds);
+    let waited = || async {
+        let began = tokio::time::Instant::now();
+        let error = outbound.call(request(GET, Body::full("x"))).await.unwrap_err();
+        assert!(matches!(error, Error::NoEndpoint { .. }), "{error:?}");
+        began.elapsed().as_secs()
+    };
+    says(Status::NotServing, 1);
+    assert_eq!((waited().await, waited().await), (5, 0));
+    says(Status::Crashed, 2);
+    assert_eq!(waited().await, 0, "it is the same outage, whatever its instances say");
+    says(Status::Serving, 3);
+    says(Status::NotServing, 4);
+    assert_eq!((waited().await, waited().await), (5, 0), "and this is another");
+}
+
 #[tokio::test]
 async fn a_deadline_ends_the_wait() {
     let (worlds, _interests) = Worlds::new(Metrics::default());

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use weft_discovery::{CallError, DescriptorSet, Drained, Lease, LeaseState, Leases, Registries};
-use weft_model::{Digest, Instance, Status};
+use weft_model::{Digest, Instance, REVOKED, Status};
 use weft_runtime::Shutdown;
 use weft_runtime::admin::Readiness;
 use weft_supervise::{Child, Event as AppEvent, Exit};
@@ -40,9 +40,6 @@ const DEREGISTER: Duration = Duration::from_secs(2);
 
 /// Characters of the app's last line that go to the registry.
 const LAST_WORDS: usize = 200;
-
-/// What `/readyz` says of an instance that an operator took out.
-const REVOKED: &str = "an operator removed this instance; it runs unlisted until it is restarted";
 
 /// How long the steps of leaving may take.
 #[derive(Debug, Clone, Copy)]

@@ -440,6 +440,14 @@ async fn weft_up_is_checked_without_a_flag_and_tells_what_an_operator_removed() 
     RegistryClient::new(channel).deregister(word).await.unwrap();
     let checked = up.comes_to_show(["WEFT0404"]).await;
     assert_eq!(checked.subject("WEFT0404"), "echo-1");
+    let row = wait::until("ps to say so", SOON, || async {
+        let row = up.row("echo-1").await;
+        (row["state"] == "revoked").then_some(row)
+    })
+    .await;
+    assert!(row["reason"].as_str().unwrap().starts_with("an operator removed this instance"), "{row:?}");
+    assert_eq!(up.row("echo-2").await["state"], "serving");
+    up.check().await.shows(["WEFT0404"]);
 }
 
 #[tokio::test]

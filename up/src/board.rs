@@ -16,9 +16,9 @@ use std::{
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::interval,
+    time::{interval, sleep},
 };
-use weft_model::{InstanceId, Snapshot, Status};
+use weft_model::{InstanceId, REVOKED, Snapshot, Status};
 use weft_supervise::{ChildEvent, Event as Happened, Handle, Logs, Noticed};
 
 use crate::{logfile::LogFile, plan::Slot, probe, procfs};
@@ -63,6 +63,8 @@ pub(crate) enum State {
     Starting,
     Serving,
     NotServing,
+    /// Runs, and an operator took it out of the registry.
+    Revoked,
     Draining,
     Crashed,
     GaveUp,
@@ -75,6 +77,7 @@ impl State {
             Self::Starting => "starting",
             Self::Serving => "serving",
             Self::NotServing => "not serving",
+            Self::Revoked => "revoked",
             Self::Draining => "draining",
             Self::Crashed => "crashed",
             Self::GaveUp => "gave up",
@@ -142,7 +145,7 @@ struct Unit {
     log: LogFile,
     /// The latest for each protocol.
     announced: BTreeMap<String, Announced>,
-    /// What a role's `/readyz` says.
+    /// What `/readyz` said last: of a role at any time, of an instance while the registry does not list it.
     ready: Result<(), String>,
     /// Somebody asked it to leave.
     leaving: bool,
@@ -264,11 +267,14 @@ impl Board {
     fn add(&mut self, mut unit: Unit) {
         let log = std::mem::replace(&mut unit.log, LogFile::new("/dev/null".into()));
         self.parts.spawn(output::read(unit.key, unit.handle.clone(), log, self.view.events.clone()));
-        if !matches!(unit.kind, Kind::Instance(_)) {
-            self.parts.spawn(ask(unit.key, self.view.clone()));
-        }
-        self.units.insert(unit.key, unit);
+        let (key, view, of_role) = (unit.key, self.view.clone(), !matches!(unit.kind, Kind::Instance(_)));
+        self.units.insert(key, unit);
+        self.publish();
         self.publish_outputs();
+        match of_role {
+            true => self.parts.spawn(ask(key, view)),
+            false => self.parts.spawn(ask_unlisted(key, view)),
+        };
     }
 
     fn publish_outputs(&self) {
@@ -332,7 +338,10 @@ impl Unit {
                     Ok(()) => (State::Serving, String::new()),
                     Err(why) => (State::Starting, self.failed.clone().unwrap_or_else(|| why.clone())),
                 },
-                (Kind::Instance(_), None) => (State::Starting, failed()),
+                (Kind::Instance(_), None) => match &self.ready {
+                    Err(why) if why == REVOKED => (State::Revoked, why.clone()),
+                    Ok(()) | Err(_) => (State::Starting, failed()),
+                },
                 (Kind::Instance(_), Some((_, status, reason))) => (of(*status), reason.clone()),
             },
         }
@@ -429,6 +438,19 @@ async fn ask(key: Key, view: View) {
         let ended = |rows: &[Row]| rows.iter().find(|row| row.key == key).is_none_or(again).then_some(());
         // A process that ended is followed by one whose readiness is news at once.
         drop(tokio::time::timeout(pause, view.find(ended)).await);
+    }
+}
+
+/// Asks an instance's sidecar while it runs unlisted: only it knows whether it is on its way in or was taken out. Ends when the row is gone.
+async fn ask_unlisted(key: Key, view: View) {
+    let next = |rows: &[Row]| match rows.iter().find(|row| row.key == key) {
+        None => Some(None),
+        Some(row) if row.instance.is_none() => row.addresses.get("admin").map(|addr| Some(*addr)),
+        Some(_) => None,
+    };
+    while let Some(Some(addr)) = view.find(next).await {
+        view.tell(Event::Ready(key, probe::ready(addr).await)).await;
+        sleep(PROBE_READY).await;
     }
 }
 

@@ -339,7 +339,7 @@ impl Director {
                 State::Serving => Some(Ok(row.clone())),
                 // What ends before it ever served would do so again; the supervisor's further tries would only delay the news.
                 _ if row.restarts > restarts => Some(Err(row.reason.clone())),
-                State::GaveUp | State::Stopped => Some(Err(row.reason.clone())),
+                State::GaveUp | State::Stopped | State::Revoked => Some(Err(row.reason.clone())),
                 State::Starting | State::NotServing | State::Draining | State::Crashed => None,
             }
         };

@@ -208,6 +208,7 @@ fn change(before: &Row, now: &Row) -> Option<String> {
             }
         }
         State::NotServing => line.push_str("does not serve"),
+        State::Revoked => line.push_str("is not listed"),
         State::Crashed => line.push_str("crashed"),
         State::GaveUp => line.push_str("failed too often and stays down until `weft restart`"),
     }

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, time::UNIX_EPOCH};
 
 use tokio::task::JoinSet;
-use weft_model::metadata;
+use weft_model::{REVOKED, metadata};
 use weft_proto::weft::{
     discovery::v1::{ClaimsResponse, ListResponse, RefusedSet, ServiceUpdate},
     model::v1::{Instance, Status},
@@ -23,8 +23,6 @@ use crate::{
 
 /// A process that runs for so long should be listed, in seconds.
 const JOINED_AFTER: i64 = 60;
-/// How `/readyz` of a sidecar begins to say that its instance was removed.
-const REMOVED: &str = "an operator removed this instance";
 
 /// A sidecar and what its admin server said.
 #[derive(Debug, Clone)]
@@ -122,7 +120,7 @@ async fn unlisted(mesh: &Mesh) -> Vec<Outcome> {
     for row in mesh.rows.iter().filter(|row| !row.service.is_empty() && row.instance_id.is_empty()) {
         match row.state.as_str() {
             "crashed" | "gave up" => outcomes.push(crashed(row)),
-            "starting" if row.pid != 0 => drop(asked.spawn(joining(row.clone()))),
+            "starting" | "revoked" if row.pid != 0 => drop(asked.spawn(joining(row.clone()))),
             _ => {} // on its way in or out
         }
     }
@@ -141,7 +139,7 @@ async fn joining(row: Process) -> Option<Outcome> {
     let place: Place = row.addresses.get("admin")?.parse().ok()?;
     match ask::get(&place, "/readyz").await {
         Err(why) => Some(ids::SIDECAR.failed(&row.name, format!("{place}: {why}"))),
-        Ok(answer) if answer.text.contains(REMOVED) => Some(ids::REVOKED.failed(&row.name, plainly(&answer.text))),
+        Ok(answer) if answer.text.contains(REVOKED) => Some(ids::REVOKED.failed(&row.name, plainly(&answer.text))),
         Ok(_) if !row.reason.is_empty() => Some(crashed(&row)),
         Ok(answer) if age >= JOINED_AFTER => {
             Some(ids::JOINING.failed(&row.name, format!("runs for {age} s: {}", plainly(&answer.text))))

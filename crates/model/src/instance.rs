@@ -89,6 +89,9 @@ impl LeaseTtl {
     }
 }
 
+/// How a process says on its `/readyz` that an operator took its instance out of the registry; tools know it by these words.
+pub const REVOKED: &str = "an operator removed this instance; it runs unlisted until it is restarted";
+
 /// Life-cycle state of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Status {

@@ -16,7 +16,7 @@ mod service;
 pub use caller::Caller;
 pub use endpoint::{Endpoint, Protocol, Transport};
 pub use instance::{
-    Check, CheckKind, Digest, Epoch, Instance, InstanceId, LeaseTtl, Locality, RemovalReason, Status, Weight,
+    Check, CheckKind, Digest, Epoch, Instance, InstanceId, LeaseTtl, Locality, REVOKED, RemovalReason, Status, Weight,
 };
 pub use invalid::Invalid;
 pub use name::{ServiceName, SpiffeId};

@@ -38,10 +38,13 @@ async fn get(addr: SocketAddr, path: &str) -> Result<(bool, String), Box<dyn std
         let body = response.into_body().collect().await?.to_bytes();
         Ok((good, String::from_utf8_lossy(&body).into_owned()))
     };
-    tokio::pin!(connection);
+    tokio::pin!(answer);
     tokio::select! {
-        answer = answer => answer,
-        ended = &mut connection => Err(ended.err().map_or_else(|| "closed".into(), Into::into)),
+        answer = &mut answer => answer,
+        ended = connection => match ended {
+            Err(error) => Err(error.into()),
+            Ok(()) => answer.await, // a server may close with its answer, which then waits to be taken
+        },
     }
 }
 

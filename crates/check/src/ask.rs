@@ -56,10 +56,13 @@ async fn exchange(place: &Place, path: &str) -> Result<Answer, Box<dyn Error + S
         let body = Limited::new(body, LARGEST).collect().await?.to_bytes();
         Ok(Answer { good: head.status.is_success(), text: String::from_utf8_lossy(&body).trim().to_owned(), ahead })
     };
-    tokio::pin!(connection);
+    tokio::pin!(answer);
     tokio::select! {
-        answer = answer => answer,
-        ended = &mut connection => Err(ended.err().map_or_else(|| "the connection was closed".into(), Into::into)),
+        answer = &mut answer => answer,
+        ended = connection => match ended {
+            Err(error) => Err(error.into()),
+            Ok(()) => answer.await, // a server may close with its answer, which then waits to be taken
+        },
     }
 }
 
@@ -183,6 +186,21 @@ mod tests {
         };
         let (spoken, ()) = tokio::join!(spoken(&place), serve);
         spoken
+    }
+
+    #[tokio::test]
+    async fn a_server_that_closes_with_its_answer_has_answered() {
+        for _ in 0..50 {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let place = listener.local_addr().unwrap().to_string().parse().unwrap();
+            let serve = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                drop(stream.read(&mut [0; 1024]).await);
+                stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nwell").await.unwrap();
+            };
+            let (answer, ()) = tokio::join!(get(&place, "/readyz"), serve);
+            assert_eq!(answer.map(|it| it.text), Ok("well".to_owned()));
+        }
     }
 
     #[tokio::test]

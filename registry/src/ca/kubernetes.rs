@@ -183,10 +183,13 @@ impl Reviewer {
             let body = Limited::new(answer.into_body(), LARGEST).collect().await.map_err(|e| e.to_string())?;
             Ok::<_, String>((status, body.to_bytes()))
         };
-        let mut connection = std::pin::pin!(connection);
+        let mut answer = std::pin::pin!(answer);
         let (status, body) = tokio::select! {
-            answer = answer => answer?,
-            ended = &mut connection => return Err(ended.err().map_or("the connection ended".into(), |e| e.to_string())),
+            answer = &mut answer => answer?,
+            ended = connection => match ended {
+                Err(error) => return Err(error.to_string()),
+                Ok(()) => answer.await?, // a server may close with its answer, which then waits to be taken
+            },
         };
         match status {
             StatusCode::OK | StatusCode::CREATED => {

@@ -3,6 +3,8 @@
 //! Lives here: the faults, injected into real processes, and the whole set of ids that each one shows. Does not: what an id means (weft-check).
 //! Inventory: check.
 
+mod facts;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

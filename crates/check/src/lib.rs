@@ -19,6 +19,7 @@ mod gateway;
 mod identity;
 mod machine;
 mod path;
+mod policies;
 mod registry;
 mod services;
 

@@ -8,7 +8,7 @@
 use std::path::Path;
 
 use crate::{
-    clocks, gateway, identity, ids, machine, path, registry,
+    clocks, gateway, identity, ids, machine, path, policies, registry,
     report::{Outcome, Report},
     services,
     target::{Args, Mesh, NoTarget, Origin},
@@ -55,6 +55,7 @@ pub async fn run(args: &Args, dir: &Path, progress: impl Fn(&str)) -> Result<Rep
                 }
             };
             outcomes.extend(unless_said_better(found.outcomes, &probed));
+            outcomes.extend(policies::check(&mesh, list));
             outcomes.extend(probed);
         }
     }

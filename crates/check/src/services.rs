@@ -16,7 +16,7 @@ use weft_runtime::clock;
 use crate::{
     ask,
     clocks::Told,
-    ids, registry,
+    ids, policies, registry,
     report::Outcome,
     target::{Mesh, Place},
 };
@@ -45,7 +45,8 @@ pub(crate) async fn check(mesh: &Mesh, list: &ListResponse, claims: &ClaimsRespo
     let mut found = Found { outcomes: offers(list, claims), ..Found::default() };
     for service in &list.services {
         found.outcomes.extend(registry::instances(service).iter().map(judge));
-        if registry::instances(service).is_empty() && !runs_here(mesh, service) {
+        let gone = registry::instances(service).is_empty() && !runs_here(mesh, service);
+        if gone && !policies::only_named(mesh, service) {
             found.outcomes.push(ids::INSTANCES.failed(&service.name, "the registry knows it, and lists no instance"));
         }
     }
@@ -83,7 +84,7 @@ pub(crate) fn judge(instance: &Instance) -> Outcome {
 }
 
 /// Whether `weft up` has processes of this service: each is judged by itself.
-fn runs_here(mesh: &Mesh, service: &ServiceUpdate) -> bool {
+pub(crate) fn runs_here(mesh: &Mesh, service: &ServiceUpdate) -> bool {
     let bare = service.name.strip_suffix(".default").unwrap_or(&service.name);
     mesh.rows.iter().any(|row| row.service == bare || row.service == service.name)
 }

@@ -88,6 +88,8 @@ pub struct Options {
     pub env: Vec<(&'static str, String)>,
     /// Further flags of the registry, such as `--certificate-life 4`.
     pub registry: Vec<String>,
+    /// Words of a shell that becomes the registry, such as `trap '' XFSZ`: what it ignores or limits stays so. None if empty.
+    pub registry_shell: String,
     /// Further flags of every sidecar.
     pub sidecar: Vec<String>,
 }
@@ -371,8 +373,15 @@ fn registry(weft: &Path, dir: &TempDir, listen: &str, options: &Options) -> Proc
     let data = dir.path().join("registry");
     let data = data.to_string_lossy();
     let args = ["registry", "--listen", listen, "--http", "127.0.0.1:0", "--data", &data, "--log-format", "json"];
-    let args: Vec<_> = args.map(str::to_owned).into_iter().chain(options.registry.clone()).collect();
-    Process::start("registry", weft, weft, &args, &options.env).expect("weft starts")
+    let args = args.map(str::to_owned).into_iter().chain(options.registry.clone());
+    let (program, args): (_, Vec<_>) = match options.registry_shell.as_str() {
+        "" => (weft, args.collect()),
+        words => {
+            let shell = ["-c".to_owned(), format!(r#"{words}; exec "$0" "$@""#), weft.display().to_string()];
+            (Path::new("/bin/sh"), shell.into_iter().chain(args).collect())
+        }
+    };
+    Process::start("registry", weft, program, &args, &options.env).expect("weft starts")
 }
 
 fn operator_token(dir: &TempDir) -> PathBuf {

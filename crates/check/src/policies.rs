@@ -1,0 +1,195 @@
+//! Policies: whether the services and methods that they name are anybody's.
+//!
+//! Lives here: the names in policies, held against what is registered and declared. Does not: what a policy does to a call (`weft-traffic`), how it
+//! is written (`weft-policy`).
+//! Who calls need not be registered (a gateway, a job that runs at night), so a caller is doubted only where its name is one slip away from that
+//! of a registered service. A service whose descriptors are not known may have any method.
+
+use std::collections::BTreeSet;
+
+use weft_proto::weft::{
+    discovery::v1::{ListResponse, ServiceUpdate},
+    model::v1::ServiceInfo,
+    policy::v1::{Policy, policy::Kind},
+};
+
+use crate::{ids, registry, report::Outcome, services, target::Mesh};
+
+/// The namespace of a name that tells none.
+const DEFAULT: &str = "default";
+/// Health and reflection belong to nobody: any app may have them.
+const ANYBODYS: &str = "grpc.";
+/// Names below this length are a slip away from too many.
+const SHORTEST_DOUBTED: usize = 4;
+
+/// One outcome for each policy that names what is not there; one for all if there is none of these.
+pub(crate) fn check(mesh: &Mesh, list: &ListResponse) -> Vec<Outcome> {
+    let registered: BTreeSet<&str> =
+        list.services.iter().filter(|it| is_there(mesh, it)).map(|it| it.name.as_str()).collect();
+    let (mut outcomes, mut well) = (Vec::new(), 0);
+    for service in &list.services {
+        for policy in of(service) {
+            let problems = problems(policy, service, &registered);
+            match problems.is_empty() {
+                true => well += 1,
+                false => outcomes.push(ids::POLICIES.warning(&policy.name, problems.join("; "))),
+            }
+        }
+    }
+    if outcomes.is_empty() && well > 0 {
+        outcomes.push(ids::POLICIES.ok("", format!("{well} policies")));
+    }
+    outcomes
+}
+
+/// Whether the registry knows a service by its policies alone: nobody runs it, and nobody who did has left anything behind.
+pub(crate) fn only_named(mesh: &Mesh, service: &ServiceUpdate) -> bool {
+    !of(service).is_empty() && !is_there(mesh, service)
+}
+
+fn is_there(mesh: &Mesh, service: &ServiceUpdate) -> bool {
+    let declares = service.info.as_ref().is_some_and(|info| !info.grpc_services.is_empty());
+    declares || !registry::instances(service).is_empty() || services::runs_here(mesh, service)
+}
+
+fn of(service: &ServiceUpdate) -> &[Policy] {
+    service.policies.as_ref().map_or(&[], |it| &it.policies)
+}
+
+fn problems(policy: &Policy, service: &ServiceUpdate, registered: &BTreeSet<&str>) -> Vec<String> {
+    let mut problems = Vec::new();
+    if !registered.contains(service.name.as_str()) {
+        problems.push(format!("its service {} is nobody's{}", service.name, meant(&service.name, registered)));
+    }
+    let Some(Kind::Access(access)) = &policy.kind else { return problems };
+    let nothing = ServiceInfo::default();
+    let info = service.info.as_ref().unwrap_or(&nothing);
+    for (place, rule) in access.rules.iter().enumerate() {
+        let name = if rule.name.is_empty() { format!("rule-{}", place + 1) } else { rule.name.clone() };
+        for method in rule.methods.iter().filter(|it| !declares(info, it)) {
+            problems.push(format!("rule {name}: {} has no method {method}", service.name));
+        }
+        for caller in rule.from.iter().flat_map(|from| &from.services).map(|it| in_full(it)) {
+            let meant = meant(&caller, registered);
+            if !registered.contains(caller.as_str()) && !meant.is_empty() {
+                problems.push(format!("rule {name}: the caller {caller} is nobody's{meant}"));
+            }
+        }
+    }
+    problems
+}
+
+/// Whether a pattern, `pkg.Service/Method` or `pkg.Service/*`, is about something that the service has, as far as is known.
+fn declares(info: &ServiceInfo, pattern: &str) -> bool {
+    let (grpc_service, method) = pattern.split_once('/').unwrap_or((pattern, "*"));
+    let refused = info.refused_claims.iter().any(|it| it.name == grpc_service); // declared, and another's
+    if info.grpc_services.is_empty() || grpc_service.starts_with(ANYBODYS) || refused {
+        return true;
+    }
+    let declared = info.grpc_services.iter().find(|it| it.name == grpc_service);
+    declared.is_some_and(|it| method == "*" || it.methods.iter().any(|it| it.name == method))
+}
+
+fn in_full(service: &str) -> String {
+    if service.contains('.') { service.to_owned() } else { format!("{service}.{DEFAULT}") }
+}
+
+/// Names the registered service that may have been meant; empty if none is near.
+fn meant(name: &str, registered: &BTreeSet<&str>) -> String {
+    let bare = name.split('.').next().unwrap_or_default();
+    let near = |it: &&&str| bare.len() >= SHORTEST_DOUBTED && strsim::osa_distance(name, it) == 1;
+    registered.iter().find(near).map_or_else(String::new, |it| format!("; is {it} meant?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_proto::weft::{
+        discovery::v1::{Full, ServicePolicies, service_update::Body},
+        model::v1::{GrpcService, Instance, Method},
+        policy::v1::{Access, Callers, Rule},
+    };
+
+    use super::*;
+    use crate::{report::Status, target::Origin};
+
+    fn mesh() -> Mesh {
+        Mesh {
+            origin: Origin::Flags,
+            registries: "http://127.0.0.1:7100".parse().unwrap(),
+            token: None,
+            registry_admin: None,
+            gateway: None,
+            gateway_admin: None,
+            rows: Vec::new(),
+            ports: Vec::new(),
+        }
+    }
+
+    fn users(policy: Option<Policy>) -> ServiceUpdate {
+        let methods = ["GetUser", "DeleteUser"].map(|name| Method { name: name.into(), ..Method::default() });
+        let grpc_service = GrpcService { name: "shop.users.v1.Users".into(), methods: methods.into() };
+        ServiceUpdate {
+            name: "users.default".into(),
+            body: Some(Body::Full(Full { instances: vec![Instance::default()] })),
+            info: Some(ServiceInfo { grpc_services: vec![grpc_service], ..ServiceInfo::default() }),
+            policies: Some(ServicePolicies { policies: policy.into_iter().collect() }),
+            ..ServiceUpdate::default()
+        }
+    }
+
+    fn policy(callers: &[&str], methods: &[&str]) -> Policy {
+        let words = |of: &[&str]| of.iter().map(|it| (*it).to_owned()).collect();
+        let from = Callers { services: words(callers), ..Callers::default() };
+        let rule = Rule { from: Some(from), methods: words(methods), ..Rule::default() };
+        Policy { name: "p".into(), kind: Some(Kind::Access(Access { rules: vec![rule] })), ..Policy::default() }
+    }
+
+    /// What is said of one policy of users.
+    fn said(callers: &[&str], methods: &[&str]) -> String {
+        let posts = ServiceUpdate { name: "posts.default".into(), ..users(None) };
+        let services = vec![posts, users(Some(policy(callers, methods)))];
+        let mut outcomes = check(&mesh(), &ListResponse { services, ..ListResponse::default() });
+        assert_eq!(outcomes.len(), 1);
+        let outcome = outcomes.remove(0);
+        match outcome.status {
+            Status::Ok => "well".to_owned(),
+            _ => outcome.detail,
+        }
+    }
+
+    #[test]
+    fn a_name_that_somebody_has_or_may_have_is_well() {
+        assert_eq!(said(&["posts", "posts.default", "gateway", "nightly", "post.eu"], &[]), "well");
+        let has = ["shop.users.v1.Users/GetUser", "shop.users.v1.Users/*", "grpc.health.v1.Health/Check"];
+        assert_eq!(said(&[], &has), "well");
+    }
+
+    #[test]
+    fn a_method_that_the_service_does_not_declare_is_named_with_its_rule() {
+        let wrong = "rule rule-1: users.default has no method shop.users.v1.Users/GetUsr";
+        assert_eq!(said(&[], &["shop.users.v1.Users/GetUsr", "shop.users.v1.Users/GetUser"]), wrong);
+        let wrong = "rule rule-1: users.default has no method shop.users.v2.Users/*";
+        assert_eq!(said(&[], &["shop.users.v2.Users/*"]), wrong);
+    }
+
+    #[test]
+    fn a_caller_is_doubted_only_where_another_is_likely_to_be_meant() {
+        let wrong = "rule rule-1: the caller psots.default is nobody's; is posts.default meant?";
+        assert_eq!(said(&["psots", "comments"], &[]), wrong);
+    }
+
+    #[test]
+    fn a_service_that_only_a_policy_names_is_nobodys() {
+        let named = ServiceUpdate {
+            name: "usres.default".into(),
+            policies: users(Some(policy(&["posts"], &["any.Service/Method"]))).policies,
+            ..ServiceUpdate::default()
+        };
+        assert!(only_named(&mesh(), &named) && !only_named(&mesh(), &users(Some(policy(&[], &[])))));
+        let services = vec![users(None), named];
+        let outcomes = check(&mesh(), &ListResponse { services, ..ListResponse::default() });
+        let said: Vec<_> = outcomes.iter().map(|it| (it.id, it.status, it.detail.as_str())).collect();
+        let wrong = "its service usres.default is nobody's; is users.default meant?";
+        assert_eq!(said, [("WEFT0409", Status::Warning, wrong)]);
+    }
+}

@@ -1,6 +1,6 @@
 //! A Kubernetes API server as the authority meets it: TLS with an authority of its own, and answers in the words of a real one.
 //!
-//! Lives here: the server, and recorded answers to a TokenReview (in the shapes of Kubernetes 1.31). Does not: judging them (the registry's `ca`).
+//! Lives here: the server, and answers to a TokenReview as a real one gave them (`kubernetes/README.md`). Does not: judging them (the registry's `ca`).
 
 use std::{
     convert::Infallible,
@@ -30,8 +30,24 @@ pub const AUTHENTICATED: &str = include_str!("kubernetes/authenticated.json");
 pub const EXPIRED: &str = include_str!("kubernetes/expired.json");
 /// The token is for another audience.
 pub const WRONG_AUDIENCE: &str = include_str!("kubernetes/wrong_audience.json");
+/// The token says something else than was signed.
+pub const ALTERED: &str = include_str!("kubernetes/altered.json");
+/// The token's service account is gone.
+pub const ACCOUNT_DELETED: &str = include_str!("kubernetes/account_deleted.json");
+/// The token's pod is gone.
+pub const POD_DELETED: &str = include_str!("kubernetes/pod_deleted.json");
+/// The token is none.
+pub const NOT_A_TOKEN: &str = include_str!("kubernetes/not_a_token.json");
 /// Who asks may not; with status 403.
 pub const FORBIDDEN: &str = include_str!("kubernetes/forbidden.json");
+/// Who asks is not known; with status 401.
+pub const UNAUTHORIZED: &str = include_str!("kubernetes/unauthorized.json");
+
+/// Returns the token that a recorded answer is about.
+pub fn token(answer: &str) -> String {
+    let answer: Value = serde_json::from_str(answer).expect("an answer is JSON");
+    answer["spec"]["token"].as_str().expect("an answer repeats what was asked").to_owned()
+}
 
 /// What a request said.
 #[derive(Debug, Clone)]

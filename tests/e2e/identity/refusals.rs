@@ -188,13 +188,14 @@ async fn a_pod_joins_with_the_token_that_kubernetes_projects_if_the_api_server_v
         return;
     };
     let token = mesh.dir().join("projected");
-    std::fs::write(&token, "e30.e30.c2ln").unwrap();
+    let projected = kubernetes::token(kubernetes::AUTHENTICATED);
+    std::fs::write(&token, &projected).unwrap();
     let (url, pin) = (format!("https://{}", mesh.registry_at()), mesh.identity().trust().bundle().roots()[0].clone());
     let pin = weft_identity::RootPin::of(&pin).to_string();
     let place = ["--registry", &url, "--registry-pin", &pin];
     write_files(&mesh, &token, "pod", &place).await;
     assert_eq!(leaf(&mesh.dir().join("pod")).id.as_str(), "spiffe://weft.local/ns/shop/svc/users");
-    assert_eq!(api.heard()[0].body["spec"]["token"], "e30.e30.c2ln");
+    assert_eq!(api.heard()[0].body["spec"]["token"], *projected);
 
     let refuse = async |mesh: &Mesh, service: &str, rule: &str| {
         let mut command = Command::new(mesh.weft());
@@ -205,7 +206,7 @@ async fn a_pod_joins_with_the_token_that_kubernetes_projects_if_the_api_server_v
         assert!(sidecar.said(rule), "{}", sidecar.log());
     };
     refuse(&mesh, "posts.shop", "token_other_service").await;
-    std::fs::write(&token, "e30.e30.ZXhwaXJlZA").unwrap(); // another string: answers are remembered for a moment
+    std::fs::write(&token, kubernetes::token(kubernetes::EXPIRED)).unwrap();
     api.says(201, kubernetes::EXPIRED);
     refuse(&mesh, "users.shop", "token_unauthenticated").await;
     let admin = mesh.registry.as_mut().unwrap().address("admin").await;

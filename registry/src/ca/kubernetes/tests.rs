@@ -1,7 +1,10 @@
-//! The reviewer against an API server that speaks TLS and answers as Kubernetes does.
+//! The reviewer against a server that speaks TLS and gives the answers that a real API server gave.
 
-use serde_json::json;
-use weft_testkit::kubernetes::{AUTHENTICATED, ApiServer, EXPIRED, FORBIDDEN, WRONG_AUDIENCE};
+use serde_json::{Value, json};
+use weft_testkit::kubernetes::{
+    ACCOUNT_DELETED, ALTERED, AUTHENTICATED, ApiServer, EXPIRED, FORBIDDEN, NOT_A_TOKEN, POD_DELETED, UNAUTHORIZED,
+    WRONG_AUDIENCE, token,
+};
 
 use super::*;
 
@@ -23,45 +26,48 @@ async fn rule(server: &ApiServer, status: u16, body: &str) -> (Option<&'static s
 async fn a_projected_token_is_the_service_its_account_names() {
     let server = ApiServer::start().await;
     server.says(201, AUTHENTICATED);
-    let service = reviewer(&server).review("e30.e30.c2ln").await.unwrap();
+    let service = reviewer(&server).review(&token(AUTHENTICATED)).await.unwrap();
     assert_eq!(service, "users.shop".parse().unwrap());
     let heard = server.heard().remove(0);
     assert_eq!(heard.line, "POST /apis/authentication.k8s.io/v1/tokenreviews");
     assert_eq!(heard.authorization, "Bearer registrys-own");
     let wanted = json!({
         "apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview",
-        "spec": { "token": "e30.e30.c2ln", "audiences": ["weft"] },
+        "spec": { "token": token(AUTHENTICATED), "audiences": ["weft"] },
     });
     assert_eq!(heard.body, wanted);
+}
+
+/// The good answer with something else in this place of its status.
+fn but(path: &str, says: impl Into<Value>) -> String {
+    let mut answer: Value = serde_json::from_str(AUTHENTICATED).unwrap();
+    *answer["status"].pointer_mut(path).unwrap() = says.into();
+    answer.to_string()
 }
 
 #[tokio::test]
 async fn what_the_api_server_does_not_vouch_for_is_refused_by_its_rule() {
     let server = ApiServer::start().await;
-    let (refused, said) = rule(&server, 201, EXPIRED).await;
-    assert!(refused == Some("token_unauthenticated") && said.contains("has expired"), "{said}");
-    let (refused, said) = rule(&server, 201, WRONG_AUDIENCE).await;
-    assert!(refused == Some("token_unauthenticated") && said.contains("invalid for the target audiences"), "{said}");
+    for (answer, says) in [
+        (EXPIRED, "service account token has expired"),
+        (WRONG_AUDIENCE, "is invalid for the target audiences [\"weft\"]"),
+        (ALTERED, "error in cryptographic primitive"),
+        (ACCOUNT_DELETED, "serviceaccounts \"gone\" not found"),
+        (POD_DELETED, "service account token has been invalidated"),
+        (NOT_A_TOKEN, "invalid bearer token"),
+    ] {
+        let (refused, said) = rule(&server, 201, answer).await;
+        assert!(refused == Some("token_unauthenticated") && said.contains(says), "{says}: {said}");
+    }
     // A server that does not know audiences answers without: such a token is good for the API server only.
-    let (refused, said) = rule(
-        &server,
-        201,
-        &AUTHENTICATED.replace(
-            r#""audiences": ["weft"]
-  }"#,
-            r#""audiences": []
-  }"#,
-        ),
-    )
-    .await;
+    let (refused, said) = rule(&server, 201, &but("/audiences", json!([]))).await;
     assert!(refused == Some("token_other_audience") && said.contains("weft"), "{said}");
     for (user, says) in [
         ("kubernetes-admin", "no service account"),
         ("system:serviceaccount:weft:operator", "the mesh's own"),
         ("system:serviceaccount:shop:users.v2", "users.v2"),
     ] {
-        let answer = AUTHENTICATED.replace("system:serviceaccount:shop:users", user);
-        let (refused, said) = rule(&server, 201, &answer).await;
+        let (refused, said) = rule(&server, 201, &but("/user/username", user)).await;
         assert!(refused == Some("token_no_service") && said.contains(says), "{user}: {said}");
     }
 }
@@ -69,8 +75,10 @@ async fn what_the_api_server_does_not_vouch_for_is_refused_by_its_rule() {
 #[tokio::test]
 async fn a_server_that_cannot_answer_refuses_nobody() {
     let server = ApiServer::start().await;
-    let (refused, said) = rule(&server, 403, FORBIDDEN).await;
-    assert!(refused.is_none() && said.contains("system:auth-delegator"), "{said}");
+    for (status, answer) in [(403, FORBIDDEN), (401, UNAUTHORIZED)] {
+        let (refused, said) = rule(&server, status, answer).await;
+        assert!(refused.is_none() && said.contains("system:auth-delegator"), "{said}");
+    }
     for (status, body) in [(500, ""), (201, "{}"), (201, "not json")] {
         let (refused, said) = rule(&server, status, body).await;
         assert!(refused.is_none(), "{status} {body}: {said}");
@@ -79,7 +87,7 @@ async fn a_server_that_cannot_answer_refuses_nobody() {
     let misled = Settings { ca: stranger.ca(), ..settings(&server) };
     let failed = Reviewer::new(misled).unwrap().review("e30.e30.c2ln").await.unwrap_err();
     assert!(
-        failed.rule().is_none() && server.heard().len() == 4,
+        failed.rule().is_none() && server.heard().len() == 5,
         "a server of another authority is told no token: {failed}"
     );
     assert!(Reviewer::new(Settings { ca: "/nowhere".into(), ..settings(&server) }).is_err());

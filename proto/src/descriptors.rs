@@ -3,7 +3,7 @@
 //! Lives here: the bytes as the build script wrote them, splitting a set into files without reading these, the one form of a set and its
 //! digest (registry.proto, PutDescriptors). Does not: linking (readers choose their own pool).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use prost::Message;
@@ -75,14 +75,28 @@ pub fn by_name(files: impl IntoIterator<Item = Bytes>) -> Result<BTreeMap<String
     Ok(named)
 }
 
-/// Returns the digest of a set in its one form: SHA-256 over its files, each preceded by its length as a big-endian u64.
-pub fn digest(set: &BTreeMap<String, File>) -> Digest {
+/// Returns the digest of a set in its one form: SHA-256 over its files, each preceded by its length as a big-endian u64; then, if it says
+/// which services are served, a length that no file has and their names in the same way. Two services may so carry the same files.
+pub fn digest(set: &BTreeMap<String, File>, served: &BTreeSet<String>) -> Digest {
     let mut hash = Sha256::new();
-    for File { bytes, .. } in set.values() {
-        hash.update(u64::try_from(bytes.len()).expect("a length fits into a u64").to_be_bytes());
-        hash.update(bytes);
+    set.values().for_each(|file| add(&mut hash, &file.bytes));
+    if !served.is_empty() {
+        hash.update(u64::MAX.to_be_bytes());
+        served.iter().for_each(|name| add(&mut hash, name.as_bytes()));
     }
     Digest(hash.finalize().into())
+}
+
+fn add(hash: &mut Sha256, bytes: &[u8]) {
+    hash.update(u64::try_from(bytes.len()).expect("a length fits into a u64").to_be_bytes());
+    hash.update(bytes);
+}
+
+/// Returns the full names of the gRPC services in a file.
+pub fn services(file: &FileDescriptorProto) -> impl Iterator<Item = String> {
+    let package = file.package();
+    let dot = if package.is_empty() { "" } else { "." };
+    file.service.iter().map(move |service| format!("{package}{dot}{}", service.name()))
 }
 
 /// `google.protobuf.FileDescriptorSet` with its files left unread.
@@ -108,13 +122,20 @@ mod tests {
 
     #[test]
     fn neither_order_nor_repetition_changes_the_digest_but_any_byte_does() {
-        let of = |files: &[Bytes]| digest(&by_name(files.iter().cloned()).unwrap());
+        let serving = |files: &[Bytes], served: &[&str]| {
+            digest(&by_name(files.iter().cloned()).unwrap(), &served.iter().map(|name| (*name).to_owned()).collect())
+        };
+        let of = |files: &[Bytes]| serving(files, &[]);
         let (a, b) = (file("a.proto", "a"), file("b.proto", "b"));
         let expected = of(&[a.clone(), b.clone()]);
         assert_eq!(of(&[b.clone(), a.clone()]), expected);
         assert_eq!(of(&[a.clone(), b.clone(), a.clone()]), expected);
         assert_ne!(of(&[a.clone(), file("b.proto", "c")]), expected);
-        assert_ne!(of(&[a]), expected);
+        let one = std::slice::from_ref(&a);
+        assert_ne!(of(one), expected);
+        assert_eq!(serving(one, &["x.A", "x.B", "x.A"]), serving(one, &["x.B", "x.A"]));
+        assert_ne!(serving(one, &["x.A"]), of(one));
+        assert_ne!(serving(one, &["x.A"]), serving(one, &["x.A", "x.B"]));
     }
 
     #[test]

@@ -22,7 +22,9 @@ pub(crate) struct DescriptorSet {
     pub(crate) digest: Digest,
     /// Encoded `google.protobuf.FileDescriptorProto` messages, each once, sorted by file name.
     pub(crate) files: Vec<Bytes>,
-    /// The gRPC services declared in it, without `grpc.*`.
+    /// Full names of the gRPC services that its carriers serve; empty if they did not say, which means all in it.
+    pub(crate) served: BTreeSet<String>,
+    /// The served gRPC services, without `grpc.*`.
     pub(crate) services: Vec<GrpcService>,
     /// The REST templates of their methods, as far as they can be served, sorted.
     pub(crate) templates: Vec<Template>,
@@ -66,36 +68,46 @@ pub(crate) enum SchemaError {
     /// A file is missing, a name is unknown or two clash; the text names file and symbol.
     #[error("the set does not link: {}{_0}", _0.file().map(|file| format!("{file}: ")).unwrap_or_default())]
     Link(#[from] prost_reflect::DescriptorError),
+    /// It is said to serve what is not in it.
+    #[error("the set does not declare {name}, which is said to be served")]
+    Undeclared {
+        /// Full name of the service.
+        name: String,
+    },
     /// It links, and yet no gateway could route it.
     #[error("the set cannot be routed: {0}")]
     Route(#[from] weft_transcode::SchemaError),
 }
 
-/// Checks that the files link, and reads the services they declare.
-pub(crate) fn link(files: Vec<Bytes>) -> Result<DescriptorSet, SchemaError> {
+/// Checks that the files link, and reads the services they declare, as far as they are served: what files merely import is somebody else's.
+pub(crate) fn link(files: Vec<Bytes>, served: BTreeSet<String>) -> Result<DescriptorSet, SchemaError> {
     if files.is_empty() {
         return Err(SchemaError::Empty);
     }
     let named = descriptors::by_name(files)?;
     let mut pool = DescriptorPool::new();
     pool.add_file_descriptor_protos(named.values().map(|file| file.typed.clone()))?;
+    if let Some(name) = served.iter().find(|name| pool.get_service_by_name(name).is_none()) {
+        return Err(SchemaError::Undeclared { name: name.clone() });
+    }
+    let offered = |name: &str| !name.starts_with(NEVER_CLAIMED) && (served.is_empty() || served.contains(name));
     let mut services: Vec<GrpcService> = pool
         .services()
-        .filter(|s| !s.full_name().starts_with(NEVER_CLAIMED))
+        .filter(|s| offered(s.full_name()))
         .map(|s| GrpcService { name: s.full_name().to_owned(), methods: s.methods().map(|m| method(&m)).collect() })
         .collect();
     services.sort_by(|a, b| a.name.cmp(&b.name));
-    let digest = descriptors::digest(&named);
+    let digest = descriptors::digest(&named, &served);
     let files: Vec<Bytes> = named.into_values().map(|file| file.bytes).collect();
-    let templates = templates(&files)?;
-    Ok(DescriptorSet { digest, files, services, templates, age: 0 })
+    let templates = templates(&files, offered)?;
+    Ok(DescriptorSet { digest, files, served, services, templates, age: 0 })
 }
 
 /// A template that no gateway can serve claims nothing: the gateway says what is wrong with it.
-fn templates(files: &[Bytes]) -> Result<Vec<Template>, SchemaError> {
+fn templates(files: &[Bytes], offered: impl Fn(&str) -> bool) -> Result<Vec<Template>, SchemaError> {
     let schema = weft_transcode::Schema::from_files(files)?;
     let bound = schema.plans().iter().filter(|plan| !plan.is_plain());
-    let bound = bound.filter(|plan| !plan.method().service().starts_with(NEVER_CLAIMED));
+    let bound = bound.filter(|plan| offered(plan.method().service()));
     let mut templates: Vec<Template> = bound
         .map(|plan| Template {
             service: plan.method().service().to_owned(),
@@ -124,6 +136,10 @@ mod tests {
     use prost::Message;
 
     use super::*;
+
+    fn link(files: Vec<Bytes>) -> Result<DescriptorSet, SchemaError> {
+        super::link(files, BTreeSet::new())
+    }
 
     fn users() -> Vec<Bytes> {
         files(weft_proto::descriptors::SHOP_USERS)

@@ -50,7 +50,7 @@ pub struct Args {
     #[arg(long, value_name = "CHECK", default_value = "grpc")]
     pub health: HealthCheck,
 
-    /// Encoded FileDescriptorSet of the app, with imports [default: asked by gRPC reflection]
+    /// Encoded FileDescriptorSet of the app, with imports; it serves what the files that no other imports declare [default: asked by gRPC reflection]
     #[arg(long, value_name = "FILE")]
     pub descriptor_set: Option<PathBuf>,
 

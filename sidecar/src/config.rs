@@ -171,7 +171,8 @@ impl Config {
 fn read_descriptors(path: PathBuf) -> Result<DescriptorSet, Usage> {
     let wrong = |problem: String| Usage::new(format!("--descriptor-set {}: {problem}", path.display()));
     let bytes = fs::read(&path).map_err(|error| wrong(error.to_string()))?;
-    DescriptorSet::from_encoded_set(&bytes).map_err(|error| wrong(error.to_string()))
+    let set = DescriptorSet::from_encoded_set(&bytes).map_err(|error| wrong(error.to_string()))?;
+    Ok(set.serving_roots())
 }
 
 fn trampoline() -> Result<Vec<OsString>, Usage> {

@@ -122,8 +122,8 @@ impl Session {
         if services.is_empty() {
             return Err(Error::NoService);
         }
-        for service in services {
-            self.fetch(Ask::FileContainingSymbol(service.clone()), &service).await?;
+        for service in &services {
+            self.fetch(Ask::FileContainingSymbol(service.clone()), service).await?;
         }
         while let Some(import) = self.imports.iter().find(|import| !self.files.contains_key(*import)).cloned() {
             match self.fetch(Ask::FileByFilename(import.clone()), &import).await {
@@ -134,7 +134,7 @@ impl Session {
                 return Err(Error::Confused);
             }
         }
-        Ok(DescriptorSet::new(self.files.into_values())?)
+        Ok(DescriptorSet::new(self.files.into_values())?.serving(services))
     }
 
     async fn fetch(&mut self, ask: Ask, what: &str) -> Result<(), Error> {
@@ -214,6 +214,14 @@ mod tests {
         for import in ["google/api/annotations.proto", "google/api/http.proto", "google/protobuf/descriptor.proto"] {
             assert!(names(&set).contains(&import.to_owned()), "{import} of {:?}", names(&set));
         }
+    }
+
+    #[tokio::test]
+    async fn a_service_that_is_only_imported_is_not_said_to_be_served() {
+        let offering = offering(&[weft_proto::descriptors::FOREIGN]).with_service_name("weft.testkit.v1.Foreign");
+        let set = asked(Server::builder().add_service(offering.build_v1().unwrap())).await.unwrap();
+        assert!(names(&set).contains(&"weft/testkit/v1/echo.proto".to_owned()), "{:?}", names(&set));
+        assert_eq!(set.services(), ["weft.testkit.v1.Foreign"]);
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 //! registry).
 //! The files stay raw bytes all the way: a typed `FileDescriptorSet` drops custom options such as `google.api.http`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +23,8 @@ const MAX_MESSAGE: usize = 64 << 20;
 #[derive(Debug, Clone, PartialEq)]
 pub struct DescriptorSet {
     files: BTreeMap<String, File>,
+    /// Empty: all in them.
+    served: BTreeSet<String>,
     digest: Digest,
 }
 
@@ -69,11 +71,28 @@ impl From<BadFiles> for BadDescriptors {
 }
 
 impl DescriptorSet {
-    /// Returns the set of these encoded `FileDescriptorProto`s, in any order.
+    /// Returns the set of these encoded `FileDescriptorProto`s, in any order. All services in them are taken to be served.
     pub fn new(files: impl IntoIterator<Item = Bytes>) -> Result<Self, BadDescriptors> {
-        let files = descriptors::by_name(files)?;
-        let digest = descriptors::digest(&files);
-        Ok(Self { files, digest })
+        let (files, served) = (descriptors::by_name(files)?, BTreeSet::new());
+        let digest = descriptors::digest(&files, &served);
+        Ok(Self { files, served, digest })
+    }
+
+    /// Says which services are served; the others are in the files because something is imported. No name means all.
+    #[must_use]
+    pub fn serving(self, names: impl IntoIterator<Item = String>) -> Self {
+        let (files, served) = (self.files, names.into_iter().collect());
+        let digest = descriptors::digest(&files, &served);
+        Self { files, served, digest }
+    }
+
+    /// Says that those services are served which are in files that no other file imports: the best guess where nobody can be asked.
+    #[must_use]
+    pub fn serving_roots(self) -> Self {
+        let imported: BTreeSet<&String> = self.files.values().flat_map(|file| &file.typed.dependency).collect();
+        let roots = self.files.iter().filter(|(name, _)| !imported.contains(name));
+        let served: Vec<String> = roots.flat_map(|(_, file)| descriptors::services(&file.typed)).collect();
+        self.serving(served)
     }
 
     /// Reads an encoded `FileDescriptorSet`, for example from `protoc -o` with `--include_imports`, without losing options.
@@ -91,14 +110,13 @@ impl DescriptorSet {
         self.files.values().map(|file| &file.bytes)
     }
 
-    /// Returns the full names of the gRPC services in it, sorted; those of dependencies too.
+    /// Returns the full names of the gRPC services that are served, sorted.
     pub fn services(&self) -> Vec<String> {
-        let mut names = Vec::new();
-        for File { typed: file, .. } in self.files.values() {
-            let package = file.package();
-            let dot = if package.is_empty() { "" } else { "." };
-            names.extend(file.service.iter().map(|service| format!("{package}{dot}{}", service.name())));
+        if !self.served.is_empty() {
+            return self.served.iter().cloned().collect();
         }
+        let mut names: Vec<String> =
+            self.files.values().flat_map(|File { typed, .. }| descriptors::services(typed)).collect();
         names.sort_unstable();
         names
     }
@@ -127,7 +145,8 @@ impl Registries {
             })
             .await
             .map_err(BadDescriptors::Call)?;
-        let set = DescriptorSet::new(answer.into_inner().files)?;
+        let answer = answer.into_inner();
+        let set = DescriptorSet::new(answer.files)?.serving(answer.services);
         match digest {
             Some(asked) if asked != set.digest => Err(BadDescriptors::Other { asked, got: set.digest }),
             Some(_) | None => Ok(set),
@@ -161,6 +180,7 @@ impl Registries {
                 files: set.files().cloned().collect(),
                 instance: instance.to_string(),
                 service: service.full().to_owned(),
+                services: set.served.iter().cloned().collect(),
             };
             async move {
                 let mut client = RegistryClient::new(channel).max_encoding_message_size(MAX_MESSAGE);
@@ -186,5 +206,15 @@ mod tests {
         assert_eq!(set.services(), ["shop.users.v1.Users"]);
         let http = b"/api/users";
         assert!(set.files().any(|file| file.windows(http.len()).any(|window| window == http)));
+    }
+
+    #[test]
+    fn the_files_that_nobody_imports_say_what_is_served() {
+        let foreign = DescriptorSet::from_encoded_set(weft_proto::descriptors::FOREIGN).unwrap();
+        assert_eq!(foreign.services(), ["weft.testkit.v1.Echo", "weft.testkit.v1.Foreign"]);
+        let (all, roots) = (foreign.digest(), foreign.serving_roots());
+        assert_eq!(roots.services(), ["weft.testkit.v1.Foreign"]);
+        assert_ne!(roots.digest(), all);
+        assert_eq!(roots.serving([]).digest(), all);
     }
 }

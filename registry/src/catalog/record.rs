@@ -46,6 +46,8 @@ struct DiskSet {
     files: Vec<Bytes>,
     #[prost(uint64, tag = "2")]
     age: u64,
+    #[prost(string, repeated, tag = "3")]
+    served: Vec<String>,
 }
 
 pub(super) fn encode(record: &Record) -> Vec<u8> {
@@ -75,13 +77,14 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Record, Invalid> {
 }
 
 pub(super) fn encode_set(set: &DescriptorSet) -> Vec<u8> {
-    DiskSet { files: set.files.clone(), age: set.age }.encode_to_vec()
+    DiskSet { files: set.files.clone(), age: set.age, served: set.served.iter().cloned().collect() }.encode_to_vec()
 }
 
 /// Links the set anew: the facts about its services are derived, only its bytes are kept.
 pub(super) fn decode_set(bytes: &[u8]) -> Result<DescriptorSet, Invalid> {
     let disk = DiskSet::decode(bytes).map_err(garbled)?;
-    let set = crate::schema::link(disk.files).map_err(|e| Invalid::new("files", e.to_string()))?;
+    let set = crate::schema::link(disk.files, disk.served.into_iter().collect());
+    let set = set.map_err(|e| Invalid::new("files", e.to_string()))?;
     Ok(DescriptorSet { age: disk.age, ..set })
 }
 

@@ -125,7 +125,7 @@ async fn what_was_answered_survives_a_power_cut() {
     register(&first, 3).await;
     first.catalog.deregister(id(2), Word::Operator).await.unwrap();
     first.catalog.set_status(id(3), Word::Operator, Health::new(Status::NotServing, "night")).await.unwrap();
-    let set = crate::schema::link(vec![file("a.proto", "A")]).unwrap();
+    let set = crate::schema::link(vec![file("a.proto", "A")], Default::default()).unwrap();
     first.catalog.put_descriptors(set.clone(), None).await.unwrap();
     let before = first.catalog.snapshot();
 
@@ -156,7 +156,7 @@ fn file(name: &str, service: &str) -> bytes::Bytes {
 async fn claims_survive() {
     let disk = Disk::default();
     let first = start(&disk);
-    let set = crate::schema::link(vec![file("a.proto", "A")]).unwrap();
+    let set = crate::schema::link(vec![file("a.proto", "A")], Default::default()).unwrap();
     first.catalog.put_descriptors(set.clone(), None).await.unwrap();
     let carrying =
         |n, service: &str| Instance { service: service.parse().unwrap(), descriptors: Some(set.digest), ..instance(n) };
@@ -187,7 +187,7 @@ impl ByHand {
     }
 
     fn put(&mut self, name: &str, service: &str) -> Digest {
-        let set = crate::schema::link(vec![file(name, service)]).unwrap();
+        let set = crate::schema::link(vec![file(name, service)], Default::default()).unwrap();
         self.apply(Change::PutDescriptors { set: Box::new(set.clone()), by: None });
         set.digest
     }
@@ -268,7 +268,7 @@ fn a_service_that_changes_its_set_at_every_start_leaves_no_heap_of_them() {
 async fn an_operators_word_on_a_claim_survives_a_power_cut() {
     let disk = Disk::default();
     let first = start(&disk);
-    let set = crate::schema::link(vec![file("a.proto", "A")]).unwrap();
+    let set = crate::schema::link(vec![file("a.proto", "A")], Default::default()).unwrap();
     first.catalog.put_descriptors(set.clone(), None).await.unwrap();
     let carrying = Instance { descriptors: Some(set.digest), ..instance(1) };
     first.catalog.register(carrying, LeaseTtl::DEFAULT).await.unwrap();

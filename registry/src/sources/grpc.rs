@@ -147,7 +147,7 @@ impl pb::registry_server::Registry for Registry {
     ) -> Result<Response<pb::PutDescriptorsResponse>, Status> {
         let access = Access::of(&request);
         access.to_anything()?;
-        let pb::PutDescriptorsRequest { files, instance, service } = request.into_inner();
+        let pb::PutDescriptorsRequest { files, instance, service, services } = request.into_inner();
         let by = match instance.as_str() {
             "" => None,
             text => Some((id(text, "instance")?, service_name(&service, "service")?)),
@@ -155,7 +155,7 @@ impl pb::registry_server::Registry for Registry {
         if let Some((_, service)) = &by {
             access.to_service(service)?;
         }
-        let linked = self.streams.spawn_blocking(move || schema::link(files)).await;
+        let linked = self.streams.spawn_blocking(move || schema::link(files, services.into_iter().collect())).await;
         let set = match linked.map_err(|e| Status::internal(format!("linking: {e}")))? {
             Ok(set) => set,
             Err(error) => return Err(self.refuse_set(by, &error).await),

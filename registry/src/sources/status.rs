@@ -36,10 +36,11 @@ pub(crate) fn change(error: &ChangeError) -> Status {
     }
 }
 
-/// A descriptor set that is refused: the field is `files`, the text names file and symbol.
+/// A descriptor set that is refused: the field is `files` or `services`, the text names file and symbol.
 pub(crate) fn schema(error: &SchemaError) -> Status {
     let field = match error {
         SchemaError::Files(BadFiles::Garbled { index, .. }) => format!("files[{index}]"),
+        SchemaError::Undeclared { .. } => "services".to_owned(),
         SchemaError::Files(BadFiles::Clash { .. })
         | SchemaError::Empty
         | SchemaError::Link(_)

@@ -93,7 +93,11 @@ impl discovery_server::Discovery for Discovery {
         let published = self.catalog.published();
         let set = find(&published, &name, wanted)
             .ok_or_else(|| Status::not_found(format!("{name} has no such descriptor set")))?;
-        Ok(Response::new(DescriptorsResponse { digest: set.digest.0.to_vec().into(), files: set.files.clone() }))
+        Ok(Response::new(DescriptorsResponse {
+            digest: set.digest.0.to_vec().into(),
+            files: set.files.clone(),
+            services: set.served.iter().cloned().collect(),
+        }))
     }
 }
 

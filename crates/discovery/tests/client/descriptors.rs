@@ -13,7 +13,11 @@ use crate::fake::{Fake, soon};
 const WITHIN: Duration = Duration::from_secs(10);
 
 fn users() -> DescriptorSet {
-    DescriptorSet::from_encoded_set(weft_proto::descriptors::SHOP_USERS).unwrap()
+    DescriptorSet::from_encoded_set(weft_proto::descriptors::SHOP_USERS).unwrap().serving(names())
+}
+
+fn names() -> Vec<String> {
+    vec!["shop.users.v1.Users".to_owned()]
 }
 
 fn digest(set: &DescriptorSet) -> Bytes {
@@ -29,7 +33,8 @@ async fn only_a_set_that_the_registry_lacks_is_sent() {
         assert_eq!(call.request.digests, [digest(&set)]);
         call.answer(Ok(registry::MissingDescriptorsResponse { digests: vec![digest(&set)] }));
         let call = soon("the set", fake.puts.recv()).await.unwrap();
-        assert_eq!(DescriptorSet::new(call.request.files.clone()).unwrap(), set);
+        assert_eq!(call.request.services, names());
+        assert_eq!(DescriptorSet::new(call.request.files.clone()).unwrap().serving(names()), set);
         let offered_by = (call.request.instance.clone(), call.request.service.as_str());
         assert_eq!(offered_by, (INSTANCE.to_string(), "users.default"));
         call.answer(Ok(registry::PutDescriptorsResponse { digest: digest(&set) }));
@@ -71,7 +76,7 @@ async fn a_fetched_set_must_be_the_one_asked_for() {
             let call = soon("a question", fake.descriptors.recv()).await.unwrap();
             assert_eq!(call.request.service, "users.default");
             let files = set.files().cloned().collect();
-            call.answer(Ok(discovery::DescriptorsResponse { digest: digest(&set), files }));
+            call.answer(Ok(discovery::DescriptorsResponse { digest: digest(&set), files, services: names() }));
         };
         let (fetched, ()) = tokio::join!(registries.descriptors(&users_name, asked, WITHIN), serve);
         match asked {

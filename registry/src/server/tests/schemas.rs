@@ -60,7 +60,7 @@ fn carrying(instance: Instance, digest: &Bytes) -> Instance {
 async fn a_set_is_asked_for_once_stored_once_and_given_back_as_it_came() {
     let mut world = World::new().await;
     let set = weft_proto::descriptors::SHOP_USERS;
-    let digest: Bytes = crate::schema::link(files(set)).unwrap().digest.0.to_vec().into();
+    let digest: Bytes = crate::schema::link(files(set), Default::default()).unwrap().digest.0.to_vec().into();
     let ask = MissingDescriptorsRequest { digests: vec![digest.clone()] };
     let missing = world.registry.missing_descriptors(ask.clone()).await.unwrap().into_inner().digests;
     assert_eq!(missing, std::slice::from_ref(&digest));
@@ -95,6 +95,43 @@ async fn a_name_belongs_to_the_first_service_that_claimed_it() {
     world.deregister(&id(1), first.epoch).await.unwrap();
     world.register(carrying(instance("impostor", 3), &digest)).await.unwrap();
     assert_eq!(world.offers("impostor").await, [] as [&str; 0], "a claim outlives its instances");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_declares_and_claims_nothing_of_what_it_merely_imports() {
+    const ORDERS: &str = r#"
+        syntax = "proto3";
+        package orders.v1;
+        import "shop/users/v1/users.proto";
+        message Order { shop.users.v1.User buyer = 1; }
+        service Orders { rpc Place(Order) returns (Order); }
+    "#;
+    let mut world = World::new().await;
+    let orders = PutDescriptorsRequest {
+        files: compiled(ORDERS),
+        services: vec!["orders.v1.Orders".into()],
+        ..Default::default()
+    };
+    let all = world.put_files(orders.files.clone()).await;
+    let orders_set = world.registry.put_descriptors(orders.clone()).await.unwrap().into_inner().digest;
+    assert_ne!(orders_set, all, "what is served is part of the set");
+    world.register(carrying(instance("orders", 1), &orders_set)).await.unwrap();
+    assert_eq!(world.offers("orders").await, ["orders.v1.Orders"], "first there, and yet");
+    assert_eq!(world.claim(USER).await, None);
+
+    let users_set = world.put(weft_proto::descriptors::SHOP_USERS).await;
+    world.register(carrying(users(2), &users_set)).await.unwrap();
+    assert_eq!(world.offers("users").await, ["shop.users.v1.Users"]);
+    assert_eq!(world.claim(USER).await.unwrap().holder, "users.default");
+    assert_eq!(world.info("orders").await.refused_claims, []);
+
+    let ask = DescriptorsRequest { service: "orders".into(), ..Default::default() };
+    let given = world.discovery.descriptors(ask).await.unwrap().into_inner();
+    assert_eq!((given.digest, given.services), (orders_set, orders.services.clone()));
+    let lie = PutDescriptorsRequest { services: vec!["orders.v1.Others".into()], ..orders };
+    let refused = world.registry.put_descriptors(lie).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert_eq!(refused.get_error_details().bad_request().unwrap().field_violations[0].field, "services");
 }
 
 #[tokio::test(start_paused = true)]
@@ -262,7 +299,7 @@ async fn of_two_versions_side_by_side_a_method_says_which_lacks_it() {
 #[tokio::test(start_paused = true)]
 async fn a_refused_set_is_told_until_its_instance_offers_a_good_one() {
     let mut world = World::new().await;
-    let put = |files| PutDescriptorsRequest { files, instance: id(1), service: "users".into() };
+    let put = |files| PutDescriptorsRequest { files, instance: id(1), service: "users".into(), services: vec![] };
     let mut lacking = shop_users();
     lacking.remove(0);
     let refused = world.registry.put_descriptors(put(lacking)).await.unwrap_err();

@@ -6,7 +6,7 @@
 use tonic::{Code, Request, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 use weft_identity::name;
-use weft_model::{InstanceId, ServiceName};
+use weft_model::{Check, CheckKind, InstanceId, ServiceName};
 
 use crate::{
     catalog::{Catalog, Word},
@@ -48,6 +48,20 @@ impl Access {
                     Err(refuse(metrics, Code::PermissionDenied, "service_not_allowed", &problem))
                 }
             },
+        }
+    }
+
+    /// Whether the caller may have the registry ask this. Whoever may names an address and a path that the registry calls from where it stands, and
+    /// the endpoint is the caller's word, too: so an operator only, but for TTL checks, which call nobody.
+    pub(crate) fn to_check(&self, check: &Check) -> Result<(), Status> {
+        match (&check.kind, &self.caller) {
+            (CheckKind::Ttl { .. }, _) | (_, None) => Ok(()),
+            (_, Some((Caller::Known(peer), _))) if name::service_of(peer.id()) == Some(name::operator()) => Ok(()),
+            (_, Some((Caller::Known(peer), metrics))) => {
+                let problem = format!("{} may not send the registry to check; register as an operator, or with a TTL check", peer.id());
+                Err(refuse(metrics, Code::PermissionDenied, "check_not_allowed", &problem))
+            }
+            (_, Some((Caller::Anonymous, metrics))) => Err(nobody(metrics)),
         }
     }
 

@@ -49,6 +49,7 @@ impl pb::registry_server::Registry for Registry {
             .map_err(|e| status::invalid(&e))?;
         let id = instance.id;
         access.to_service(&instance.service)?;
+        instance.check.as_ref().map_or(Ok(()), |check| access.to_check(check))?;
         access.to_instance(&self.catalog, &id, Word::Owner(instance.epoch))?; // a living id is taken over by its own service only
         let applied = self.catalog.register(instance, ttl).await.map_err(|e| status::change(&e))?;
         let lease = pb::Lease {

@@ -37,19 +37,19 @@ use crate::fake::soon;
 use crate::leases::instance;
 
 const WITHIN: Duration = Duration::from_secs(10);
-const LONG: Duration = Duration::from_secs(3_600);
+pub(crate) const LONG: Duration = Duration::from_secs(3_600);
 
 /// A registry of its own, and what belongs to it.
-struct Mesh {
-    dir: TempDir,
-    at: SocketAddr,
-    ca: Ca,
+pub(crate) struct Mesh {
+    pub(crate) dir: TempDir,
+    pub(crate) at: SocketAddr,
+    pub(crate) ca: Ca,
     context: Context,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
 
-fn clock() -> Clock {
+pub(crate) fn clock() -> Clock {
     Arc::new(weft_runtime::clock::wall)
 }
 
@@ -58,7 +58,7 @@ fn settings(dir: &Path, life: Duration, advertise: Vec<String>) -> Settings {
 }
 
 impl Mesh {
-    async fn new(life: Duration) -> Self {
+    pub(crate) async fn new(life: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let anywhere = "127.0.0.1:0".parse().unwrap();
         let identity = Some(settings(dir.path(), life, vec![]));
@@ -75,18 +75,18 @@ impl Mesh {
         format!("https://{}", self.at)
     }
 
-    fn token(&self, service: &str) -> Token {
+    pub(crate) fn token(&self, service: &str) -> Token {
         self.ca.create_token(Some(&name(service)), None).unwrap().0.parse().unwrap()
     }
 
-    async fn join(&mut self, service: &str) -> Identity {
+    pub(crate) async fn join(&mut self, service: &str) -> Identity {
         let (task, identity) = joined(self.token(service), None).await.unwrap();
         self.tasks.spawn(task.run(self.stop.clone()));
         identity
     }
 
     /// A client of the authority that shows no certificate.
-    fn anonymous(&self) -> IdentityClient<Channel> {
+    pub(crate) fn anonymous(&self) -> IdentityClient<Channel> {
         let registry = self.ca.domain().service(&name("registry.weft"));
         let config = bootstrap_config(self.token("users").pin(), &registry, &clock());
         IdentityClient::new(channel(self.at, move || config.clone()))
@@ -97,17 +97,17 @@ impl Mesh {
         IdentityClient::new(channel(self.at, move || identity.client_config(&registry)))
     }
 
-    fn counted(&self, rule: &str) -> bool {
+    pub(crate) fn counted(&self, rule: &str) -> bool {
         let line = format!("weft_registry_identity_refusals_total{{outcome=\"{rule}\"}}");
         self.context.metrics().encode().contains(&line)
     }
 }
 
-fn name(service: &str) -> ServiceName {
+pub(crate) fn name(service: &str) -> ServiceName {
     service.parse().unwrap()
 }
 
-fn channel(at: SocketAddr, config: impl Fn() -> Arc<rustls::ClientConfig> + Send + 'static) -> Channel {
+pub(crate) fn channel(at: SocketAddr, config: impl Fn() -> Arc<rustls::ClientConfig> + Send + 'static) -> Channel {
     let connect = tower::service_fn(move |_: Uri| {
         let connector = TlsConnector::from(config());
         async move {
@@ -122,11 +122,11 @@ fn server_name() -> ServerName<'static> {
     ServerName::try_from("mesh.invalid").unwrap()
 }
 
-async fn joined(token: Token, service: Option<ServiceName>) -> Result<(IdentityTask, Identity), IdentityError> {
+pub(crate) async fn joined(token: Token, service: Option<ServiceName>) -> Result<(IdentityTask, Identity), IdentityError> {
     soon("joining", join(token.try_into().unwrap(), service, clock(), WITHIN)).await
 }
 
-fn rule(status: &Status) -> String {
+pub(crate) fn rule(status: &Status) -> String {
     status.get_details_error_info().expect("a refusal names its rule").reason
 }
 

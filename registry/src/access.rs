@@ -4,13 +4,12 @@
 //! A registry that speaks plaintext knows no callers and asks none: it stands on loopback.
 
 use tonic::{Code, Request, Status};
-use tonic_types::{ErrorDetails, StatusExt};
 use weft_identity::name;
 use weft_model::{Check, CheckKind, InstanceId, ServiceName};
 
 use crate::{
     catalog::{Catalog, Word},
-    metrics::IdentityMetrics,
+    refusals::Refusals,
     server::Caller,
 };
 
@@ -18,21 +17,21 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(crate) struct Access {
     /// None: plaintext.
-    caller: Option<(Caller, IdentityMetrics)>,
+    caller: Option<(Caller, Refusals)>,
 }
 
 impl Access {
     pub(crate) fn of<T>(request: &Request<T>) -> Self {
         let found = request.extensions();
         let caller = found.get::<Caller>().cloned();
-        Self { caller: caller.map(|caller| (caller, found.get::<IdentityMetrics>().cloned().unwrap_or_default())) }
+        Self { caller: caller.map(|caller| (caller, found.get::<Refusals>().cloned().unwrap_or_default())) }
     }
 
     /// Whether the caller is somebody.
     pub(crate) fn to_anything(&self) -> Result<(), Status> {
         match &self.caller {
             None | Some((Caller::Known(_), _)) => Ok(()),
-            Some((Caller::Anonymous, metrics)) => Err(nobody(metrics)),
+            Some((Caller::Anonymous, refusals)) => Err(refusals.nobody()),
         }
     }
 
@@ -40,12 +39,12 @@ impl Access {
     pub(crate) fn to_service(&self, service: &ServiceName) -> Result<(), Status> {
         match &self.caller {
             None => Ok(()),
-            Some((Caller::Anonymous, metrics)) => Err(nobody(metrics)),
-            Some((Caller::Known(peer), metrics)) => match name::service_of(peer.id()) {
+            Some((Caller::Anonymous, refusals)) => Err(refusals.nobody()),
+            Some((Caller::Known(peer), refusals)) => match name::service_of(peer.id()) {
                 Some(own) if own == *service || own == name::operator() => Ok(()),
                 Some(_) | None => {
                     let problem = format!("{} may not speak for {service}", peer.id());
-                    Err(refuse(metrics, Code::PermissionDenied, "service_not_allowed", &problem))
+                    Err(refusals.status(Code::PermissionDenied, "service_not_allowed", &problem))
                 }
             },
         }
@@ -57,11 +56,14 @@ impl Access {
         match (&check.kind, &self.caller) {
             (CheckKind::Ttl { .. }, _) | (_, None) => Ok(()),
             (_, Some((Caller::Known(peer), _))) if name::service_of(peer.id()) == Some(name::operator()) => Ok(()),
-            (_, Some((Caller::Known(peer), metrics))) => {
-                let problem = format!("{} may not send the registry to check; register as an operator, or with a TTL check", peer.id());
-                Err(refuse(metrics, Code::PermissionDenied, "check_not_allowed", &problem))
+            (_, Some((Caller::Known(peer), refusals))) => {
+                let problem = format!(
+                    "{} may not send the registry to check; register as an operator, or with a TTL check",
+                    peer.id()
+                );
+                Err(refusals.status(Code::PermissionDenied, "check_not_allowed", &problem))
             }
-            (_, Some((Caller::Anonymous, metrics))) => Err(nobody(metrics)),
+            (_, Some((Caller::Anonymous, refusals))) => Err(refusals.nobody()),
         }
     }
 
@@ -75,14 +77,4 @@ impl Access {
             },
         }
     }
-}
-
-fn nobody(metrics: &IdentityMetrics) -> Status {
-    refuse(metrics, Code::Unauthenticated, "no_certificate", "no certificate was presented")
-}
-
-fn refuse(metrics: &IdentityMetrics, code: Code, rule: &'static str, message: &str) -> Status {
-    metrics.refused(rule);
-    tracing::warn!(rule, %message, "refused");
-    Status::with_error_details(code, message, ErrorDetails::with_error_info(rule.to_ascii_uppercase(), "weft", []))
 }

@@ -19,6 +19,7 @@ pub mod views;
 
 mod args;
 mod metrics;
+mod refusals;
 mod registry;
 mod server;
 

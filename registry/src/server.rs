@@ -2,14 +2,13 @@
 //!
 //! Lives here: accepting, TLS, HTTP/2 settings, the list of services. Does not: what a service does (`sources`, `views`, `ca`).
 //! With an identity the listener speaks TLS only; a caller without a certificate may come in and is anonymous, for how else would it get one.
-//! Each request carries its [`Caller`]. A caller that is revoked, or whose certificate runs out, while connected is dropped: one that renewed has long come back
+//! Each request carries its [`Caller`], and passes the `gate` before anything of it is read. A caller that is revoked, or whose certificate runs out, while connected is dropped: one that renewed has long come back
 //! with its new certificate.
 //! A watcher that vanished without a word is noticed by HTTP/2 pings within 15 s. On drain every stream is told, connections get GOAWAY and
 //! two seconds to end; then they are dropped.
 
-use std::{convert::Infallible, time::Duration};
+use std::{fmt::Display, net::SocketAddr, time::Duration};
 
-use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -23,7 +22,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{server::NamedService, service::Routes};
-use tower::{ServiceBuilder, ServiceExt, util::BoxCloneService};
+use tower::ServiceExt;
 use weft_identity::{Callers, Identity, Peer, Refusal, Trust};
 use weft_proto::{
     descriptors,
@@ -34,16 +33,24 @@ use weft_proto::{
     },
 };
 use weft_reflection::{Health, Reflection};
-use weft_runtime::Shutdown;
+use weft_runtime::{
+    Shutdown,
+    strangers::{Crowd, Member},
+};
 
 use crate::{
     ca::{self, Ca, kubernetes::Reviewer},
     catalog::Catalog,
     checks::Heard,
     metrics::IdentityMetrics,
-    policy, sources, views,
+    policy,
+    refusals::Refusals,
+    server::gate::{Gate, Stack},
+    sources, views,
     views::watch::Watches,
 };
+
+mod gate;
 
 /// How often an idle connection is asked whether it lives, and how long it may take to answer.
 const PING_EVERY: Duration = Duration::from_secs(10);
@@ -54,8 +61,20 @@ const LEAVE: Duration = Duration::from_secs(2);
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Rule under which a caller's refusal of us is counted.
 const REFUSED_BY_CALLER: &str = "refused_by_caller";
+/// Rule by which the oldest stranger makes room.
+const CROWDED: &str = "crowded";
+const TOO_MANY: &str = "too many connections without a certificate";
 /// Largest request: a descriptor set of a very large API.
 const MAX_REQUEST: usize = 32 << 20;
+/// Largest request of the services that anybody may ask: a token and a public key.
+const MAX_OPEN_REQUEST: usize = 64 << 10;
+/// Connections that have proved nothing, handshakes included; one more displaces the oldest. Whoever joins needs one for a moment.
+const STRANGERS: usize = 512;
+/// Calls of one connection at a time, and bytes of them that wait for being read: of members, of strangers.
+const STREAMS: u32 = 1_024;
+const WINDOW: u32 = 1 << 20;
+const STREAMS_OF_STRANGERS: u32 = 16;
+const WINDOW_OF_STRANGERS: u32 = 64 << 10;
 
 /// Who sent a request, as its connection proved; an extension of every request that came by TLS.
 #[derive(Debug, Clone)]
@@ -88,7 +107,9 @@ pub(crate) struct Authority {
 #[derive(Debug, Clone)]
 struct Door {
     identity: Identity,
-    metrics: IdentityMetrics,
+    ca: Ca,
+    refusals: Refusals,
+    strangers: Crowd,
 }
 
 impl Server {
@@ -125,22 +146,24 @@ impl Server {
         let (mut door, mut operators) = (None, None);
         if let Some(Authority { ca, identity, kubernetes, metrics }) = authority {
             let trust = identity.trust().clone();
-            door = Some(Door { identity, metrics: metrics.clone() });
+            let refusals = Refusals::new(metrics.clone());
+            let strangers = Crowd::of(STRANGERS);
+            door = Some(Door { identity, ca: ca.clone(), refusals: refusals.clone(), strangers });
             let (streams, shutdown) = (streams.clone(), shutdown.clone());
-            let service = ca::grpc::Identity { ca, trust, kubernetes, metrics, streams, shutdown };
+            let service = ca::grpc::Identity { ca, trust, kubernetes, metrics, refusals, streams, shutdown };
             operators = Some(service.clone());
             names.push(IdentityServer::<ca::grpc::Identity>::NAME);
             sets.push(descriptors::IDENTITY);
-            routes = routes.add_service(IdentityServer::new(service));
+            routes = routes.add_service(IdentityServer::new(service).max_decoding_message_size(MAX_OPEN_REQUEST));
         }
         let policies = policy::grpc::Policies { catalog: catalog.clone(), operators };
         let routes = routes.add_service(PoliciesServer::new(policies));
         let leaving = CancellationToken::new();
         let reflection = Reflection::new(&sets, &names, leaving.clone())?;
         let routes = routes
-            .add_service(Health::new(&names, leaving.clone()).server())
-            .add_service(reflection.v1())
-            .add_service(reflection.v1alpha())
+            .add_service(Health::new(&names, leaving.clone()).server().max_decoding_message_size(MAX_OPEN_REQUEST))
+            .add_service(reflection.v1().max_decoding_message_size(MAX_OPEN_REQUEST))
+            .add_service(reflection.v1alpha().max_decoding_message_size(MAX_OPEN_REQUEST))
             .prepare();
         Ok(Self { routes, streams, leaving, door })
     }
@@ -191,86 +214,97 @@ async fn serve_tcp(stream: TcpStream, door: Option<Door>, routes: Routes, shutdo
 
 async fn serve_tls(stream: TcpStream, door: &Door, routes: Routes, shutdown: Shutdown) {
     let from = stream.peer_addr().ok();
+    let stranger = door.strangers.enter();
     let acceptor = TlsAcceptor::from(door.identity.server_config(Callers::MayShow));
     let accepted = tokio::select! {
         accepted = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)) => accepted,
+        () = stranger.displaced() => return door.refused(from, CROWDED, &TOO_MANY),
         () = shutdown.draining() => return,
     };
     let stream = match accepted {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => match Refusal::of(&error) {
-            Some(refusal) => return door.refused(from, &refusal),
+            Some(refusal) => return door.refused(from, refusal.rule(), &refusal),
             None => return door.turned_away(from, &error),
         },
         Err(_) => return tracing::debug!(?from, "TLS handshake took too long"),
     };
-    let caller = match door.identity.accepted(stream.get_ref().1) {
-        Ok(None) => Caller::Anonymous,
-        Ok(Some(peer)) => Caller::Known(peer),
-        Err(refusal) => return door.refused(from, &refusal),
+    let (caller, bounds) = match door.identity.accepted(stream.get_ref().1) {
+        Ok(None) => (Caller::Anonymous, Bounds::STRANGER),
+        Ok(Some(peer)) => (Caller::Known(peer), Bounds::MEMBER),
+        Err(refusal) => return door.refused(from, refusal.rule(), &refusal),
     };
-    let welcome = welcome(door.identity.trust().clone(), caller.clone());
-    let told = tokio::select! {
-        refusal = welcome => refusal,
-        () = serve_as(stream, with_caller(routes, caller, door.metrics.clone()), shutdown) => return,
-    };
-    door.refused(from, &told);
+    let gate = Gate { caller: caller.clone(), refusals: door.refusals.clone(), ca: door.ca.clone() };
+    let welcome = welcome(door.identity.trust().clone(), caller, stranger);
+    tokio::select! {
+        (rule, why) = welcome => door.refused(from, rule, &why),
+        () = serve_as(stream, gate.before(routes), bounds, shutdown) => {}
+    }
 }
 
 impl Door {
     /// A handshake that failed, and not because of the caller's certificate. If it was the caller who refused us, because we are not the
     /// registry its token names, an operator wants to know.
-    fn turned_away(&self, from: Option<std::net::SocketAddr>, error: &std::io::Error) {
+    fn turned_away(&self, from: Option<SocketAddr>, error: &std::io::Error) {
         match Refusal::by_peer(error) {
             Some(alert) => {
-                self.metrics.refused(REFUSED_BY_CALLER);
-                tracing::warn!(
-                    rule = REFUSED_BY_CALLER,
-                    alert,
-                    ?from,
-                    "a caller does not believe that this is its registry"
-                );
+                let why = format!("it does not believe that this is its registry: {alert}");
+                self.refused(from, REFUSED_BY_CALLER, &why);
             }
             None => tracing::debug!(%error, ?from, "TLS handshake failed"),
         }
     }
 
-    fn refused(&self, from: Option<std::net::SocketAddr>, refusal: &Refusal) {
-        self.metrics.refused(refusal.rule());
-        tracing::warn!(rule = refusal.rule(), ?from, %refusal, "caller refused");
+    fn refused(&self, from: Option<SocketAddr>, rule: &'static str, why: &dyn Display) {
+        self.refusals.note(rule, from, why);
     }
 }
 
-/// Waits until the caller is no longer welcome.
-async fn welcome(trust: Trust, caller: Caller) -> Refusal {
+/// Waits until the caller is no longer welcome, and says by which rule. A stranger keeps its place among strangers as long as its connection.
+async fn welcome(trust: Trust, caller: Caller, place: Member) -> (&'static str, String) {
     match caller {
-        Caller::Anonymous => std::future::pending().await,
-        Caller::Known(peer) => trust.refuses(&peer).await,
+        Caller::Anonymous => {
+            place.displaced().await;
+            (CROWDED, TOO_MANY.to_owned())
+        }
+        Caller::Known(peer) => {
+            drop(place);
+            let refusal = trust.refuses(&peer).await;
+            (refusal.rule(), refusal.to_string())
+        }
     }
 }
 
-/// What a connection is served with.
-type Stack = BoxCloneService<http::Request<Incoming>, http::Response<tonic::body::Body>, Infallible>;
+/// What one connection may hold at a time.
+#[derive(Clone, Copy)]
+struct Bounds {
+    streams: u32,
+    /// Bytes that were received and not read yet.
+    window: u32,
+}
 
-fn with_caller(routes: Routes, caller: Caller, metrics: IdentityMetrics) -> Stack {
-    let mark = move |mut request: http::Request<Incoming>| {
-        request.extensions_mut().insert(caller.clone());
-        request.extensions_mut().insert(metrics.clone());
-        request
-    };
-    ServiceBuilder::new().map_request(mark).service(routes).boxed_clone()
+impl Bounds {
+    const MEMBER: Self = Self { streams: STREAMS, window: WINDOW };
+    const STRANGER: Self = Self { streams: STREAMS_OF_STRANGERS, window: WINDOW_OF_STRANGERS };
 }
 
 async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, routes: Routes, shutdown: Shutdown) {
-    serve_as(stream, routes.boxed_clone(), shutdown).await;
+    serve_as(stream, routes.boxed_clone(), Bounds::MEMBER, shutdown).await;
 }
 
-async fn serve_as(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, stack: Stack, shutdown: Shutdown) {
+async fn serve_as(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    stack: Stack,
+    bounds: Bounds,
+    shutdown: Shutdown,
+) {
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT)
-        .max_concurrent_streams(1024)
+        .max_concurrent_streams(bounds.streams)
+        .initial_stream_window_size(bounds.window)
+        .initial_connection_window_size(bounds.window)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(stack));
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {

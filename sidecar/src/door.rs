@@ -10,10 +10,9 @@
 //! Invariants: a connection that has proved nothing is held for a bounded time, and so is the number of them: the newest displaces the oldest, so that those who
 //! are slow on purpose stand in nobody's way. Every refusal has a rule, and is counted and logged with it.
 
-use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -24,9 +23,9 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
-use tokio_util::sync::CancellationToken;
 use weft_identity::{Callers, Identity, Peer, Refusal, Svid};
 use weft_model::Caller;
+use weft_runtime::strangers::{Crowd, Rarely};
 
 use crate::metrics::Metrics;
 
@@ -36,8 +35,6 @@ mod told;
 const ENTER: Duration = Duration::from_secs(5);
 /// Connections on their way in; one more displaces the oldest.
 const NEWCOMERS: usize = 256;
-/// Between two lines in the log for the same rule: strangers do not write our log.
-const LOG_EVERY: Duration = Duration::from_secs(1);
 /// First byte of a TLS connection: the type of a record that carries a handshake (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
@@ -68,9 +65,8 @@ pub(crate) struct Door {
     identity: Option<Identity>,
     plaintext: Plaintext,
     metrics: Metrics,
-    newcomers: Newcomers,
-    /// When a rule was logged last. Held for a look-up, on a refusal only.
-    logged: Arc<Mutex<HashMap<&'static str, Instant>>>,
+    newcomers: Crowd,
+    rarely: Rarely,
 }
 
 /// A connection's bytes.
@@ -125,7 +121,7 @@ impl From<Refusal> for No {
 
 impl Door {
     pub(crate) fn new(identity: Option<Identity>, plaintext: Plaintext, metrics: Metrics) -> Self {
-        Self { identity, plaintext, metrics, newcomers: Newcomers::default(), logged: Arc::default() }
+        Self { identity, plaintext, metrics, newcomers: Crowd::of(NEWCOMERS), rarely: Rarely::default() }
     }
 
     /// Lets a connection in, or turns it away and says why. Bounded in time.
@@ -198,9 +194,7 @@ impl Door {
     /// Counts and logs a refusal.
     pub(crate) fn refused(&self, from: SocketAddr, rule: &'static str, why: &dyn Display) {
         self.metrics.refused(rule);
-        let now = Instant::now();
-        let last = self.logged.lock().unwrap_or_else(PoisonError::into_inner).insert(rule, now);
-        if last.is_none_or(|last| now.duration_since(last) >= LOG_EVERY) {
+        if self.rarely.may_log(rule, Instant::now()) {
             tracing::warn!(rule, %from, %why, "caller refused");
         } else {
             tracing::debug!(rule, %from, %why, "caller refused");
@@ -252,50 +246,6 @@ fn failure(error: &std::io::Error) -> No {
     }
 }
 
-/// Connections on their way in, oldest first.
-#[derive(Debug, Clone, Default)]
-struct Newcomers(Arc<Mutex<Queue>>);
-
-#[derive(Debug, Default)]
-struct Queue {
-    next: u64,
-    waiting: BTreeMap<u64, CancellationToken>,
-}
-
-struct Newcomer {
-    number: u64,
-    displaced: CancellationToken,
-    all: Newcomers,
-}
-
-impl Newcomers {
-    fn enter(&self) -> Newcomer {
-        let displaced = CancellationToken::new();
-        let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = queue.next;
-        queue.next += 1;
-        queue.waiting.insert(number, displaced.clone());
-        let oldest = if queue.waiting.len() > NEWCOMERS { queue.waiting.pop_first() } else { None };
-        drop(queue);
-        if let Some((_, oldest)) = oldest {
-            oldest.cancel();
-        }
-        Newcomer { number, displaced, all: self.clone() }
-    }
-}
-
-impl Newcomer {
-    async fn displaced(&self) {
-        self.displaced.cancelled().await;
-    }
-}
-
-impl Drop for Newcomer {
-    fn drop(&mut self) {
-        self.all.0.lock().unwrap_or_else(PoisonError::into_inner).waiting.remove(&self.number);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -309,19 +259,5 @@ mod tests {
             assert_eq!(Plaintext::Loopback.welcomes(at(from)), near, "{from}");
             assert!(Plaintext::Allow.welcomes(at(from)) && !Plaintext::Refuse.welcomes(at(from)), "{from}");
         }
-    }
-
-    #[test]
-    fn one_too_many_displaces_the_oldest_that_is_still_there() {
-        let all = Newcomers::default();
-        let first = all.enter();
-        drop(all.enter());
-        let mut others: Vec<_> = (1..NEWCOMERS).map(|_| all.enter()).collect();
-        assert!(!first.displaced.is_cancelled(), "as many as may be");
-        others.push(all.enter());
-        assert!(first.displaced.is_cancelled());
-        assert!(others.iter().all(|it| !it.displaced.is_cancelled()));
-        drop((first, others));
-        assert!(all.0.lock().unwrap().waiting.is_empty(), "nobody is forgotten in the queue");
     }
 }

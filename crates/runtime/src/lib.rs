@@ -1,5 +1,5 @@
 //! The frame of a process: environment, telemetry, signals, shutdown, listeners, admin server, data threads, clock, durations as
-//! people write them.
+//! people write them, bounds on what strangers cost.
 //!
 //! Lives here: what every process of ours needs before it knows what it is. Does not: anything of a role.
 //! Invariants: the environment is read once, in [`run`]; the wall clock is read in [`clock`] only; every task started here has an owner.
@@ -15,6 +15,7 @@ pub mod metrics;
 mod process;
 pub mod shutdown;
 pub mod spans;
+pub mod strangers;
 pub mod telemetry;
 pub mod threads;
 

@@ -1,7 +1,7 @@
 //! weft.registry.v1.Identity over gRPC: who may ask the authority for what.
 //!
 //! Lives here: parsing, authorising, statuses with the rule that refused. Does not: signing or remembering (`ca`), the TLS handshake (`server`).
-//! Every refusal is counted and logged once, here, with its rule; the same rule is the reason in `google.rpc.ErrorInfo`.
+//! Every refusal has a rule (`refusals`); the same rule is the reason in `google.rpc.ErrorInfo`.
 
 use std::time::Duration;
 
@@ -9,7 +9,6 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Request, Response, Status};
-use tonic_types::{ErrorDetails, StatusExt};
 use weft_identity::{Peer, Serial, Trust, name};
 use weft_model::{Invalid, ServiceName, SpiffeId};
 use weft_proto::weft::registry::v1 as pb;
@@ -23,6 +22,7 @@ use crate::{
         tokens,
     },
     metrics::IdentityMetrics,
+    refusals::Refusals,
     server::Caller,
     sources::status,
 };
@@ -35,6 +35,7 @@ pub(crate) struct Identity {
     /// Asked about tokens that are not ours.
     pub(crate) kubernetes: Option<Reviewer>,
     pub(crate) metrics: IdentityMetrics,
+    pub(crate) refusals: Refusals,
     pub(crate) streams: TaskTracker,
     pub(crate) shutdown: Shutdown,
 }
@@ -73,7 +74,8 @@ impl pb::identity_server::Identity for Identity {
         }))
     }
 
-    async fn bundle(&self, _request: Request<pb::BundleRequest>) -> Result<Response<Self::BundleStream>, Status> {
+    async fn bundle(&self, request: Request<pb::BundleRequest>) -> Result<Response<Self::BundleStream>, Status> {
+        self.somebody(&request)?;
         let (out, answers) = mpsc::channel(1);
         let (mut trusted, shutdown) = (self.ca.follow(), self.shutdown.clone());
         self.streams.spawn(async move {
@@ -168,22 +170,24 @@ impl Identity {
                 Ok(()) => Ok(peer),
                 Err(refusal) => Err(self.refuse(Code::Unauthenticated, refusal.rule(), refusal.to_string())),
             },
-            Some(Caller::Anonymous) | None => {
-                Err(self.refuse(Code::Unauthenticated, "no_certificate", "no certificate was presented".into()))
-            }
+            Some(Caller::Anonymous) | None => Err(self.refusals.nobody()),
         }
     }
 
-    /// Lets an operator pass: by its token, or by its certificate.
-    pub(crate) fn operator<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        let bearer = request.metadata().get("authorization").map(|value| value.to_str().unwrap_or_default());
-        let id = match bearer {
-            Some(bearer) => {
-                let token = bearer.strip_prefix("Bearer ").unwrap_or(bearer);
-                self.ca.check_token(token).map(|granted: Granted| granted.identity).map_err(|e| self.refused(&e))?
+    /// Returns who asks: by its token, or by its certificate.
+    fn somebody<T>(&self, request: &Request<T>) -> Result<SpiffeId, Status> {
+        match request.metadata().get("authorization").map(|value| value.to_str().unwrap_or_default()) {
+            Some(header) => {
+                let granted = self.ca.check_token(bearer(header));
+                granted.map(|granted: Granted| granted.identity).map_err(|e| self.refused(&e))
             }
-            None => self.known(request)?.id().clone(),
-        };
+            None => Ok(self.known(request)?.id().clone()),
+        }
+    }
+
+    /// Lets an operator pass.
+    pub(crate) fn operator<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let id = self.somebody(request)?;
         if name::service_of(&id) == Some(name::operator()) {
             Ok(())
         } else {
@@ -240,11 +244,13 @@ impl Identity {
     }
 
     fn refuse(&self, code: Code, rule: &'static str, message: String) -> Status {
-        self.metrics.refused(rule);
-        tracing::warn!(rule, %message, "refused");
-        let details = ErrorDetails::with_error_info(rule.to_ascii_uppercase(), "weft", []);
-        Status::with_error_details(code, message, details)
+        self.refusals.status(code, rule, &message)
     }
+}
+
+/// Returns the token in a header `authorization`.
+pub(crate) fn bearer(header: &str) -> &str {
+    header.strip_prefix("Bearer ").unwrap_or(header)
 }
 
 fn optional_service(text: &str) -> Result<Option<ServiceName>, Status> {

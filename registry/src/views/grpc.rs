@@ -27,6 +27,11 @@ use crate::{
     views::watch::{Topic, Watcher, Watches},
 };
 
+/// Longest name of a watcher, in bytes: it is kept and told to whoever drains.
+const LONGEST_NAME: usize = 256;
+/// Topics of one watch. A sidecar has one for each service its app has called of late.
+const MOST_TOPICS: usize = 10_000;
+
 /// The service.
 #[derive(Debug, Clone)]
 pub(crate) struct Discovery {
@@ -155,6 +160,10 @@ async fn serve(
         let missing = weft_model::Invalid::new("watcher", "the first message names the watcher");
         return Err(status::invalid(&missing));
     }
+    if first.watcher.len() > LONGEST_NAME {
+        let long = weft_model::Invalid::new("watcher", format!("is longer than {LONGEST_NAME} bytes"));
+        return Err(status::invalid(&long));
+    }
     let mut watcher = watches.open(&first.watcher);
     obey(&mut watcher, first)?;
     let mut half_closed = false;
@@ -202,8 +211,10 @@ fn obey(watcher: &mut Watcher, request: WatchRequest) -> Result<(), Status> {
     if !unsubscribe.is_empty() {
         watcher.unsubscribe(unsubscribe);
     }
-    if !subscribe.is_empty() {
-        watcher.subscribe(subscribe);
+    if !subscribe.is_empty() && watcher.subscribe(subscribe) > MOST_TOPICS {
+        return Err(Status::resource_exhausted(format!(
+            "a watch subscribes to {MOST_TOPICS} topics at most; `*` is one"
+        )));
     }
     Ok(())
 }

@@ -177,9 +177,9 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Adds topics; each is answered in full once.
-    pub fn subscribe(&mut self, topics: impl IntoIterator<Item = Topic>) {
-        self.shared.hub().subscribe(self.id, topics.into_iter().collect());
+    /// Adds topics; each is answered in full once. Returns how many there are now.
+    pub fn subscribe(&mut self, topics: impl IntoIterator<Item = Topic>) -> usize {
+        self.shared.hub().subscribe(self.id, topics.into_iter().collect())
     }
 
     /// Drops topics.

@@ -132,7 +132,8 @@ async fn a_service_speaks_for_itself_only_and_does_not_send_the_registry_to_chec
     let callers = Callers::of(&mut mesh).await;
     let mut posts = RegistryClient::new(callers.service);
     let of = |service: &str, kind: Option<CheckKind>| {
-        let check = kind.map(|kind| Check { kind, interval: LONG, timeout: LONG, unhealthy_after: 3, healthy_after: 1 });
+        let check =
+            kind.map(|kind| Check { kind, interval: LONG, timeout: LONG, unhealthy_after: 3, healthy_after: 1 });
         let instance: model::Instance = (&Instance { service: name(service), check, ..instance() }).into();
         pb::RegisterRequest { instance: Some(instance), ttl_ms: 0 }
     };

@@ -122,7 +122,10 @@ fn server_name() -> ServerName<'static> {
     ServerName::try_from("mesh.invalid").unwrap()
 }
 
-pub(crate) async fn joined(token: Token, service: Option<ServiceName>) -> Result<(IdentityTask, Identity), IdentityError> {
+pub(crate) async fn joined(
+    token: Token,
+    service: Option<ServiceName>,
+) -> Result<(IdentityTask, Identity), IdentityError> {
     soon("joining", join(token.try_into().unwrap(), service, clock(), WITHIN)).await
 }
 

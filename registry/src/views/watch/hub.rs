@@ -92,8 +92,9 @@ impl Hub {
     }
 
     /// Adds topics and marks what they cover and was not covered before.
-    pub(super) fn subscribe(&mut self, id: WatcherId, topics: Vec<Topic>) {
-        let Some(entry) = self.entries.get_mut(&id) else { return };
+    /// Returns how many services the watcher names now.
+    pub(super) fn subscribe(&mut self, id: WatcherId, topics: Vec<Topic>) -> usize {
+        let Some(entry) = self.entries.get_mut(&id) else { return 0 };
         for topic in topics {
             match topic {
                 Topic::Service(name) => {
@@ -120,6 +121,7 @@ impl Hub {
         if entry.is_marked() {
             entry.wake.notify_one();
         }
+        entry.names.len()
     }
 
     /// Drops topics; what no other topic covers is forgotten.

@@ -15,7 +15,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
-use weft_identity::{Bundle, Clock, Revocations, RootPin, Serial, TrustDomain, name};
+use weft_identity::{Bundle, Clock, Leaf, Revocations, RootPin, Serial, TrustDomain, name};
 use weft_model::{Invalid, ServiceName, SpiffeId};
 
 pub(crate) mod grpc;
@@ -129,7 +129,7 @@ impl Ca {
     pub fn open(settings: &Settings, clock: Clock) -> Result<Self, Error> {
         let store = Store::open(&settings.dir)?;
         let now = clock();
-        let state = store.update(|found| {
+        let (_, state) = store.update(|found| {
             let mut state = match found {
                 Some(state) => state,
                 None => State::create(&settings.trust_domain, now)?,
@@ -171,11 +171,39 @@ impl Ca {
         self.shared.trusted.subscribe()
     }
 
-    /// Signs a certificate for `id` with the root that signs now. The request's public key counts and nothing else of it.
+    /// Signs a certificate for `id` with the root that signs now. The request's public key counts and nothing else of it. Blocks.
     pub fn sign(&self, csr: &[u8], id: &SpiffeId) -> Result<Issued, SignError> {
+        self.signed(csr, id, None)
+    }
+
+    /// Signs a new certificate for whom `shown` names, unless that was taken back. Blocks.
+    pub fn renew(&self, csr: &[u8], shown: &Leaf) -> Result<Issued, SignError> {
+        self.signed(csr, &shown.id, Some(shown))
+    }
+
+    /// Signs with the file locked: a certificate is issued either before a revocation, which then covers it by its time, or after it, knowing of it.
+    /// While the file is out of reach, by what was read of it last.
+    fn signed(&self, csr: &[u8], id: &SpiffeId, shown: Option<&Leaf>) -> Result<Issued, SignError> {
         let key = issue::public_key(csr)?;
+        let _order = self.shared.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _held = match self.shared.store.hold() {
+            Ok((lock, Some(state))) => {
+                state.check_domain(self.domain(), &self.shared.store)?;
+                self.shared.state.store(Arc::new(state));
+                self.publish()?;
+                Some(lock)
+            }
+            Ok((lock, None)) => Some(lock),
+            Err(error) => {
+                tracing::warn!(%error, "signing by what the authority's file held before");
+                None
+            }
+        };
         let (state, now) = (self.shared.state.load(), self.now());
-        issue::leaf(&state, &key, id, now, self.shared.life)
+        match shown {
+            Some(shown) if state.revocations(now).covers(shown) => Err(SignError::Revoked { shown: shown.serial.clone() }),
+            Some(_) | None => issue::leaf(&state, &key, id, now, self.shared.life),
+        }
     }
 
     /// Makes a new root that signs after `notice`; without one, after half the life of a certificate. Blocks.
@@ -197,9 +225,8 @@ impl Ca {
         {
             return Err(Invalid::new("identity", format!("{id} is not of {}", self.shared.domain)).into());
         }
-        let now = self.now();
         self.change(|state| {
-            state.revoke(what, now);
+            state.revoke(what, self.now()); // with the file locked: what is signed later knows of it
             Ok(())
         })?;
         tracing::warn!(?what, "certificates revoked");
@@ -224,14 +251,7 @@ impl Ca {
             return Err(Invalid::new("", "the registry does not know its own address; give it --advertise").into());
         }
         let identity = self.domain().service(service.unwrap_or(&name::operator()));
-        let now = self.now();
-        let (text, record) = self.change(|state| {
-            let record = TokenRecord::new(&identity, now, now + life);
-            let text = tokens::mint(state, &record, urls, now)?;
-            state.prune(now);
-            state.tokens.push(record.clone());
-            Ok((text, record))
-        })?;
+        let (text, record) = self.change(|state| self.new_token(state, &identity, &urls, life))?;
         tracing::info!(token = record.id, %identity, "token created");
         Ok((text, record.listed()))
     }
@@ -261,20 +281,52 @@ impl Ca {
         tokens::check(&self.shared.state.load(), self.domain(), text, self.now())
     }
 
-    /// Writes an operator's token into the directory, if there is no usable one. Blocks.
+    /// Writes an operator's token into the directory, if there is no usable one. Several registries that share it may do so at once. Blocks.
     pub fn keep_operator_token(&self, urls: Vec<String>) -> Result<(), ChangeError> {
         let urls = self.shared.urls.get_or_init(|| urls);
-        let usable = self.shared.store.read(OPERATOR_TOKEN).is_ok_and(|text| {
-            let token: Result<weft_identity::token::Token, _> = text.parse();
-            let newest = RootPin::of(&self.shared.state.load().signing(self.now()).certificate);
-            let leads_here = token.is_ok_and(|it| it.registries() == urls && it.pin() == newest);
-            leads_here && self.check_token(text.trim()).is_ok()
-        });
-        if !usable {
-            let (text, _) = self.create_token(None, Some(LONGEST_TOKEN_LIFE))?;
-            self.shared.store.write(OPERATOR_TOKEN, format!("{text}\n").as_bytes())?;
+        if self.has_operator_token(&self.shared.state.load(), urls) {
+            return Ok(());
+        }
+        let make = |state: &mut State| {
+            if self.has_operator_token(state, urls) {
+                return Ok(None); // another registry was quicker
+            }
+            let identity = self.domain().service(&name::operator());
+            self.new_token(state, &identity, urls, LONGEST_TOKEN_LIFE).map(Some)
+        };
+        let write = |made: &Option<(String, TokenRecord)>| match made {
+            Some((text, _)) => self.shared.store.write(OPERATOR_TOKEN, format!("{text}\n").as_bytes()),
+            None => Ok(()),
+        };
+        if let Some((_, record)) = self.change_and(make, write)? {
+            tracing::info!(token = record.id, identity = %record.identity, "token created");
         }
         Ok(())
+    }
+
+    /// Whether the directory holds an operator's token that leads to where the registries are and to the root that signs now.
+    fn has_operator_token(&self, state: &State, urls: &[String]) -> bool {
+        self.shared.store.read(OPERATOR_TOKEN).is_ok_and(|text| {
+            let token: Result<weft_identity::token::Token, _> = text.parse();
+            let signing = RootPin::of(&state.signing(self.now()).certificate);
+            let leads_here = token.is_ok_and(|it| it.registries() == urls && it.pin() == signing);
+            leads_here && tokens::check(state, self.domain(), text.trim(), self.now()).is_ok()
+        })
+    }
+
+    fn new_token(
+        &self,
+        state: &mut State,
+        identity: &SpiffeId,
+        urls: &[String],
+        life: Duration,
+    ) -> Result<(String, TokenRecord), Error> {
+        let now = self.now();
+        let record = TokenRecord::new(identity, now, now + life);
+        let text = tokens::mint(state, &record, urls.to_vec(), now)?;
+        state.prune(now);
+        state.tokens.push(record.clone());
+        Ok((text, record))
     }
 
     /// Takes over what another registry wrote, and what time did to the roots. Blocks.
@@ -288,8 +340,17 @@ impl Ca {
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut State) -> Result<T, Error>) -> Result<T, Error> {
+        self.change_and(change, |_| Ok(()))
+    }
+
+    /// As `change`, and then, once it is in use and before anybody else changes the file, `after`.
+    fn change_and<T>(
+        &self,
+        change: impl FnOnce(&mut State) -> Result<T, Error>,
+        after: impl FnOnce(&T) -> Result<(), Error>,
+    ) -> Result<T, Error> {
         let _order = self.shared.writing.lock().unwrap_or_else(PoisonError::into_inner); // the state is swapped whole: never half changed
-        let (state, result) = self.shared.store.update(|found| {
+        let (_held, (state, result)) = self.shared.store.update(|found| {
             let mut state = found.ok_or_else(|| self.shared.store.vanished())?;
             state.check_domain(self.domain(), &self.shared.store)?;
             let result = change(&mut state)?;
@@ -297,6 +358,7 @@ impl Ca {
         })?;
         self.shared.state.store(Arc::new(state));
         self.publish()?;
+        after(&result)?;
         Ok(result)
     }
 

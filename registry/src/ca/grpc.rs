@@ -57,7 +57,8 @@ impl pb::identity_server::Identity for Identity {
                 granted.and_then(|it| it.identity_for(service.as_ref())).map_err(|e| self.refused(&e))?
             }
         };
-        let issued = self.issue(&request.csr, &id)?;
+        let (csr, to) = (request.csr, id.clone());
+        let issued = self.issue(move |ca| ca.sign(&csr, &to)).await?;
         self.metrics.issued("sign");
         tracing::info!(identity = %id, serial = %issued.leaf.serial, "certificate issued for a token");
         Ok(Response::new(pb::SignResponse { issued: Some(to_wire(&issued)), bundle: Some(bundle(&self.ca.trusted())) }))
@@ -65,7 +66,8 @@ impl pb::identity_server::Identity for Identity {
 
     async fn renew(&self, request: Request<pb::RenewRequest>) -> Result<Response<pb::RenewResponse>, Status> {
         let peer = self.known(&request)?;
-        let issued = self.issue(&request.get_ref().csr, peer.id())?;
+        let (csr, shown) = (request.get_ref().csr.clone(), peer.leaf.clone());
+        let issued = self.issue(move |ca| ca.renew(&csr, &shown)).await?;
         self.metrics.issued("renew");
         tracing::debug!(identity = %peer.id(), serial = %issued.leaf.serial, "certificate renewed");
         Ok(Response::new(pb::RenewResponse {
@@ -155,10 +157,18 @@ impl pb::identity_server::Identity for Identity {
 }
 
 impl Identity {
-    fn issue(&self, csr: &[u8], id: &SpiffeId) -> Result<Issued, Status> {
-        self.ca.sign(csr, id).map_err(|error| match error {
+    async fn issue(
+        &self,
+        sign: impl FnOnce(&Ca) -> Result<Issued, SignError> + Send + 'static,
+    ) -> Result<Issued, Status> {
+        let ca = self.ca.clone();
+        let signed = self.streams.spawn_blocking(move || sign(&ca)).await;
+        signed.map_err(|e| Status::internal(format!("the authority: {e}")))?.map_err(|error| match error {
             SignError::Invalid(error) => status::invalid(&error),
             SignError::Foreign { .. } => self.refuse(Code::PermissionDenied, "foreign_trust_domain", error.to_string()),
+            SignError::Revoked { .. } => {
+                self.refuse(Code::Unauthenticated, weft_identity::Refusal::Revoked.rule(), error.to_string())
+            }
             SignError::Authority(error) => Status::unavailable(error.to_string()),
         })
     }

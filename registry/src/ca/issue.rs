@@ -10,7 +10,7 @@ use rcgen::{
     SanType, SubjectPublicKeyInfo,
 };
 use rustls::pki_types::CertificateDer;
-use weft_identity::{Leaf, TrustDomain};
+use weft_identity::{Leaf, Serial, TrustDomain};
 use weft_model::{Invalid, SpiffeId};
 use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer};
 
@@ -44,6 +44,12 @@ pub enum SignError {
         id: SpiffeId,
         /// The domain of this authority.
         ours: TrustDomain,
+    },
+    /// The certificate that is shown to be renewed was taken back.
+    #[error("the certificate {shown} is revoked")]
+    Revoked {
+        /// Its serial.
+        shown: Serial,
     },
     /// The authority failed.
     #[error(transparent)]

@@ -108,18 +108,19 @@ impl Store {
         Error::Vanished { file: self.file() }
     }
 
-    /// Makes a change to what the file holds, with the lock held. `change` gets None if there is no file yet.
+    /// Makes a change to what the file holds, with the lock held. `change` gets None if there is no file yet. Returns the lock, too, for what else
+    /// must be done before anybody else changes the file.
     pub(crate) fn update<T>(
         &self,
         change: impl FnOnce(Option<State>) -> Result<(State, T), Error>,
-    ) -> Result<T, Error> {
-        let _lock = self.lock()?; // the system gives it back when the file is closed
+    ) -> Result<(File, T), Error> {
+        let lock = self.lock()?; // the system gives it back when the file is closed
         let (fresh, result) = change(self.load()?)?;
         let text =
             serde_json::to_vec_pretty(&fresh).map_err(|source| Error::Unreadable { file: self.file(), source })?;
         self.write(FILE, &text)?;
         self.note();
-        Ok(result)
+        Ok((lock, result))
     }
 
     /// Returns what the file holds if it is another than was read last.
@@ -132,6 +133,18 @@ impl Store {
         let state = self.load()?.ok_or_else(|| self.vanished())?;
         self.note();
         Ok(Some(state))
+    }
+
+    /// Takes the lock, and returns it with what the file holds if that is another than was read last: until it is dropped, nobody changes the file.
+    pub(crate) fn hold(&self) -> Result<(File, Option<State>), Error> {
+        let lock = self.lock()?;
+        let seen = *self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if self.stamp() == seen {
+            return Ok((lock, None));
+        }
+        let state = self.load()?.ok_or_else(|| self.vanished())?;
+        self.note();
+        Ok((lock, Some(state)))
     }
 
     /// Reads a file of the directory.

@@ -90,6 +90,51 @@ fn settings(dir: &TempDir) -> Settings {
     }
 }
 
+/// Two registries share the directory: one revokes while the other renews, as fast as it can.
+#[test]
+fn no_renewal_escapes_a_revocation() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || Ca::open(&settings(&dir), Arc::new(weft_runtime::clock::wall)).unwrap();
+    let (revokes, renews) = (open(), open());
+    for round in 0..20 {
+        let id = revokes.domain().service(&format!("users-{round}").parse().unwrap());
+        let csr = KeyRequest::generate().unwrap();
+        let first = renews.sign(csr.csr(), &id).unwrap().leaf;
+        let (began, begun) = std::sync::mpsc::channel();
+        let last = std::thread::scope(|scope| {
+            let renewing = scope.spawn(|| {
+                let mut held = first;
+                loop {
+                    match renews.renew(csr.csr(), &held) {
+                        Ok(issued) => held = issued.leaf,
+                        Err(SignError::Revoked { .. }) => return held,
+                        Err(other) => panic!("{other}"),
+                    }
+                    began.send(()).ok(); // the main thread waits for the first only
+                }
+            });
+            begun.recv().unwrap();
+            revokes.revoke(&Revoke::Identity(id.clone())).unwrap();
+            renewing.join().unwrap()
+        });
+        assert!(revokes.trusted().revocations.covers(&last), "round {round}: issued {:?}", last.serial.issued_at());
+    }
+}
+
+#[test]
+fn registries_that_start_at_once_leave_one_operators_token() {
+    let it = Fixture::new();
+    let all: Vec<Ca> = (0..8).map(|_| it.again().unwrap()).collect();
+    std::thread::scope(|scope| {
+        for ca in &all {
+            scope.spawn(|| ca.keep_operator_token(vec![]).unwrap());
+        }
+    });
+    it.ca.refresh().unwrap();
+    assert_eq!(it.ca.list_tokens().len(), 1);
+    it.ca.check_token(std::fs::read_to_string(it.dir.path().join("ca/operator.token")).unwrap().trim()).unwrap();
+}
+
 #[test]
 fn an_authority_is_made_once_and_its_files_are_its_owners_alone() {
     let it = Fixture::new();

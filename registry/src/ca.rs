@@ -304,6 +304,14 @@ impl Ca {
         Ok(())
     }
 
+    /// Writes the operator's token anew if it does not lead to the root that signs now: the one it names leaves the bundle some day. Blocks.
+    pub(crate) fn renew_operator_token(&self) -> Result<(), ChangeError> {
+        match self.shared.urls.get() {
+            Some(urls) => self.keep_operator_token(urls.clone()),
+            None => Ok(()), // nobody has asked for one
+        }
+    }
+
     /// Whether the directory holds an operator's token that leads to where the registries are and to the root that signs now.
     fn has_operator_token(&self, state: &State, urls: &[String]) -> bool {
         self.shared.store.read(OPERATOR_TOKEN).is_ok_and(|text| {

@@ -2,7 +2,8 @@
 //!
 //! Lives here: joining as the operator, making tokens, renewing them before they run out. Does not: what a process does with its token.
 //! A token that is still good is kept over restarts, so that a mesh started a thousand times does not leave a thousand tokens. The files lie in `.weft/tokens`,
-//! mode 600 in a directory of mode 700; a sidecar that starts again reads the file anew.
+//! mode 600 in a directory of mode 700; a sidecar that starts again reads the file anew. A token leads to a root: one that leads to another than signs
+//! now is replaced, since that root leaves the bundle in time. The registry keeps its operator's token in step, and that token says which root it is.
 
 use std::{
     path::{Path, PathBuf},
@@ -11,7 +12,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 use weft_discovery::{
     Credential, IdentityTask, ListedToken, Operator, RegistryUrls, TokenFor, join, read_token, write_token,
 };
@@ -24,7 +25,8 @@ use crate::{config::Config, place::Place};
 /// How long a token may be used, and how much of it must be left for one that is kept.
 const LIFE: Duration = Duration::from_secs(30 * 86_400);
 const LEFT: Duration = Duration::from_secs(15 * 86_400);
-/// How often the tokens are looked at while the mesh runs.
+/// How often the tokens are looked at while the mesh runs, if not sooner: at each renewal of our own certificate. A root stays in the bundle for
+/// longer than a certificate lives once its successor signs, so no token is left behind.
 const LOOK: Duration = Duration::from_secs(12 * 3_600);
 /// The registry is ready when it is asked.
 const JOIN: Duration = Duration::from_secs(10);
@@ -61,8 +63,8 @@ impl Keys {
 
     /// Keeps identity and tokens fresh. Runs until dropped.
     pub(crate) async fn run(self) {
-        let Self { task, tokens, .. } = self;
-        tokio::join!(task.run(Default::default()), tokens.run());
+        let Self { identity, task, tokens } = self;
+        tokio::join!(task.run(Default::default()), tokens.run(identity));
     }
 }
 
@@ -83,12 +85,14 @@ struct Tokens {
 }
 
 impl Tokens {
-    async fn run(self) {
-        let mut looks = interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        looks.tick().await; // the first is at once, and that look was taken
+    async fn run(mut self, identity: Identity) {
         loop {
-            looks.tick().await;
+            let rotations = identity.rotations();
+            tokio::select! {
+                () = identity.rotated_since(rotations) => {}
+                () = sleep(LOOK) => {}
+            }
+            self.operator = self.operator.fresh();
             if let Err(error) = self.renew().await {
                 tracing::warn!(error = format!("{error:#}"), "tokens of the services not renewed");
             }
@@ -97,11 +101,10 @@ impl Tokens {
 
     /// Makes the tokens that are missing, or will be before long.
     async fn renew(&self) -> anyhow::Result<()> {
-        let (listed, (bundle, _)) = tokio::try_join!(self.operator.list_tokens(), self.operator.trusted())?;
-        let roots: Vec<RootPin> = bundle.roots().iter().map(|root| RootPin::of(root)).collect();
+        let (listed, root) = (self.operator.list_tokens().await?, self.operator.pin());
         for service in &self.services {
             let file = file(&self.dir, service);
-            if is_good(&file, &listed, &roots, self.operator.registries(), clock::wall()) {
+            if is_good(&file, &listed, root, self.operator.registries(), clock::wall()) {
                 continue;
             }
             let (text, _) = self.operator.create_token(&TokenFor::Service(service.clone()), Some(LIFE)).await?;
@@ -112,10 +115,10 @@ impl Tokens {
 }
 
 /// Whether a file holds a token that the registry still takes and that leads to it.
-fn is_good(file: &Path, listed: &[ListedToken], roots: &[RootPin], registries: &RegistryUrls, now: SystemTime) -> bool {
+fn is_good(file: &Path, listed: &[ListedToken], root: RootPin, registries: &RegistryUrls, now: SystemTime) -> bool {
     let Ok(token) = read_token(file) else { return false };
     let known = listed.iter().find(|it| it.id == token.id());
     let lasts = known.is_some_and(|it| it.revoked.is_none() && it.expires > now + LEFT);
     let leads_here = token.registries().iter().map(String::as_str).eq(registries.iter());
-    lasts && leads_here && roots.contains(&token.pin())
+    lasts && leads_here && token.pin() == root
 }

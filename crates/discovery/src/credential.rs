@@ -35,7 +35,8 @@ pub struct JoinArgs {
     #[arg(long, value_name = "N")]
     pub token_fd: Option<u32>,
 
-    /// Take the token as it is, as one that Kubernetes projects, and demand that --registry shows the root with this SHA-256
+    /// Take the token as it is, as one that Kubernetes projects, and demand that --registry shows the root with this SHA-256. Replace it when
+    /// a new root signs, before the old one leaves the bundle: `weft identity rotate-root` prints the new one's
     #[arg(long, value_name = "HEX", requires = "registry")]
     pub registry_pin: Option<RootPin>,
 
@@ -168,7 +169,15 @@ pub struct Credential {
 impl Credential {
     /// Reads a token of ours from its file. Without `registries`, they are those it names. Blocks.
     pub fn read(file: &Path, registries: Option<&RegistryUrls>) -> Result<Self, CredentialError> {
-        Ok(Self::of(&read_token(file)?, registries)?)
+        let token = read_token(file)?;
+        let again = JoinArgs {
+            registry: registries.cloned(),
+            token_file: Some(file.to_owned()),
+            token_fd: None,
+            registry_pin: None,
+            trust_domain: TrustDomain::of(&token.registry()),
+        };
+        Ok(Self { again: Some(again), ..Self::of(&token, registries)? })
     }
 
     fn of(token: &Token, urls: Option<&RegistryUrls>) -> Result<Self, BadUrl> {

@@ -70,6 +70,17 @@ impl Operator {
         Self { credential, clock }
     }
 
+    /// The same with the token that its file holds now: it is replaced when another root signs. Blocks for a file of a few kilobytes.
+    #[must_use]
+    pub fn fresh(&self) -> Self {
+        Self { credential: self.credential.fresh(), clock: self.clock.clone() }
+    }
+
+    /// The root that the token leads to.
+    pub fn pin(&self) -> RootPin {
+        self.credential.pin()
+    }
+
     /// Where the registries are.
     pub fn registries(&self) -> &RegistryUrls {
         self.credential.registries()

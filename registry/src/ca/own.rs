@@ -1,6 +1,6 @@
 //! The registry's own identity, and the task that keeps it and the bundle fresh.
 //!
-//! Lives here: signing for ourselves, looking at the shared file every second. Does not: anyone else's certificate.
+//! Lives here: signing for ourselves, looking at the shared file every second, keeping the operator's token in step with the root. Does not: anyone else's certificate.
 //! Our chain ends in the roots themselves, which TLS does not need: a client that holds only a token finds the pinned one among them.
 
 use std::{sync::Arc, time::Duration};
@@ -70,8 +70,16 @@ impl OwnIdentity {
                 }
                 changed = trusted.changed() => if changed.is_err() { return },
             }
+            let before = self.signed_with.first().cloned();
             if let Err(error) = self.follow() {
                 tracing::error!(%error, "cannot renew the registry's own certificate");
+            }
+            if self.signed_with.first() != before.as_ref() {
+                let ca = self.ca.clone();
+                let kept = tokio::task::spawn_blocking(move || ca.renew_operator_token()).await;
+                if let Ok(Err(error)) = kept {
+                    tracing::error!(%error, "cannot write the operator's token for the root that signs now");
+                }
             }
         }
     }

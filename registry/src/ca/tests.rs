@@ -121,6 +121,32 @@ fn no_renewal_escapes_a_revocation() {
     }
 }
 
+#[tokio::test]
+async fn the_operators_token_follows_the_root_that_signs() {
+    let it = Fixture::new();
+    it.ca.keep_operator_token(vec![]).unwrap();
+    let pin = || {
+        let text = std::fs::read_to_string(it.dir.path().join("ca/operator.token")).unwrap();
+        it.ca.check_token(text.trim()).unwrap();
+        text.parse::<weft_identity::token::Token>().unwrap().pin()
+    };
+    let own = OwnIdentity::new(&it.ca).unwrap();
+    let old = pin();
+    let (new, signs_from) = it.ca.rotate(Some(MINUTE)).unwrap();
+    assert_eq!(pin(), old, "it does not sign yet");
+    it.hand.advance(signs_from.duration_since(it.hand.now()).unwrap());
+    tokio::select! {
+        () = own.run() => panic!("it runs until dropped"),
+        () = async {
+            let until = tokio::time::Instant::now() + Duration::from_secs(20);
+            while pin() != new {
+                assert!(tokio::time::Instant::now() < until, "the token leads to a root that does not sign any more");
+                tokio::time::sleep(Duration::from_millis(10)).await; // between two looks
+            }
+        } => {}
+    }
+}
+
 #[test]
 fn registries_that_start_at_once_leave_one_operators_token() {
     let it = Fixture::new();

@@ -497,8 +497,10 @@ async fn a_side_that_leaves_waits_a_moment_for_a_caller_that_has_just_connected(
     until("it is accepted", || inbound.open.len() == 1).await;
     let mut client = Client::dial(inbound.at, &posts, &users.id()).await.unwrap();
     assert!(client.good().await);
-    let begun = tokio::time::Instant::now();
-    assert_eq!(inbound.side.finish(LIMIT).await, 0, "nothing had to be cut");
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(
+        inbound.side.finish(LIMIT).await,
+        0,
+        "nobody was waited for until the limit, when all that is left is cut and counted"
+    );
     drop(idle);
 }

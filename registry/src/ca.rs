@@ -201,7 +201,9 @@ impl Ca {
         };
         let (state, now) = (self.shared.state.load(), self.now());
         match shown {
-            Some(shown) if state.revocations(now).covers(shown) => Err(SignError::Revoked { shown: shown.serial.clone() }),
+            Some(shown) if state.revocations(now).covers(shown) => {
+                Err(SignError::Revoked { shown: shown.serial.clone() })
+            }
             Some(_) | None => issue::leaf(&state, &key, id, now, self.shared.life),
         }
     }

@@ -252,12 +252,14 @@ impl WatchTask {
     }
 
     async fn obey(&mut self, mut open: Open, shutdown: &CancellationToken) -> Result<(), End> {
+        let mut said: Option<Version> = None; // first on this stream: a late word on an older one is none on it
         let mut behind_since = None;
         let mut moving = Moving::default();
         loop {
             behind_since = self.state.is_behind().then(|| behind_since.unwrap_or_else(Instant::now));
             match self.event(&mut open, &mut moving, behind_since, shutdown).await {
                 Event::Message(Some(message)) => {
+                    said.get_or_insert(Version(message.version));
                     let change = self.state.apply(message).map_err(End::Misfit)?;
                     self.publish(change);
                 }
@@ -267,7 +269,7 @@ impl WatchTask {
                 Event::Acked => {
                     let ack = self.acks.borrow_and_update().0;
                     send(&open.requests, pb::WatchRequest { ack, ..Default::default() }).await?;
-                    if self.state.said_something() {
+                    if said.is_some_and(|said| said <= Version(ack)) {
                         moving.settle(); // the registry has our word on the new stream; until now it waited for it on the old one
                     }
                 }
@@ -277,6 +279,7 @@ impl WatchTask {
                 }
                 Event::Move(Step::Moved(next)) => {
                     moving.leave(std::mem::replace(&mut open, *next));
+                    said = None;
                     self.state.stream_opened();
                     self.resubscribe(&mut open).await?;
                 }

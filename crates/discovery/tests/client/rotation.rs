@@ -76,6 +76,29 @@ async fn a_watch_moves_and_leaves_the_old_stream_when_the_new_one_has_its_word()
 }
 
 #[tokio::test]
+async fn a_late_word_on_what_the_old_stream_said_does_not_end_it() {
+    let authority = Authority::new();
+    let us = authority.identity("gateway");
+    let mut fake = Fake::start_as(&authority.identity("registry.weft")).await;
+    let mut running = watch::Running::start(fake.secured(&us), &[users()], None);
+    let mut old = opened(&mut fake).await;
+    old.answer(full(7, &[1])).await;
+    running.shows(&[1]).await;
+
+    us.rotate(authority.svid("gateway")).unwrap();
+    let mut new = opened(&mut fake).await;
+    new.answer(full(8, &[1, 2])).await;
+    running.shows(&[1, 2]).await;
+    running.watch.ack(Version(7));
+    assert_eq!(new.request().await.ack, 7);
+    assert!(old.stays().await, "calls still go by what was said before the new stream");
+    running.watch.ack(Version(8));
+    assert_eq!(new.request().await.ack, 8);
+    old.left().await;
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_lease_moves_and_leaves_the_old_stream_when_it_is_renewed_on_the_new_one() {
     let authority = Authority::new();
     let us = authority.identity("users");

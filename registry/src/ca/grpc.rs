@@ -236,7 +236,7 @@ impl Identity {
         match error.rule() {
             Some(rule) => self.refuse(Code::Unauthenticated, rule, error.to_string()),
             None => {
-                tracing::error!(%error, "a token of Kubernetes cannot be reviewed");
+                self.refusals.note("review_out_of_reach", None, error);
                 Status::unavailable(error.to_string())
             }
         }

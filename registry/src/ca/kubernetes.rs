@@ -3,7 +3,7 @@
 //! Lives here: the TokenReview call, its answer as an identity, a short memory of answers. Does not: which tokens are sent here, statuses (`grpc`).
 //! A service account `users` in the namespace `shop` is `spiffe://<trust domain>/ns/shop/svc/users`. The namespace of the mesh itself stays closed:
 //! whoever may create service accounts in a Kubernetes namespace of that name must not become registry or operator by it.
-//! Bounds: an answer within 3 s, of at most 1 MiB; 4,096 answers are remembered for 10 s, so a revoked account may join for that much longer.
+//! Bounds: a token of at most 8 KiB; 16 questions at a time, further callers are told to come back; an answer within 3 s, of at most 1 MiB; 4,096 answers are remembered for 10 s, so a revoked account may join for that much longer.
 //! Source: Kubernetes API, authentication.k8s.io/v1 TokenReview; who calls needs the cluster role `system:auth-delegator`.
 
 use std::{
@@ -27,14 +27,17 @@ use rustls::{
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::TcpStream,
+    sync::Semaphore,
     time::{Instant, timeout},
 };
 use tokio_rustls::TlsConnector;
-use weft_identity::name::SYSTEM_NAMESPACE;
+use weft_identity::{name::SYSTEM_NAMESPACE, token::MAX};
 use weft_model::ServiceName;
 
 const LIMIT: Duration = Duration::from_secs(3);
 const LARGEST: usize = 1 << 20;
+/// Questions under way: anybody may show a token, and the API server is not ours to burden.
+const AT_ONCE: usize = 16;
 const REMEMBERED: Duration = Duration::from_secs(10);
 const MEMORY: usize = 4_096;
 const PATH: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
@@ -55,6 +58,9 @@ pub struct Settings {
 /// Why a token is not taken.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum ReviewError {
+    /// No token is that long.
+    #[error("the token is longer than 8 KiB")]
+    TooLong,
     /// The API server does not know it: altered, expired, or its pod is gone.
     #[error("the Kubernetes API server does not vouch for the token: {reason}")]
     Unauthenticated {
@@ -87,6 +93,7 @@ impl ReviewError {
     /// Name of the rule, for status, metrics and logs; none where nobody refused.
     pub(crate) fn rule(&self) -> Option<&'static str> {
         match self {
+            Self::TooLong => Some("token_malformed"),
             Self::Unauthenticated { .. } => Some("token_unauthenticated"),
             Self::OtherAudience { .. } => Some("token_other_audience"),
             Self::NoService { .. } => Some("token_no_service"),
@@ -110,22 +117,30 @@ struct Shared {
     tls: Arc<ClientConfig>,
     /// By SHA-256 of the token, so that the memory holds none. Held for a look or an insertion.
     known: Mutex<HashMap<[u8; 32], Remembered>>,
+    asking: Semaphore,
 }
 
 impl Reviewer {
     /// Fails if the authority's file cannot be read. Blocks.
     pub(crate) fn new(settings: Settings) -> io::Result<Self> {
         let tls = Arc::new(tls(&settings.ca)?);
-        Ok(Self { shared: Arc::new(Shared { settings, tls, known: Mutex::default() }) })
+        Ok(Self {
+            shared: Arc::new(Shared { settings, tls, known: Mutex::default(), asking: Semaphore::new(AT_ONCE) }),
+        })
     }
 
     /// Returns the service whose pods hold this token.
     pub(crate) async fn review(&self, token: &str) -> Result<ServiceName, ReviewError> {
+        if token.len() > MAX {
+            return Err(ReviewError::TooLong);
+        }
         let digest = digest(token);
         if let Some(known) = self.remembered(&digest) {
             return known;
         }
         let out_of_reach = |problem: String| ReviewError::OutOfReach { problem };
+        let asking = self.shared.asking.try_acquire();
+        let _asking = asking.map_err(|_| out_of_reach(format!("{AT_ONCE} tokens are under review; come back")))?;
         let asked = timeout(LIMIT, self.ask(token)).await;
         let status = asked.map_err(|_| out_of_reach(format!("no answer within {LIMIT:?}")))?.map_err(out_of_reach)?;
         let judged = self.judge(status);

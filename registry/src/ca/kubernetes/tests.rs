@@ -112,3 +112,32 @@ async fn an_answer_is_remembered_for_a_moment_and_an_outage_is_not() {
     reviewer.review("a").await.unwrap();
     assert_eq!(server.heard().len(), 4);
 }
+
+#[tokio::test]
+async fn a_token_that_is_none_by_its_length_is_not_sent_on() {
+    let server = ApiServer::start().await;
+    let refused = reviewer(&server).review(&"e".repeat(MAX + 1)).await.unwrap_err();
+    assert_eq!(refused.rule(), Some("token_malformed"));
+    assert!(server.heard().is_empty());
+}
+
+#[tokio::test]
+async fn more_than_so_many_questions_at_once_are_not_asked() {
+    // Accepts and never answers.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = ApiServer::start().await;
+    let api = format!("https://{}", silent.local_addr().unwrap()).parse().unwrap();
+    let reviewer = Reviewer::new(Settings { api, ..settings(&server) }).unwrap();
+    let mut asking = tokio::task::JoinSet::new();
+    for n in 0..AT_ONCE {
+        let reviewer = reviewer.clone();
+        asking.spawn(async move { reviewer.review(&format!("token-{n}")).await });
+    }
+    while reviewer.shared.asking.available_permits() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let refused = reviewer.review("one more").await.unwrap_err();
+    assert!(refused.rule().is_none() && refused.to_string().contains("under review"), "{refused}");
+    asking.shutdown().await;
+    assert_eq!(reviewer.shared.asking.available_permits(), AT_ONCE, "whoever goes away leaves its place");
+}

@@ -1,7 +1,8 @@
 //! Who may write what: an identity speaks for the service it names, an operator for all.
 //!
 //! Lives here: the rule and its refusals. Does not: who a caller is (`server`), policies between services.
-//! A registry that speaks plaintext knows no callers and asks none: it stands on loopback.
+//! A registry that speaks plaintext knows no callers and asks none: whoever reaches it may write, wherever it listens. That is what
+//! `--insecure` says, and its log at each start.
 
 use tonic::{Code, Request, Status};
 use weft_identity::name;

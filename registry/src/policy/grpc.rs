@@ -1,7 +1,7 @@
 //! weft.policy.v1 over gRPC: an operator's word about policies.
 //!
 //! Lives here: parsing, who may, what is logged of a change. Does not: what a change comes to (`policy`), versions (`catalog`).
-//! A registry that speaks plaintext knows no operators and asks for none: it stands on loopback.
+//! A registry that speaks plaintext knows no operators and asks for none, wherever it listens: `access`.
 
 use tonic::{Request, Response, Status};
 use weft_model::{Invalid, Policy, PolicyName, ServiceName, Version};

@@ -65,7 +65,7 @@ const REFUSED_BY_CALLER: &str = "refused_by_caller";
 const CROWDED: &str = "crowded";
 const TOO_MANY: &str = "too many connections without a certificate";
 /// Largest request: a descriptor set of a very large API.
-const MAX_REQUEST: usize = 32 << 20;
+const MAX_REQUEST: usize = 8 << 20;
 /// Largest request of the services that anybody may ask: a token and a public key.
 const MAX_OPEN_REQUEST: usize = 64 << 10;
 /// Connections that have proved nothing, handshakes included; one more displaces the oldest. Whoever joins needs one for a moment.

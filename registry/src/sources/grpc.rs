@@ -153,8 +153,11 @@ impl pb::registry_server::Registry for Registry {
             "" => None,
             text => Some((id(text, "instance")?, service_name(&service, "service")?)),
         };
-        if let Some((_, service)) = &by {
+        if let Some((id, service)) = &by {
             access.to_service(service)?;
+            if let Some(known) = self.catalog.published().service_of(id).filter(|known| *known != service) {
+                return Err(status::invalid(&Invalid::new("service", format!("instance {id} is of {known}"))));
+            }
         }
         let linked = self.streams.spawn_blocking(move || schema::link(files, services.into_iter().collect())).await;
         let set = match linked.map_err(|e| Status::internal(format!("linking: {e}")))? {

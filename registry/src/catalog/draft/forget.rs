@@ -4,7 +4,7 @@
 //! | what | goes |
 //! | --- | --- |
 //! | tombstone | after 24 h; the oldest above 65,536 |
-//! | descriptor set that no instance carries | after 24 h; of each service the oldest above 16, of those never carried the oldest above 64 |
+//! | descriptor set that no instance carries | after 24 h; of each service the oldest above 16; of those never carried the oldest above 64, at once |
 //! | claim | see `claims` |
 //! | service without instances and claims | after 24 h |
 //! | refusal of a set | with its instance, or when that one offers another; the oldest above 256 |
@@ -57,6 +57,19 @@ impl Draft<'_> {
     pub(super) fn shelve(&mut self, digest: Digest, service: Option<ServiceName>) {
         self.next.retired.insert(digest, Retired { since: self.wall, service });
         self.done.durable.retired.insert(digest);
+        let age = |digest: &Digest| self.next.sets.get(digest).map_or(0, |set| set.age);
+        let never = self.next.retired.iter().filter(|(_, it)| it.service.is_none()).map(|(digest, _)| *digest);
+        let mut never: Vec<Digest> = never.collect();
+        never.sort_by_key(age);
+        let over = never.len().saturating_sub(NEVER_CARRIED); // whoever uploads does not wait for the next look
+        never.into_iter().take(over).for_each(|digest| self.drop_set(digest));
+    }
+
+    fn drop_set(&mut self, digest: Digest) {
+        self.next.retired.remove(&digest);
+        self.next.sets.remove(&digest);
+        self.done.durable.retired.insert(digest);
+        self.done.durable.sets.insert(digest);
     }
 
     /// An instance carries this set.
@@ -118,12 +131,7 @@ impl Draft<'_> {
             let due = |(at, (since, _)): &(usize, &(SystemTime, Digest))| *at >= most || *since + GRACE <= self.wall;
             over.extend(shelf.iter().enumerate().filter(due).map(|(_, (_, digest))| *digest));
         }
-        for digest in over {
-            self.next.retired.remove(&digest);
-            self.next.sets.remove(&digest);
-            self.done.durable.retired.insert(digest);
-            self.done.durable.sets.insert(digest);
-        }
+        over.into_iter().for_each(|digest| self.drop_set(digest));
     }
 
     fn forget_services(&mut self) {

@@ -55,6 +55,7 @@ fn set(n: u8) -> DescriptorSet {
         two.iter().flat_map(|k| [template(*k, k + n), template(*k, k + n + 1)]).collect();
     templates.sort();
     DescriptorSet {
+        served: BTreeSet::new(),
         digest: Digest([n; 32]),
         files: Vec::new(),
         services: two.iter().map(|k| service(*k)).collect(),

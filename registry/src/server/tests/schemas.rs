@@ -297,6 +297,31 @@ async fn of_two_versions_side_by_side_a_method_says_which_lacks_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn sets_that_nobody_carries_are_bounded_at_once() {
+    let mut world = World::new().await;
+    let mut digests = Vec::new();
+    for n in 0..70 {
+        let name = Some(format!("file{n}.proto"));
+        let file = prost_reflect::prost_types::FileDescriptorProto { name, ..Default::default() };
+        digests.push(world.put_files(vec![prost::Message::encode_to_vec(&file).into()]).await);
+    }
+    let missing = MissingDescriptorsRequest { digests: digests.clone() };
+    let missing = world.registry.missing_descriptors(missing).await.unwrap().into_inner().digests;
+    assert_eq!(missing, digests[..6], "the oldest are gone, before any tick");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_set_is_offered_for_an_instance_of_its_service_only() {
+    let mut world = World::new().await;
+    world.users(1).await;
+    let files = shop_users();
+    let put = PutDescriptorsRequest { files, instance: id(1), service: "posts".into(), ..Default::default() };
+    let refused = world.registry.put_descriptors(put).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("users"), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refused_set_is_told_until_its_instance_offers_a_good_one() {
     let mut world = World::new().await;
     let put = |files| PutDescriptorsRequest { files, instance: id(1), service: "users".into(), services: vec![] };

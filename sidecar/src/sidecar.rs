@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use weft_discovery::{
-    IdentityTask, LeaseTask, Leases, Registries, RegistryUrls, Topic, Watch, WatchConfig, WatchTask, join,
+    IdentityTask, LeaseTask, Leases, Registries, RegistryUrls, Topic, Watch, WatchConfig, WatchTask, join, rejoin,
 };
 use weft_model::{
     Endpoint, Epoch, Instance, InstanceId, LeaseTtl, Locality, Protocol, ServiceName, Status, Transport, Weight,
@@ -322,7 +322,7 @@ impl Control {
             None => Registries::new(urls),
         };
         let (lease_task, leases) = Leases::new(registries.clone(), LeaseTtl::DEFAULT);
-        let place = config.slot.clone().unwrap_or_else(|| config.service.to_string());
+        let place = place(config);
         let (watch_task, watch) = Watch::new(
             registries.clone(),
             WatchConfig {
@@ -335,12 +335,25 @@ impl Control {
     }
 }
 
+/// Names the files of this instance in a directory that it may share.
+fn place(config: &Config) -> String {
+    config.slot.clone().unwrap_or_else(|| config.service.to_string())
+}
+
 /// Becomes the service, where a token says that we may.
 async fn join_mesh(config: &mut Config, context: &Context) -> anyhow::Result<Option<IdentityTask>> {
     let Some(credential) = config.credential.take() else { return Ok(None) };
     let (shutdown, clock) = (context.shutdown(), Arc::new(weft_runtime::clock::wall));
+    let (service, place) = (Some(config.service.clone()), place(config));
+    let file = config.data.as_deref().map(made).transpose()?.map(|data| data.join(format!(".weft-{place}.identity")));
+    let joining = async {
+        match file {
+            Some(file) => rejoin(credential, service, clock, JOIN, file).await,
+            None => join(credential, service, clock, JOIN).await,
+        }
+    };
     let (task, identity) = tokio::select! {
-        joined = join(credential, Some(config.service.clone()), clock, JOIN) => joined.context("joining the mesh")?,
+        joined = joining => joined.context("joining the mesh")?,
         () = shutdown.draining() => anyhow::bail!("told to leave before a registry gave an identity"),
     };
     config.identity = Some(identity);

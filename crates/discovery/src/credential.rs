@@ -145,12 +145,17 @@ pub fn read_token(file: &Path) -> Result<Token, CredentialError> {
 
 /// Writes a token into a file that nobody else may read; a reader sees the old one or the new one whole. Blocks.
 pub fn write_token(file: &Path, text: &str) -> io::Result<()> {
+    write_private(file, format!("{text}\n").as_bytes())
+}
+
+/// Replaces a file that nobody else may read; a reader sees the old one or the new one whole. Blocks.
+pub(crate) fn write_private(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut name = file.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
     name.push(".new");
     let fresh = file.with_file_name(name);
     drop(fs::remove_file(&fresh)); // left by a writer that died; its mode is not to be trusted
     let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-    writeln!(out, "{text}")?;
+    out.write_all(bytes)?;
     out.sync_all()?;
     fs::rename(&fresh, file)
 }

@@ -1,11 +1,19 @@
 //! An identity from the registry: a first certificate for a token, a new one at half life, whom to trust as it changes.
 //!
 //! Lives here: the client side of weft.registry.v1.Identity and when it is asked. Does not: keys and TLS (`weft-identity`), the registry's side.
+//! A process that keeps its identity on disk (`kept`) starts with it while no registry answers, as far as it is still good.
 //! Invariants: the first connection believes nothing but the hash in the token; a key never leaves the process; a certificate that could not be
 //! renewed is used to its end; then, and when it was revoked, the token is read and tried again.
 
+mod kept;
+
 use std::{
-    sync::Arc,
+    future::pending,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -18,9 +26,9 @@ use tonic::{Status, transport::Channel};
 use tonic_types::StatusExt;
 use weft_identity::{
     BadBundle, BadSvid, Bundle, Clock, Identity, KeyRequest, Refusal, RequestError, Revocations, Serial, Svid, Trust,
-    bootstrap_config,
+    TrustDomain, bootstrap_config, token::Token,
 };
-use weft_model::{Invalid, ServiceName};
+use weft_model::{Invalid, ServiceName, SpiffeId};
 use weft_proto::weft::registry::v1::{self as pb, identity_client::IdentityClient};
 
 use crate::{
@@ -98,8 +106,30 @@ pub struct IdentityTask {
     credential: Credential,
     service: Option<ServiceName>,
     clock: Clock,
-    /// The registry that gave the first certificate.
+    /// The registry that gave the first certificate; the first one, if the identity is that of an earlier start.
     answered: String,
+    /// Where the identity is kept for the next start.
+    file: Option<PathBuf>,
+    failed: Arc<AtomicU64>,
+}
+
+/// How the renewing goes; for metrics. Clones are one.
+#[derive(Debug, Clone)]
+pub struct Renewals {
+    identity: Identity,
+    failed: Arc<AtomicU64>,
+}
+
+impl Renewals {
+    /// When the certificate in use runs out.
+    pub fn expires(&self) -> SystemTime {
+        self.identity.svid().leaf().not_after
+    }
+
+    /// How many times it could not be renewed so far.
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
 }
 
 impl std::fmt::Debug for IdentityTask {
@@ -119,6 +149,34 @@ pub async fn join(
     clock: Clock,
     within: Duration,
 ) -> Result<(IdentityTask, Identity), IdentityError> {
+    enter(credential, service, clock, within, None).await
+}
+
+/// As [`join`], for a process that keeps its identity in `file`: if no registry answers the first round of tries, it is what it was before, as
+/// long as that certificate is good and of the same identity. The registries' word comes first, so that a refusal is heard.
+pub async fn rejoin(
+    credential: Credential,
+    service: Option<ServiceName>,
+    clock: Clock,
+    within: Duration,
+    file: PathBuf,
+) -> Result<(IdentityTask, Identity), IdentityError> {
+    enter(credential, service, clock, within, Some(file)).await
+}
+
+async fn enter(
+    credential: Credential,
+    service: Option<ServiceName>,
+    clock: Clock,
+    within: Duration,
+    file: Option<PathBuf>,
+) -> Result<(IdentityTask, Identity), IdentityError> {
+    let mut before = file.as_deref().and_then(|file| {
+        kept::read(file).unwrap_or_else(|error| {
+            tracing::warn!(file = %file.display(), %error, "the identity kept from before is not used");
+            None
+        })
+    });
     let (deadline, mut backoff) = (Instant::now() + within, Backoff::default());
     let (registries, mut last) = (credential.registries().clone(), None);
     loop {
@@ -128,8 +186,9 @@ pub async fn join(
                     let trust = Trust::new(trusted.0, trusted.1, Arc::clone(&clock))?;
                     let identity = Identity::new(svid, trust)?;
                     tracing::info!(identity = %identity.id(), serial = %identity.svid().leaf().serial, url, "joined the mesh");
-                    let answered = url.to_owned();
-                    let task = IdentityTask { identity: identity.clone(), credential, service, clock, answered };
+                    let (answered, failed) = (url.to_owned(), Arc::default());
+                    let task =
+                        IdentityTask { identity: identity.clone(), credential, service, clock, answered, file, failed };
                     return Ok((task, identity));
                 }
                 Ok(Err(IdentityError::OutOfReach { source, .. })) => last = source.or(last),
@@ -140,6 +199,12 @@ pub async fn join(
                 Err(_) => return Err(IdentityError::OutOfReach { within, source: last }),
             }
         }
+        if let Some(identity) = before.take().and_then(|kept| recall(kept, &credential, service.as_ref(), &clock)) {
+            let answered = registries.iter().next().expect("a token names at least one registry").to_owned();
+            let failed = Arc::default();
+            let task = IdentityTask { identity: identity.clone(), credential, service, clock, answered, file, failed };
+            return Ok((task, identity));
+        }
         let again = Instant::now() + backoff.delay(&mut rand::rng());
         if again >= deadline {
             return Err(IdentityError::OutOfReach { within, source: last });
@@ -148,6 +213,35 @@ pub async fn join(
         tracing::info!(%registries, cause, left_seconds = left.as_secs(), "no registry answers yet");
         tokio::time::sleep_until(again).await;
     }
+}
+
+/// The identity from before, if it is whom the process means to be, and a peer would let it in.
+fn recall(
+    (svid, (bundle, revocations)): (Svid, Trusted),
+    credential: &Credential,
+    service: Option<&ServiceName>,
+    clock: &Clock,
+) -> Option<Identity> {
+    let leaf = svid.leaf().clone();
+    let left_seconds = leaf.not_after.duration_since(clock()).unwrap_or_default().as_secs();
+    let wanted: Option<SpiffeId> = match service {
+        Some(service) => Some(TrustDomain::of(credential.registry()).service(service)),
+        None => credential.secret().parse::<Token>().ok().map(|token| token.identity().clone()),
+    };
+    if wanted.as_ref() != Some(&leaf.id) {
+        tracing::info!(kept = %leaf.id, "the identity kept from before is somebody else's");
+        return None;
+    }
+    let good =
+        Trust::new(bundle, revocations, Arc::clone(clock)).ok().filter(|trust| trust.admit(svid.chain()).is_ok());
+    let identity = good.and_then(|trust| Identity::new(svid, trust).ok());
+    match &identity {
+        Some(_) => {
+            tracing::warn!(identity = %leaf.id, serial = %leaf.serial, left_seconds, "no registry answers; this is the identity from before");
+        }
+        None => tracing::info!(identity = %leaf.id, "the identity kept from before is not good any more"),
+    }
+    identity
 }
 
 pub(crate) type Trusted = (Bundle, Revocations);
@@ -222,10 +316,36 @@ impl IdentityTask {
         &self.answered
     }
 
-    /// Runs until `stop`: renews at half life with back-off, follows the bundle.
+    /// How the renewing goes.
+    pub fn renewals(&self) -> Renewals {
+        Renewals { identity: self.identity.clone(), failed: Arc::clone(&self.failed) }
+    }
+
+    /// Runs until `stop`: renews at half life with back-off, follows the bundle, keeps both on disk where it is to.
     pub async fn run(self, stop: CancellationToken) {
-        let both = async { tokio::join!(self.renew(), self.follow()) };
-        stop.run_until_cancelled(both).await;
+        let all = async { tokio::join!(self.renew(), self.follow(), self.keep()) };
+        stop.run_until_cancelled(all).await;
+    }
+
+    async fn keep(&self) -> ! {
+        let Some(file) = &self.file else {
+            loop {
+                pending::<()>().await;
+            }
+        };
+        let trust = self.identity.trust();
+        loop {
+            let (rotations, revision) = (self.identity.rotations(), trust.revision());
+            let (to, identity) = (file.clone(), self.identity.clone());
+            let kept = tokio::task::spawn_blocking(move || kept::write(&to, &identity)).await;
+            if let Ok(Err(error)) = kept {
+                tracing::warn!(file = %file.display(), %error, "the identity is not kept for the next start");
+            }
+            tokio::select! {
+                () = self.identity.rotated_since(rotations) => {}
+                () = trust.changed_since(revision) => {}
+            }
+        }
     }
 
     async fn renew(&self) -> ! {
@@ -235,6 +355,7 @@ impl IdentityTask {
             match self.renew_once().await {
                 Ok(()) => backoff.reset(),
                 Err(error) => {
+                    self.failed.fetch_add(1, Ordering::Relaxed);
                     let left = self.identity.svid().leaf().not_after.duration_since(self.now()).unwrap_or_default();
                     let cause = std::error::Error::source(&error).map(ToString::to_string);
                     tracing::warn!(%error, cause, left_seconds = left.as_secs(), "certificate not renewed");

@@ -214,7 +214,8 @@ impl Svid {
         &self.key
     }
 
-    pub(crate) fn pkcs8(&self) -> &[u8] {
+    /// The private key, PKCS #8, DER. A secret: for whoever keeps it for the next start.
+    pub fn pkcs8(&self) -> &[u8] {
         self.pkcs8.secret_pkcs8_der()
     }
 }

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 use weft_discovery::{
-    IdentityError, IdentityTask, LeaseState, Leases, Registries, RegistryUrls, Topic, Watch, WatchConfig, join,
+    IdentityError, IdentityTask, LeaseState, Leases, Registries, RegistryUrls, Topic, Watch, WatchConfig, join, rejoin,
 };
 use weft_identity::token::Token;
 use weft_identity::{Callers, Clock, Identity, KeyRequest, Refusal, Trust, bootstrap_config};
@@ -168,11 +169,12 @@ async fn a_token_gives_an_identity_that_the_registry_knows() {
 
 #[tokio::test]
 async fn the_authority_is_healthy_over_tls_and_refuses_plaintext() {
-    let mesh = Mesh::new(LONG).await;
+    let mut mesh = Mesh::new(LONG).await;
     let mut plain = IdentityClient::connect(format!("http://{}", mesh.at)).await.unwrap();
     let sent = plain.bundle(pb::BundleRequest {}).await;
     assert_eq!(sent.unwrap_err().code(), Code::Unknown, "the connection ends: nothing is answered in plaintext");
-    let mut bundle = mesh.anonymous().bundle(pb::BundleRequest {}).await.unwrap().into_inner();
+    let users = mesh.join("users").await;
+    let mut bundle = mesh.known(&users).bundle(pb::BundleRequest {}).await.unwrap().into_inner();
     assert_eq!(bundle.message().await.unwrap().unwrap().trust_domain, "weft.local");
 }
 
@@ -466,4 +468,36 @@ async fn a_registry_that_restarts_is_the_same_authority() {
     let issued = again.sign(csr.csr(), &users.id()).unwrap();
     users.trust().admit(&issued.chain).unwrap();
     assert!(svid.leaf().serial != issued.leaf.serial);
+}
+
+#[tokio::test]
+async fn a_process_starts_with_the_identity_it_kept_while_no_registry_answers() {
+    let mut mesh = Mesh::new(LONG).await;
+    let (dir, token) = (tempfile::tempdir().unwrap(), mesh.token("users"));
+    let file = dir.path().join("identity");
+    let start = async |token: Token, clock: Clock| {
+        let within = Duration::from_millis(500);
+        soon("an answer", rejoin(token.try_into().unwrap(), None, clock, within, file.clone())).await
+    };
+    let (task, users) = start(token.clone(), clock()).await.unwrap();
+    mesh.tasks.spawn(task.run(mesh.stop.clone()));
+    until("the identity to be kept", async || file.exists()).await;
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let kept = std::fs::read(&file).unwrap();
+    mesh.ca.revoke(&Revoke::Identity(mesh.ca.domain().service(&name("posts")))).unwrap();
+    until("news of the trust to be kept", async || std::fs::read(&file).unwrap() != kept).await;
+
+    mesh.tasks.shutdown().await; // the registry is gone
+    let (_, again) = start(token.clone(), clock()).await.unwrap();
+    assert_eq!(again.svid().leaf(), users.svid().leaf());
+    assert_eq!((again.trust().bundle(), again.trust().revocations().identities.len()), (users.trust().bundle(), 1));
+    call(&again, &users).await.unwrap();
+
+    let nobody = |started: Result<(IdentityTask, Identity), IdentityError>| {
+        assert!(matches!(started, Err(IdentityError::OutOfReach { .. })), "{started:?}");
+    };
+    nobody(start(mesh.token("posts"), clock()).await); // not whom the file names
+    nobody(start(token.clone(), Arc::new(|| weft_runtime::clock::wall() + 2 * LONG)).await); // expired
+    std::fs::write(&file, "no identity").unwrap();
+    nobody(start(token, clock()).await);
 }

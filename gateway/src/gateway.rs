@@ -166,6 +166,8 @@ impl Gateway {
             joined = join(credential, service, Arc::new(weft_runtime::clock::wall), JOIN) => joined.map_err(Error::Join)?,
             () = shutdown.draining() => return Err(Error::LeftEarly),
         };
+        let renewals = task.renewals();
+        self.context.metrics().certificate("gateway", move || (renewals.expires(), renewals.failed()));
         (self.config.identity, self.joined) = (Some(identity), Some(task));
         Ok(())
     }

@@ -52,6 +52,7 @@ impl Registry {
             Some(settings) => {
                 let urls = vec![format!("https://{}", grpc.local_addr()?)];
                 let opened = tokio::task::spawn_blocking(move || open_authority(&settings, urls)).await??;
+                context.metrics().certificate("registry", opened.own.renewals());
                 Some((opened, IdentityMetrics::register(context.metrics())))
             }
             None => {

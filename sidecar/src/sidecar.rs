@@ -356,6 +356,8 @@ async fn join_mesh(config: &mut Config, context: &Context) -> anyhow::Result<Opt
         joined = joining => joined.context("joining the mesh")?,
         () = shutdown.draining() => anyhow::bail!("told to leave before a registry gave an identity"),
     };
+    let renewals = task.renewals();
+    context.metrics().certificate("sidecar", move || (renewals.expires(), renewals.failed()));
     config.identity = Some(identity);
     Ok(Some(task))
 }

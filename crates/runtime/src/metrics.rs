@@ -7,13 +7,20 @@
 
 use std::{
     collections::HashSet,
+    fmt,
     sync::{Arc, Mutex, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use http::{HeaderMap, header::ACCEPT};
 use prometheus_client::{
-    encoding::text,
-    metrics::{family::Family, gauge::Gauge},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, text},
+    metrics::{
+        counter::ConstCounter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+    },
     registry::Registry,
 };
 
@@ -63,6 +70,11 @@ impl Metrics {
         with(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Registers what a role tells of its certificate. `read` is asked at each scrape: when it runs out, and how often renewing it has failed.
+    pub fn certificate(&self, role: &'static str, read: impl Fn() -> (SystemTime, u64) + Send + Sync + 'static) {
+        self.register(|registry| registry.register_collector(Box::new(Certificate { role, read: Box::new(read) })));
+    }
+
     /// Returns everything registered as OpenMetrics text.
     pub fn encode(&self) -> String {
         let mut out = String::new();
@@ -77,6 +89,34 @@ impl Metrics {
             Exposition::OpenMetrics => self.encode(),
             Exposition::Text => plain(&self.encode()),
         }
+    }
+}
+
+struct Certificate {
+    role: &'static str,
+    read: Box<dyn Fn() -> (SystemTime, u64) + Send + Sync>,
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate").field("role", &self.role).finish_non_exhaustive()
+    }
+}
+
+impl Collector for Certificate {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let ((expires, failed), role) = ((self.read)(), self.role);
+        let seconds = expires.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let gauge = ConstGauge::new(i64::try_from(seconds).unwrap_or(i64::MAX));
+        let (name, help) = (
+            format!("weft_{role}_certificate_expires_seconds"),
+            "When the certificate runs out, in seconds since 1970",
+        );
+        gauge.encode(encoder.encode_descriptor(&name, help, None, gauge.metric_type())?)?;
+        let counter = ConstCounter::new(failed);
+        let (name, help) =
+            (format!("weft_{role}_certificate_renewal_failures"), "Times the certificate could not be renewed");
+        counter.encode(encoder.encode_descriptor(&name, help, None, counter.metric_type())?)
     }
 }
 
@@ -117,6 +157,17 @@ mod tests {
             Exposition::OpenMetrics
         );
         assert_eq!((accepted("*/*"), Exposition::accepted(&HeaderMap::new())), (Exposition::Text, Exposition::Text));
+    }
+
+    #[test]
+    fn a_certificate_is_read_at_each_scrape() {
+        let (metrics, failed) = (Metrics::default(), Arc::new(std::sync::atomic::AtomicU64::new(0)));
+        let read = Arc::clone(&failed);
+        let expires = UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
+        metrics.certificate("gateway", move || (expires, read.load(std::sync::atomic::Ordering::Relaxed)));
+        assert!(metrics.encode().contains("weft_gateway_certificate_expires_seconds 1800000000\n"));
+        failed.store(3, std::sync::atomic::Ordering::Relaxed);
+        assert!(metrics.encode().contains("weft_gateway_certificate_renewal_failures_total 3\n"));
     }
 
     #[test]

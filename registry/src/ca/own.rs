@@ -3,7 +3,13 @@
 //! Lives here: signing for ourselves, looking at the shared file every second, keeping the operator's token in step with the root. Does not: anyone else's certificate.
 //! Our chain ends in the roots themselves, which TLS does not need: a client that holds only a token finds the pinned one among them.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
 
 use rustls::pki_types::CertificateDer;
 use weft_identity::{BadSvid, Identity, KeyRequest, RequestError, Trust, name};
@@ -19,6 +25,7 @@ pub struct OwnIdentity {
     ca: Ca,
     identity: Identity,
     signed_with: Vec<CertificateDer<'static>>,
+    failed: Arc<AtomicU64>,
 }
 
 /// The registry cannot vouch for itself.
@@ -45,7 +52,13 @@ impl OwnIdentity {
         let trusted = ca.trusted();
         let trust = Trust::new(trusted.bundle, trusted.revocations, Arc::clone(&ca.shared.clock))
             .map_err(|e| Error::Damaged { problem: e.to_string() })?;
-        Ok(Self { ca: ca.clone(), identity: Identity::new(svid, trust)?, signed_with })
+        Ok(Self { ca: ca.clone(), identity: Identity::new(svid, trust)?, signed_with, failed: Arc::default() })
+    }
+
+    /// Returns what tells when our certificate runs out, and how often renewing it has failed.
+    pub(crate) fn renewals(&self) -> impl Fn() -> (SystemTime, u64) + Send + Sync + use<> {
+        let (identity, failed) = (self.identity.clone(), Arc::clone(&self.failed));
+        move || (identity.svid().leaf().not_after, failed.load(Ordering::Relaxed))
     }
 
     /// The identity to serve with.
@@ -72,6 +85,7 @@ impl OwnIdentity {
             }
             let before = self.signed_with.first().cloned();
             if let Err(error) = self.follow() {
+                self.failed.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(%error, "cannot renew the registry's own certificate");
             }
             if self.signed_with.first() != before.as_ref() {

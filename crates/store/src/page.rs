@@ -6,6 +6,9 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sqlx::any::{AnyArguments, AnyRow};
+use sqlx::query::QueryAs;
+use sqlx::{Any, FromRow, query_as};
 use tonic::Status;
 
 use crate::Id;
@@ -34,13 +37,22 @@ impl Page {
         }
     }
 
+    /// Returns the statement that reads the page: `sql` takes what the ids are above as `$1` and how many rows it may give as `$2`; what else it
+    /// takes is bound to what this returns.
+    pub fn of<'q, T>(&self, sql: &'static str) -> QueryAs<'q, Any, T, AnyArguments>
+    where
+        T: for<'r> FromRow<'r, AnyRow>,
+    {
+        query_as(sql).bind(self.above()).bind(self.limit())
+    }
+
     /// Returns what the ids of the page are above; for the first page a text that sorts before every id.
-    pub fn above(&self) -> String {
+    fn above(&self) -> String {
         self.after.map(|id| id.to_string()).unwrap_or_default()
     }
 
     /// Returns how many rows to read: one more than asked for tells whether another page follows.
-    pub fn limit(&self) -> i64 {
+    fn limit(&self) -> i64 {
         i64::from(self.size) + 1
     }
 

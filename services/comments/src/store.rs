@@ -5,7 +5,7 @@
 //! The SQL is what SQLite and PostgreSQL both know, so that the second needs no second set of statements.
 
 use sqlx::any::AnyRow;
-use sqlx::{FromRow, Row, query, query_as};
+use sqlx::{FromRow, Row, query};
 use weft_store::{Database, Error, Id, Micros, OpenError, Page, Place, Tables};
 
 use crate::comment::{Comment, ForeignId, Text};
@@ -50,7 +50,7 @@ impl Store {
 
     /// Returns a page of the comments on a post by time of creation, and one more if another page follows.
     pub(crate) async fn page_on(&self, post: &str, page: Page) -> Result<Vec<Comment>, Error> {
-        self.database.all(query_as(sql::PAGE_ON).bind(page.above()).bind(page.limit()).bind(post)).await
+        self.database.all(page.of(sql::PAGE_ON).bind(post)).await
     }
 
     pub(crate) async fn delete(&self, post: &str, id: Id) -> Result<(), Error> {

@@ -72,12 +72,12 @@ impl Store {
 
     /// Returns the posts of a page by time of creation, and one more if another page follows.
     pub(crate) async fn page(&self, page: Page) -> Result<Vec<Post>, Error> {
-        self.database.all(query_as(sql::PAGE).bind(page.above()).bind(page.limit())).await
+        self.database.all(page.of(sql::PAGE)).await
     }
 
     /// The same, of one author's posts.
     pub(crate) async fn page_by(&self, author: &str, page: Page) -> Result<Vec<Post>, Error> {
-        self.database.all(query_as(sql::PAGE_BY).bind(page.above()).bind(page.limit()).bind(author)).await
+        self.database.all(page.of(sql::PAGE_BY).bind(author)).await
     }
 
     /// Changes a post and returns it as it is now.

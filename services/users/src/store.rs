@@ -65,7 +65,7 @@ impl Store {
 
     /// Returns the users of a page by time of creation, and one more if another page follows.
     pub(crate) async fn page(&self, page: Page) -> Result<Vec<User>, Error> {
-        self.database.all(query_as(sql::PAGE).bind(page.above()).bind(page.limit())).await
+        self.database.all(page.of(sql::PAGE)).await
     }
 
     /// Changes a user and returns it as it is now; [`Error::Taken`] if another one has the address.

@@ -14,6 +14,7 @@ use weft::{Readiness, Services};
 use crate::error::{Error, OpenError};
 use crate::place::Place;
 use crate::postgres::Keeper;
+use crate::writer::{Done, Wants, Writer};
 use crate::{postgres, sqlite};
 
 /// Version, name and text of a migration, which is `migrations/<version, four digits>_<name>.sql` of its service.
@@ -45,6 +46,8 @@ impl Tables {
 #[derive(Debug, Clone)]
 pub struct Database {
     pool: AnyPool,
+    /// Who writes to a file; a server takes writes from every connection.
+    writer: Option<Writer>,
     there: Readiness,
     /// None for a file, which is there while the process is.
     keeper: Option<Keeper>,
@@ -62,15 +65,16 @@ impl Database {
         sqlx::any::install_default_drivers();
         match place {
             Place::Directory(dir) => {
-                let (pool, there) = (sqlite::open(dir, tables).await?, Readiness::starting(""));
+                let (pool, writer) = sqlite::open(dir, tables).await?;
+                let there = Readiness::starting("");
                 there.ready();
-                Ok(Database { pool, there, keeper: None })
+                Ok(Database { pool, writer: Some(writer), there, keeper: None })
             }
             Place::Postgres(server) => {
                 let keeper = Keeper::new(server.clone(), *tables);
                 keeper.try_once().await?;
                 let there = keeper.there().clone();
-                Ok(Database { pool: postgres::pool(server), there, keeper: Some(keeper) })
+                Ok(Database { pool: postgres::pool(server), writer: None, there, keeper: Some(keeper) })
             }
         }
     }
@@ -90,9 +94,31 @@ impl Database {
     /// # Errors
     /// [`Error::NotFound`] if it touched no row.
     pub async fn write(&self, statement: Query<'_, Any, AnyArguments>) -> Result<(), Error> {
-        match self.while_there(statement.execute(&self.pool)).await?.rows_affected() {
+        let touched = match &self.writer {
+            None => self.while_there(statement.execute(&self.pool)).await?.rows_affected(),
+            Some(writer) => match writer.run(statement, Wants::Count).await? {
+                Done::Count(touched) => touched,
+                Done::Row(_) => 1,
+            },
+        };
+        match touched {
             0 => Err(Error::NotFound),
             _ => Ok(()),
+        }
+    }
+
+    /// Runs a statement that writes one row and returns it (`RETURNING`).
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if it touched no row.
+    pub async fn write_one<T>(&self, statement: QueryAs<'_, Any, T, AnyArguments>) -> Result<T, Error>
+    where
+        T: for<'r> FromRow<'r, AnyRow> + Send + Unpin,
+    {
+        let Some(writer) = &self.writer else { return self.one(statement).await };
+        match writer.run(statement, Wants::Row).await? {
+            Done::Row(row) => Ok(T::from_row(&row)?),
+            Done::Count(_) => Err(Error::NotFound),
         }
     }
 

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use sqlx::migrate::MigrateError;
 use tonic::Status;
@@ -53,10 +54,10 @@ pub enum Error {
     Away,
     /// Others kept the database busy for too long; the same call may succeed later.
     #[error("the database is busy")]
-    Busy(#[source] sqlx::Error),
+    Busy(#[source] Arc<sqlx::Error>),
     /// The database failed; the caller can do nothing about it.
     #[error("the database failed")]
-    Database(#[source] sqlx::Error),
+    Database(#[source] Arc<sqlx::Error>),
 }
 
 impl Error {
@@ -74,13 +75,20 @@ impl Error {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        match &error {
+        Arc::new(error).into()
+    }
+}
+
+/// An error that several calls share: that of their common transaction.
+impl From<Arc<sqlx::Error>> for Error {
+    fn from(error: Arc<sqlx::Error>) -> Self {
+        match &*error {
             sqlx::Error::RowNotFound => Error::NotFound,
             sqlx::Error::Database(it) if it.is_unique_violation() => Error::Taken,
             sqlx::Error::Database(it) if it.code().is_some_and(|code| is_busy(&code)) => Error::Busy(error),
             sqlx::Error::Database(it) if it.code().as_deref() == Some(NOT_TEXT) => Error::NotFound,
             sqlx::Error::PoolTimedOut => Error::Busy(error),
-            _ if is_away(&error) => Error::Away,
+            it if is_away(it) => Error::Away,
             _ => Error::Database(error),
         }
     }
@@ -92,7 +100,7 @@ const NOT_TEXT: &str = "22021";
 /// Whether the same statement may succeed later. SQLite: SQLITE_BUSY is 5, and its extended codes carry it in the low byte
 /// (sqlite.org/rescode.html). PostgreSQL: states of five characters (appendix "Error Codes"), here serialization failure, deadlock, lock
 /// not available, too many connections, query cancelled.
-fn is_busy(code: &str) -> bool {
+pub(crate) fn is_busy(code: &str) -> bool {
     match code.len() {
         5 => ["40001", "40P01", "55P03", "53300", "57014"].contains(&code),
         _ => code.parse::<u32>().is_ok_and(|code| code & 0xff == 5),
@@ -113,8 +121,8 @@ mod tests {
             (Error::Taken, Code::AlreadyExists),
             (Error::Away, Code::Unavailable),
             (sqlx::Error::Io(io::ErrorKind::BrokenPipe.into()).into(), Code::Unavailable),
-            (Error::Busy(sqlx::Error::PoolTimedOut), Code::Unavailable),
-            (Error::Database(sqlx::Error::Protocol(table)), Code::Internal),
+            (sqlx::Error::PoolTimedOut.into(), Code::Unavailable),
+            (sqlx::Error::Protocol(table).into(), Code::Internal),
         ];
         for (error, code) in cases {
             let status = error.status("user");

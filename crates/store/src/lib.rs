@@ -12,6 +12,7 @@ mod place;
 mod postgres;
 mod sqlite;
 mod time;
+mod writer;
 
 pub use database::{Database, Migration, Tables};
 pub use error::{Error, OpenError};

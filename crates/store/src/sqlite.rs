@@ -1,7 +1,7 @@
 //! A database file that the processes of one machine share.
 //!
-//! Lives here: how the file is opened, and who migrates. Does not: statements (`database`).
-//! With the write-ahead log readers never wait and writers wait for one another (at most 5 s). SQLite's default durability stays on.
+//! Lives here: how the file is opened, and who migrates. Does not: statements (`database`), how writers wait for one another (`writer`).
+//! With the write-ahead log readers never wait. SQLite's default durability stays on.
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -14,28 +14,27 @@ use tokio::time::{Instant, sleep};
 
 use crate::database::Tables;
 use crate::error::OpenError;
+use crate::writer::Writer;
 
-/// How long a statement waits for another process's write (the driver's default), and a call for a free connection.
-const BUSY: Duration = Duration::from_secs(5);
+/// How long a read waits for a free connection, and a transaction for those of other processes.
+const BUSY: Duration = Duration::from_secs(10);
 /// How long a start waits for another instance that migrates.
 const MIGRATION_LIMIT: Duration = Duration::from_secs(60);
-/// Connections a process; each is a thread of SQLite's.
+/// Connections of a process that read; each is a thread of SQLite's.
 const CONNECTIONS: u32 = 4;
 
 /// Opens `<name>.db` in `dir`, creates it if it is not there, and brings its tables up to date.
-pub(crate) async fn open(dir: &Path, tables: &Tables) -> Result<AnyPool, OpenError> {
+pub(crate) async fn open(dir: &Path, tables: &Tables) -> Result<(AnyPool, Writer), OpenError> {
     // Also around the first connection: the switch to the write-ahead log wants the file for itself.
     let alone = Alone::wait(dir.join(format!("{}.db.lock", tables.name))).await?;
     let path = dir.join(format!("{}.db", tables.name));
-    let pool = match set_up(&path).await {
-        Ok(options) => pool(options).await,
-        Err(source) => Err(source),
-    };
-    let pool = pool.map_err(|source| OpenError::Open { place: path.display().to_string(), source })?;
+    let failed = |source| OpenError::Open { place: path.display().to_string(), source };
+    let options = set_up(&path).await.map_err(failed)?;
+    let pool = pool(options.clone()).await.map_err(failed)?;
     let migrated = tables.migrator().run(&pool).await;
     migrated.map_err(|source| OpenError::Migrate { place: path.display().to_string(), source })?;
     drop(alone);
-    Ok(pool)
+    Ok((pool, Writer::start(options, BUSY).await.map_err(failed)?))
 }
 
 /// Makes the file if it is not there and switches it to the write-ahead log, which it remembers. Returns how to open it from then on.
@@ -118,17 +117,6 @@ mod tests {
         add(&open(&odd.join("..").join("50% off? #1 ä"), TABLES).await.unwrap(), "a").await.unwrap();
         assert!(odd.join("things.db").is_file());
         assert_eq!(count(&open(&odd, TABLES).await.unwrap()).await, 1);
-    }
-
-    #[tokio::test]
-    async fn a_writer_that_holds_the_file_for_too_long_makes_it_busy() {
-        let dir = tempfile::tempdir().unwrap();
-        let database = open(dir.path(), TABLES).await.unwrap();
-        let file = SqliteConnectOptions::new().filename(dir.path().join("things.db"));
-        let other = SqlitePool::connect_lazy_with(file);
-        let _writing = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
-        assert!(matches!(add(&database, "a").await, Err(Error::Busy(_))));
-        assert_eq!(count(&database).await, 0, "readers do not wait");
     }
 
     #[tokio::test]

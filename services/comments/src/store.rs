@@ -1,7 +1,7 @@
 //! Comments in a database that all instances share.
 //!
 //! Lives here: every SQL statement. Does not: opening the database (`weft-store`), rules about values (`comment`), gRPC (`service`).
-//! Each call is one statement and so one transaction.
+//! Each call is one statement: it is done whole, or not at all.
 //! The SQL is what SQLite and PostgreSQL both know, so that the second needs no second set of statements.
 
 use sqlx::any::AnyRow;

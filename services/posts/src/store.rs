@@ -1,7 +1,7 @@
 //! Posts in a database that all instances share.
 //!
 //! Lives here: every SQL statement. Does not: opening the database (`weft-store`), rules about values (`post`), gRPC (`service`).
-//! Each call is one statement and so one transaction.
+//! Each call is one statement: it is done whole, or not at all.
 //! The SQL is what SQLite and PostgreSQL both know, so that the second needs no second set of statements.
 
 use sqlx::any::AnyRow;
@@ -83,7 +83,7 @@ impl Store {
     /// Changes a post and returns it as it is now.
     pub(crate) async fn update(&self, id: Id, changes: &Changes) -> Result<Post, Error> {
         let (title, body) = (changes.title.as_ref().map(Title::as_str), changes.body.as_ref().map(Body::as_str));
-        self.database.one(query_as(sql::UPDATE).bind(id).bind(title).bind(body).bind(Micros::now())).await
+        self.database.write_one(query_as(sql::UPDATE).bind(id).bind(title).bind(body).bind(Micros::now())).await
     }
 
     pub(crate) async fn delete(&self, id: Id) -> Result<(), Error> {

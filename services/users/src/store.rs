@@ -1,7 +1,7 @@
 //! Users in a database that all instances share.
 //!
 //! Lives here: every SQL statement. Does not: opening the database (`weft-store`), rules about values (`user`), gRPC (`service`).
-//! Each call is one statement and so one transaction.
+//! Each call is one statement: it is done whole, or not at all.
 //! The SQL is what SQLite and PostgreSQL both know, so that the second needs no second set of statements.
 
 use sqlx::any::AnyRow;
@@ -72,7 +72,7 @@ impl Store {
     pub(crate) async fn update(&self, id: Id, changes: &Changes) -> Result<User, Error> {
         let (name, email) = (changes.name.as_ref().map(Name::as_str), changes.email.as_ref());
         let update = query_as(sql::UPDATE).bind(id).bind(name).bind(email.map(Email::as_str));
-        self.database.one(update.bind(email.map(Email::key)).bind(Micros::now())).await
+        self.database.write_one(update.bind(email.map(Email::key)).bind(Micros::now())).await
     }
 
     pub(crate) async fn delete(&self, id: Id) -> Result<(), Error> {

@@ -12,6 +12,7 @@ use std::{
 };
 
 use serde_json::Value;
+use weft_runtime::listen::ListenAddr;
 use weft_testkit::{outside, process, wait};
 
 use crate::{
@@ -188,7 +189,7 @@ async fn starts(chroot: &Path, root: &Path, target: &str) {
 }
 
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    ListenAddr::loopback(0).lasting().get().port()
 }
 
 /// Whether an ELF program has no interpreter, which is what a static one is: nothing is loaded before it.

@@ -86,10 +86,11 @@ fn headline(config: &Config) -> String {
 }
 
 /// Makes sure that the ports are free before anything is built or started, and chooses one where the file says 0, so that a role that is
-/// started again listens where it did before.
+/// started again listens where it did before. Until a role listens, and while it is started again, a chosen port belongs to nobody: hence
+/// one that no connection is given meanwhile.
 fn with_ports(mut config: Config) -> anyhow::Result<Config> {
     let file = config.file.display().to_string();
-    let free = |addr: ListenAddr, key: &str| listen::bind(addr).with_context(|| format!("{key} of {file}"));
+    let free = |addr: ListenAddr, key: &str| listen::bind(addr.lasting()).with_context(|| format!("{key} of {file}"));
     let listen = free(config.registry.listen, "[registry] listen")?;
     let http = free(config.registry.http, "[registry] http")?;
     let gateway = gateway_port(config.gateway.listen, free)?;

@@ -24,7 +24,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("weft-discovery", &["weft-identity", "weft-model", "weft-proto"]),
     ("weft", &["weft-discovery", "weft-model", "weft-proto", "weft-reflection", "weft-runtime", "weft-traffic"]),
     ("weft-store", &["weft"]),
-    ("weft-testkit", &["weft-discovery", "weft-identity", "weft-model", "weft-proto", "weft-reflection"]),
+    (
+        "weft-testkit",
+        &["weft-discovery", "weft-identity", "weft-model", "weft-proto", "weft-reflection", "weft-runtime"],
+    ),
     // the roles: never on each other
     (
         "weft-registry",

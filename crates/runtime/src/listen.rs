@@ -1,11 +1,13 @@
 //! Listeners: addresses as people write them, exclusive binding with an error that names the owner, and the line that says where we listen.
 //!
-//! Lives here: parsing, binding, announcing. Does not: accepting (roles), TLS.
+//! Lives here: parsing, choosing a port, binding, announcing. Does not: accepting (roles), TLS.
 
 use std::{
     fmt, fs,
+    hash::{BuildHasher, Hasher, RandomState},
     io::{self, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
     path::Path,
     str::FromStr,
 };
@@ -36,6 +38,18 @@ impl ListenAddr {
     /// role announces the port it got.
     pub fn admin(self) -> Self {
         let port = if self.0.port() == 0 { 0 } else { self.0.port().checked_add(80).unwrap_or(0) };
+        Self(SocketAddr::new(self.0.ip(), port))
+    }
+
+    /// The same address, with a port chosen for port 0: one to close and listen on again later, such as by a process that is started anew.
+    /// Ports that the kernel gives out by itself are no such thing: any connection of this machine may be given them meanwhile. Port 0
+    /// remains where the kernel gives out all.
+    pub fn lasting(self) -> Self {
+        if self.0.port() != 0 {
+            return self;
+        }
+        let free = |port: &u16| std::net::TcpListener::bind((self.0.ip(), *port)).is_ok();
+        let port = lasting_ports(&ephemeral()).find(free).unwrap_or(0);
         Self(SocketAddr::new(self.0.ip(), port))
     }
 
@@ -123,6 +137,29 @@ pub fn bind(addr: ListenAddr) -> Result<TcpListener, BindError> {
     })
 }
 
+/// Ports that the kernel gives to connections and to listeners on port 0.
+fn ephemeral() -> RangeInclusive<u16> {
+    let told = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok(); // ip(7); for IPv6, too
+    let mut bounds = told.iter().flat_map(|told| told.split_whitespace()).map_while(|bound| bound.parse().ok());
+    match (bounds.next(), bounds.next()) {
+        (Some(first), Some(last)) => first..=last,
+        _ => 32_768..=65_535, // Linux's own choice begins here, and what RFC 6335 recommends lies within
+    }
+}
+
+/// Some ports outside of a range, in random order: below it, where few defaults of programs are, else above. The admin port of each is
+/// outside, too.
+fn lasting_ports(ephemeral: &RangeInclusive<u16>) -> impl Iterator<Item = u16> + use<> {
+    const BELOW: u16 = 10_000;
+    const TRIES: usize = 64;
+    let below = BELOW..ephemeral.start().saturating_sub(80);
+    let above = ephemeral.end().saturating_add(1)..u16::MAX - 80;
+    let ports = if below.is_empty() { above } else { below };
+    let random = || RandomState::new().build_hasher().finish();
+    let pick = move |_| Some(ports.start + u16::try_from(random().checked_rem(ports.len() as u64)?).ok()?);
+    (0..TRIES).map_while(pick)
+}
+
 /// Says where a role listens: with `--log-format json` one line on stdout, which supervisors read; else a log line for people.
 pub fn announce(context: &Context, proto: &str, addr: SocketAddr) {
     let role = context.name();
@@ -202,6 +239,33 @@ mod tests {
         assert!(open.require_loopback("--listen", Insecure::Refused).is_err());
         assert!(open.require_loopback("--listen", Insecure::Allowed).is_ok());
         assert!(ListenAddr::loopback(80).require_loopback("--listen", Insecure::Refused).is_ok());
+    }
+
+    #[test]
+    fn a_lasting_port_is_none_that_the_kernel_gives_out() {
+        let within = |ephemeral: RangeInclusive<u16>, wanted: RangeInclusive<u16>| {
+            let ports: Vec<_> = lasting_ports(&ephemeral).collect();
+            assert_eq!(ports.len(), 64);
+            assert!(ports.iter().all(|port| wanted.contains(port)), "{ports:?} for {ephemeral:?}");
+            assert!(ports.iter().any(|port| *port != ports[0]), "{ports:?}");
+        };
+        within(32_768..=60_999, 10_000..=32_687);
+        within(1_024..=60_999, 61_000..=65_454);
+        within(10_000..=49_151, 49_152..=65_454);
+        assert_eq!(lasting_ports(&(1_024..=65_535)).count(), 0);
+        assert_eq!(lasting_ports(&(1_024..=65_500)).count(), 0);
+    }
+
+    #[tokio::test]
+    async fn port_0_lasts_as_a_port_that_can_be_had_again_and_again() {
+        let chosen = ListenAddr::loopback(0).lasting();
+        assert_eq!(chosen.lasting(), chosen);
+        for _ in 0..2 {
+            assert_eq!(bind(chosen).unwrap().local_addr().unwrap(), chosen.get());
+        }
+        assert!(!ephemeral().contains(&chosen.get().port()), "{chosen}");
+        let kernels = bind(ListenAddr::loopback(0)).unwrap().local_addr().unwrap().port();
+        assert!(ephemeral().contains(&kernels), "what the kernel gives out is known: {kernels}");
     }
 
     #[tokio::test]

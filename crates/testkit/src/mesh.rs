@@ -20,6 +20,7 @@ use weft_proto::weft::{
     discovery::v1::{ListRequest, ListResponse, discovery_client::DiscoveryClient, service_update::Body},
     model::v1::{Instance, Status},
 };
+use weft_runtime::listen::ListenAddr;
 
 use crate::{outside, process::Process, secure, wait};
 
@@ -131,7 +132,8 @@ impl Mesh {
         let names: Vec<_> = ["weft"].into_iter().chain(apps.iter().map(|app| app.binary())).collect();
         let weft = outside::need_binaries(&names, test)?.swap_remove(0);
         let dir = TempDir::new().expect("a temporary directory can be made");
-        let mut registry = registry(&weft, &dir, "127.0.0.1:0", &options);
+        // It is started again where it was.
+        let mut registry = registry(&weft, &dir, &ListenAddr::loopback(0).lasting().to_string(), &options);
         let registry_at = registry.address("grpc").await;
         let credential =
             Credential::read(&operator_token(&dir), None).expect("the registry wrote its operator's token");

@@ -7,7 +7,6 @@
 use std::{
     fs,
     io::Write,
-    net::TcpListener,
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -19,6 +18,7 @@ use std::{
 };
 
 use tempfile::TempDir;
+use weft_runtime::listen::ListenAddr;
 
 use crate::outside;
 
@@ -99,9 +99,9 @@ impl Postgres {
     /// Starts on a port that is free, and remains there.
     fn run(&mut self, remove: Option<&Path>) {
         for _ in 0..TRIES {
-            let free = TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("there is a free port");
-            if self.try_port(free.port(), remove) {
-                self.port = free.port();
+            let port = ListenAddr::loopback(0).lasting().get().port();
+            if self.try_port(port, remove) {
+                self.port = port;
                 return;
             }
         }

@@ -56,8 +56,6 @@ use parts::{Feed, Following, Parts};
 const JOIN: Duration = Duration::from_secs(60);
 /// How long calls in flight may take once the gateway drains.
 const LIMIT: Duration = Duration::from_secs(30);
-/// Connections taken over at the drain at most; more than the kernel holds are those of clients that go on connecting.
-const BACKLOG: usize = 1024;
 /// Pause after a failed accept: out of descriptors, spinning would not free one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -328,10 +326,11 @@ async fn accept(
             }
         }
     }
-    match take_backlog(listener, &threads).await {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-        Err(error) => tracing::warn!(%error, "connections that waited to be accepted are lost"),
+    for accepted in listen::close(listener) {
+        match accepted {
+            Ok((stream, downstream)) => hand_over(&threads, stream, downstream).await,
+            Err(error) => tracing::warn!(%error, "connections that waited to be accepted are lost"),
+        }
     }
     Ok(threads)
 }
@@ -340,18 +339,6 @@ async fn hand_over(threads: &DataThreads, stream: TcpStream, downstream: SocketA
     if let Err(error) = threads.hand_over(stream, downstream).await {
         tracing::debug!(%error, %downstream, "connection lost before it was served");
     }
-}
-
-/// Hands over what the kernel has accepted for us: those clients may have sent a call, and closing the listener would reset them. Asks the
-/// socket itself, because the runtime may not have heard of them yet. Returns what ended it: `WouldBlock` when none is left.
-async fn take_backlog(listener: TcpListener, threads: &DataThreads) -> io::Result<()> {
-    let listener = listener.into_std()?;
-    for _ in 0..BACKLOG {
-        let (stream, downstream) = listener.accept()?;
-        stream.set_nonblocking(true)?;
-        hand_over(threads, TcpStream::from_std(stream)?, downstream).await;
-    }
-    Ok(())
 }
 
 /// Waits for the calls in flight, within the limit or until somebody aborts.

@@ -4,7 +4,6 @@
 //! HTTP/2 only, in TLS or with prior knowledge. A side (inbound, outbound) leaves in two steps: `leave` ends accepting and sends GOAWAY;
 //! `cut` ends what is left. One data thread carries both sides, so a connection's side is told by the port it came in at.
 
-use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use weft_identity::Refusal;
+use weft_runtime::listen;
 use weft_runtime::threads::{Connection, DataThreads, Load, ThreadEnded};
 use weft_traffic::{Body, Reset};
 
@@ -37,8 +37,6 @@ const STREAMS: u32 = 1_000;
 const HEADERS: u32 = 64 << 10;
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections taken over when a side leaves at most; more than the kernel holds are those of callers that go on connecting.
-const BACKLOG: usize = 1024;
 /// How long a leaving side waits for a caller that has connected to say who it is.
 const LAST_CALL: Duration = Duration::from_millis(100);
 /// Pause after a failed accept: out of descriptors, spinning would not free one.
@@ -75,23 +73,12 @@ impl Side {
                 }
             }
         }
-        match self.take_backlog(listener, &to).await {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => tracing::warn!(%error, "connections that waited to be accepted are lost"),
+        for accepted in listen::close(listener) {
+            match accepted {
+                Ok((stream, downstream)) => self.send(stream, downstream, &to).await,
+                Err(error) => tracing::warn!(%error, "connections that waited to be accepted are lost"),
+            }
         }
-    }
-
-    /// Takes what the kernel has accepted for us: those callers may have sent a call already, so they get a GOAWAY and no reset. Asks the socket itself, because
-    /// the runtime may not have heard of them yet. Returns what ended it: `WouldBlock` when none is left.
-    async fn take_backlog(&self, listener: TcpListener, to: &mpsc::Sender<Accepted>) -> io::Result<()> {
-        let listener = listener.into_std()?;
-        for _ in 0..BACKLOG {
-            let (stream, downstream) = listener.accept()?;
-            stream.set_nonblocking(true)?;
-            self.send(TcpStream::from_std(stream)?, downstream, to).await;
-        }
-        Ok(())
     }
 
     async fn send(&self, stream: TcpStream, downstream: SocketAddr, to: &mpsc::Sender<Accepted>) {

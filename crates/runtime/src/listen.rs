@@ -12,7 +12,7 @@ use std::{
     str::FromStr,
 };
 
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::{Context, LogFormat, Usage};
 
@@ -160,6 +160,28 @@ fn lasting_ports(ephemeral: &RangeInclusive<u16>) -> impl Iterator<Item = u16> +
     (0..TRIES).map_while(pick)
 }
 
+/// Closes a listener, and returns the connections that the kernel has accepted for it: those callers may have sent something already, and would
+/// be reset. The socket itself is asked, because the runtime may not have heard of them yet. At most as many as the kernel holds: more are
+/// those of callers that go on connecting. An error ends them.
+pub fn close(listener: TcpListener) -> impl Iterator<Item = io::Result<(TcpStream, SocketAddr)>> {
+    let (listener, unheard) = match listener.into_std() {
+        Ok(listener) => (Some(listener), None),
+        Err(error) => (None, Some(Err(error))),
+    };
+    let take = move || {
+        let (stream, peer) = match listener.as_ref()?.accept() {
+            Ok(accepted) => accepted,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            Err(error) => return Some(Err(error)),
+        };
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        Some(stream.map(|stream| (stream, peer)))
+    };
+    let mut failed = false;
+    let accepted = std::iter::from_fn(take).take(BACKLOG as usize);
+    unheard.into_iter().chain(accepted).take_while(move |next| !std::mem::replace(&mut failed, next.is_err()))
+}
+
 /// Says where a role listens: with `--log-format json` one line on stdout, which supervisors read; else a log line for people.
 pub fn announce(context: &Context, proto: &str, addr: SocketAddr) {
     let role = context.name();
@@ -266,6 +288,26 @@ mod tests {
         assert!(!ephemeral().contains(&chosen.get().port()), "{chosen}");
         let kernels = bind(ListenAddr::loopback(0)).unwrap().local_addr().unwrap().port();
         assert!(ephemeral().contains(&kernels), "what the kernel gives out is known: {kernels}");
+    }
+
+    #[tokio::test]
+    async fn a_listener_that_closes_gives_back_what_the_kernel_accepted_before_the_runtime_heard_of_it() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = bind(ListenAddr::loopback(0)).unwrap();
+        let at = listener.local_addr().unwrap();
+        let clients: Vec<_> = (0..3).map(|_| std::net::TcpStream::connect(at).unwrap()).collect();
+        let accepted: Vec<_> = close(listener).collect::<io::Result<_>>().unwrap();
+        let peers: Vec<_> = accepted.iter().map(|(_, peer)| *peer).collect();
+        assert_eq!(peers, clients.iter().map(|client| client.local_addr().unwrap()).collect::<Vec<_>>());
+        assert!(std::net::TcpStream::connect(at).is_err(), "nobody listens any more");
+        for ((mut stream, _), client) in accepted.into_iter().zip(clients) {
+            client.set_nonblocking(true).unwrap();
+            let mut client = TcpStream::from_std(client).unwrap();
+            client.write_all(b"hi").await.unwrap();
+            let mut heard = [0; 2];
+            stream.read_exact(&mut heard).await.unwrap();
+            assert_eq!(&heard, b"hi");
+        }
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use weft_identity::pem;
 
-use crate::authority::{Authority, HOUR, Hand};
+use weft_testkit::authority::{Authority, HOUR, Hand};
 
 #[test]
 fn exported_files_are_readable_again_and_the_key_is_its_owners_alone() {

@@ -4,7 +4,6 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-mod authority;
 mod calls;
 mod files;
 mod refusals;

@@ -4,11 +4,9 @@ use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyUsagePurpose, SanType};
 use weft_identity::{BadSvid, Bundle, Callers, Identity, Leaf, Refusal, Revocations, RootPin, Svid, bootstrap_config};
+use weft_testkit::authority::{Authority, HOUR, Hand};
 
-use crate::{
-    authority::{Authority, HOUR, Hand},
-    calls::{Failed, call, meet},
-};
+use crate::calls::{Failed, call, meet};
 
 #[tokio::test]
 async fn both_sides_learn_who_the_other_is() {

@@ -5,11 +5,9 @@ use std::time::Duration;
 use rustls::HandshakeKind;
 use tokio::time::Instant;
 use weft_identity::{Bundle, Callers, KeyRequest, Refusal, Revocations, Svid};
+use weft_testkit::authority::{Authority, HOUR, Hand};
 
-use crate::{
-    authority::{Authority, HOUR, Hand},
-    calls::{Failed, call, meet},
-};
+use crate::calls::{Failed, call, meet};
 
 #[tokio::test]
 async fn a_second_connection_resumes_and_still_knows_its_peer() {

@@ -8,10 +8,10 @@ use std::{
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use http_body_util::BodyExt;
 use weft_identity::{Bundle, Identity, Revocations};
+use weft_testkit::authority::{Authority, HOUR, Hand};
 use weft_traffic::{Body, Code, ConnectError, Error};
 
 use crate::{
-    authority::{Authority, HOUR, Hand},
     mesh::{GET, Mesh, POST, read, request, until},
     upstream::{Call, Settings, Upstream, ok, send},
 };
@@ -39,7 +39,7 @@ async fn refused(mesh: &Mesh) -> &'static str {
 
 #[tokio::test]
 async fn the_right_peer_is_met_and_calls_pass() {
-    let ca = Authority::new("weft.local", &Hand::default());
+    let ca = Authority::new("weft.local", &Hand::running());
     let (users, posts) = (ca.identity("users", HOUR), ca.identity("posts", HOUR));
     let server = serving(&users).await;
     let mesh = Mesh::secured(Some(posts), &ca.id("users"), [server.address]);
@@ -50,7 +50,7 @@ async fn the_right_peer_is_met_and_calls_pass() {
 
 #[tokio::test]
 async fn a_peer_that_may_not_be_called_is_refused_by_its_rule() {
-    let hand = Hand::default();
+    let hand = Hand::running();
     let (ours, theirs) = (Authority::new("weft.local", &hand), Authority::new("other.mesh", &hand));
     let forger = Authority::new("weft.local", &hand);
     let posts = ours.identity("posts", 9 * HOUR);
@@ -77,7 +77,7 @@ async fn a_peer_that_may_not_be_called_is_refused_by_its_rule() {
 /// In TLS 1.3 the client is done before the server has looked at its certificate: a call that went out then would be lost.
 #[tokio::test]
 async fn a_caller_that_the_peer_refuses_loses_no_call_and_learns_why() {
-    let hand = Hand::default();
+    let hand = Hand::running();
     let (ours, theirs) = (Authority::new("weft.local", &hand), Authority::new("other.mesh", &hand));
     let (users, other, posts) =
         (ours.identity("users", HOUR), ours.identity("users", HOUR), ours.identity("posts", HOUR));
@@ -102,7 +102,7 @@ async fn a_caller_that_the_peer_refuses_loses_no_call_and_learns_why() {
 
 #[tokio::test]
 async fn a_process_without_an_identity_is_told_to_get_one() {
-    let ca = Authority::new("weft.local", &Hand::default());
+    let ca = Authority::new("weft.local", &Hand::running());
     let server = serving(&ca.identity("users", HOUR)).await;
     let mesh = Mesh::secured(None, &ca.id("users"), [server.address]);
     assert_eq!(refused(&mesh).await, "no_identity");
@@ -113,7 +113,7 @@ async fn a_process_without_an_identity_is_told_to_get_one() {
 
 #[tokio::test]
 async fn a_plaintext_server_behind_an_mtls_endpoint_gets_no_call() {
-    let ca = Authority::new("weft.local", &Hand::default());
+    let ca = Authority::new("weft.local", &Hand::running());
     let server = Upstream::start(Call::echo).await;
     let mesh = Mesh::secured(Some(ca.identity("posts", HOUR)), &ca.id("users"), [server.address]);
     let error = mesh.call(POST, Body::full("x")).await.unwrap_err();
@@ -124,7 +124,7 @@ async fn a_plaintext_server_behind_an_mtls_endpoint_gets_no_call() {
 
 #[tokio::test]
 async fn a_revoked_peers_live_connection_is_cut_with_its_calls() {
-    let ca = Authority::new("weft.local", &Hand::default());
+    let ca = Authority::new("weft.local", &Hand::running());
     let (users, posts) = (ca.identity("users", HOUR), ca.identity("posts", HOUR));
     let settings = Settings { identity: Some(users.clone()), ..Settings::default() };
     let server = Upstream::start_with(settings, |mut call: Call| async move {
@@ -146,7 +146,7 @@ async fn a_revoked_peers_live_connection_is_cut_with_its_calls() {
 
 #[tokio::test]
 async fn a_root_that_goes_takes_its_connections_with_it() {
-    let hand = Hand::default();
+    let hand = Hand::running();
     let (old, new) = (Authority::new("weft.local", &hand), Authority::new("weft.local", &hand));
     let (users, posts) = (old.identity("users", HOUR), old.identity("posts", HOUR));
     let server = serving(&users).await;
@@ -180,7 +180,7 @@ async fn slow_echo(mut call: Call) {
 
 #[tokio::test]
 async fn a_rotation_opens_the_next_connection_before_it_leaves_the_old_one_whose_calls_finish() {
-    let ca = Authority::new("weft.local", &Hand::default());
+    let ca = Authority::new("weft.local", &Hand::running());
     let (users, posts) = (ca.identity("users", HOUR), ca.identity("posts", HOUR));
     let settings = Settings { identity: Some(users), ..Settings::default() };
     let server = Upstream::start_with(settings, slow_echo).await;
@@ -201,7 +201,7 @@ async fn a_rotation_opens_the_next_connection_before_it_leaves_the_old_one_whose
 
 #[tokio::test]
 async fn a_peer_that_renews_is_met_anew_before_its_old_certificate_runs_out() {
-    let ca = Authority::new("weft.local", &Hand::default());
+    let ca = Authority::new("weft.local", &Hand::running());
     let (users, posts) = (ca.identity("users", 10 * Duration::from_secs(1)), ca.identity("posts", HOUR));
     let server = serving(&users).await;
     let mesh = Mesh::secured(Some(posts), &ca.id("users"), [server.address]);
@@ -218,7 +218,7 @@ async fn a_peer_that_renews_is_met_anew_before_its_old_certificate_runs_out() {
 
 #[tokio::test]
 async fn an_expired_peer_gets_no_new_call_and_finishes_those_it_has() {
-    let ca = Authority::new("weft.local", &Hand::default());
+    let ca = Authority::new("weft.local", &Hand::running());
     let (users, posts) = (ca.identity("users", HOUR), ca.identity("posts", 9 * HOUR));
     let settings = Settings { identity: Some(users.clone()), ..Settings::default() };
     let server = Upstream::start_with(settings, slow_echo).await;
@@ -241,7 +241,7 @@ async fn an_expired_peer_gets_no_new_call_and_finishes_those_it_has() {
 /// 500 calls while certificates of both sides and the root are replaced all the time.
 #[tokio::test]
 async fn calls_across_rotations_of_both_sides_and_of_the_root_lose_nothing() {
-    let hand = Hand::default();
+    let hand = Hand::running();
     let (old, new) = (Authority::new("weft.local", &hand), Authority::new("weft.local", &hand));
     let life = Duration::from_secs(2);
     let (users, posts) = (old.identity("users", life), old.identity("posts", life));
@@ -293,7 +293,7 @@ async fn calls_across_rotations_of_both_sides_and_of_the_root_lose_nothing() {
 
 #[tokio::test]
 async fn a_pool_that_finishes_leaves_no_keeper_behind() {
-    let ca = Authority::new("weft.local", &Hand::default());
+    let ca = Authority::new("weft.local", &Hand::running());
     let server = serving(&ca.identity("users", HOUR)).await;
     let mesh = Mesh::secured(Some(ca.identity("posts", HOUR)), &ca.id("users"), [server.address]);
     mesh.call(GET, Body::full("x")).await.unwrap();

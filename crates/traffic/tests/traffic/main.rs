@@ -4,7 +4,6 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
-mod authority;
 mod mesh;
 mod upstream;
 

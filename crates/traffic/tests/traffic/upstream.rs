@@ -23,7 +23,7 @@ use tokio::{
 };
 use weft_identity::Identity;
 
-use crate::authority;
+use weft_testkit::authority;
 
 /// One call as the server has it.
 pub(crate) struct Call {

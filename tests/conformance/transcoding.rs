@@ -3,6 +3,7 @@
 //! Lives here: a gateway reduced to its decisions (no sockets, no clock, a backend that is a list of messages), and the
 //! score. Does not: reading cases or comparing (`weft_tests::transcoding`).
 
+use weft_model::timeout;
 use weft_tests::transcoding::{Answer, BackendReply, Call, Case, Observed, Suite};
 use weft_transcode::bind::{BindError, RequestParts};
 use weft_transcode::metadata;
@@ -101,7 +102,12 @@ impl<'a> Gateway<'a> {
             content_type: header("content-type"),
         };
         let mut call = Call { method: found.plan.method().full_name().to_owned(), ..Call::default() };
-        call.deadline = header("grpc-timeout").map(|it| metadata::grpc_timeout(it.as_bytes())).transpose()?;
+        call.deadline = match header(timeout::NAME) {
+            Some(value) => {
+                Some(timeout::read(value.as_bytes()).ok_or_else(|| BindError::field(timeout::NAME, "malformed"))?)
+            }
+            None => None,
+        };
         call.metadata = request.headers.iter().filter(|(name, _)| metadata::is_forwarded(name)).cloned().collect();
         self.codec.check_head(&found.plan, parts)?;
         let body = request.body.as_deref().unwrap_or_default();

@@ -12,6 +12,7 @@ pub mod metadata;
 mod name;
 mod policy;
 mod service;
+pub mod timeout;
 
 pub use caller::Caller;
 pub use endpoint::{Endpoint, Protocol, Transport};

@@ -9,16 +9,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use http::{Request, Response, Uri};
+use http::{HeaderValue, Request, Response, Uri};
 use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
 use tonic::transport;
 use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tower::{Service, ServiceExt};
+use weft_model::timeout;
 
 use crate::call_span::CallSpan;
-use crate::served::Served;
-use crate::timeout;
+use crate::served::{Served, timeout_of};
 
 /// How long the sidecar, on loopback, may take to accept.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -74,7 +74,7 @@ impl Channel {
 
     /// The earliest of the served call's deadline, the bound of the channel, and what the author gave this very request.
     fn deadline(&self, served: Option<&Served>, request: &Request<Body>) -> Option<Instant> {
-        let own = [self.limit, timeout::read(request.headers())].into_iter().flatten().min();
+        let own = [self.limit, timeout_of(request.headers())].into_iter().flatten().min();
         let own = own.map(|limit| Instant::now() + limit);
         own.into_iter().chain(served.and_then(Served::deadline)).min()
     }
@@ -149,7 +149,8 @@ impl Channel {
             if left.is_zero() {
                 return Err(self.late());
             }
-            request.headers_mut().insert(timeout::NAME, timeout::write(left));
+            let left = HeaderValue::try_from(timeout::write(left)).expect("digits and a letter are valid in a header");
+            request.headers_mut().insert(timeout::NAME, left);
         }
         let answer = connection.clone().oneshot(request);
         let answer = match deadline {

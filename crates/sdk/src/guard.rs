@@ -151,7 +151,7 @@ mod tests {
     use http_body_util::{BodyExt, StreamBody};
 
     use super::*;
-    use crate::timeout;
+    use weft_model::timeout;
 
     #[tokio::test]
     async fn a_stream_that_always_has_more_ends_at_its_deadline() {

@@ -30,7 +30,6 @@ mod mask;
 mod process;
 mod served;
 mod services;
-mod timeout;
 
 pub use channel::Channel;
 pub use mask::Mask;

@@ -12,16 +12,21 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
+use weft_model::timeout;
 use weft_runtime::call::{self, Call};
 
 use crate::call_span::CallSpan;
-use crate::timeout;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 tokio::task_local! {
     static SERVED: Arc<Served>;
+}
+
+/// Reads `grpc-timeout`; one that is malformed counts as none.
+pub(crate) fn timeout_of(headers: &HeaderMap) -> Option<Duration> {
+    timeout::read(headers.get(timeout::NAME)?.as_bytes())
 }
 
 /// What a call hands on to the calls made for it.
@@ -40,7 +45,7 @@ impl Served {
     /// Reads the head of a request, now: its deadline counts from here. Opens its span if it is sampled and the process exports spans, of
     /// these services.
     pub(crate) fn read(headers: &HeaderMap, path: &str, exports: Option<&[&'static str]>) -> (Arc<Self>, CallSpan) {
-        let deadline = timeout::read(headers).map(|left: Duration| Instant::now() + left);
+        let deadline = timeout_of(headers).map(|left| Instant::now() + left);
         let mut trace = HeaderMap::new();
         let mut call_span = CallSpan::NONE;
         let mut call = None;

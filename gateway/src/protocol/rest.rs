@@ -16,8 +16,9 @@ use tokio::{
     sync::oneshot,
     time::{Instant, timeout_at},
 };
+use weft_model::timeout;
 use weft_traffic::{Body, CallOptions};
-use weft_transcode::{BindError, MethodPlan, RequestParts, Status, metadata::grpc_timeout, status};
+use weft_transcode::{BindError, MethodPlan, RequestParts, Status, status};
 
 use crate::{
     edge::call::Call,
@@ -265,8 +266,10 @@ impl Exchange<'_> {
 
     /// The client's `grpc-timeout`; without one, the configured limit for calls that are not streams.
     fn timeout(&self) -> Result<Option<Duration>, BindError> {
-        match self.head.headers.get("grpc-timeout") {
-            Some(value) => grpc_timeout(value.as_bytes()).map(Some),
+        match self.head.headers.get(timeout::NAME) {
+            Some(value) => timeout::read(value.as_bytes()).map(Some).ok_or_else(|| {
+                BindError::field(timeout::NAME, "expected one to eight digits and a unit of H, M, S, m, u or n")
+            }),
             None => {
                 let streaming = self.found.plan.method().streaming();
                 let bounded = !streaming.client() && !streaming.server();

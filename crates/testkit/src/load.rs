@@ -47,11 +47,20 @@ pub struct Outcome {
     pub due: Duration,
     /// From the intended start to the end of the answer.
     pub latency: Duration,
+    /// When it really began.
+    pub began: Instant,
+    /// When the answer was there.
+    pub ended: Instant,
     /// Status and body, or what went wrong below HTTP.
     pub answer: Result<(StatusCode, String), String>,
 }
 
 impl Outcome {
+    /// Whether it was under way at some moment of a span of time.
+    pub fn under_way(&self, from: Instant, to: Instant) -> bool {
+        self.began <= to && self.ended >= from
+    }
+
     /// Whether the answer was a 2xx.
     pub fn ok(&self) -> bool {
         matches!(&self.answer, Ok((status, _)) if status.is_success())
@@ -80,9 +89,11 @@ pub async fn run_balanced(
         sleep_until(start + due).await;
         let (call, target, connections) = (call(index), target(index), Arc::clone(&connections));
         calls.spawn(async move {
+            let began = Instant::now();
             let limited = timeout(CALL_LIMIT, connections.send(target, &call)).await;
             let answer = limited.unwrap_or_else(|_| Err(format!("no answer within {CALL_LIMIT:?}")));
-            Outcome { index, call, due, latency: start.elapsed().saturating_sub(due), answer }
+            let ended = Instant::now();
+            Outcome { index, call, due, latency: (ended - start).saturating_sub(due), began, ended, answer }
         });
         while let Some(Ok(outcome)) = calls.try_join_next() {
             outcomes.push(outcome);
@@ -190,7 +201,7 @@ impl fmt::Display for Report {
             self.quantile(1.0)
         )?;
         for outcome in failed.iter().take(20) {
-            let Outcome { index, call, due, latency, answer } = outcome;
+            let Outcome { index, call, due, latency, answer, .. } = outcome;
             write!(f, "\n  #{index} {} {} due {due:?} took {latency:?}: {answer:?}", call.method, call.path)?;
         }
         Ok(())

@@ -4,11 +4,11 @@
 //! Inventory: check.
 
 mod facts;
+mod up;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
-    net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
@@ -23,18 +23,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
-use weft_discovery::{Credential, TokenFor, join, write_token};
-use weft_identity::name;
-use weft_proto::weft::{
-    model::v1::Status,
-    registry::v1::{DeregisterRequest, registry_client::RegistryClient},
-};
+use weft_discovery::{TokenFor, write_token};
+use weft_proto::weft::model::v1::Status;
 use weft_testkit::{
     load::{self, Report},
     mesh::{App, Mesh},
-    outside,
-    process::{self, Process},
-    secure, wait,
+    outside, process, secure, wait,
 };
 
 use crate::{
@@ -371,116 +365,6 @@ async fn a_token_of_another_authority_shows_the_wrong_root() {
     let Some(other) = Mesh::start(test, &[]).await else { return };
     let named = Named::of(&mut mesh).await;
     named.with("--token-file", other.operator_token()).check().await.shows(["WEFT0304"]);
-}
-
-/// A mesh that `weft up` runs, of one service with these words of its table.
-struct Up {
-    dir: TempDir,
-    process: Process,
-}
-
-impl Up {
-    async fn start(test: &str, service: impl FnOnce(&Path, &Path) -> String) -> Option<Self> {
-        let [weft, echo]: [PathBuf; 2] = outside::need_binaries(&["weft", "weft-echo"], test)?.try_into().ok()?;
-        let dir = TempDir::new().unwrap();
-        let ports =
-            "[registry]\nlisten = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n[gateway]\nlisten = \"127.0.0.1:0\"\n";
-        let toml = format!("{ports}[services.echo]\n{}\n", service(&echo, dir.path()));
-        fs::write(dir.path().join("weft.toml"), toml).unwrap();
-        let mut command = Command::new(&weft);
-        command.arg("up").current_dir(dir.path());
-        let up = Self { process: Process::spawn("weft up", command).unwrap(), dir };
-        wait::until("weft up to be ready", SOON, || async { up.process.said("ready after").then_some(()) }).await;
-        Some(up)
-    }
-
-    async fn check(&self) -> Checked {
-        check(self.dir.path(), &[]).await
-    }
-
-    /// Checks until these ids show, and no others at that moment.
-    async fn comes_to_show<const N: usize>(&self, ids: [&str; N]) -> Checked {
-        let checked = wait::until("the ids to show", SOON, || async {
-            let checked = self.check().await;
-            (checked.ids() == BTreeSet::from(ids)).then_some(checked)
-        })
-        .await;
-        checked.shows(ids);
-        checked
-    }
-
-    async fn row(&self, name: &str) -> BTreeMap<String, Value> {
-        let mut command = tokio::process::Command::new(weft());
-        let output = command.args(["ps", "-o", "json"]).current_dir(self.dir.path()).output().await.unwrap();
-        let everything: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let rows = everything["processes"].as_array().unwrap();
-        let row = rows.iter().find(|row| row["name"] == name).expect("there is such a process");
-        row.as_object().unwrap().clone().into_iter().collect()
-    }
-}
-
-#[tokio::test]
-async fn weft_up_is_checked_without_a_flag_and_tells_what_an_operator_removed() {
-    let _shared = ALONE.read().await;
-    let test = "weft_up_is_checked_without_a_flag_and_tells_what_an_operator_removed";
-    let Some(up) = Up::start(test, |echo, _| format!("command = [{:?}]\nscale = 2", echo.display())).await else {
-        return;
-    };
-    let checked = up.check().await;
-    checked.shows([]);
-    assert!(checked.with(&["skipped"]).is_empty(), "{:#}", checked.report);
-    assert_eq!((checked.well("WEFT0101"), checked.well("WEFT0107"), checked.well("WEFT0601")), (1, 1, 2));
-
-    let id = up.row("echo-1").await["instance_id"].as_str().unwrap().to_owned();
-    let registry: SocketAddr = up.row("registry").await["addresses"]["grpc"].as_str().unwrap().parse().unwrap();
-    let word = DeregisterRequest { id, epoch: 0 };
-    let token = up.dir.path().join(".weft/registry/ca/operator.token");
-    let credential = Credential::read(&token, None).unwrap();
-    let (_keeping, operator) = join(credential, None, secure::clock(), SOON).await.unwrap();
-    let expected = operator.trust().domain().service(&name::registry());
-    let channel = secure::channel(registry, &operator, &expected);
-    RegistryClient::new(channel).deregister(word).await.unwrap();
-    let checked = up.comes_to_show(["WEFT0404"]).await;
-    assert_eq!(checked.subject("WEFT0404"), "echo-1");
-    let row = wait::until("ps to say so", SOON, || async {
-        let row = up.row("echo-1").await;
-        (row["state"] == "revoked").then_some(row)
-    })
-    .await;
-    assert!(row["reason"].as_str().unwrap().starts_with("an operator removed this instance"), "{row:?}");
-    assert_eq!(up.row("echo-2").await["state"], "serving");
-    up.check().await.shows(["WEFT0404"]);
-}
-
-#[tokio::test]
-async fn a_service_that_declares_the_name_of_another_is_refused_by_name() {
-    let _shared = ALONE.read().await;
-    let test = "a_service_that_declares_the_name_of_another_is_refused_by_name";
-    let same = |echo: &Path, _: &Path| {
-        let echo = echo.display();
-        format!("command = [\"{echo}\"]\n[services.mimic]\ncommand = [\"{echo}\"]\nneeds = [\"echo\"]")
-    };
-    let Some(up) = Up::start(test, same).await else { return };
-    let checked = up.check().await;
-    checked.shows(["WEFT0408"]);
-    assert_eq!(checked.subject("WEFT0408"), "mimic.default");
-}
-
-#[tokio::test]
-async fn an_app_that_crashes_again_and_again_is_named_with_its_last_words() {
-    let _shared = ALONE.read().await;
-    let test = "an_app_that_crashes_again_and_again_is_named_with_its_last_words";
-    let service = |echo: &Path, dir: &Path| {
-        let script =
-            format!("test -e {}/broken && {{ echo no disk >&2; exit 3; }}; exec {}", dir.display(), echo.display());
-        format!("command = [\"sh\", \"-c\", {script:?}]")
-    };
-    let Some(up) = Up::start(test, service).await else { return };
-    up.check().await.shows([]);
-    fs::write(up.dir.path().join("broken"), "").unwrap();
-    process::kill(u32::try_from(up.row("echo-1").await["app_pid"].as_u64().unwrap()).unwrap());
-    let checked = up.comes_to_show(["WEFT0403"]).await;
-    assert_eq!(checked.subject("WEFT0403"), "echo-1");
 }
 
 #[tokio::test]

@@ -6,22 +6,20 @@
 
 use std::{
     collections::BTreeSet,
-    path::PathBuf,
-    process::{Command, Output},
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 use http::{Method, StatusCode};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::{net::TcpListener, time::timeout};
 use weft_testkit::{
     collector::{Collector, Span, tree},
     http::{Answer, send, send_with},
     mesh::{App, Mesh},
-    outside,
     process::Process,
+    up::Up,
     wait,
 };
 
@@ -227,58 +225,24 @@ async fn a_collector_that_never_answers_costs_no_call_and_no_end() {
     assert!(mesh.gateway.end(SOON).await.success());
 }
 
-/// A whole mesh started by `weft up`, which logs each span.
-struct Up {
-    weft: PathBuf,
-    dir: TempDir,
-    process: Process,
-}
-
-impl Up {
-    async fn start(test: &str) -> Option<Self> {
-        let names = ["weft", "users", "posts"];
-        let [weft, users, posts]: [PathBuf; 3] = outside::need_binaries(&names, test)?.try_into().ok()?;
-        let dir = TempDir::new().unwrap();
-        let mesh = format!(
-            "[registry]\nlisten = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n\n[gateway]\nlisten = \"127.0.0.1:0\"\n\n\
-             [services.users]\ncommand = [{users:?}]\n\n[services.posts]\ncommand = [{posts:?}]\nneeds = [\"users\"]\n"
-        );
-        std::fs::write(dir.path().join("weft.toml"), mesh).unwrap();
-        let mut command = Command::new(&weft);
-        command.arg("up").current_dir(dir.path()).env("RUST_LOG", "info,trace=debug");
-        let up = Self { process: Process::spawn("weft up", command).unwrap(), dir, weft };
-        wait::until("weft up to be ready", Duration::from_secs(60), || async {
-            up.process.said("ready after").then_some(())
-        })
-        .await;
-        Some(up)
-    }
-
-    async fn run(&self, args: &[&str]) -> Output {
-        let mut command = tokio::process::Command::new(&self.weft);
-        command.args(args).current_dir(self.dir.path()).kill_on_drop(true).output().await.expect("weft starts")
-    }
-
-    async fn lines(&self, args: &[&str]) -> Vec<String> {
-        let output = self.run(args).await;
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
-    }
-
-    async fn gateway(&self) -> std::net::SocketAddr {
-        let ps: Value = serde_json::from_str(&self.lines(&["ps", "-o", "json"]).await.join("\n")).unwrap();
-        let processes = ps["processes"].as_array().unwrap();
-        let gateway = processes.iter().find(|it| it["name"] == "gateway").unwrap();
-        gateway["addresses"]["http"].as_str().unwrap().parse().unwrap()
-    }
+/// The lines that a command prints beside a mesh.
+async fn printed(up: &Up, args: &[&str]) -> Vec<String> {
+    up.run(args).await.lines().map(str::to_owned).collect()
 }
 
 #[tokio::test]
 async fn the_lines_of_one_call_are_found_in_all_processes_by_its_trace() {
     let _shared = ALONE.read().await;
     let test = "the_lines_of_one_call_are_found_in_all_processes_by_its_trace";
-    let Some(up) = Up::start(test).await else { return };
-    let gateway = up.gateway().await;
+    let services = |[users, posts]: [PathBuf; 2], _: &Path| {
+        format!(
+            "[services.users]\ncommand = [{users:?}]\n[services.posts]\ncommand = [{posts:?}]\nneeds = [\"users\"]\n"
+        )
+    };
+    // It logs each span.
+    let env = [("RUST_LOG", "info,trace=debug")];
+    let Some(up) = Up::start(test, ["users", "posts"], &env, services).await else { return };
+    let gateway = up.address("gateway", "http").await;
     let ada = ada(gateway).await;
     let article = json!({"authorId": ada, "title": "Notes"});
     let trace = trace_of(&post(gateway, "/api/posts", &article).await);
@@ -287,7 +251,7 @@ async fn the_lines_of_one_call_are_found_in_all_processes_by_its_trace() {
     // 8 spans and the line of the access log; `weft up` samples every call and, without a collector, each span is a line.
     let find = ["logs", "--trace", trace.as_str(), "--raw"];
     let lines = wait::until("every line of the call", SOON, || async {
-        let lines = up.lines(&find).await;
+        let lines = printed(&up, &find).await;
         (lines.len() >= 9).then_some(lines)
     })
     .await;
@@ -303,16 +267,14 @@ async fn the_lines_of_one_call_are_found_in_all_processes_by_its_trace() {
     let processes = |lines: &[String]| -> BTreeSet<String> {
         lines.iter().map(|line| line.split_whitespace().next().unwrap().to_owned()).collect()
     };
-    let all = processes(&up.lines(&["logs", "--trace", &trace]).await);
+    let all = processes(&printed(&up, &["logs", "--trace", &trace]).await);
     assert_eq!(all, ["gateway", "posts-1", "users-1"].map(str::to_owned).into());
-    let of_users = processes(&up.lines(&["logs", "users", "--trace", &trace.to_uppercase()]).await);
+    let of_users = processes(&printed(&up, &["logs", "users", "--trace", &trace.to_uppercase()]).await);
     assert_eq!(of_users, ["users-1".to_owned()].into());
 
     // The same of a call that is made while somebody follows it.
     let later = "5bf92f3577b34da6a3ce929d0e0e4736";
-    let mut follow = Command::new(&up.weft);
-    follow.args(["logs", "-f", "--trace", later]).current_dir(up.dir.path());
-    let followed = Process::spawn("weft logs", follow).unwrap();
+    let followed = Process::spawn("weft logs", up.command(&["logs", "-f", "--trace", later])).unwrap();
     let parent = format!("00-{later}-00f067aa0ba902b7-01");
     let headers = [("traceparent", parent.as_str())];
     send_with(gateway, Method::POST, "/api/posts", &headers, &article.to_string()).await.unwrap();
@@ -323,7 +285,7 @@ async fn the_lines_of_one_call_are_found_in_all_processes_by_its_trace() {
     assert!(followed.log().lines().all(|line| line.contains(later)), "{}", followed.log());
 
     for bad in ["4bf9", &format!("{trace}0")] {
-        let refused = up.run(&["logs", "--trace", bad]).await;
+        let refused = up.try_run(&["logs", "--trace", bad]).await;
         let said = String::from_utf8_lossy(&refused.stderr).into_owned();
         assert_eq!(refused.status.code(), Some(2), "{said}");
         assert!(said.contains("32 hexadecimal digits"), "{said}");

@@ -18,4 +18,5 @@ pub mod outside;
 pub mod postgres;
 pub mod process;
 pub mod secure;
+pub mod up;
 pub mod wait;

@@ -1,7 +1,6 @@
 //! A real mesh of a test: registry, gateway, sidecars and apps as processes, on free ports, in a directory of their own.
 //!
-//! Lives here: starting the roles by hand, one process each, and asking the registry what it knows. Does not: `weft up`, which a test of it
-//! starts as a user would.
+//! Lives here: starting the roles by hand, one process each, and asking the registry what it knows. Does not: `weft up` (`up`).
 
 use std::{
     net::SocketAddr,

@@ -8,6 +8,7 @@ use std::{process::Output, time::Duration};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status, transport::Channel};
 use tonic_types::StatusExt;
 use weft_proto::shop::users::v1::{GetUserRequest, User, users_client::UsersClient};
@@ -140,7 +141,7 @@ async fn a_method_that_no_rule_allows_is_refused_and_told_in_status_metric_and_l
     assert_eq!(call(&mesh, Method::GET, &path, "").await.status, StatusCode::OK, "what is allowed goes on");
 
     assert!(refusals(&mut mesh, "users-callers", "default").await >= 1);
-    let line = logged_refusal(&mesh, "gateway").expect("a sidecar logged the refusal");
+    let line = wait::until("the refusal to be logged", SOON, || async { logged_refusal(&mesh, "gateway") }).await;
     let told = ["policy", "rule", "method", "level"].map(|field| line[field].as_str().unwrap_or_default());
     assert_eq!(told, ["users-callers", "default", "shop.users.v1.Users/DeleteUser", "WARN"], "{line}");
     let trace = line["trace_id"].as_str().unwrap_or_default();
@@ -248,13 +249,15 @@ async fn policies_come_into_force_under_load_and_outlive_the_registry_without_an
     call(&mesh, Method::POST, "/api/users", r#"{"name": "Ada", "email": "ada@example.com"}"#).await;
 
     let get = |_| Call { method: Method::GET, path: "/api/users".to_owned(), body: None };
-    let load = load::run(mesh.gateway_at(), 40, Duration::from_secs(12), get);
+    let done = CancellationToken::new();
+    let load = load::run_until(mesh.gateway_at(), 40, done.cancelled(), get);
     let changes = async {
         for methods in [vec!["ListUsers"], vec!["ListUsers", "GetUser"], vec!["*"], vec!["ListUsers"]] {
             apply(&mesh, &users_policy(&methods)).await;
             let status = if methods.contains(&"*") { StatusCode::NOT_FOUND } else { StatusCode::FORBIDDEN };
             until_everywhere(&mesh, Method::DELETE, "/api/users/nobody", status).await;
         }
+        done.cancel();
     };
     let (report, ()) = tokio::join!(load, changes);
     let failed = report.outcomes.iter().filter(|it| !it.ok()).collect::<Vec<_>>();

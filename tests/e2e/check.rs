@@ -22,11 +22,11 @@ use prost_reflect::prost_types::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use weft_discovery::{TokenFor, write_token};
 use weft_proto::weft::model::v1::Status;
 use weft_testkit::{
-    load::{self, Report},
+    load,
     mesh::{App, Mesh},
     outside, process, secure, wait,
 };
@@ -156,20 +156,25 @@ async fn a_healthy_mesh_gives_no_alarm_in_twenty_runs_under_load() {
     let Some(mut mesh) = Mesh::start(test, &apps).await else { return };
     let named = Named::of(&mut mesh).await;
     let call = four_reads_to_one_write(mesh.gateway_at()).await;
-    let mut load: JoinSet<Report> = JoinSet::new();
-    load.spawn(load::run(mesh.gateway_at(), RATE, Duration::from_secs(600), call));
-    for _ in 0..20 {
-        let checked = named.check().await;
-        checked.shows([]);
-        assert!(checked.with(&["skipped"]).is_empty(), "everything was looked at: {:#}", checked.report);
-        for id in ["WEFT0305", "WEFT0402", "WEFT0601", "WEFT0603"] {
-            assert_eq!(checked.well(id), apps.len(), "{id} for each instance: {:#}", checked.report);
+    let done = CancellationToken::new();
+    let load = load::run_until(mesh.gateway_at(), RATE, done.cancelled(), call);
+    let checks = async {
+        for _ in 0..20 {
+            let checked = named.check().await;
+            checked.shows([]);
+            assert!(checked.with(&["skipped"]).is_empty(), "everything was looked at: {:#}", checked.report);
+            for id in ["WEFT0305", "WEFT0402", "WEFT0601", "WEFT0603"] {
+                assert_eq!(checked.well(id), apps.len(), "{id} for each instance: {:#}", checked.report);
+            }
+            for id in ["WEFT0108", "WEFT0201", "WEFT0204", "WEFT0303", "WEFT0304", "WEFT0501", "WEFT0602", "WEFT0604"] {
+                assert_eq!(checked.well(id), 1, "{id}: {:#}", checked.report);
+            }
         }
-        for id in ["WEFT0108", "WEFT0201", "WEFT0204", "WEFT0303", "WEFT0304", "WEFT0501", "WEFT0602", "WEFT0604"] {
-            assert_eq!(checked.well(id), 1, "{id}: {:#}", checked.report);
-        }
-    }
-    assert!(load.try_join_next().is_none(), "the load lasted longer than the checks");
+        done.cancel();
+    };
+    let (report, ()) = tokio::join!(load, checks);
+    println!("twenty checks: {report}");
+    assert!(report.failed().is_empty(), "{report}");
 }
 
 #[tokio::test]

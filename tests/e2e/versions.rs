@@ -212,10 +212,13 @@ async fn a_foreign_service_that_claims_what_users_have_is_refused_by_name_and_no
     let one = claim(&mesh, template).await;
     let method = "weft.testkit.v1.Foreign/Claimed";
     assert_eq!((&one["holder"], &one["refused"]), (&json!("users.default"), &refused(method)), "{one}");
-    let log = mesh.registry.as_ref().unwrap().log();
+    let registry = mesh.registry.as_ref().unwrap();
     for claim in [name, template] {
         let told = |line: &&str| line.contains("claim refused") && line.contains(claim) && line.contains("foreign");
-        assert_eq!(log.lines().filter(told).count(), 1, "{claim} is refused once, by name: {log}");
+        let count = |log: &str| log.lines().filter(told).count();
+        let logged = || async { (count(&registry.log()) > 0).then_some(()) };
+        wait::until(&format!("the refusal of {claim} to be logged"), SOON, logged).await;
+        assert_eq!(count(&registry.log()), 1, "{claim} is refused once, by name: {}", registry.log());
     }
     let report = load.join_next().await.unwrap().unwrap();
     println!("a foreign service claims names of users: {report}");

@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    future::pending,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -74,19 +75,44 @@ pub async fn run(target: SocketAddr, rate: u32, span: Duration, call: impl FnMut
 
 /// The same, where `target` says where the n-th call goes, as a balancer in front would.
 pub async fn run_balanced(
-    mut target: impl FnMut(usize) -> SocketAddr,
+    target: impl FnMut(usize) -> SocketAddr,
     rate: u32,
     span: Duration,
+    call: impl FnMut(usize) -> Call,
+) -> Report {
+    let total = (span.as_secs_f64() * f64::from(rate)).round() as usize;
+    schedule(target, rate, total, pending(), call).await
+}
+
+/// The same until `stop` is over, for what takes as long as it takes: such a load outlasts what goes on beside it.
+pub async fn run_until(
+    target: SocketAddr,
+    rate: u32,
+    stop: impl Future<Output = ()>,
+    call: impl FnMut(usize) -> Call,
+) -> Report {
+    schedule(move |_| target, rate, usize::MAX, stop, call).await
+}
+
+async fn schedule(
+    mut target: impl FnMut(usize) -> SocketAddr,
+    rate: u32,
+    total: usize,
+    stop: impl Future<Output = ()>,
     mut call: impl FnMut(usize) -> Call,
 ) -> Report {
     let connections = Arc::new(Connections::default());
-    let total = (span.as_secs_f64() * f64::from(rate)).round() as usize;
     let start = Instant::now();
     let mut calls = JoinSet::new();
-    let mut outcomes = Vec::with_capacity(total);
+    let mut outcomes = Vec::new();
+    tokio::pin!(stop);
     for index in 0..total {
-        let due = span.mul_f64(index as f64 / total as f64);
-        sleep_until(start + due).await;
+        let due = Duration::from_secs_f64(index as f64 / f64::from(rate));
+        tokio::select! {
+            biased; // a load that is behind its schedule stops, too
+            () = &mut stop => break,
+            () = sleep_until(start + due) => {}
+        }
         let (call, target, connections) = (call(index), target(index), Arc::clone(&connections));
         calls.spawn(async move {
             let began = Instant::now();
@@ -205,5 +231,19 @@ impl fmt::Display for Report {
             write!(f, "\n  #{index} {} {} due {due:?} took {latency:?}: {answer:?}", call.method, call.path)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_load_without_an_end_goes_on_until_it_is_stopped() {
+        let nobody = "127.0.0.1:1".parse().unwrap();
+        let call = |n| Call { method: Method::GET, path: format!("/{n}"), body: None };
+        let report = run_until(nobody, 10, tokio::time::sleep(Duration::from_millis(1_950)), call).await;
+        assert_eq!(report.outcomes.len(), 20);
+        assert_eq!(report.outcomes.last().map(|it| it.due), Some(Duration::from_millis(1_900)));
     }
 }

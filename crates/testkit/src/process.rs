@@ -11,6 +11,7 @@ use std::{
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -19,6 +20,8 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use crate::wait;
 
+/// How long the last lines of a process that has ended may take to be read; what still holds its pipe may be a child of it.
+const LAST_LINES: Duration = Duration::from_secs(1);
 /// Log lines kept for the report of a failed test.
 const KEPT_LINES: usize = 400;
 
@@ -34,6 +37,7 @@ pub struct Process {
     name: String,
     child: Child,
     heard: Arc<Mutex<Heard>>,
+    readers: Vec<JoinHandle<()>>,
 }
 
 impl Process {
@@ -65,11 +69,12 @@ impl Process {
             child.stdout.take().map(|o| Box::new(o) as Box<dyn Read + Send>),
             child.stderr.take().map(|e| Box::new(e) as Box<dyn Read + Send>),
         ];
-        for output in outputs.into_iter().flatten() {
+        let read = |output: Box<dyn Read + Send>| {
             let heard = Arc::clone(&heard);
-            std::thread::spawn(move || listen(output, &heard)); // ends when the process and its children have closed the pipe
-        }
-        Ok(Self { name: name.to_owned(), child, heard })
+            std::thread::spawn(move || listen(output, &heard)) // ends when the process and its children have closed the pipe
+        };
+        let readers = outputs.into_iter().flatten().map(read).collect();
+        Ok(Self { name: name.to_owned(), child, heard, readers })
     }
 
     /// Process id.
@@ -115,11 +120,12 @@ impl Process {
         drop(self.child.wait()); // an error means it was waited for before
     }
 
-    /// Waits until it ends by itself. Panics with its log after `limit`.
+    /// Waits until it ends by itself and its last lines are read. Panics with its log after `limit`.
     pub async fn end(&mut self, limit: Duration) -> ExitStatus {
         let start = std::time::Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("a child of ours can be waited for") {
+                self.read_to_the_end().await;
                 return status;
             }
             assert!(
@@ -129,6 +135,14 @@ impl Process {
                 self.log()
             );
             tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits, for a bounded time, until what it wrote before its end has been read.
+    async fn read_to_the_end(&self) {
+        let end = std::time::Instant::now() + LAST_LINES;
+        while self.readers.iter().any(|it| !it.is_finished()) && std::time::Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
@@ -199,4 +213,20 @@ pub fn kill(pid: u32) {
 /// Waits until a process has ended.
 pub async fn gone(pid: u32, limit: Duration) {
     wait::until(&format!("the end of process {pid}"), limit, || async { (!runs(pid)).then_some(()) }).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_process_said_last_is_known_when_it_has_ended() {
+        for _ in 0..20 {
+            let mut command = Command::new("sh");
+            command.args(["-c", "seq 1 9000; echo the last words"]); // as much as a pipe holds while nobody reads
+            let mut process = Process::spawn("sh", command).unwrap();
+            assert!(process.end(Duration::from_secs(30)).await.success());
+            assert!(process.said("the last words"), "{}", process.log());
+        }
+    }
 }

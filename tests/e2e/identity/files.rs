@@ -12,11 +12,13 @@ use weft_testkit::{
 };
 
 use super::{leaf, weft};
+use crate::ALONE;
 
 const SOON: Duration = Duration::from_secs(30);
 
 #[tokio::test]
 async fn files_are_replaced_before_their_certificate_runs_out_until_ctrl_c() {
+    let _shared = ALONE.read().await;
     let test = "files_are_replaced_before_their_certificate_runs_out_until_ctrl_c";
     let options = Options { registry: vec!["--certificate-life".into(), "4".into()], ..Options::default() };
     let Some(mesh) = Mesh::start_as(test, &[], options).await else { return };
@@ -39,6 +41,7 @@ async fn files_are_replaced_before_their_certificate_runs_out_until_ctrl_c() {
 
 #[tokio::test]
 async fn tokens_are_made_listed_and_revoked_by_command() {
+    let _shared = ALONE.read().await;
     let test = "tokens_are_made_listed_and_revoked_by_command";
     let Some(mesh) = Mesh::start(test, &[App::Echo]).await else { return };
     let operator = mesh.operator_token();

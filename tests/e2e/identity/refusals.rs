@@ -15,6 +15,7 @@ use weft_testkit::{
 };
 
 use super::{counted, leaf, registry_beside, weft, write_files};
+use crate::ALONE;
 
 const SOON: Duration = Duration::from_secs(30);
 const INBOUND: &str = "weft_sidecar_inbound_refusals_total";
@@ -34,11 +35,18 @@ async fn refused(mesh: &mut Mesh, rule: &str) {
         counted(admin, INBOUND, "rule", rule).await.filter(|count| *count > 0)
     })
     .await;
-    assert!(sidecar.said(&format!("\"rule\":\"{rule}\"")), "{rule} is not in the log:\n{}", sidecar.log());
+    logged(sidecar, rule).await;
+}
+
+/// Waits until a log that is written as it happens names a rule: a line may be on its way when the count shows already.
+async fn logged(process: &Process, rule: &str) {
+    let line = format!("\"rule\":\"{rule}\"");
+    wait::until(&format!("{rule} to be logged"), SOON, || async { process.said(&line).then_some(()) }).await;
 }
 
 #[tokio::test]
 async fn a_sidecar_refuses_every_caller_that_is_nobody_and_says_by_which_rule() {
+    let _shared = ALONE.read().await;
     let test = "a_sidecar_refuses_every_caller_that_is_nobody_and_says_by_which_rule";
     let Some(mut mesh) = Mesh::start(test, &[App::Users]).await else { return };
     let at = mesh.members[0].sidecar.address("inbound").await;
@@ -88,6 +96,7 @@ async fn idle(at: SocketAddr, shown: &Path) -> impl AsyncReadExt + Unpin + use<>
 
 #[tokio::test]
 async fn a_revoked_certificate_loses_its_live_connection_and_gets_no_other() {
+    let _shared = ALONE.read().await;
     let test = "a_revoked_certificate_loses_its_live_connection_and_gets_no_other";
     let Some(mut mesh) = Mesh::start(test, &[App::Users]).await else { return };
     let at = mesh.members[0].sidecar.address("inbound").await;
@@ -122,6 +131,7 @@ async fn does_not_join(mesh: &Mesh, service: &str, token: &Path, rule: &str) {
 
 #[tokio::test]
 async fn a_token_that_is_not_good_gives_no_identity_and_the_process_ends_naming_the_rule() {
+    let _shared = ALONE.read().await;
     let test = "a_token_that_is_not_good_gives_no_identity_and_the_process_ends_naming_the_rule";
     let Some(mut mesh) = Mesh::start(test, &[App::Users]).await else { return };
     let token = |name: &str, text: &str| {
@@ -156,12 +166,13 @@ async fn a_token_that_is_not_good_gives_no_identity_and_the_process_ends_naming_
     let admin = registry.address("admin").await;
     for rule in ["token_other_service", "token_altered", "token_expired", "token_revoked", "refused_by_caller"] {
         assert_eq!(counted(admin, JOINS, "outcome", rule).await, Some(1), "{rule}");
-        assert!(registry.said(&format!("\"rule\":\"{rule}\"")), "{rule} is not in the log:\n{}", registry.log());
+        logged(registry, rule).await;
     }
 }
 
 #[tokio::test]
 async fn a_token_file_that_others_may_read_is_refused_with_the_cure() {
+    let _shared = ALONE.read().await;
     let test = "a_token_file_that_others_may_read_is_refused_with_the_cure";
     let Some(mesh) = Mesh::start(test, &[]).await else { return };
     let token = mesh.token_file("users");
@@ -176,6 +187,7 @@ async fn a_token_file_that_others_may_read_is_refused_with_the_cure() {
 
 #[tokio::test]
 async fn a_pod_joins_with_the_token_that_kubernetes_projects_if_the_api_server_vouches_for_it() {
+    let _shared = ALONE.read().await;
     let test = "a_pod_joins_with_the_token_that_kubernetes_projects_if_the_api_server_vouches_for_it";
     let api = ApiServer::start().await;
     api.says(201, kubernetes::AUTHENTICATED);

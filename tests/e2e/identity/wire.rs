@@ -20,6 +20,8 @@ use weft_testkit::{
     wait,
 };
 
+use crate::ALONE;
+
 const SOON: Duration = Duration::from_secs(30);
 
 /// One direction of one connection: ports from and to.
@@ -97,6 +99,7 @@ fn tls_records(bytes: &[u8]) -> usize {
 
 #[tokio::test]
 async fn between_gateway_and_sidecar_there_is_tls_and_nothing_else() {
+    let _shared = ALONE.read().await;
     let test = "between_gateway_and_sidecar_there_is_tls_and_nothing_else";
     let Some(tcpdump) = outside::need_tcpdump(test) else { return };
     let Some(mut mesh) = Mesh::start(test, &[App::Users]).await else { return };

@@ -218,6 +218,28 @@ async fn a_port_that_another_process_holds_is_named_before_the_mesh_starts() {
 }
 
 #[tokio::test]
+async fn a_port_that_weft_holds_for_another_mesh_is_a_strangers_too() {
+    let _shared = ALONE.read().await;
+    let test = "a_port_that_weft_holds_for_another_mesh_is_a_strangers_too";
+    let Some(mut mesh) = Mesh::start(test, &[]).await else { return };
+    let dir = TempDir::new().unwrap();
+    let toml = format!(
+        "[registry]\nlisten = \"{}\"\nhttp = \"127.0.0.1:0\"\n[gateway]\nlisten = \"127.0.0.1:0\"\n",
+        mesh.registry_at()
+    );
+    fs::write(dir.path().join("weft.toml"), &toml).unwrap();
+    let checked = check(dir.path(), &[]).await;
+    checked.shows(["WEFT0101", "WEFT0107"]);
+    let holder = format!("held by weft (pid {})", mesh.registry.as_ref().unwrap().pid());
+    assert_eq!(checked.detail("WEFT0107"), holder);
+
+    // The same port at another address is not in its way.
+    fs::write(dir.path().join("weft.toml"), toml.replace("listen = \"127.0.0.1:", "listen = \"127.0.0.2:")).unwrap();
+    check(dir.path(), &[]).await.shows(["WEFT0101"]);
+    Named::of(&mut mesh).await.check().await.shows([]);
+}
+
+#[tokio::test]
 async fn an_app_that_hangs_is_found_at_once_and_after_its_sidecar_has_noticed() {
     let _shared = ALONE.read().await;
     let test = "an_app_that_hangs_is_found_at_once_and_after_its_sidecar_has_noticed";

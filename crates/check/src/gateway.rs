@@ -56,7 +56,7 @@ pub(crate) async fn check(mesh: &Mesh) -> Found {
             }
         }
         Err(why) => {
-            let taken = machine::stranger(WHO, place);
+            let taken = machine::stranger(mesh, WHO, place);
             let failed = || ids::GATEWAY.failed(address, mesh.told(WHO).unwrap_or(why));
             found.outcomes.push(taken.unwrap_or_else(failed));
             return found;

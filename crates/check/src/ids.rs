@@ -72,7 +72,7 @@ table! {
         means "`weft up` answers on its control socket beside the weft.toml. Without it nothing below can be looked at."
         cure "start it with `weft up`, or name another mesh with --registry and --gateway"
     PORTS "WEFT0107" Machine "ports belong to the mesh"
-        means "The ports that the registry and the gateway listen on are free, or a process of weft holds them. One that another process holds keeps its role from starting, or answers callers in its place."
+        means "The ports that the registry and the gateway listen on are free, or their own processes hold them, as `weft up` started them. One that another process holds, and be it of another mesh, keeps its role from starting, or answers callers in its place."
         cure "stop that process, or give the role another address"
     CLOCKS "WEFT0108" Machine "clocks agree"
         means "Every process that tells its time tells that of this machine, to 5 s. Certificates are valid from a minute before they are signed, so a clock that is more than a minute off refuses good ones and this is a failure; from 5 s on traces and logs are out of order, and this is a warning."

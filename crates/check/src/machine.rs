@@ -19,7 +19,7 @@ pub(crate) fn check(mesh: &Mesh) -> Vec<Outcome> {
         Origin::Up(file) => vec![ids::RUNS.ok(file.display().to_string(), "")],
         Origin::File { file, why } => vec![ids::RUNS.failed(file.display().to_string(), why)],
     };
-    let taken: Vec<_> = mesh.ports.iter().filter_map(|(role, place)| stranger(role, place)).collect();
+    let taken: Vec<_> = mesh.ports.iter().filter_map(|(role, place)| stranger(mesh, role, place)).collect();
     match taken.is_empty() {
         true => outcomes.push(ids::PORTS.ok("", "")),
         false => outcomes.extend(taken),
@@ -28,11 +28,17 @@ pub(crate) fn check(mesh: &Mesh) -> Vec<Outcome> {
 }
 
 /// Says so if a process that is not ours holds a role's port on this machine.
-pub(crate) fn stranger(role: &str, place: &Place) -> Option<Outcome> {
-    let owner = place.is_here().then(|| listen::owner(place.port)).flatten()?;
-    (!is_ours(&owner)).then(|| ids::PORTS.failed(format!("{role} {place}"), format!("held by {owner}")))
+pub(crate) fn stranger(mesh: &Mesh, role: &str, place: &Place) -> Option<Outcome> {
+    let owner = place.here().into_iter().find_map(listen::owner)?;
+    (!is_ours(mesh, role, &owner)).then(|| ids::PORTS.failed(format!("{role} {place}"), format!("held by {owner}")))
 }
 
-fn is_ours(owner: &Owner) -> bool {
-    owner.program == PROGRAM
+/// Whether the role holds its port: `weft up` knows its process; of a file beside which nothing runs nobody is the role; and of a mesh that was
+/// named by flags nothing but its program is known.
+fn is_ours(mesh: &Mesh, role: &str, owner: &Owner) -> bool {
+    match &mesh.origin {
+        Origin::Up(_) => mesh.rows.iter().any(|row| row.name == role && row.pid == owner.pid),
+        Origin::File { .. } => false,
+        Origin::Flags => owner.program == PROGRAM,
+    }
 }

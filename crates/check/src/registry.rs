@@ -90,7 +90,7 @@ pub(crate) async fn no_answer(mesh: &Mesh, error: &(dyn Error + 'static)) -> Out
     }
     let url = mesh.registries.to_string();
     let place: Option<Place> = mesh.registries.iter().next().and_then(|url| url.parse().ok());
-    if let Some(taken) = place.and_then(|place| machine::stranger(WHO, &place)) {
+    if let Some(taken) = place.and_then(|place| machine::stranger(mesh, WHO, &place)) {
         return taken;
     }
     let why = mesh.told(WHO).unwrap_or_else(|| ask::in_words(error));

@@ -4,7 +4,7 @@
 
 use std::{
     fmt,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -63,7 +63,17 @@ impl Place {
 
     /// Whether it is on this machine for sure.
     pub(crate) fn is_here(&self) -> bool {
-        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        !self.here().is_empty()
+    }
+
+    /// The addresses of this machine that it may mean; none if it is not on this machine for sure.
+    pub(crate) fn here(&self) -> Vec<SocketAddr> {
+        let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        let ips = match self.host.as_str() {
+            "localhost" => loopback.to_vec(),
+            host => host.parse::<IpAddr>().into_iter().filter(IpAddr::is_loopback).collect(),
+        };
+        ips.into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect()
     }
 }
 
@@ -240,8 +250,8 @@ mod tests {
 
     #[test]
     fn only_loopback_is_here() {
-        let here = |text: &str| text.parse::<Place>().unwrap().is_here();
-        assert!(here("127.0.0.1:1") && here("[::1]:1") && here("localhost:1"));
-        assert!(!here("10.0.0.5:1") && !here("example.com:1"));
+        let here = |text: &str| text.parse::<Place>().unwrap().here().len();
+        assert_eq!((here("127.0.0.1:1"), here("[::1]:1"), here("localhost:1")), (1, 1, 2));
+        assert_eq!((here("10.0.0.5:1"), here("example.com:1")), (0, 0));
     }
 }

@@ -132,7 +132,7 @@ pub fn bind(addr: ListenAddr) -> Result<TcpListener, BindError> {
         socket.listen(BACKLOG)
     };
     listen().map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => BindError::Taken { addr, owner: owner(addr.get().port()) },
+        io::ErrorKind::AddrInUse => BindError::Taken { addr, owner: owner(addr.get()) },
         _ => BindError::Other { addr, source },
     })
 }
@@ -207,9 +207,11 @@ impl fmt::Display for Owner {
     }
 }
 
-/// Returns who listens on a TCP port of this machine, read from `/proc`. None if nobody does, or where that is not ours to see.
-pub fn owner(port: u16) -> Option<Owner> {
-    let inode = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| listening_inode(table, port))?;
+/// Returns who listens on this machine where a listener at `addr` would be in the way of, or be reached in the place of: at the address or on all
+/// interfaces, read from `/proc`. None if nobody does, or where that is not ours to see.
+pub fn owner(addr: SocketAddr) -> Option<Owner> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| fs::read_to_string(table).unwrap_or_default());
+    let inode = tables.iter().find_map(|table| listening_inode(table, addr))?;
     let link = format!("socket:[{inode}]");
     let holds = |pid: &str| {
         let fds = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
@@ -221,16 +223,37 @@ pub fn owner(port: u16) -> Option<Owner> {
     Some(Owner { program: program.trim().to_owned(), pid: pid.parse().ok()? })
 }
 
-/// Inode of the socket in state LISTEN (0A) on a port; format: proc(5), /proc/net/tcp.
-fn listening_inode(table: &str, port: u16) -> Option<String> {
-    let suffix = format!(":{port:04X}");
-    fs::read_to_string(table).ok()?.lines().skip(1).find_map(|line| {
+/// Inode of a socket in state LISTEN (0A) that shares connections with `addr`; format: proc(5), /proc/net/tcp.
+fn listening_inode(table: &str, addr: SocketAddr) -> Option<String> {
+    table.lines().skip(1).find_map(|line| {
         let mut columns = line.split_whitespace();
-        let local = columns.nth(1)?;
+        let local = local(columns.nth(1)?)?;
         let state = columns.nth(1)?;
         let inode = columns.nth(5)?;
-        (local.ends_with(&suffix) && state == "0A").then(|| inode.to_owned())
+        (state == "0A" && meet(local, addr)).then(|| inode.to_owned())
     })
+}
+
+/// Whether connections to one address may reach a listener at the other. All interfaces of IPv6 are taken as those of IPv4, too, as they are unless
+/// a socket says otherwise.
+fn meet(one: SocketAddr, other: SocketAddr) -> bool {
+    let (a, b) = (one.ip().to_canonical(), other.ip().to_canonical());
+    let all = |it: IpAddr, of: IpAddr| it.is_unspecified() && (it.is_ipv6() || of.is_ipv4());
+    one.port() == other.port() && (a == b || all(a, b) || all(b, a))
+}
+
+/// Reads `0100007F:1F90`: each 32 bits of the address in the order of this machine's bytes.
+fn local(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let word = |at: usize| Some(u32::from_str_radix(ip.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
+    let ip = match ip.len() {
+        8 => Ipv4Addr::from(word(0)?).into(),
+        _ => {
+            let words = [word(0)?, word(8)?, word(16)?, word(24)?];
+            Ipv6Addr::from(<[u8; 16]>::try_from(words.concat()).ok()?).into()
+        }
+    };
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
 }
 
 #[cfg(test)]
@@ -308,6 +331,30 @@ mod tests {
             stream.read_exact(&mut heard).await.unwrap();
             assert_eq!(&heard, b"hi");
         }
+    }
+
+    #[test]
+    fn who_listens_elsewhere_on_the_port_is_in_nobodys_way() {
+        let meet = |one: &str, other: &str| {
+            let meets = meet(one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!(meets, super::meet(other.parse().unwrap(), one.parse().unwrap()), "{one} and {other}");
+            meets
+        };
+        assert!(meet("127.0.0.1:80", "127.0.0.1:80") && meet("127.0.0.1:80", "0.0.0.0:80"));
+        assert!(meet("127.0.0.1:80", "[::]:80") && meet("[::1]:80", "[::]:80"));
+        assert!(meet("127.0.0.1:80", "[::ffff:127.0.0.1]:80"));
+        assert!(!meet("127.0.0.1:80", "127.0.0.2:80") && !meet("127.0.0.1:80", "[::1]:80"));
+        assert!(!meet("127.0.0.1:80", "127.0.0.1:81") && !meet("[::1]:80", "0.0.0.0:80"));
+    }
+
+    #[tokio::test]
+    async fn an_owner_is_found_by_its_address_and_on_all_interfaces() {
+        let owned = |text: String| owner(text.parse().unwrap()).map(|it| it.pid);
+        let (ours, other) = (bind("127.0.0.2:0".parse().unwrap()).unwrap(), bind(":0".parse().unwrap()).unwrap());
+        let (port, all) = (ours.local_addr().unwrap().port(), other.local_addr().unwrap().port());
+        assert_eq!(owned(format!("127.0.0.2:{port}")), Some(std::process::id()));
+        assert_eq!(owned(format!("127.0.0.3:{port}")), None, "the same port at another address is another's to have");
+        assert_eq!(owned(format!("127.0.0.3:{all}")), Some(std::process::id()));
     }
 
     #[tokio::test]

@@ -272,6 +272,13 @@ pub(crate) async fn identity(args: IdentityArgs, context: Context) -> anyhow::Re
             Some(dir) => keep_files(args, dir, &context).await,
         },
         Some(IdentityCommand::Revoke(args)) => take_back(args, &context).await,
+impl IdentityArgs {
+    /// Whether it keeps files fresh until it is told to end.
+    pub(crate) const fn keeps(&self) -> bool {
+        self.command.is_none() && self.out.is_some() && !self.once
+    }
+}
+
         Some(IdentityCommand::RotateRoot(args)) => {
             let notice = args.notice.map(|notice| notice.0);
             let (pin, from) = args.authority.operator(&context)?.rotate_root(notice).await?;

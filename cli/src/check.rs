@@ -26,20 +26,17 @@ pub(crate) struct CheckArgs {
 }
 
 pub(crate) fn check(args: CheckArgs) -> ExitCode {
-    let mut well = true;
+    let mut well = false; // until it was found to be
     let verdict = &mut well;
-    let ran = tool::run("check", move |context| async move {
-        *verdict = look(args, context.env()).await?;
-        Ok(())
-    });
+    let ran = tool::run("check", move |context| async move { look(args, context.env(), verdict).await });
     if ran == ExitCode::SUCCESS && !well { ExitCode::FAILURE } else { ran }
 }
 
-/// Prints what was found; returns whether no check failed.
-async fn look(mut args: CheckArgs, env: &Env) -> anyhow::Result<bool> {
+/// Prints what was found, and says whether no check failed: also to a reader who has gone before the end.
+async fn look(mut args: CheckArgs, env: &Env, well: &mut bool) -> anyhow::Result<()> {
     if let Some(id) = &args.what.explain {
-        output::line(&explained(id.as_deref())?)?;
-        return Ok(true);
+        *well = true;
+        return Ok(output::line(&explained(id.as_deref())?)?);
     }
     args.what.token_file = args.what.token_file.or_else(|| env.token_file());
     let dir = std::env::current_dir()?;
@@ -49,8 +46,8 @@ async fn look(mut args: CheckArgs, env: &Env) -> anyhow::Result<bool> {
         NoTarget::Config(error) => anyhow::Error::new(error),
         other => Usage::new(other.to_string()).into(),
     })?;
-    print(&report, args.output, env)?;
-    Ok(report.ok)
+    *well = report.ok;
+    print(&report, args.output, env)
 }
 
 fn explained(id: Option<&str>) -> anyhow::Result<String> {

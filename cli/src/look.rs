@@ -152,6 +152,13 @@ pub(crate) struct LogsArgs {
     mesh: Mesh,
 }
 
+impl LogsArgs {
+    /// Whether it goes on until it is told to end.
+    pub(crate) const fn follows(&self) -> bool {
+        self.follow
+    }
+}
+
 pub(crate) async fn logs(args: LogsArgs) -> anyhow::Result<()> {
     let (name, trace) = (args.name.unwrap_or_default(), args.trace.unwrap_or_default());
     let request = pb::LogsRequest { name, tail: args.tail, follow: args.follow, trace };

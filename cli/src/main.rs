@@ -164,7 +164,7 @@ Examples:
   weft check -o json | jq -r '.checks[] | select(.status == \"failed\") | .id'
   weft check --explain WEFT0107
 
-Exit code: 0 all is well, warnings aside; 1 a check failed; 2 used wrongly.";
+Exit code: 0 all is well, warnings aside; 1 a check failed, or it was interrupted; 2 used wrongly.";
 const SCALE: &str = "\
 Examples:
   weft scale users=4
@@ -251,6 +251,7 @@ fn main() -> ExitCode {
         Command::Gateway(args) => roles::gateway(args),
         Command::Sidecar(args) => roles::sidecar(args),
         Command::Ps(args) => tool::run("ps", |_| look::ps(args)),
+        Command::Logs(args) if args.follows() => tool::run_until_told("logs", |_| look::logs(args)),
         Command::Logs(args) => tool::run("logs", |_| look::logs(args)),
         Command::Check(args) => check::check(args),
         Command::Scale(args) => tool::run("scale", |_| change::scale(args)),
@@ -263,6 +264,9 @@ fn main() -> ExitCode {
         Command::Delete(args) => tool::run("delete", |context| policies::delete(args, context)),
         Command::Claims(args) => tool::run("claims", |context| claims::claims(args, context)),
         Command::Token(args) => tool::run("token", |context| access::token(args, context)),
+        Command::Identity(args) if args.keeps() => {
+            tool::run_until_told("identity", |context| access::identity(args, context))
+        }
         Command::Identity(args) => tool::run("identity", |context| access::identity(args, context)),
     }
 }

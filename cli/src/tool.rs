@@ -10,8 +10,27 @@ use weft_policy::FileError;
 use weft_runtime::{Context, LogFormat, Process, Usage};
 use weft_up::ConfigError;
 
-/// Runs a command that a signal ends at once: it owns nothing that would have to be put in order.
+/// Runs a command that a signal ends at once: it owns nothing that would have to be put in order. What was cut off was not done, and so has failed.
 pub(crate) fn run<F>(name: &'static str, main: impl FnOnce(Context) -> F) -> ExitCode
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    run_or(name, main, || Err(anyhow::anyhow!("interrupted before it was done")))
+}
+
+/// The same for a command that goes on until somebody ends it: that is how it is done.
+pub(crate) fn run_until_told<F>(name: &'static str, main: impl FnOnce(Context) -> F) -> ExitCode
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    run_or(name, main, || Ok(()))
+}
+
+fn run_or<F>(
+    name: &'static str,
+    main: impl FnOnce(Context) -> F,
+    interrupted: impl FnOnce() -> anyhow::Result<()>,
+) -> ExitCode
 where
     F: Future<Output = anyhow::Result<()>>,
 {
@@ -21,7 +40,7 @@ where
         async move {
             tokio::select! {
                 result = main => result,
-                () = shutdown.draining() => Ok(()),
+                () = shutdown.draining() => interrupted(),
             }
         }
     })

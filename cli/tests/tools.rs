@@ -1,13 +1,21 @@
-//! `weft inject` and `weft probe` as a shell meets them: streams, files, words on stderr, exit codes.
+//! Commands as a shell meets them: streams, files, words on stderr, exit codes, Ctrl-C.
 //!
-//! Lives here: the program's edge. Does not: what is added to a manifest, what counts as healthy (`weft-sidecar`).
+//! Lives here: the program's edge. Does not: what is added to a manifest, what counts as healthy (`weft-sidecar`), what a command is for.
 
 use std::{
     fs,
     io::Write,
     net::TcpListener,
+    os::unix::net::UnixListener,
+    path::Path,
     process::{Command, Output, Stdio},
+    time::Duration,
 };
+
+use rustix::process::Signal;
+use weft_testkit::{process::Process, wait};
+
+const SOON: Duration = Duration::from_secs(30);
 
 const POD: &str =
     "kind: Pod\nmetadata: { name: a }\nspec: { containers: [{ name: a, ports: [{ containerPort: 9000 }] }] }\n";
@@ -63,4 +71,41 @@ fn probe_says_by_its_exit_code_whether_somebody_takes_calls() {
     assert_eq!(code, Some(1));
     assert!(said.contains(&at) && said.contains("nothing listens"), "{said}");
     assert_eq!(weft(&["probe", "here"], "").0, Some(2));
+}
+
+/// Runs a command that waits for ever, and sends it Ctrl-C once it is ready for that; returns its exit code and what it said.
+async fn interrupted(arguments: &[&str], dir: &Path) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
+    command.args(arguments).current_dir(dir);
+    let mut process = Process::spawn("weft", command).unwrap();
+    let status = format!("/proc/{}/status", process.pid());
+    let catches = || async {
+        // Bit 1 of the caught signals is SIGINT: proc(5).
+        let status = fs::read_to_string(&status).ok()?;
+        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?.trim();
+        (u64::from_str_radix(caught, 16).ok()? & 2 != 0).then_some(())
+    };
+    wait::until("weft to listen for signals", SOON, catches).await;
+    process.signal(Signal::INT);
+    let code = process.end(SOON).await.code();
+    (code, process.log())
+}
+
+#[tokio::test]
+async fn a_command_that_is_interrupted_has_failed_unless_it_goes_on_until_then() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("weft.toml"), "").unwrap();
+    fs::create_dir(dir.path().join(".weft")).unwrap();
+    // Nobody answers there: connections wait in the queue of the kernel.
+    let _up = UnixListener::bind(dir.path().join(".weft/up.sock")).unwrap();
+    let registry = TcpListener::bind("127.0.0.1:0").unwrap();
+    let registry = format!("http://{}", registry.local_addr().unwrap());
+    for undone in [&["ps"][..], &["logs"], &["scale", "users=2"], &["get", "policies", "--registry", &registry]] {
+        let (code, said) = interrupted(undone, dir.path()).await;
+        assert_eq!(code, Some(1), "{undone:?}: {said}");
+        assert!(said.contains("interrupted"), "{undone:?}: {said}");
+    }
+    let (code, said) = interrupted(&["check", "--registry", &registry], dir.path()).await;
+    assert_eq!(code, Some(1), "nothing was found to be well: {said}");
+    assert_eq!(interrupted(&["logs", "-f"], dir.path()).await, (Some(0), String::new()));
 }

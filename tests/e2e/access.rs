@@ -217,7 +217,7 @@ async fn a_service_that_no_rule_allows_is_refused_by_name_and_the_calls_of_the_o
         20,
         "each is counted, and nothing else"
     );
-    let line = logged_refusal(&mesh, "posts").expect("a sidecar logged the refusal");
+    let line = wait::until("the refusal to be logged", SOON, || async { logged_refusal(&mesh, "posts") }).await;
     let told = ["policy", "rule", "method", "trace_id"].map(|field| line[field].as_str().unwrap_or_default());
     assert_eq!(told, ["users-callers", "default", "shop.users.v1.Users/GetUser", TRACE], "{line}");
 

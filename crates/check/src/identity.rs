@@ -5,23 +5,34 @@
 //! What is wrong with a token ends the run early: without it the registry tells nothing.
 
 use std::{
+    io,
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use rustls::pki_types::ServerName;
-use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout},
+};
 use tokio_rustls::TlsConnector;
 use weft_discovery::{Credential, CredentialError, IdentityError, Registries, join};
-use weft_identity::{Clock, Identity, Refusal};
+use weft_identity::{Clock, Identity, Refusal, TrustDomain, name};
+use weft_model::SpiffeId;
 use weft_proto::weft::{
     discovery::v1::ListResponse,
     model::v1::{Instance, transport::Kind},
 };
 use weft_runtime::clock;
 
-use crate::{ask::in_words, ids, registry, report::Outcome, services, target::Mesh};
+use crate::{
+    ask::in_words,
+    crowd, ids, path, registry,
+    report::Outcome,
+    services,
+    target::{Mesh, Place},
+};
 
 /// Time the registry has to let us in.
 const JOIN: Duration = Duration::from_secs(3);
@@ -101,39 +112,68 @@ async fn barred(mesh: &Mesh, file: &str, error: &IdentityError) -> Outcome {
     }
 }
 
-/// Looks at the certificate that each instance shows.
-pub(crate) async fn certificates(identity: &Identity, list: &ListResponse) -> Vec<Outcome> {
-    let mut shown = JoinSet::new();
-    for instance in list.services.iter().flat_map(registry::instances) {
-        let (identity, instance) = (identity.clone(), instance.clone());
-        shown.spawn(async move { certificate(&identity, &instance).await });
+/// Somebody who shows a certificate.
+#[derive(Debug, Clone)]
+struct Server {
+    name: String,
+    address: String,
+    expected: SpiffeId,
+}
+
+impl Server {
+    /// None for an instance in plaintext, which shows nothing.
+    fn instance(it: &Instance) -> Option<Self> {
+        let endpoint = it.endpoint.as_ref()?;
+        let Some(Kind::Mtls(mtls)) = &endpoint.transport.as_ref()?.kind else { return None };
+        let (name, address) = (services::name(it), endpoint.address.clone());
+        Some(Self { name, address, expected: mtls.identity.parse().ok()? })
     }
-    let seen: Vec<_> = shown.join_all().await.into_iter().flatten().collect();
-    match seen.is_empty() {
-        true => vec![ids::CERTIFICATES.skipped("", "no certificate could be looked at from here")],
-        false => seen,
+
+    /// A registry is called by its URL where there are several.
+    fn registries(mesh: &Mesh, identity: &Identity) -> Vec<Self> {
+        let expected = TrustDomain::of(&identity.id()).service(&name::registry());
+        let places: Vec<Place> = mesh.registries.iter().filter_map(|url| url.parse().ok()).collect();
+        let alone = places.len() == 1;
+        let server = |place: Place| Self {
+            name: if alone { "registry".to_owned() } else { format!("registry {place}") },
+            address: place.to_string(),
+            expected: expected.clone(),
+        };
+        places.into_iter().map(server).collect()
     }
 }
 
-/// None where nothing is shown: an instance in plaintext, or one that does not let itself be reached, which the path finds out.
-async fn certificate(identity: &Identity, instance: &Instance) -> Option<Outcome> {
-    let endpoint = instance.endpoint.as_ref()?;
-    let Some(Kind::Mtls(mtls)) = &endpoint.transport.as_ref()?.kind else { return None };
-    let name = services::name(instance);
-    let config = identity.client_config(&mtls.identity.parse().ok()?);
-    let handshake = async {
-        let stream = TcpStream::connect(&endpoint.address).await.ok()?;
-        let host = ServerName::IpAddress(stream.peer_addr().ok()?.ip().into());
-        Some(TlsConnector::from(config).connect(host, stream).await)
+/// Looks at the certificates that the registry and the instances show.
+pub(crate) async fn certificates(mesh: &Mesh, identity: &Identity, list: &ListResponse, end: Instant) -> Vec<Outcome> {
+    let instances = list.services.iter().flat_map(registry::instances).filter_map(Server::instance);
+    let servers = Server::registries(mesh, identity).into_iter().chain(instances).collect();
+    let seen = crowd::ask(servers, end, |server| certificate(identity.clone(), server)).await;
+    let outcome = |(server, seen): (Server, Option<Result<Outcome, String>>)| match seen {
+        Some(Ok(outcome)) => outcome,
+        Some(Err(why)) => ids::CERTIFICATES.skipped(server.name, why),
+        None => ids::CERTIFICATES.skipped(server.name, path::NO_TIME),
     };
-    match timeout(HANDSHAKE, handshake).await.ok()?? {
-        Err(error) => {
-            let refusal = Refusal::of(&error)?;
-            Some(ids::CERTIFICATES.failed(name, refusal.to_string()))
-        }
+    seen.into_iter().map(outcome).collect()
+}
+
+/// The error says why no certificate was seen; whether calls get there, the path finds out.
+async fn certificate(identity: Identity, server: Server) -> Result<Outcome, String> {
+    let Server { name, address, expected } = server;
+    let unreachable = |error: io::Error| format!("{address} cannot be reached from here: {error}");
+    let handshake = async {
+        let stream = TcpStream::connect(&address).await.map_err(unreachable)?;
+        let host = ServerName::IpAddress(stream.peer_addr().map_err(unreachable)?.ip().into());
+        Ok(TlsConnector::from(identity.client_config(&expected)).connect(host, stream).await)
+    };
+    let handshake = timeout(HANDSHAKE, handshake).await;
+    match handshake.unwrap_or_else(|_| Err(format!("{address} shows none within {HANDSHAKE:?}")))? {
+        Err(error) => match Refusal::of(&error) {
+            Some(refusal) => Ok(ids::CERTIFICATES.failed(name, refusal.to_string())),
+            None => Err(format!("{address}: {error}")),
+        },
         Ok(stream) => {
-            let peer = identity.connected(stream.get_ref().1).ok()?;
-            Some(judge(name, peer.leaf.not_before, peer.leaf.not_after, clock::wall()))
+            let peer = identity.connected(stream.get_ref().1).map_err(|refusal| refusal.to_string())?;
+            Ok(judge(name, peer.leaf.not_before, peer.leaf.not_after, clock::wall()))
         }
     }
 }

@@ -108,11 +108,11 @@ table! {
         means "What answers at the registry's address proves to be the registry that the token was made by. If it does not, it is another mesh's, its authority was made anew, or somebody is in between; nothing joins it."
         cure "check the address; take a token of the registry that runs there"
     CERTIFICATES "WEFT0305" Identity "certificates are renewed in time"
-        means "No process shows a certificate with less than a quarter of its life left; each is renewed at half. One that runs out cuts its process off."
+        means "Neither the registry nor an instance shows a certificate with less than a quarter of its life left; each is renewed at half. One that runs out cuts its process off. The gateway's is not looked at: it shows that to instances only."
         cure "look into the log of the process for why it could not renew; most often the registry cannot be reached from there"
     INSTANCES "WEFT0401" Services "has an instance"
-        means "A service that the mesh knows has at least one instance. Calls to one without get UNAVAILABLE, 503."
-        cure "start one: `weft scale NAME=1`; if it has gone for good, restart the registry and it is forgotten"
+        means "A service that the mesh knows has at least one instance. Calls to one without get UNAVAILABLE, 503. Skipped where `weft up` scaled it to 0."
+        cure "start one: `weft scale NAME=1`; if it has gone for good, `weft claims release` its names and `weft delete policies` its policies: a day later it is forgotten"
     APP "WEFT0402" Services "the app answers its health check"
         means "The app behind the sidecar answers, and says that it serves. One that hangs, or says no, gets no calls."
         cure "look into its log (`weft logs SLOT`) and what it waits for; `weft restart SLOT` replaces it"
@@ -153,7 +153,7 @@ table! {
         means "The probe shows in the /metrics of the sidecar that it was sent to."
         cure "look at what listens at the admin address that the instance registered"
     TRACE "WEFT0604" Path "the trace goes on"
-        means "The gateway took over the trace that the probe began, as every call's."
+        means "The gateway names in its answer the trace that the probe began: it took it over, as every call's. What sidecars and apps make of it is not looked at."
         cure "look at what stands between you and the gateway: something removes or rewrites traceparent"
 }
 

@@ -25,6 +25,7 @@ mod services;
 
 // how
 mod ask;
+mod crowd;
 mod run;
 
 pub use report::{Outcome, Report, Status};

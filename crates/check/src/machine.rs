@@ -42,3 +42,34 @@ fn is_ours(mesh: &Mesh, role: &str, owner: &Owner) -> bool {
         Origin::Flags => owner.program == PROGRAM,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use weft_proto::weft::up::v1::Process;
+
+    use super::*;
+    use crate::report::Status;
+
+    #[test]
+    fn a_port_is_the_roles_if_its_own_process_holds_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = std::process::id();
+        let status = |origin: Origin, name: &str, pid: u32| {
+            let mesh = Mesh {
+                origin,
+                rows: vec![Process { name: name.into(), pid, ..Process::default() }],
+                ports: vec![("gateway", listener.local_addr().unwrap().to_string().parse().unwrap())],
+                ..Mesh::for_test()
+            };
+            check(&mesh).into_iter().find(|it| it.id == ids::PORTS.id).unwrap().status
+        };
+        let up = || Origin::Up("weft.toml".into());
+        assert_eq!(status(up(), "gateway", ours), Status::Ok);
+        assert_eq!(status(up(), "registry", ours), Status::Failed, "another role of the mesh");
+        assert_eq!(status(up(), "gateway", ours + 1), Status::Failed);
+        let alone = Origin::File { file: "weft.toml".into(), why: String::new() };
+        assert_eq!(status(alone, "gateway", ours), Status::Failed, "nothing of the mesh runs");
+    }
+}

@@ -5,13 +5,9 @@
 //! connection and sidecar as any call; an app without a health service answers UNIMPLEMENTED, which proves the way as well.
 //! An instance may leave between the list and its probe, so a lost one counts only if the registry still lists it as serving.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use tokio::{
-    sync::Semaphore,
-    task::JoinSet,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::{Code, Request, metadata::MetadataValue, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use weft_discovery::Registries;
@@ -21,7 +17,7 @@ use weft_proto::weft::{
 };
 
 use crate::{
-    ask, gateway, ids, registry,
+    ask, crowd, gateway, ids, registry,
     report::Outcome,
     services::{self, Sidecar},
     target::{Mesh, Place},
@@ -31,13 +27,13 @@ use crate::{
 const PROBE: Duration = Duration::from_millis(2_500);
 /// Beyond it, for the answer to arrive.
 const SLACK: Duration = Duration::from_millis(500);
-/// Probes under way at once.
-const AT_ONCE: usize = 32;
 /// Time counters have to show what has ended; they are written when the last byte of an answer was taken.
 const COUNTED: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 const METHOD: &str = "grpc.health.v1.Health/Check";
+/// What is said of a check that the end of the run came before.
+pub(crate) const NO_TIME: &str = "the run was over before it could be looked at";
 
 /// What the groups before have found.
 pub(crate) struct Ground<'a> {
@@ -46,6 +42,8 @@ pub(crate) struct Ground<'a> {
     pub(crate) list: &'a ListResponse,
     pub(crate) sidecars: &'a BTreeMap<String, Sidecar>,
     pub(crate) gateway: Channel,
+    /// End of the run.
+    pub(crate) end: Instant,
 }
 
 /// How a probe ended.
@@ -61,6 +59,8 @@ enum Probed {
     Silence,
     /// No answer.
     Lost { why: String },
+    /// Nobody was asked: the run is over.
+    NoTime,
 }
 
 /// Whether the gateway names our trace in its answer.
@@ -76,7 +76,7 @@ pub(crate) async fn check(ground: Ground<'_>) -> Vec<Outcome> {
     if targets.is_empty() {
         return vec![ids::PROBE.skipped("", "no instance takes calls")];
     }
-    let before = gateway_count(ground.mesh).await;
+    let before = gateway_count(&ground).await;
     let first = probe_all(&ground, targets.clone()).await;
     let (lost, mut ended): (Vec<_>, Vec<_>) = first.into_iter().partition(|(_, probed)| is_lost(probed));
     let mut outcomes = Vec::new();
@@ -91,7 +91,7 @@ pub(crate) async fn check(ground: Ground<'_>) -> Vec<Outcome> {
     let reached: Vec<&Instance> =
         ended.iter().filter(|(_, probed)| matches!(probed, Probed::Reached { .. })).map(|(it, _)| it).collect();
     let (gateway, sidecars) =
-        tokio::join!(counted_by_gateway(ground.mesh, before, reached.len()), counted_by_sidecars(&ground, &reached));
+        tokio::join!(counted_by_gateway(&ground, before, reached.len()), counted_by_sidecars(&ground, &reached));
     outcomes.extend(gateway);
     outcomes.extend(sidecars);
     outcomes.extend(trace(&ended));
@@ -105,19 +105,11 @@ fn targets(ground: &Ground<'_>) -> Vec<Instance> {
 }
 
 async fn probe_all(ground: &Ground<'_>, instances: Vec<Instance>) -> Vec<(Instance, Probed)> {
-    let (mut probes, room) = (JoinSet::new(), Arc::new(Semaphore::new(AT_ONCE)));
-    for instance in instances {
-        let (gateway, room) = (ground.gateway.clone(), room.clone());
-        probes.spawn(async move {
-            let _room = room.acquire_owned().await; // never closed
-            let probed = probe(gateway, &instance).await;
-            (instance, probed)
-        });
-    }
-    probes.join_all().await
+    let probed = crowd::ask(instances, ground.end, |instance| probe(ground.gateway.clone(), instance)).await;
+    probed.into_iter().map(|(instance, probed)| (instance, probed.unwrap_or(Probed::NoTime))).collect()
 }
 
-async fn probe(gateway: Channel, instance: &Instance) -> Probed {
+async fn probe(gateway: Channel, instance: Instance) -> Probed {
     let trace = format!("{:032x}", rand::random_range(1..u128::MAX));
     let traceparent = format!("00-{trace}-{:016x}-01", rand::random_range(1..u64::MAX));
     let mut request = Request::new(HealthCheckRequest::default());
@@ -150,36 +142,49 @@ async fn probe(gateway: Channel, instance: &Instance) -> Probed {
 
 fn is_lost(probed: &Probed) -> bool {
     match probed {
-        Probed::Reached { .. } | Probed::NotAllowed { .. } => false,
+        Probed::Reached { .. } | Probed::NotAllowed { .. } | Probed::NoTime => false,
         Probed::NotServing | Probed::Silence | Probed::Lost { .. } => true,
     }
 }
 
 /// Finds out which of the instances whose probe was lost should still answer: they are probed once more. The rest is explained.
 async fn look_again(ground: &Ground<'_>, lost: Vec<(Instance, Probed)>) -> (Vec<Instance>, Vec<Outcome>) {
-    let now = ground.registries.list(registry::LIST).await.unwrap_or_default();
+    let now = timeout_at(ground.end, ground.registries.list(registry::LIST)).await;
+    let Ok(Ok(now)) = now else {
+        // Nobody says that any of them left.
+        return (Vec::new(), lost.iter().map(|(instance, probed)| judge(ground, instance, probed)).collect());
+    };
     let now: BTreeMap<&str, &Instance> =
         now.services.iter().flat_map(registry::instances).map(|it| (it.id.as_str(), it)).collect();
-    let (mut again, mut outcomes) = (Vec::new(), Vec::new());
+    let (mut there, mut again, mut outcomes) = (Vec::new(), Vec::new(), Vec::new());
     for (instance, probed) in lost {
-        let name = services::name(&instance);
         match now.get(instance.id.as_str()) {
-            None => outcomes.push(ids::PROBE.skipped(name, "it left meanwhile")),
+            None => outcomes.push(ids::PROBE.skipped(services::name(&instance), "it left meanwhile")),
             Some(it) if it.status() != Status::Serving => {
                 outcomes.push(services::judge(it)); // in place of the word from before
             }
-            Some(_) if answers(ground, &instance).await.is_err() => outcomes.push(judge(ground, &instance, &probed)),
-            Some(it) => again.push((*it).clone()),
+            Some(_) => there.push((instance, probed)),
+        }
+    }
+    let deaf = |instance: &Instance| match ground.sidecars.get(&instance.id) {
+        Some(Sidecar { place, metrics: Err(_) }) => Some(place.clone()),
+        Some(Sidecar { metrics: Ok(_), .. }) | None => None,
+    };
+    let question = |(instance, _): (Instance, Probed)| answers(deaf(&instance));
+    for ((instance, probed), answers) in crowd::ask(there, ground.end, question).await {
+        match answers {
+            Some(true) => again.push(instance),
+            Some(false) | None => outcomes.push(judge(ground, &instance, &probed)),
         }
     }
     (again, outcomes)
 }
 
-/// Whether the sidecar answers at its admin address: what was found before, or a second try.
-async fn answers(ground: &Ground<'_>, instance: &Instance) -> Result<(), String> {
-    match ground.sidecars.get(&instance.id) {
-        Some(Sidecar { metrics: Ok(_), .. }) | None => Ok(()),
-        Some(Sidecar { place, metrics: Err(_) }) => ask::get(place, "/healthz").await.map(drop),
+/// Asks a sidecar that did not answer at its admin address once more; the others have answered.
+async fn answers(deaf: Option<Place>) -> bool {
+    match deaf {
+        None => true,
+        Some(place) => ask::get(&place, "/healthz").await.is_ok(),
     }
 }
 
@@ -198,26 +203,31 @@ fn judge(ground: &Ground<'_>, instance: &Instance, probed: &Probed) -> Outcome {
             ids::APP.failed(name, format!("no answer to a health check through its sidecar within {PROBE:?}"))
         }
         (Probed::Lost { why }, None) => ids::PROBE.failed(name, why),
+        (Probed::NoTime, _) => ids::PROBE.skipped(name, NO_TIME),
     }
 }
 
 fn trace(ended: &[(Instance, Probed)]) -> Option<Outcome> {
     let told = ended.iter().filter_map(|(instance, probed)| match probed {
         Probed::Reached { trace, .. } => Some((instance, *trace)),
-        Probed::NotAllowed { .. } | Probed::NotServing | Probed::Silence | Probed::Lost { .. } => None,
+        Probed::NotAllowed { .. } | Probed::NotServing | Probed::Silence | Probed::Lost { .. } | Probed::NoTime => None,
     });
-    let told: Vec<_> = told.filter(|(_, trace)| *trace != Trace::Untold).collect();
+    let told: Vec<_> = told.collect();
     let (first, _) = told.first()?;
-    Some(match told.iter().find(|(_, trace)| *trace == Trace::Another) {
-        Some((instance, _)) => ids::TRACE.failed(services::name(instance), "the answer names another trace"),
-        None => ids::TRACE.ok("", format!("{} and {} more", services::name(first), told.len() - 1)),
-    })
+    let not_ours = told.iter().find_map(|(instance, trace)| match trace {
+        Trace::Ours => None,
+        Trace::Another => Some(ids::TRACE.failed(services::name(instance), "the answer names another trace")),
+        Trace::Untold => Some(ids::TRACE.failed(services::name(instance), "the answer names no trace")),
+    });
+    Some(
+        not_ours.unwrap_or_else(|| ids::TRACE.ok("", format!("{} and {} more", services::name(first), told.len() - 1))),
+    )
 }
 
 /// Probes that a gateway has counted; none if it does not tell.
-async fn gateway_count(mesh: &Mesh) -> Option<f64> {
-    let answer = ask::get(mesh.gateway_admin.as_ref()?, "/metrics").await.ok()?;
-    Some(probes_of_gateway(&answer.text))
+async fn gateway_count(ground: &Ground<'_>) -> Option<f64> {
+    let answer = ask::get(ground.mesh.gateway_admin.as_ref()?, "/metrics");
+    Some(probes_of_gateway(&timeout_at(ground.end, answer).await.ok()?.ok()?.text))
 }
 
 fn probes_of_gateway(exposition: &str) -> f64 {
@@ -229,16 +239,17 @@ fn probes_of_sidecar(exposition: &str) -> f64 {
     ask::sum(exposition, "rpc_server_call_duration_seconds_count", &[("rpc_method", METHOD)]).unwrap_or_default()
 }
 
-async fn counted_by_gateway(mesh: &Mesh, before: Option<f64>, probes: usize) -> Option<Outcome> {
-    let place = mesh.gateway_admin.as_ref().filter(|_| probes > 0)?;
+async fn counted_by_gateway(ground: &Ground<'_>, before: Option<f64>, probes: usize) -> Option<Outcome> {
+    let place = ground.mesh.gateway_admin.as_ref().filter(|_| probes > 0)?;
     let Some(before) = before else {
         return Some(ids::GATEWAY_COUNTS.skipped("", "its admin address cannot be reached from here"));
     };
     // Elsewhere several gateways may share one address, each with a share of the probes.
     let wanted = before + if place.is_here() { probes as f64 } else { 1.0 };
-    Some(match rises(place, wanted, probes_of_gateway).await {
-        Ok(()) => ids::GATEWAY_COUNTS.ok("", format!("{probes} probes")),
-        Err(seen) => {
+    Some(match timeout_at(ground.end, rises(place, wanted, probes_of_gateway)).await {
+        Err(_) => ids::GATEWAY_COUNTS.skipped("", NO_TIME),
+        Ok(Ok(())) => ids::GATEWAY_COUNTS.ok("", format!("{probes} probes")),
+        Ok(Err(seen)) => {
             let detail = format!("{place}/metrics counts {:.0} of {probes} probes", seen - before);
             ids::GATEWAY_COUNTS.failed("", detail)
         }
@@ -246,24 +257,29 @@ async fn counted_by_gateway(mesh: &Mesh, before: Option<f64>, probes: usize) -> 
 }
 
 async fn counted_by_sidecars(ground: &Ground<'_>, reached: &[&Instance]) -> Vec<Outcome> {
-    let mut looks = JoinSet::new();
+    let mut looks = Vec::new();
     let mut outcomes = Vec::new();
     for instance in reached {
         let name = services::name(instance);
-        match ground.sidecars.get(&instance.id).cloned() {
-            Some(Sidecar { place, metrics: Ok(before) }) => drop(looks.spawn(async move {
-                match rises(&place, probes_of_sidecar(&before) + 1.0, probes_of_sidecar).await {
-                    Ok(()) => ids::SIDECAR_COUNTS.ok(name, ""),
-                    Err(_) => ids::SIDECAR_COUNTS.failed(name, format!("{place}/metrics does not count the probe")),
-                }
-            })),
+        match ground.sidecars.get(&instance.id) {
+            Some(Sidecar { place, metrics: Ok(before) }) => {
+                looks.push((name, place.clone(), probes_of_sidecar(before) + 1.0));
+            }
             Some(Sidecar { place, metrics: Err(why) }) => {
                 outcomes.push(ids::SIDECAR_COUNTS.skipped(name, format!("{place} cannot be reached from here: {why}")));
             }
             None => {}
         }
     }
-    outcomes.extend(looks.join_all().await);
+    let question =
+        |(_, place, wanted): (String, Place, f64)| async move { rises(&place, wanted, probes_of_sidecar).await };
+    for ((name, place, _), seen) in crowd::ask(looks, ground.end, question).await {
+        outcomes.push(match seen {
+            Some(Ok(())) => ids::SIDECAR_COUNTS.ok(name, ""),
+            Some(Err(_)) => ids::SIDECAR_COUNTS.failed(name, format!("{place}/metrics does not count the probe")),
+            None => ids::SIDECAR_COUNTS.skipped(name, NO_TIME),
+        });
+    }
     outcomes
 }
 
@@ -279,5 +295,26 @@ async fn rises(place: &Place, wanted: f64, count: fn(&str) -> f64) -> Result<(),
             (false, true) => sleep(LOOK_AGAIN).await,
             (false, false) => return Err(seen),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report;
+
+    fn traced(traces: &[Trace]) -> Option<(report::Status, String)> {
+        let reached = |trace: &Trace| (Instance::default(), Probed::Reached { says: String::new(), trace: *trace });
+        let ended: Vec<_> = traces.iter().map(reached).chain([(Instance::default(), Probed::Silence)]).collect();
+        trace(&ended).map(|it| (it.status, it.detail))
+    }
+
+    #[test]
+    fn a_trace_that_is_another_or_is_not_named_did_not_go_on() {
+        let failed = |detail: &str| Some((report::Status::Failed, detail.to_owned()));
+        assert_eq!(traced(&[]), None);
+        assert_eq!(traced(&[Trace::Ours, Trace::Ours]).map(|it| it.0), Some(report::Status::Ok));
+        assert_eq!(traced(&[Trace::Ours, Trace::Another]), failed("the answer names another trace"));
+        assert_eq!(traced(&[Trace::Ours, Trace::Untold]), failed("the answer names no trace"));
     }
 }

@@ -49,7 +49,10 @@ pub(crate) fn only_named(mesh: &Mesh, service: &ServiceUpdate) -> bool {
 
 fn is_there(mesh: &Mesh, service: &ServiceUpdate) -> bool {
     let declares = service.info.as_ref().is_some_and(|info| !info.grpc_services.is_empty());
-    declares || !registry::instances(service).is_empty() || services::runs_here(mesh, service)
+    declares
+        || !registry::instances(service).is_empty()
+        || services::runs_here(mesh, service)
+        || services::is_had_here(mesh, service)
 }
 
 fn of(service: &ServiceUpdate) -> &[Policy] {
@@ -110,19 +113,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::{report::Status, target::Origin};
+    use crate::report::Status;
 
     fn mesh() -> Mesh {
-        Mesh {
-            origin: Origin::Flags,
-            registries: "http://127.0.0.1:7100".parse().unwrap(),
-            token: None,
-            registry_admin: None,
-            gateway: None,
-            gateway_admin: None,
-            rows: Vec::new(),
-            ports: Vec::new(),
-        }
+        Mesh::for_test()
     }
 
     fn users(policy: Option<Policy>) -> ServiceUpdate {

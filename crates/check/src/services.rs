@@ -4,8 +4,8 @@
 
 use std::{collections::BTreeMap, time::UNIX_EPOCH};
 
-use tokio::task::JoinSet;
-use weft_model::{REVOKED, metadata};
+use tokio::time::Instant;
+use weft_model::{REVOKED, ServiceName, metadata};
 use weft_proto::weft::{
     discovery::v1::{ClaimsResponse, ListResponse, RefusedSet, ServiceUpdate},
     model::v1::{Instance, Status},
@@ -16,7 +16,7 @@ use weft_runtime::clock;
 use crate::{
     ask,
     clocks::Told,
-    ids, policies, registry,
+    crowd, ids, path, policies, registry,
     report::Outcome,
     target::{Mesh, Place},
 };
@@ -41,19 +41,19 @@ pub(crate) struct Found {
     pub(crate) told: Vec<Told>,
 }
 
-pub(crate) async fn check(mesh: &Mesh, list: &ListResponse, claims: &ClaimsResponse) -> Found {
+pub(crate) async fn check(mesh: &Mesh, list: &ListResponse, claims: &ClaimsResponse, end: Instant) -> Found {
     let mut found = Found { outcomes: offers(list, claims), ..Found::default() };
     for service in &list.services {
         found.outcomes.extend(registry::instances(service).iter().map(judge));
         let gone = registry::instances(service).is_empty() && !runs_here(mesh, service);
         if gone && !policies::only_named(mesh, service) {
-            found.outcomes.push(ids::INSTANCES.failed(&service.name, "the registry knows it, and lists no instance"));
+            found.outcomes.push(empty(mesh, service));
         }
     }
     if list.services.is_empty() && mesh.rows.iter().all(|row| row.service.is_empty()) {
         found.outcomes.push(ids::INSTANCES.skipped("", "the mesh has no services yet"));
     }
-    let (unlisted, sidecars) = tokio::join!(unlisted(mesh), sidecars(list));
+    let (unlisted, sidecars) = tokio::join!(unlisted(mesh, end), sidecars(list, end));
     found.outcomes.extend(unlisted);
     for (instance, sidecar, ahead) in sidecars {
         let version = instance.metadata.get(metadata::VERSION).cloned();
@@ -89,6 +89,19 @@ pub(crate) fn runs_here(mesh: &Mesh, service: &ServiceUpdate) -> bool {
     mesh.rows.iter().any(|row| row.service == bare || row.service == service.name)
 }
 
+/// Whether `weft up` has this service, if only in its file.
+pub(crate) fn is_had_here(mesh: &Mesh, service: &ServiceUpdate) -> bool {
+    service.name.parse::<ServiceName>().is_ok_and(|name| mesh.services.contains(&name))
+}
+
+/// Judges a service without instances of which nothing runs here. A process that ended or cannot start is still one: without any, somebody wanted none.
+fn empty(mesh: &Mesh, service: &ServiceUpdate) -> Outcome {
+    match is_had_here(mesh, service) {
+        true => ids::INSTANCES.skipped(&service.name, "scaled to 0"),
+        false => ids::INSTANCES.failed(&service.name, "the registry knows it, and lists no instance"),
+    }
+}
+
 /// What services declare, and what of it the mesh took.
 fn offers(list: &ListResponse, claims: &ClaimsResponse) -> Vec<Outcome> {
     let instances: Vec<_> = list.services.iter().flat_map(registry::instances).collect();
@@ -115,17 +128,21 @@ fn refused_set(it: &RefusedSet, instances: &[&Instance]) -> Outcome {
 }
 
 /// Processes of `weft up` that the registry does not list as instances.
-async fn unlisted(mesh: &Mesh) -> Vec<Outcome> {
-    let mut asked = JoinSet::new();
+async fn unlisted(mesh: &Mesh, end: Instant) -> Vec<Outcome> {
+    let mut young = Vec::new();
     let mut outcomes = Vec::new();
     for row in mesh.rows.iter().filter(|row| !row.service.is_empty() && row.instance_id.is_empty()) {
         match row.state.as_str() {
             "crashed" | "gave up" => outcomes.push(crashed(row)),
-            "starting" | "revoked" if row.pid != 0 => drop(asked.spawn(joining(row.clone()))),
+            "starting" | "revoked" if row.pid != 0 => young.push(row.clone()),
             _ => {} // on its way in or out
         }
     }
-    outcomes.extend(asked.join_all().await.into_iter().flatten());
+    let asked = crowd::ask(young, end, joining).await;
+    outcomes.extend(asked.into_iter().filter_map(|(row, said)| match said {
+        Some(said) => said,
+        None => Some(ids::JOINING.skipped(row.name, path::NO_TIME)),
+    }));
     outcomes
 }
 
@@ -154,26 +171,31 @@ fn plainly(text: &str) -> &str {
 }
 
 /// Asks the admin server of every instance that names one.
-async fn sidecars(list: &ListResponse) -> Vec<(Instance, Sidecar, Option<i64>)> {
-    let mut asked = JoinSet::new();
-    for instance in list.services.iter().flat_map(registry::instances) {
-        let Some(place) = instance.metadata.get(metadata::ADMIN).and_then(|it| it.parse::<Place>().ok()) else {
-            continue;
+async fn sidecars(list: &ListResponse, end: Instant) -> Vec<(Instance, Sidecar, Option<i64>)> {
+    let named = list.services.iter().flat_map(registry::instances).filter_map(|instance| {
+        let place: Place = instance.metadata.get(metadata::ADMIN)?.parse().ok()?;
+        Some((instance.clone(), place))
+    });
+    let question = |(_, place): (Instance, Place)| async move { ask::get(&place, "/metrics").await };
+    let asked = crowd::ask(named.collect(), end, question).await;
+    let heard = asked.into_iter().map(|((instance, place), answer)| {
+        let (metrics, ahead) = match answer.unwrap_or_else(|| Err(path::NO_TIME.to_owned())) {
+            Ok(answer) => (Ok(answer.text), answer.ahead),
+            Err(why) => (Err(why), None),
         };
-        let instance = instance.clone();
-        asked.spawn(async move {
-            let (metrics, ahead) = match ask::get(&place, "/metrics").await {
-                Ok(answer) => (Ok(answer.text), answer.ahead),
-                Err(why) => (Err(why), None),
-            };
-            (instance, Sidecar { place, metrics }, ahead)
-        });
-    }
-    asked.join_all().await
+        (instance, Sidecar { place, metrics }, ahead)
+    });
+    heard.collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+    use weft_runtime::{
+        Metrics, Shutdown,
+        admin::{Admin, Readiness},
+    };
+
     use super::*;
     use crate::report;
 
@@ -232,5 +254,42 @@ mod tests {
         let claims = vec![claim("shop.users.v1.Users"), claim("GET /api/users/*")];
         let refused = ids(&ClaimsResponse { claims, refused_sets: vec![set], ..ClaimsResponse::default() });
         assert_eq!(refused, [("WEFT0407", failed, "users-1".into()), ("WEFT0408", failed, "other.default".into())]);
+    }
+
+    /// What is said of a process that has run for so long and is not listed.
+    async fn unlisted_after(seconds: i64) -> (&'static str, report::Status, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let now = clock::wall().duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed();
+        let row = Process {
+            name: "users-1".into(),
+            since_s: now - seconds,
+            addresses: [("admin".into(), listener.local_addr().unwrap().to_string())].into(),
+            ..Process::default()
+        };
+        let sidecar = Admin::new(Metrics::default(), Readiness::starting("the app does not answer"));
+        tokio::select! {
+            outcome = joining(row) => outcome.map(|it| (it.id, it.status, it.detail)).expect("it has an admin address"),
+            () = sidecar.run(listener, Shutdown::new()) => panic!("nobody ends it"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_does_not_join_within_a_minute_is_named_with_what_it_waits_for() {
+        let (id, status, detail) = unlisted_after(JOINED_AFTER).await;
+        assert_eq!((id, status), ("WEFT0405", report::Status::Failed));
+        assert!(detail.starts_with("runs for 6") && detail.ends_with(" s: the app does not answer"), "{detail}");
+        let (id, status, _) = unlisted_after(JOINED_AFTER / 2).await;
+        assert_eq!((id, status), ("WEFT0405", report::Status::Ok));
+    }
+
+    #[test]
+    fn a_service_without_instances_is_a_failure_unless_it_was_scaled_to_0() {
+        let mesh = |services: &[&str]| Mesh {
+            services: services.iter().map(|it| it.parse().unwrap()).collect(),
+            ..Mesh::for_test()
+        };
+        let service = ServiceUpdate { name: "users.default".into(), ..ServiceUpdate::default() };
+        assert_eq!(empty(&mesh(&["posts"]), &service).status, report::Status::Failed);
+        assert_eq!(empty(&mesh(&["posts", "users"]), &service).status, report::Status::Skipped);
     }
 }

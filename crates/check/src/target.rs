@@ -3,6 +3,7 @@
 //! Lives here: flags, the addresses they mean, what a running `weft up` says of its processes. Does not: asking the parts (`registry`, `gateway`, …).
 
 use std::{
+    collections::BTreeSet,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -12,6 +13,7 @@ use std::{
 
 use tokio::time::timeout;
 use weft_discovery::RegistryUrls;
+use weft_model::ServiceName;
 use weft_proto::weft::up::v1 as up;
 use weft_runtime::Usage;
 use weft_up::{Config, ConfigError, client};
@@ -128,6 +130,8 @@ pub(crate) struct Mesh {
     pub(crate) gateway_admin: Option<Place>,
     /// What `weft up` runs; empty without one.
     pub(crate) rows: Vec<up::Process>,
+    /// Services that `weft up` has, also those of which none runs; empty without one.
+    pub(crate) services: BTreeSet<ServiceName>,
     /// Who listens where, as it was configured.
     pub(crate) ports: Vec<(&'static str, Place)>,
 }
@@ -150,23 +154,24 @@ impl Mesh {
     /// Finds the mesh that `args` mean; `dir` is the working directory. Asks `weft up`, at most 2 s.
     pub(crate) async fn find(args: &Args, dir: &Path) -> Result<Self, NoTarget> {
         match &args.registry {
-            Some(registries) => Ok(Self::named(args, registries)),
+            Some(registries) => Ok(Self::named(args, registries, dir)),
             None => Self::beside(args.file.as_deref(), args.token_file.as_deref(), dir).await,
         }
     }
 
-    fn named(args: &Args, registries: &RegistryUrls) -> Self {
+    fn named(args: &Args, registries: &RegistryUrls, dir: &Path) -> Self {
         let registry: Option<Place> = registries.to_string().split(',').next().and_then(|url| url.parse().ok());
         let registry_admin = args.registry_admin.clone().or_else(|| registry.as_ref()?.admin());
         let gateway_admin = args.gateway_admin.clone().or_else(|| args.gateway.as_ref()?.admin());
         Self {
             origin: Origin::Flags,
             registries: registries.clone(),
-            token: args.token_file.clone(),
+            token: args.token_file.clone().or_else(|| weft_up::config::operator_token(None, dir).ok()),
             registry_admin,
             gateway: args.gateway.clone(),
             gateway_admin,
             rows: Vec::new(),
+            services: BTreeSet::new(),
             ports: Vec::new(),
         }
     }
@@ -182,9 +187,9 @@ impl Mesh {
             Ok(status.into_inner().processes)
         };
         let said = timeout(UP, asked).await.unwrap_or_else(|_| Err(format!("`weft up` does not answer within {UP:?}")));
-        let (origin, rows) = match said {
-            Ok(rows) => (Origin::Up(config.file.clone()), rows),
-            Err(why) => (Origin::File { file: config.file.clone(), why }, Vec::new()),
+        let (origin, rows, services) = match said {
+            Ok(rows) => (Origin::Up(config.file.clone()), rows, config.services.keys().cloned().collect()),
+            Err(why) => (Origin::File { file: config.file.clone(), why }, Vec::new(), BTreeSet::new()),
         };
         let announced = |role: &str, proto: &str| {
             let row = rows.iter().find(|row| row.name == role)?;
@@ -205,8 +210,15 @@ impl Mesh {
             gateway: Some(announced("gateway", "http").unwrap_or(gateway)),
             gateway_admin: Some(announced("gateway", "admin").unwrap_or(admin)),
             rows,
+            services,
             ports,
         })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_test() -> Self {
+        let args = Args { registry: Some("http://127.0.0.1:1".parse().expect("it is a URL")), ..Args::default() };
+        Self::named(&args, args.registry.as_ref().expect("set above"), Path::new("/"))
     }
 
     /// What `weft up` says of a role, if it says anything but that all is well.
@@ -239,13 +251,27 @@ mod tests {
             gateway: place("10.0.0.7:8080"),
             ..Args::default()
         };
-        let mesh = |args: &Args| Mesh::named(args, args.registry.as_ref().unwrap());
+        let mesh = |args: &Args| Mesh::named(args, args.registry.as_ref().unwrap(), Path::new("/"));
         assert_eq!(
             (mesh(&args).registry_admin, mesh(&args).gateway_admin),
             (place("10.0.0.5:7180"), place("10.0.0.7:8160"))
         );
         args.gateway_admin = place("10.0.0.8:1");
         assert_eq!(mesh(&args).gateway_admin, place("10.0.0.8:1"));
+    }
+
+    #[test]
+    fn without_a_token_file_that_of_the_mesh_in_the_directory_is_used() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let mut args = Args { registry: Some("https://10.0.0.5:7100".parse().unwrap()), ..Args::default() };
+        let token = |args: &Args, dir: &Path| Mesh::named(args, args.registry.as_ref().unwrap(), dir).token;
+        assert_eq!(token(&args, dir.path()), None);
+        std::fs::write(dir.path().join("weft.toml"), "[registry]\ndata = \"here\"\n").unwrap();
+        let below = dir.path().join("below");
+        std::fs::create_dir(&below).unwrap();
+        assert_eq!(token(&args, &below), Some(dir.path().join("here/ca/operator.token")));
+        args.token_file = Some("given".into());
+        assert_eq!(token(&args, &below), Some("given".into()));
     }
 
     #[test]

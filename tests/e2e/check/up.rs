@@ -59,6 +59,22 @@ async fn weft_up_is_checked_without_a_flag_and_tells_what_an_operator_removed() 
 }
 
 #[tokio::test]
+async fn a_service_that_somebody_scaled_to_nothing_is_no_alarm() {
+    let _shared = ALONE.read().await;
+    let test = "a_service_that_somebody_scaled_to_nothing_is_no_alarm";
+    let Some(up) = up(test, |echo, _| format!("command = [{:?}]", echo.display())).await else { return };
+    up.run(&["stop", "echo"]).await;
+    let checked = check(up.dir(), &[]).await;
+    checked.shows([]);
+    let skipped = checked.with(&["skipped"]).into_iter().filter(|it| it["id"] == "WEFT0401");
+    let skipped: Vec<_> = skipped.map(|it| (it["subject"].as_str().unwrap(), it["detail"].as_str().unwrap())).collect();
+    assert_eq!(skipped, [("echo.default", "scaled to 0")]);
+    up.run(&["scale", "echo=1"]).await;
+    let checked = comes_to_show(&up, []).await;
+    assert_eq!(checked.well("WEFT0601"), 1, "{:#}", checked.report);
+}
+
+#[tokio::test]
 async fn a_service_that_declares_the_name_of_another_is_refused_by_name() {
     let _shared = ALONE.read().await;
     let test = "a_service_that_declares_the_name_of_another_is_refused_by_name";

@@ -12,10 +12,10 @@ use std::{
 
 use anyhow::Context as _;
 use serde::Serialize;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status, service::interceptor::InterceptedService, transport::Channel};
 use weft_discovery::{
-    Credential, CredentialError, JoinArgs, ListedToken, Operator, RegistryUrls, Revoked, TokenFor, Way, export, join,
-    keep_exported, read_token, write_token,
+    Credential, CredentialError, JoinArgs, ListedToken, Operator, Registries, RegistryUrls, Revoked, TokenFor, Way,
+    export, join, keep_exported, read_token, write_token,
 };
 use weft_identity::{Clock, RootPin, Serial};
 use weft_model::{ServiceName, SpiffeId};
@@ -28,28 +28,25 @@ use crate::{
 
 /// How long joining may take before a person is told that it does not work.
 const JOIN: Duration = Duration::from_secs(30);
+/// How long the registries may take to answer where no joining comes first.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// Which authority is asked, and as whom.
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct Authority {
-    /// An operator's token [default: WEFT_TOKEN_FILE, else the one of the mesh in this directory or above]
-    #[arg(long, value_name = "FILE", global = true)]
-    token_file: Option<PathBuf>,
-    /// Registries [default: those the token names]; http:// is for one that was started with --insecure
-    #[arg(long, value_name = "URL[,URL…]", global = true)]
-    registry: Option<RegistryUrls>,
+struct Authority {
+    #[command(flatten)]
+    registry: Registry,
     #[command(flatten)]
     mesh: Mesh,
 }
 
 impl Authority {
     fn operator(&self, context: &Context) -> anyhow::Result<Operator> {
-        let file = token_file(self.token_file.clone(), &self.mesh, context)?;
-        Ok(Operator::new(Credential::read(&file, self.registry.as_ref())?, wall()))
+        self.registry.operator(&self.mesh, context)
     }
 }
 
-/// The registry's other services, for commands that ask or write there.
+/// Which registry is asked, and as whom.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Registry {
     /// An operator's token [default: WEFT_TOKEN_FILE, else the one of the mesh in this directory or above]
@@ -61,20 +58,30 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// A channel as the operator; in plaintext, as nobody, to a registry that was started with --insecure.
-    pub(crate) async fn channel(&self, context: &Context) -> anyhow::Result<Channel> {
-        match self.registry.as_ref().map(|urls| (urls, urls.iter().find(|url| url.starts_with("http://")))) {
-            Some((urls, Some(url))) => {
-                let connected = Endpoint::from_shared(url.to_owned())?.connect().await;
-                connected.with_context(|| format!("no registry at {urls}"))
-            }
-            Some((_, None)) | None => {
-                let (token_file, registry) = (self.token_file.clone(), self.registry.clone());
-                let authority = Authority { token_file, registry, mesh: Mesh::default() };
-                Ok(authority.operator(context)?.channel(JOIN).await?)
-            }
-        }
+    fn operator(&self, mesh: &Mesh, context: &Context) -> anyhow::Result<Operator> {
+        let file = token_file(self.token_file.clone(), mesh, context)?;
+        Ok(Operator::new(Credential::read(&file, self.registry.as_ref())?, wall()))
     }
+
+    /// A channel as the operator, on which each call has `ANSWER`; in plaintext, as nobody, to a registry that was started with --insecure.
+    pub(crate) async fn channel(&self, context: &Context) -> anyhow::Result<Asked> {
+        let channel = match &self.registry {
+            Some(urls) if urls.iter().any(|url| url.starts_with("http://")) => {
+                Registries::new(urls).answering(ANSWER).await.with_context(|| format!("no registry at {urls}"))?
+            }
+            Some(_) | None => self.operator(&Mesh::default(), context)?.channel(JOIN).await?,
+        };
+        Ok(InterceptedService::new(channel, in_time))
+    }
+}
+
+/// A channel on which each call has a deadline.
+pub(crate) type Asked = InterceptedService<Channel, fn(Request<()>) -> Result<Request<()>, Status>>;
+
+#[expect(clippy::result_large_err, reason = "the signature is tonic's")]
+fn in_time(mut request: Request<()>) -> Result<Request<()>, Status> {
+    request.set_timeout(ANSWER);
+    Ok(request)
 }
 
 fn token_file(given: Option<PathBuf>, mesh: &Mesh, context: &Context) -> anyhow::Result<PathBuf> {
@@ -265,13 +272,6 @@ struct RotateArgs {
     authority: Authority,
 }
 
-pub(crate) async fn identity(args: IdentityArgs, context: Context) -> anyhow::Result<()> {
-    match args.command {
-        None => match args.out.clone() {
-            None => show(args, &context).await,
-            Some(dir) => keep_files(args, dir, &context).await,
-        },
-        Some(IdentityCommand::Revoke(args)) => take_back(args, &context).await,
 impl IdentityArgs {
     /// Whether it keeps files fresh until it is told to end.
     pub(crate) const fn keeps(&self) -> bool {
@@ -279,6 +279,13 @@ impl IdentityArgs {
     }
 }
 
+pub(crate) async fn identity(args: IdentityArgs, context: Context) -> anyhow::Result<()> {
+    match args.command {
+        None => match args.out.clone() {
+            None => show(args, &context).await,
+            Some(dir) => keep_files(args, dir, &context).await,
+        },
+        Some(IdentityCommand::Revoke(args)) => take_back(args, &context).await,
         Some(IdentityCommand::RotateRoot(args)) => {
             let notice = args.notice.map(|notice| notice.0);
             let (pin, from) = args.authority.operator(&context)?.rotate_root(notice).await?;

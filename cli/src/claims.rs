@@ -3,7 +3,6 @@
 //! Lives here: flags, what is asked of the registry, what a row says. Does not: any rule of claims (the registry).
 
 use serde::Serialize;
-use tonic::transport::Channel;
 use weft_proto::weft::{
     discovery::v1::{self as discovery, ClaimsRequest, discovery_client::DiscoveryClient},
     registry::v1::{MoveClaimRequest, ReleaseClaimRequest, registry_client::RegistryClient},
@@ -12,7 +11,7 @@ use weft_proto::weft::{
 use weft_runtime::Context;
 
 use crate::{
-    access::Registry,
+    access::{Asked, Registry},
     output::{self, Format},
 };
 
@@ -64,7 +63,7 @@ pub(crate) async fn claims(args: ClaimsArgs, context: Context) -> anyhow::Result
     Ok(())
 }
 
-async fn list(channel: Channel, format: Format) -> anyhow::Result<()> {
+async fn list(channel: Asked, format: Format) -> anyhow::Result<()> {
     let all = Everything::from(DiscoveryClient::new(channel).claims(ClaimsRequest {}).await?.into_inner());
     output::print(format, &all, |_| {
         (vec!["CLAIM", "SERVICE", "STATE", "REFUSED"], all.claims.iter().map(Claim::row).collect())

@@ -7,7 +7,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tonic::transport::Channel;
 use weft_model::{Policy, PolicyKind, Version};
 use weft_policy::{Document, Written};
 use weft_proto::weft::policy::v1::{self as pb, policies_client::PoliciesClient};
@@ -15,11 +14,11 @@ use weft_proto::weft::policy::v1::{self as pb, policies_client::PoliciesClient};
 use weft_runtime::Context;
 
 use crate::{
-    access::Registry,
+    access::{Asked, Registry},
     output::{self, Format},
 };
 
-async fn connect(registry: &Registry, context: &Context) -> anyhow::Result<PoliciesClient<Channel>> {
+async fn connect(registry: &Registry, context: &Context) -> anyhow::Result<PoliciesClient<Asked>> {
     Ok(PoliciesClient::new(registry.channel(context).await?))
 }
 

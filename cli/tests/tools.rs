@@ -109,3 +109,32 @@ async fn a_command_that_is_interrupted_has_failed_unless_it_goes_on_until_then()
     assert_eq!(code, Some(1), "nothing was found to be well: {said}");
     assert_eq!(interrupted(&["logs", "-f"], dir.path()).await, (Some(0), String::new()));
 }
+
+#[tokio::test]
+async fn a_registry_that_hangs_does_not_keep_a_command_from_the_others() {
+    let hung = TcpListener::bind("127.0.0.1:0").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
+    command.args([
+        "registry",
+        "--insecure",
+        "--listen",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+        "--log-format",
+        "json",
+    ]);
+    let mut registry = Process::spawn("registry", {
+        command.arg("--data").arg(dir.path());
+        command
+    })
+    .unwrap();
+    let (hung, good) = (hung.local_addr().unwrap(), registry.address("grpc").await);
+    for _ in 0..4 {
+        // Which of them is asked first is left to chance.
+        let (code, out, said) = weft(&["get", "policies", "--registry", &format!("http://{hung},http://{good}")], "");
+        assert_eq!(code, Some(0), "{said}");
+        assert!(out.contains("NAME"), "{out}");
+    }
+}

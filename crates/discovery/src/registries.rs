@@ -16,8 +16,9 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 use weft_identity::Identity;
-use weft_proto::weft::discovery::v1::{
-    ClaimsRequest, ClaimsResponse, ListRequest, ListResponse, discovery_client::DiscoveryClient,
+use weft_proto::weft::{
+    discovery::v1::{ClaimsRequest, ClaimsResponse, ListRequest, ListResponse, discovery_client::DiscoveryClient},
+    registry::v1::{MissingDescriptorsRequest, registry_client::RegistryClient},
 };
 
 use crate::backoff::Backoff;
@@ -256,6 +257,17 @@ impl Registries {
             client.claims(ClaimsRequest {}).await.map(Response::into_inner)
         };
         self.call(within, claims).await
+    }
+
+    /// Returns a channel to a registry that answers, for tools that ask it what there is no method for here. The deadline of a call on it is the
+    /// caller's.
+    pub async fn answering(&self, within: Duration) -> Result<Channel, CallError> {
+        let nothing = |channel: Channel| async move {
+            let request = MissingDescriptorsRequest { digests: Vec::new() };
+            RegistryClient::new(channel.clone()).missing_descriptors(request).await?;
+            Ok(channel)
+        };
+        self.call(within, nothing).await
     }
 
     /// As `call`, for one that takes long to answer by its nature: whoever was asked before `within` is over has until `slack` after it.

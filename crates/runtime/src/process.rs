@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::{
     Env, LogFormat, Metrics, Sampling, Shutdown, Spans,
     spans::{
-        export::{self, Exporter},
+        export::{self, Exporter, Settlement},
         settings::Settings,
     },
     telemetry,
@@ -198,22 +198,28 @@ where
 struct Exporting {
     task: JoinSet<()>,
     stop: CancellationToken,
+    settlement: Option<Settlement>,
 }
 
 impl Exporting {
     fn start(exporter: Option<Exporter>) -> Self {
         let (mut task, stop) = (JoinSet::new(), CancellationToken::new());
+        let settlement = exporter.as_ref().map(Exporter::settlement);
         if let Some(exporter) = exporter {
             task.spawn(exporter.run(stop.clone()));
         }
-        Self { task, stop }
+        Self { task, stop, settlement }
     }
 
-    /// Sends what is left, unless somebody is out of patience.
+    /// Sends what is left, unless somebody is out of patience; what did not leave is counted and told.
     async fn finish(mut self, shutdown: &Shutdown) {
         self.stop.cancel();
-        if !shutdown.is_aborting() && timeout(FLUSH_LIMIT, self.task.join_next()).await.is_err() {
-            tracing::debug!("the collector did not take the last spans in time");
+        let limit = if shutdown.is_aborting() { Duration::ZERO } else { FLUSH_LIMIT };
+        drop(timeout(limit, self.task.join_next()).await); // in time or not, what counts is what it left
+        self.task.shutdown().await;
+        let lost = self.settlement.map_or(0, |it| it.settle());
+        if lost > 0 {
+            warn!(spans = lost, "the last spans were not exported in time");
         }
     }
 }
@@ -245,4 +251,35 @@ async fn signals(shutdown: Shutdown) -> anyhow::Result<()> {
 fn report(name: &str, error: &anyhow::Error) -> ExitCode {
     tracing::error!(error = format!("{error:#}"), "{name} failed");
     ExitCode::from(if error.downcast_ref::<Usage>().is_some() { 2 } else { 1 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spans::tests::span;
+
+    /// What is counted as lost at the end of a process that recorded a span.
+    async fn lost(endpoint: String, shutdown: &Shutdown) -> String {
+        let metrics = Metrics::default();
+        let env = Env::from_pairs([("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)]);
+        let (spans, exporter) = export::start(&Settings::read(&env, "gateway"), &metrics, "gateway", false);
+        let exporting = Exporting::start(exporter);
+        spans.offer(span(1));
+        exporting.finish(shutdown).await;
+        let text = metrics.encode();
+        let line =
+            text.lines().find_map(|it| it.strip_prefix("weft_gateway_spans_dropped_total{reason=\"export_failed\"} "));
+        line.unwrap_or_default().to_owned()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn spans_that_are_cut_off_at_the_end_are_counted_as_lost() {
+        // It takes the connection, and never answers.
+        let collector = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", collector.local_addr().unwrap());
+        assert_eq!(lost(endpoint.clone(), &Shutdown::new()).await, "1");
+        let shutdown = Shutdown::new();
+        shutdown.abort();
+        assert_eq!(lost(endpoint, &shutdown).await, "1", "of a process that has no time left");
+    }
 }

@@ -190,8 +190,8 @@ impl Queue {
         self.counts.recorded.inc();
         if self.waiting.try_send(span).is_err() {
             self.counts.dropped(Dropped::QueueFull, 1);
-        } else if self.waiting.capacity() == QUEUE / 2 {
-            self.half_full.notify_one();
+        } else if self.waiting.capacity() <= QUEUE / 2 {
+            self.half_full.notify_one(); // from the half on each push: two at once may both see more than the half
         }
     }
 }
@@ -222,10 +222,22 @@ enum Dropped {
     ExportFailed,
 }
 
+impl Dropped {
+    const ALL: [Self; 2] = [Self::QueueFull, Self::ExportFailed];
+
+    const fn label(self) -> Reason {
+        let reason = match self {
+            Self::QueueFull => "queue_full",
+            Self::ExportFailed => "export_failed",
+        };
+        Reason { reason }
+    }
+}
+
 impl Counts {
     fn register(metrics: &Metrics, process: &str) -> Self {
         let it = Self::default();
-        for reason in [Dropped::QueueFull, Dropped::ExportFailed] {
+        for reason in Dropped::ALL {
             it.dropped(reason, 0); // a series that appears only in trouble cannot be alerted on
         }
         let name = |noun: &str| format!("weft_{process}_{noun}");
@@ -245,20 +257,24 @@ impl Counts {
         it
     }
 
-    fn dropped(&self, why: Dropped, count: usize) {
-        let reason = match why {
-            Dropped::QueueFull => "queue_full",
-            Dropped::ExportFailed => "export_failed",
-        };
-        self.dropped.get_or_create(&Reason { reason }).inc_by(count as u64);
+    fn dropped(&self, why: Dropped, count: u64) {
+        self.dropped.get_or_create(&why.label()).inc_by(count);
+    }
+
+    /// Counts what was recorded and came to nothing as lost; returns how much that is. Only when nobody exports any more.
+    fn settle(&self) -> u64 {
+        let dropped = Dropped::ALL.map(|why| self.dropped.get_or_create(&why.label()).get());
+        let lost = self.recorded.get().saturating_sub(self.exported.get() + dropped.iter().sum::<u64>());
+        self.dropped(Dropped::ExportFailed, lost);
+        lost
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    pub(super) fn span(span_id: u64) -> Span {
+    pub(crate) fn span(span_id: u64) -> Span {
         Span {
             trace_id: 7,
             span_id,
@@ -284,6 +300,18 @@ mod tests {
         assert!(text.contains(&format!("weft_gateway_spans_total {}\n", QUEUE + 5)), "{text}");
         assert!(text.contains("weft_gateway_spans_dropped_total{reason=\"queue_full\"} 5\n"), "{text}");
         assert!(text.contains("weft_gateway_spans_dropped_total{reason=\"export_failed\"} 0\n"), "{text}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_that_is_more_than_half_full_wakes_its_reader_at_whichever_span() {
+        let (spans, _taken, queue) = Spans::on(Counts::register(&Metrics::default(), "gateway"));
+        for id in 1..=QUEUE as u64 / 2 {
+            spans.offer(span(id));
+        }
+        let woken = || tokio::time::timeout(Duration::from_secs(1), queue.half_full.notified());
+        assert!(woken().await.is_ok() && woken().await.is_err());
+        spans.offer(span(1));
+        assert!(woken().await.is_ok());
     }
 
     #[test]

@@ -81,7 +81,22 @@ impl Collector {
     }
 }
 
+/// What is to be said of spans when their exporter has ended.
+pub(crate) struct Settlement(Arc<Queue>);
+
+impl Settlement {
+    /// Counts the spans that the exporter left behind as lost, and returns how many they are.
+    pub(crate) fn settle(&self) -> u64 {
+        self.0.counts.settle()
+    }
+}
+
 impl Exporter {
+    /// For when it has ended, by itself or not.
+    pub(crate) fn settlement(&self) -> Settlement {
+        Settlement(self.queue.clone())
+    }
+
     /// Exports until `stop`, and then what is left; whoever stops it bounds that.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let collector = match self.to.as_ref().map(Collector::open).transpose() {
@@ -142,7 +157,7 @@ impl Exporter {
                 false
             }
             Some(problem) => {
-                self.queue.counts.dropped(Dropped::ExportFailed, count);
+                self.queue.counts.dropped(Dropped::ExportFailed, count as u64);
                 if !failing {
                     let endpoint = self.to.as_ref().map(|to| to.endpoint.as_str());
                     warn!(endpoint, error = problem, "the collector takes no spans; they are dropped until it does");

@@ -2,7 +2,7 @@
 //! gate.
 //!
 //! Lives here: versions, and how each tool is installed by the ordinary client of its registry; where the system keeps PostgreSQL. Does not:
-//! anything that needs root (`setup`). A tool's folder carries its version, so that two checkouts can want different ones. A tool is there if it answers:
+//! anything that needs root (`setup`). A tool's folder carries its versions, so that two checkouts can want different ones. A tool is there if it answers:
 //! an interrupted install, or a Python that the system has since replaced, is cleared away and done again.
 
 use std::fs::{self, File};
@@ -115,7 +115,8 @@ pub(crate) fn cargo_deny(env: &Env) -> Result<PathBuf> {
 }
 
 fn python(env: &Env) -> Tool {
-    let home = env.cache().join(format!("tools/grpcio-{GRPCIO}"));
+    // Every pin is in the name: a folder of other versions answers, too, and would never be replaced.
+    let home = env.cache().join(format!("tools/grpcio-{GRPCIO}-prometheus-client-{PROMETHEUS_CLIENT}"));
     let python = || env.command(home.join("bin/python"));
     let mut venv = env.command("python3");
     venv.args(["-m", "venv"]).arg(&home);

@@ -2,7 +2,10 @@
 //!
 //! Lives here: both files. Does not: GitHub.
 
-use std::{collections::BTreeSet, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    process::Command,
+};
 
 use serde_json::Value;
 use weft_testkit::outside;
@@ -41,6 +44,10 @@ fn ci_is_the_gate_and_nothing_else() {
 fn every_matrix_is_a_list_of_runners_and_what_it_names_is_in_it() {
     for file in ["ci", "release"] {
         for (name, job) in jobs(file) {
+            if let Some(called) = job.get("uses") {
+                assert_eq!(called, "./.github/workflows/ci.yml", "{file}: {name}: a workflow that this test reads");
+                continue;
+            }
             assert!(job["timeout-minutes"].is_u64(), "{file}: {name} may run for ever");
             let matrix = &job["strategy"]["matrix"];
             let rows: Vec<BTreeSet<&str>> = match list(&matrix["include"]) {
@@ -69,9 +76,24 @@ fn every_action_has_a_version_and_no_secret_but_githubs_own_token_is_used() {
 }
 
 #[test]
+fn a_release_is_made_only_of_what_passed_the_gate() {
+    assert!(files::document(".github/workflows/ci.yml")["on"].as_object().unwrap().contains_key("workflow_call"));
+    let jobs: BTreeMap<_, _> = jobs("release").into_iter().collect();
+    assert_eq!(jobs["gate"]["uses"], "./.github/workflows/ci.yml");
+    let needs = |name: &str| jobs[name]["needs"].as_str().map(str::to_owned);
+    for name in jobs.keys().filter(|name| *name != "gate") {
+        let mut before = needs(name);
+        while let Some(job) = before.clone().filter(|job| job != "gate") {
+            before = needs(&job);
+        }
+        assert_eq!(before.as_deref(), Some("gate"), "{name} does not wait for the gate");
+    }
+}
+
+#[test]
 fn a_release_makes_every_image_of_the_dockerfile() {
     let wanted: Vec<_> = docker::targets().into_iter().collect();
-    let mut loops = 0;
+    let (mut loops, mut listed) = (0, 0);
     for (_, job) in jobs("release") {
         for command in steps(&job).iter().filter_map(|step| step.get("run")).map(string) {
             for line in command.lines().filter_map(|line| line.trim().strip_prefix("for target in ")) {
@@ -83,12 +105,18 @@ fn a_release_makes_every_image_of_the_dockerfile() {
             for file in command.split("--file ").skip(1).map(|it| it.split_whitespace().next().unwrap()) {
                 assert!(files::root(file).is_file(), "{file}");
             }
-            for manifest in command.split("--manifest-path ").skip(1).map(|it| it.split_whitespace().next().unwrap()) {
-                assert!(files::root(manifest).is_file(), "{manifest}");
+            if command.contains("--manifest-path \"$folder/Cargo.toml\"") {
+                let folder =
+                    |target: &String| if target == "weft" { "cli".into() } else { format!("services/{target}") };
+                for folder in wanted.iter().map(folder) {
+                    assert!(command.contains("folder=\"services/$target\"") && command.contains("folder=cli"));
+                    assert!(files::root(&format!("{folder}/Cargo.toml")).is_file(), "{folder}");
+                }
+                listed += 1;
             }
         }
     }
-    assert_eq!(loops, 2, "images are pushed and joined");
+    assert_eq!((loops, listed), (3, 1), "images are pushed, listed by what they are made of, and joined");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use tonic::{Code, Request, Status, transport::Channel};
 use tonic_types::StatusExt;
 use weft_proto::shop::users::v1::{GetUserRequest, User, users_client::UsersClient};
 use weft_testkit::{
-    http::{Answer, send},
+    http::{Answer, count, send},
     load::{self, Call},
     mesh::{App, Mesh},
     outside, wait,
@@ -90,13 +90,11 @@ async fn until_everywhere(mesh: &Mesh, method: Method, path: &str, status: Statu
 
 /// The sum of a sidecar's refusals by the rule of a policy.
 async fn refusals(mesh: &mut Mesh, policy: &str, rule: &str) -> u64 {
-    let label = format!("weft_sidecar_policy_refusals_total{{policy=\"{policy}\",rule=\"{rule}\"}} ");
+    let series = format!("weft_sidecar_policy_refusals_total{{policy=\"{policy}\",rule=\"{rule}\"}}");
     let mut sum = 0;
     for member in &mut mesh.members {
         let admin = member.sidecar.address("admin").await;
-        let metrics = send(admin, Method::GET, "/metrics", "").await.expect("a sidecar tells its metrics").body;
-        let counts = metrics.lines().filter_map(|line| line.strip_prefix(&label)).map(|count| count.parse::<u64>());
-        sum += counts.map(|count| count.expect("a count is a number")).sum::<u64>();
+        sum += count(admin, &series).await.unwrap_or_default(); // a series begins with its first refusal
     }
     sum
 }

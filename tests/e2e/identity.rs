@@ -9,14 +9,11 @@ mod wire;
 
 use std::{net::SocketAddr, path::Path, process::Command};
 
-use http::Method;
-use weft_testkit::{http::send, mesh::Mesh, process::Process};
+use weft_testkit::{http::count, mesh::Mesh, process::Process};
 
-/// Whether a counter with this label stands in the metrics of an admin address, above zero.
+/// What an admin address counts under this label; none if it does not say.
 async fn counted(admin: SocketAddr, metric: &str, label: &str, rule: &str) -> Option<u64> {
-    let metrics = send(admin, Method::GET, "/metrics", "").await.ok()?.body;
-    let line = format!("{metric}{{{label}=\"{rule}\"}} ");
-    metrics.lines().find_map(|it| it.strip_prefix(&line)).and_then(|count| count.trim().parse().ok())
+    count(admin, &format!("{metric}{{{label}=\"{rule}\"}}")).await
 }
 
 /// Runs a command of weft to its end, which must be good.

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, time::timeout};
 use weft_testkit::{
     collector::{Collector, Span, tree},
-    http::{Answer, send, send_with},
+    http::{Answer, count, send, send_with},
     mesh::{App, Mesh},
     process::Process,
     up::Up,
@@ -159,10 +159,7 @@ async fn a_refusal_deep_in_the_mesh_is_an_error_where_it_is_one() {
 /// Spans that a proxy says it has recorded.
 async fn recorded(process: &mut Process, role: &str) -> u64 {
     let admin = process.address("admin").await;
-    let text = send(admin, Method::GET, "/metrics", "").await.unwrap().body;
-    let name = format!("weft_{role}_spans_total ");
-    let line = text.lines().find_map(|line| line.strip_prefix(name.as_str()));
-    line.unwrap_or_else(|| panic!("no {name}in\n{text}")).parse().unwrap()
+    count(admin, &format!("weft_{role}_spans_total")).await.expect("every proxy counts its spans")
 }
 
 #[tokio::test]

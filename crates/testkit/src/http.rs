@@ -1,6 +1,6 @@
 //! One HTTP/1.1 call on a connection of its own, as curl makes it.
 //!
-//! Lives here: sending and reading whole. Does not: load (`load`), gRPC (tonic clients).
+//! Lives here: sending and reading whole, a count out of `/metrics`. Does not: load (`load`), gRPC (tonic clients).
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -53,6 +53,13 @@ pub async fn send_with(
     };
     let request = request.body(Full::<Bytes>::from(body.to_owned()))?;
     timeout(LIMIT, send_patiently(target, request)).await?
+}
+
+/// What an admin server counts in one series, `name_total{label="value"}` as it writes it; none if there is no answer or no such series.
+pub async fn count(admin: SocketAddr, series: &str) -> Option<u64> {
+    let metrics = send(admin, Method::GET, "/metrics", "").await.ok()?.body;
+    let mut counts = metrics.lines().filter_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    counts.find_map(|count| count.trim().parse().ok())
 }
 
 async fn send_patiently(target: SocketAddr, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {

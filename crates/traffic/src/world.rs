@@ -150,7 +150,8 @@ impl Worlds {
         self.rebuild(|sources| sources.statics = clusters.into_iter().map(Arc::new).collect());
     }
 
-    /// Worlds carry the access rules of `service` from now on: that of the app beside this process, whose calls [`crate::ToApp`] judges by them.
+    /// Worlds carry the access rules of `service` from now on: that of the app beside this process, whose calls [`crate::ToApp`] judges by them. A name
+    /// without a namespace means a service of its namespace first.
     pub fn guard(&self, service: ServiceName) {
         self.rebuild(|sources| {
             sources.gate = Gate::Unknown;

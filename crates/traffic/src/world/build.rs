@@ -52,7 +52,7 @@ enum Origin {
 pub(super) fn empty(metrics: &Metrics) -> World {
     World {
         version: model::Version::default(),
-        routes: Arc::new(Routes::build(Vec::new(), metrics)),
+        routes: Arc::new(Routes::build(Vec::new(), None, metrics)),
         clusters: Vec::new(),
         gate: Gate::default(),
     }
@@ -61,10 +61,11 @@ pub(super) fn empty(metrics: &Metrics) -> World {
 /// Returns the world that follows `before`, and notes in `sources` what it was built from.
 pub(super) fn next(before: &World, sources: &mut Sources, metrics: &Metrics, clock: Clock) -> World {
     let named = services(sources);
-    let routes = if before.routes.same(&named) {
+    let home = sources.guarded.as_ref().map(ServiceName::namespace);
+    let routes = if before.routes.same(&named, home) {
         before.routes.clone()
     } else {
-        Arc::new(Routes::build(named.clone(), metrics))
+        Arc::new(Routes::build(named.clone(), home, metrics))
     };
     let mut built = HashMap::new();
     let clusters = named

@@ -2,6 +2,7 @@
 //!
 //! Lives here: the names under which services are reached, methods and their handles. Does not: endpoints (`cluster`), templates of REST (gateway).
 //! Order: a service named by the caller, then `:authority`, then the owner of the gRPC name in the path, then the static cluster that takes everything.
+//! An `:authority` without a namespace means a service of the caller's own, then one of `default`.
 //! Rebuilt only when the directory changes; a change of endpoints shares it.
 
 use std::{collections::HashMap, sync::Arc};
@@ -68,6 +69,7 @@ pub(crate) struct Routes {
     health: Arc<Method>,
     other: Arc<Method>,
     built_from: Vec<Named>,
+    home: Option<Box<str>>,
 }
 
 #[derive(Debug)]
@@ -86,7 +88,8 @@ struct Known {
 }
 
 impl Routes {
-    pub(crate) fn build(services: Vec<Named>, metrics: &Metrics) -> Self {
+    /// `home` is the namespace of this process, if it has one.
+    pub(crate) fn build(services: Vec<Named>, home: Option<&str>, metrics: &Metrics) -> Self {
         let method = |name: &str, idempotent| {
             let name: Arc<str> = name.into();
             let (client, server) = (metrics.client(name.clone()), metrics.server(name.clone()));
@@ -102,6 +105,7 @@ impl Routes {
             health: method(HEALTH.trim_start_matches('/'), false),
             other: method(OTHER, false),
             built_from: Vec::new(),
+            home: home.map(Into::into),
         };
         for (index, Named { name, info, claims }) in services.iter().enumerate() {
             let slot = Slot(index);
@@ -127,16 +131,22 @@ impl Routes {
             let authority = name.to_string().parse().expect("a service name is made of DNS labels");
             it.services.push(Service { name: name.clone(), authority, lacking });
         }
+        for (index, Named { name, .. }) in services.iter().enumerate() {
+            if Some(name.namespace()) == home {
+                it.authorities.insert(name.name().into(), Slot(index)); // in the place of its namesake of `default`, too
+            }
+        }
         it.built_from = services;
         it
     }
 
     /// Whether building from these would give the same.
-    pub(crate) fn same(&self, services: &[Named]) -> bool {
+    pub(crate) fn same(&self, services: &[Named], home: Option<&str>) -> bool {
         let same = |(a, b): (&Named, &Named)| {
             a.name == b.name && a.claims == b.claims && (Arc::ptr_eq(&a.info, &b.info) || a.info == b.info)
         };
-        self.built_from.len() == services.len() && self.built_from.iter().zip(services).all(same)
+        let alike = self.built_from.len() == services.len() && self.built_from.iter().zip(services).all(same);
+        alike && self.home.as_deref() == home
     }
 
     pub(crate) fn slot(&self, service: &ServiceName) -> Option<Slot> {

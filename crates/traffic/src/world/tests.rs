@@ -245,6 +245,29 @@ fn calls_find_their_service_by_authority_then_by_grpc_name() {
 }
 
 #[test]
+fn a_name_without_a_namespace_means_the_callers_own_first() {
+    let (worlds, _interests) = worlds();
+    let all = || [service("users", &[]), service("posts", &[]), service("users.shop", &[]), service("carts.eu", &[])];
+    let to = |authority: &str| {
+        let world = worlds.load();
+        world.routes().route(Some(authority), "/a.B/C").map(|slot| world.routes().name(slot).to_string()).ok()
+    };
+    worlds.apply(&snapshot(1, all()));
+    assert_eq!(to("users").as_deref(), Some("users"), "nobody's namespace but the default one");
+    worlds.guard(name("orders.shop"));
+    for (authority, wanted) in [
+        ("users", Some("users.shop")),
+        ("users:80", Some("users.shop")),
+        ("users.default", Some("users")),
+        ("users.shop.weft", Some("users.shop")),
+        ("posts", Some("posts")),
+        ("carts", None),
+    ] {
+        assert_eq!(to(authority).as_deref(), wanted, "{authority}");
+    }
+}
+
+#[test]
 fn a_call_that_leads_nowhere_says_whether_waiting_may_help() {
     let (worlds, _interests) = worlds();
     let route = |authority| worlds.load().routes().route(authority, "/a.B/C").unwrap_err();

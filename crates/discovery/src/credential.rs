@@ -37,11 +37,15 @@ pub struct JoinArgs {
 
     /// Take the token as it is, as one that Kubernetes projects, and demand that --registry shows the root with this SHA-256. Replace it when
     /// a new root signs, before the old one leaves the bundle: `weft identity rotate-root` prints the new one's
-    #[arg(long, value_name = "HEX", requires = "registry")]
+    #[arg(long, value_name = "HEX", requires = "registry", group = "pin")]
     pub registry_pin: Option<RootPin>,
 
-    /// Trust domain of the registry of --registry-pin
-    #[arg(long, value_name = "DOMAIN", default_value = "weft.local", requires = "registry_pin")]
+    /// The same with the SHA-256 in a file, which is read as often as the token: `weft identity root` prints it
+    #[arg(long, value_name = "FILE", requires = "registry", group = "pin")]
+    pub registry_pin_file: Option<PathBuf>,
+
+    /// Trust domain of the registry that is pinned so
+    #[arg(long, value_name = "DOMAIN", default_value = "weft.local", requires = "pin")]
     pub trust_domain: TrustDomain,
 }
 
@@ -102,6 +106,14 @@ pub enum CredentialError {
         /// What is wrong.
         problem: String,
     },
+    /// There is no pin in its file.
+    #[error("--registry-pin-file {}: {problem}; it holds what `weft identity root` prints", .file.display())]
+    Pin {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// It names no registry that could be reached.
     #[error("the token's registries")]
     Url(#[from] BadUrl),
@@ -123,7 +135,7 @@ impl JoinArgs {
             return Err(CredentialError::Plaintext { urls: urls.clone() });
         }
         let again = self.token_file.is_some().then(|| self.clone());
-        let credential = match (self.registry_pin, &self.registry) {
+        let credential = match (self.pin()?, &self.registry) {
             (Some(pin), Some(urls)) => {
                 let secret = read(&file, Mode::Any)?;
                 let registry = self.trust_domain.service(&name::registry());
@@ -133,6 +145,15 @@ impl JoinArgs {
             (None, urls) => Credential { again, ..Credential::of(&read_token(&file)?, urls.as_ref())? },
         };
         Ok(Way::Secured(Box::new(credential)))
+    }
+}
+
+impl JoinArgs {
+    fn pin(&self) -> Result<Option<RootPin>, CredentialError> {
+        let Some(file) = &self.registry_pin_file else { return Ok(self.registry_pin) };
+        let wrong = |problem: String| CredentialError::Pin { file: file.clone(), problem };
+        let text = fs::read_to_string(file).map_err(|e| wrong(e.to_string()))?;
+        text.trim().parse().map(Some).map_err(|e: Invalid| wrong(e.to_string()))
     }
 }
 

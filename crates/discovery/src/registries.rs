@@ -74,11 +74,13 @@ impl RegistryUrls {
         self.0.iter().map(String::as_str)
     }
 
-    pub(crate) fn all_secure(&self) -> bool {
+    /// Whether each is reached over TLS.
+    pub fn all_secure(&self) -> bool {
         self.iter().all(is_secure)
     }
 
-    pub(crate) fn any_secure(&self) -> bool {
+    /// Whether one is reached over TLS.
+    pub fn any_secure(&self) -> bool {
         self.iter().any(is_secure)
     }
 }

@@ -90,6 +90,26 @@ fn a_token_of_somebody_else_is_taken_as_it_is_with_a_pin() {
 }
 
 #[test]
+fn a_pin_in_a_file_is_read_again_with_the_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let (token, pin) = (file(&dir, "a.projected.token", 0o644), dir.path().join("root"));
+    let args = ["--registry", "https://r:7100", "--token-file", token.to_str().unwrap(), "--registry-pin-file"];
+    let flags = [&args[..], &[pin.to_str().unwrap()]].concat();
+    let said = load(&flags).unwrap_err();
+    assert!(said.contains("--registry-pin-file") && said.contains("weft identity root"), "{said}");
+    fs::write(&pin, "none\n").unwrap();
+    assert!(load(&flags).unwrap_err().contains("64 hex digits"));
+    let twos = "2".repeat(64);
+    fs::write(&pin, format!("{twos}\n")).unwrap();
+    let credential = secured(&flags);
+    assert_eq!((credential.secret(), credential.pin().to_string()), ("a.projected.token", twos.clone()));
+    fs::write(&pin, "3".repeat(64)).unwrap();
+    assert_eq!(credential.fresh().pin().to_string(), "3".repeat(64), "the root was replaced");
+    let both = [&flags[..], &["--registry-pin", &twos]].concat();
+    assert!(load(&both).unwrap_err().contains("--registry-pin"));
+}
+
+#[test]
 fn what_does_not_go_together_is_refused_with_the_cure() {
     let dir = tempfile::tempdir().unwrap();
     let (ours, none) = (file(&dir, OURS, 0o600), dir.path().join("none"));

@@ -13,10 +13,11 @@ use std::{
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
+use weft_discovery::{Credential, Operator, Revoked};
 use weft_testkit::{
     http::send,
     mesh::{App, Mesh},
-    outside, wait,
+    outside, secure, wait,
 };
 
 use crate::{
@@ -215,6 +216,7 @@ async fn every_metric_and_label_of_rules_and_boards_is_in_the_live_exposition() 
     let test = "every_metric_and_label_of_rules_and_boards_is_in_the_live_exposition";
     let Some(mut mesh) = Mesh::start(test, &[App::Users, App::Users, App::Posts]).await else { return };
     use_it(&mesh).await;
+    refuse_in_it(&mut mesh).await;
     let leaving = mesh.members[0].sidecar.address("admin").await;
     let drained = send(leaving, Method::GET, "/drain", "").await.unwrap();
     assert_eq!(drained.status, StatusCode::OK, "{drained:?}");
@@ -223,9 +225,17 @@ async fn every_metric_and_label_of_rules_and_boards_is_in_the_live_exposition() 
     for member in &mut mesh.members[1..] {
         admin.push(member.sidecar.address("admin").await);
     }
-    let live = wait::until("the drain to be counted", Duration::from_secs(30), || async {
+    let happened = [
+        "weft_registry_removals_total",
+        "weft_registry_identity_refusals_total",
+        "weft_sidecar_policy_refusals_total",
+        "weft_sidecar_inbound_refusals_total",
+        "weft_sidecar_upstream_refusals_total",
+        "weft_gateway_upstream_refusals_total",
+    ];
+    let live = wait::until("the drain and each refusal to be counted", Duration::from_secs(30), || async {
         let live = exposition(&admin).await;
-        live.contains_key("weft_registry_removals_total").then_some(live)
+        happened.iter().all(|name| live.contains_key(*name)).then_some(live)
     })
     .await;
 
@@ -259,6 +269,32 @@ async fn use_it(mesh: &Mesh) {
     assert_eq!(post.status, StatusCode::CREATED, "{post:?}");
     let nobody = send(gateway, Method::GET, "/api/users/nobody", "").await.unwrap();
     assert_eq!(nobody.status, StatusCode::NOT_FOUND, "{nobody:?}");
+}
+
+/// Refusals of every kind, each by the one who has to count it.
+async fn refuse_in_it(mesh: &mut Mesh) {
+    // By the registry: a service is no operator.
+    let service = Credential::read(&mesh.token_file("users"), None).unwrap();
+    assert!(Operator::new(service, secure::clock()).list_tokens().await.is_err());
+    // By a sidecar: who has no certificate, and who has one that no rule of a policy names.
+    let posts = mesh.members.iter_mut().find(|it| it.app == App::Posts).unwrap();
+    let refused = send(posts.sidecar.address("inbound").await, Method::GET, "/", "").await.unwrap();
+    assert_eq!(refused.status, StatusCode::FORBIDDEN, "{refused:?}");
+    let policy = mesh.dir().join("closed.yaml");
+    let rules = "access: { rules: [{ name: nobody-else, from: { services: [comments] } }] }";
+    fs::write(&policy, format!("name: closed\nservice: posts\n{rules}\n")).unwrap();
+    let mut apply = Command::new(mesh.weft());
+    let applied = apply.args(["apply", "-f"]).arg(&policy).arg("--token-file").arg(mesh.operator_token()).output();
+    let applied = applied.unwrap();
+    assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+    wait::until("posts to be closed", Duration::from_secs(30), || async {
+        let answer = send(mesh.gateway_at(), Method::GET, "/api/posts", "").await.ok()?;
+        (answer.status == StatusCode::FORBIDDEN).then_some(())
+    })
+    .await;
+    // By callers: gateway and posts have connections to users, whose certificates are taken back.
+    let users = mesh.identity().trust().domain().service(&"users".parse().unwrap());
+    mesh.operator().revoke(&Revoked::Identity(users)).await.unwrap();
 }
 
 async fn exposition(admin: &[SocketAddr]) -> BTreeMap<String, BTreeSet<String>> {

@@ -249,6 +249,8 @@ enum IdentityCommand {
     Revoke(TakeBackArgs),
     /// Replaces the root of the mesh, with overlap
     RotateRoot(RotateArgs),
+    /// Prints the SHA-256 of the newest root, for --registry-pin and --registry-pin-file
+    Root(RootArgs),
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -279,6 +281,12 @@ impl IdentityArgs {
     }
 }
 
+#[derive(Debug, Clone, clap::Args)]
+struct RootArgs {
+    #[command(flatten)]
+    authority: Authority,
+}
+
 pub(crate) async fn identity(args: IdentityArgs, context: Context) -> anyhow::Result<()> {
     match args.command {
         None => match args.out.clone() {
@@ -291,6 +299,12 @@ pub(crate) async fn identity(args: IdentityArgs, context: Context) -> anyhow::Re
             let (pin, from) = args.authority.operator(&context)?.rotate_root(notice).await?;
             eprintln!("the new root is trusted now and signs {}", until_then(from, clock::wall()));
             Ok(output::line(&pin.to_string())?)
+        }
+        Some(IdentityCommand::Root(args)) => {
+            let (bundle, _) = args.authority.operator(&context)?.trusted().await?;
+            // The last is the newest: registries present it from the moment it is published, and it will be there the longest.
+            let newest = bundle.roots().last().context("the mesh trusts no root")?;
+            Ok(output::line(&RootPin::of(newest).to_string())?)
         }
     }
 }

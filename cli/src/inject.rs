@@ -10,8 +10,9 @@ use std::{
 
 use anyhow::Context;
 use weft_discovery::RegistryUrls;
+use weft_identity::TrustDomain;
 use weft_runtime::Usage;
-use weft_sidecar::inject::{Injection, inject as add_sidecars};
+use weft_sidecar::inject::{Identity, Injection, inject as add_sidecars};
 
 /// Stands for standard input or output.
 const STREAM: &str = "-";
@@ -28,14 +29,39 @@ pub(crate) struct InjectArgs {
     /// Image of the sidecar
     #[arg(long, value_name = "IMAGE", default_value = concat!("ghcr.io/weft-mesh/weft:", env!("CARGO_PKG_VERSION")))]
     image: String,
-    /// Registries as the pods reach them
-    #[arg(long, value_name = "URL[,URL…]", default_value = "http://weft-registry:7100")]
+    /// Registries as the pods reach them; http:// is for one that was started with --insecure, and pods then have no identities
+    #[arg(long, value_name = "URL[,URL…]", default_value = "https://registry.weft.svc:7100")]
     registry: RegistryUrls,
+    /// Audience of the pods' tokens, as the registry's --kubernetes-audience says
+    #[arg(long, value_name = "AUDIENCE", default_value = "weft")]
+    audience: String,
+    /// ConfigMap, in the namespace of the pods, whose key sha256 holds what `weft identity root` prints
+    #[arg(long, value_name = "NAME", default_value = "weft-root")]
+    root: String,
+    /// Trust domain of the registry
+    #[arg(long, value_name = "DOMAIN", default_value = "weft.local")]
+    trust_domain: TrustDomain,
+}
+
+impl InjectArgs {
+    fn injection(&self) -> Result<Injection, Usage> {
+        let Self { registry, audience, root, trust_domain, .. } = self;
+        if registry.any_secure() && !registry.all_secure() {
+            let problem = format!("--registry {registry}: pods have identities or not; write https:// for all of them");
+            return Err(Usage::new(problem));
+        }
+        let identity = registry.all_secure().then(|| Identity {
+            audience: audience.clone(),
+            root: root.clone(),
+            trust_domain: trust_domain.clone(),
+        });
+        Ok(Injection { image: self.image.clone(), registry: registry.clone(), identity })
+    }
 }
 
 pub(crate) fn inject(args: &InjectArgs) -> anyhow::Result<()> {
     let text = read(&args.file).with_context(|| format!("reading {}", args.file.display()))?;
-    let injection = Injection { image: args.image.clone(), registry: args.registry.clone() };
+    let injection = args.injection()?;
     let injected =
         add_sidecars(&text, &injection).map_err(|error| Usage::new(format!("{}: {error}", args.file.display())))?;
     for note in &injected.notes {

@@ -1,12 +1,13 @@
-//! `ps`, `logs` and `probe`: what runs, what it writes, whether it takes calls.
+//! `ps`, `logs`, `probe` and `drain`: what runs, what it writes, whether it takes calls, and that it shall take no more.
 //!
 //! Lives here: flags, what is asked of `weft up`, what a row says. Does not: formats (`output`), how a log line reads (`weft_up::text`).
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
+use anyhow::Context as _;
 use serde::Serialize;
 use weft_proto::weft::up::v1 as pb;
-use weft_runtime::clock;
+use weft_runtime::{admin, clock};
 use weft_sidecar::HealthCheck;
 use weft_up::text;
 
@@ -191,6 +192,22 @@ pub(crate) struct ProbeArgs {
 
 pub(crate) async fn probe(args: ProbeArgs) -> anyhow::Result<()> {
     Ok(weft_sidecar::healthy_within(args.addr, args.health, Duration::from_secs(args.timeout)).await?)
+}
+
+/// Flags of `weft drain`.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct DrainArgs {
+    /// Where the process has its /healthz: an address of this machine, as it is asked from nowhere else
+    #[arg(value_name = "IP:PORT")]
+    addr: SocketAddr,
+    /// Seconds it may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    timeout: u64,
+}
+
+pub(crate) async fn drain(args: DrainArgs) -> anyhow::Result<()> {
+    let asked = admin::drain(args.addr, Duration::from_secs(args.timeout)).await;
+    Ok(output::line(&asked.with_context(|| format!("{} does not drain", args.addr))?)?)
 }
 
 #[cfg(test)]

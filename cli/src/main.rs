@@ -48,6 +48,7 @@ change
   scale     Sets the number of instances of a service
   restart   Replaces the instances of a service one by one; no call is lost
   stop      Stops a service, or the whole mesh
+  drain     Lets a process of this machine leave the mesh; returns when callers have heard of it
   claims    Which gRPC name and REST template belongs to which service; gives one to another
   apply     Makes or changes policies as files say: who may call whom
   get       Shows policies, also in the form that apply reads
@@ -98,6 +99,9 @@ enum Command {
     /// Stops a service, or the whole mesh
     #[command(after_help = STOP)]
     Stop(change::StopArgs),
+    /// Lets a process of this machine leave the mesh; returns when callers have heard of it
+    #[command(after_help = DRAIN)]
+    Drain(look::DrainArgs),
     /// Which gRPC name and REST template belongs to which service; gives one to another
     #[command(after_help = CLAIMS)]
     Claims(claims::ClaimsArgs),
@@ -181,17 +185,26 @@ const PROBE: &str = "\
 Examples:
   weft probe 127.0.0.1:50051                         grpc.health.v1 of an app
   weft probe 127.0.0.1:8160 --health http:/readyz    the gateway's admin port: HEALTHCHECK of its container";
+const DRAIN: &str = "\
+Examples:
+  weft drain 127.0.0.1:7380      the sidecar beside this app: what an app's preStop hook runs in Kubernetes
+  weft drain 127.0.0.1:8160      a gateway";
 const INJECT: &str = "\
 Examples:
   weft inject -f shop.yaml -o shop.yaml
   kustomize build . | weft inject -f - | kubectl apply -f -
 
+A pod is the service its service account names, in the pod's own namespace: the account users of shop is users.shop, and may be nobody else. It
+shows the account's token, and demands the root of the registry that a ConfigMap of its namespace names. Made once, and again after a new root:
+  kubectl -n shop create configmap weft-root --from-literal=sha256=$(kubectl -n weft exec registry-0 -- weft identity root)
+
 Annotations of a pod's template:
   weft.dev/inject: \"false\"      no sidecar
-  weft.dev/service: users        [default: the label app.kubernetes.io/name, else the object's name]
+  weft.dev/service: users        [default: the pod's serviceAccountName, else the label app.kubernetes.io/name, else the object's name]
   weft.dev/app-port: \"50051\"    [default: the app's only containerPort]
   weft.dev/container: app        which container the app is, when there are several
-  weft.dev/health: grpc          or tcp, or http:/PATH";
+  weft.dev/health: grpc          or tcp, or http:/PATH
+  weft.dev/plaintext: allow      who may call without a certificate: refuse [default], loopback (the pod itself), allow (everybody)";
 const APPLY: &str = "\
 Examples:
   weft apply -f policies.yaml
@@ -230,7 +243,8 @@ Examples:
   weft identity                      whom the mesh trusts
   weft identity --service web --token-file web.token --out certs      PEM files for Envoy and stock gRPC clients, kept fresh
   weft identity revoke spiffe://weft.local/ns/default/svc/users
-  weft identity rotate-root --notice 1h";
+  weft identity rotate-root --notice 1h
+  weft identity root                 the hash to pin: in Kubernetes, what the ConfigMap weft-root holds";
 
 const CLAIMS: &str = "\
 Examples:
@@ -257,6 +271,7 @@ fn main() -> ExitCode {
         Command::Scale(args) => tool::run("scale", |_| change::scale(args)),
         Command::Restart(args) => tool::run("restart", |_| change::restart(args)),
         Command::Probe(args) => tool::run("probe", |_| look::probe(args)),
+        Command::Drain(args) => tool::run("drain", |_| look::drain(args)),
         Command::Inject(args) => tool::run("inject", |_| async move { inject::inject(&args) }),
         Command::Stop(args) => tool::run("stop", |_| change::stop(args)),
         Command::Apply(args) => tool::run("apply", |context| policies::apply(args, context)),

@@ -62,6 +62,10 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
 
+    /// Directory where this program is put at the start, made if it is not there: a container beside this one runs `DIR/weft drain` from there
+    #[arg(long, value_name = "DIR")]
+    pub share_program: Option<PathBuf>,
+
     /// What becomes of inbound callers without an identity, whom access rules know as anonymous [default: refuse with an identity of its own, else allow]
     #[arg(long, value_name = "WHO", value_enum)]
     pub plaintext: Option<Plaintext>,

@@ -48,6 +48,8 @@ pub struct Config {
     pub slot: Option<String>,
     /// Directory for the app's data.
     pub data: Option<PathBuf>,
+    /// Directory that gets a copy of this program.
+    pub share_program: Option<PathBuf>,
     /// The app's program and its arguments; empty when somebody else runs the app.
     pub command: Vec<OsString>,
     /// The command line that leads to `weft_supervise::trampoline::exec`, so that the app cannot outlive the sidecar; empty for none.
@@ -144,6 +146,7 @@ impl Config {
             descriptors: args.descriptor_set.map(read_descriptors).transpose()?,
             slot: args.slot,
             data: args.data,
+            share_program: args.share_program,
             command: args.command,
             trampoline: trampoline()?,
             drain: DrainLimits::default(),

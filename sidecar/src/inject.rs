@@ -5,8 +5,13 @@
 //! A document without a pod, or whose pods are as this would leave them, comes out as it went in, byte for byte; so doing it twice is doing
 //! it once. One that changes is written anew: its values and their order stay, the comments below its head go.
 
+use clap::ValueEnum;
 use serde_json::{Map, Value};
 use weft_discovery::RegistryUrls;
+use weft_identity::{TrustDomain, name::SYSTEM_NAMESPACE};
+use weft_model::ServiceName;
+
+use crate::Plaintext;
 
 mod documents;
 mod pod;
@@ -18,6 +23,19 @@ pub struct Injection {
     pub image: String,
     /// Registries as pods reach them.
     pub registry: RegistryUrls,
+    /// How pods prove who they are; none for registries that speak plaintext.
+    pub identity: Option<Identity>,
+}
+
+/// How a pod proves who it is: by the token of its service account, to a registry whose root it knows.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Audience of the tokens: what the registry's `--kubernetes-audience` says.
+    pub audience: String,
+    /// ConfigMap of the pod's namespace whose key `sha256` holds the hash of the root.
+    pub root: String,
+    /// Trust domain of the registry.
+    pub trust_domain: TrustDomain,
 }
 
 /// Manifests with their sidecars.
@@ -81,7 +99,8 @@ fn object(value: &mut Value, injection: &Injection, notes: &mut Vec<String>) -> 
         }
         _ => return Ok(()),
     }
-    let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+    let metadata = |key: &str| value["metadata"][key].as_str().unwrap_or_default().to_owned();
+    let (name, namespace) = (metadata("name"), metadata("namespace"));
     let place = Place { object: format!("{kind} {name}"), prefix: if kind == "Pod" { "" } else { "spec.template." } };
     let pod = if kind == "Pod" { Some(value) } else { value.pointer_mut("/spec/template") };
     let Some(pod) = pod.and_then(Value::as_object_mut) else {
@@ -91,6 +110,13 @@ fn object(value: &mut Value, injection: &Injection, notes: &mut Vec<String>) -> 
         notes.push(format!("{}: left alone, as its annotation {INJECT} says", place.object));
         return Ok(());
     };
+    if injection.identity.is_some() {
+        if namespace == SYSTEM_NAMESPACE {
+            let problem = format!("{SYSTEM_NAMESPACE} is the mesh's own, where no pod gets an identity; use another");
+            return Err(InjectError::Field { object: place.object, field: "metadata.namespace".into(), problem });
+        }
+        wanted.can_be_proven(pod, &place)?;
+    }
     pod::add_sidecar(pod, &wanted, injection, &place, notes)
 }
 
@@ -113,13 +139,16 @@ const SERVICE: &str = "weft.dev/service";
 const APP_PORT: &str = "weft.dev/app-port";
 const CONTAINER: &str = "weft.dev/container";
 const HEALTH: &str = "weft.dev/health";
+const PLAINTEXT: &str = "weft.dev/plaintext";
+const KNOWN: [&str; 6] = [INJECT, SERVICE, APP_PORT, CONTAINER, HEALTH, PLAINTEXT];
 
 /// What the author of a pod wants of its sidecar.
 struct Wanted {
-    service: weft_model::ServiceName,
+    service: ServiceName,
     app_port: Option<u16>,
     container: Option<String>,
     health: Option<String>,
+    plaintext: Option<String>,
 }
 
 impl Wanted {
@@ -127,13 +156,12 @@ impl Wanted {
     fn read(pod: &Map<String, Value>, name: &str, place: &Place) -> Result<Option<Self>, InjectError> {
         let metadata = |kind: &str, key: &str| pod.get("metadata")?.get(kind)?.get(key).map(text);
         let annotations = pod.get("metadata").and_then(|it| it.get("annotations")?.as_object());
-        let known = [INJECT, SERVICE, APP_PORT, CONTAINER, HEALTH];
         if let Some(key) = annotations
             .into_iter()
             .flat_map(Map::keys)
-            .find(|key| key.starts_with(OURS) && !known.contains(&key.as_str()))
+            .find(|key| key.starts_with(OURS) && !KNOWN.contains(&key.as_str()))
         {
-            return Err(place.wrong(&annotation(key), format!("no such annotation; there are {}", known.join(", "))));
+            return Err(place.wrong(&annotation(key), format!("no such annotation; there are {}", KNOWN.join(", "))));
         }
         let given = |key: &str| metadata("annotations", key);
         match given(INJECT).as_deref() {
@@ -144,7 +172,7 @@ impl Wanted {
             }
         }
         let label = metadata("labels", "app.kubernetes.io/name");
-        let service = given(SERVICE).or(label).unwrap_or_else(|| name.to_owned());
+        let service = given(SERVICE).or(account(pod)).or(label).unwrap_or_else(|| name.to_owned());
         let service = service.parse().map_err(|error| {
             place.wrong(&annotation(SERVICE), format!("{service:?} names no service ({error}); set this annotation"))
         })?;
@@ -153,8 +181,35 @@ impl Wanted {
         if let Some(Err(error)) = health.as_deref().map(str::parse::<crate::HealthCheck>) {
             return Err(place.wrong(&annotation(HEALTH), error.to_string()));
         }
-        Ok(Some(Self { service, app_port: app_port.transpose()?, container: given(CONTAINER), health }))
+        let plaintext = given(PLAINTEXT);
+        if let Some(who) = plaintext.as_deref().filter(|who| Plaintext::from_str(who, false).is_err()) {
+            let problem = format!("{who:?} says not who may call without a certificate: refuse, loopback or allow");
+            return Err(place.wrong(&annotation(PLAINTEXT), problem));
+        }
+        Ok(Some(Self { service, app_port: app_port.transpose()?, container: given(CONTAINER), health, plaintext }))
     }
+
+    /// The API server vouches for service accounts: the pod's must be the service that it wants to be.
+    fn can_be_proven(&self, pod: &Map<String, Value>, place: &Place) -> Result<(), InjectError> {
+        let service = self.service.name();
+        if self.service.full() == self.service.to_string() {
+            let problem = format!("the namespace is that of the pod; write {service}");
+            return Err(place.wrong(&annotation(SERVICE), problem));
+        }
+        let problem = match account(pod) {
+            Some(account) if account == service => return Ok(()),
+            Some(account) => format!(
+                "{account:?} makes the pod the service {account}, and not {service}; name a ServiceAccount {service} here, or change {SERVICE}"
+            ),
+            None => format!("missing: a pod is the service its account names; name a ServiceAccount {service} here"),
+        };
+        Err(place.wrong("spec.serviceAccountName", problem))
+    }
+}
+
+/// The service account of a pod, if it names one.
+fn account(pod: &Map<String, Value>) -> Option<String> {
+    pod.get("spec")?.get("serviceAccountName")?.as_str().map(str::to_owned)
 }
 
 fn annotation(key: &str) -> String {

@@ -98,6 +98,8 @@ impl Sidecar {
     /// # Errors
     /// A port that is taken, a services file that cannot be read ([`Usage`]), a data directory that cannot be made.
     pub async fn bind(mut config: Config, context: &Context) -> anyhow::Result<Self> {
+        // Before anything listens: whoever is started after this sidecar may count on it.
+        config.share_program.as_deref().map(share_program).transpose()?;
         let admin = listen::bind(config.inbound.admin())?;
         let (inbound, outbound) = (listen::bind(config.inbound)?, listen::bind(config.outbound)?);
         if config.app.port() == 0 {
@@ -412,6 +414,16 @@ fn drain_hook(
             }
         })
     }
+}
+
+/// Puts this program, which needs nothing beside it, where a container without one finds it; one that is there is replaced whole.
+fn share_program(dir: &Path) -> anyhow::Result<()> {
+    let failed = || format!("--share-program {}", dir.display());
+    let own = weft_runtime::env::current_exe().context("finding this program")?;
+    let fresh = dir.join(".weft.new");
+    std::fs::create_dir_all(dir).with_context(failed)?;
+    std::fs::copy(own, &fresh).with_context(failed)?; // its mode comes along
+    std::fs::rename(fresh, dir.join("weft")).with_context(failed)
 }
 
 fn made(data: &Path) -> anyhow::Result<PathBuf> {

@@ -1,17 +1,21 @@
-//! What the code really has: flags, listeners, variables, health commands, targets.
+//! What the code really has: flags, listeners, variables, commands of health and drain, targets.
 //!
-//! Lives here: asking the code. Flags go through the roles' own parsers and the rules between them, as at a start. Does not: the files
-//! that are held against it.
+//! Lives here: asking the code. Flags go through the roles' own parsers and the rules between them, as at a start; files of tokens and roots are put in
+//! the place of those that they name. Does not: the files that are held against it.
 
 use std::{
     collections::BTreeSet,
     fs,
     path::Path,
     process::{Command, Output},
+    time::Duration,
 };
 
 use clap::Parser;
+use tempfile::TempDir;
+use weft_registry::ca::{Ca, Settings};
 use weft_runtime::listen::ListenAddr;
+use weft_testkit::secure;
 
 use crate::files;
 
@@ -19,7 +23,7 @@ use crate::files;
 pub(crate) const ADMIN_PATHS: [&str; 4] = ["/healthz", "/readyz", "/metrics", "/drain"];
 
 /// What a command line makes of a process.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Process {
     /// Its role.
     pub(crate) role: String,
@@ -37,6 +41,55 @@ pub(crate) struct Process {
     pub(crate) registries: Vec<String>,
     /// Where it keeps data.
     pub(crate) data: Option<String>,
+    /// File of the token with which it joins.
+    pub(crate) token: Option<String>,
+    /// File of the root it demands to see.
+    pub(crate) root: Option<String>,
+    /// Where it puts its program.
+    pub(crate) program: Option<String>,
+    /// URLs by which tokens name it.
+    pub(crate) advertised: Vec<String>,
+    /// Audience of the tokens of Kubernetes that it takes.
+    pub(crate) audience: Option<String>,
+}
+
+/// Files of the right kind, whatever a command line calls them.
+struct Files(TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    /// The line with its token and its root: beside a root stands somebody else's token, else one of ours.
+    fn stand_in(&self, line: &[String]) -> Vec<String> {
+        let (token, root) = (self.0.path().join("token"), self.0.path().join("root"));
+        let pinned = line.iter().any(|it| it.starts_with("--registry-pin-file="));
+        if pinned {
+            fs::write(&root, "1".repeat(64)).unwrap();
+            fs::write(&token, "a.projected.token").unwrap();
+        } else if line.iter().any(|it| it.starts_with("--token-file=")) {
+            weft_discovery::write_token(&token, &self.minted()).unwrap();
+        }
+        let flag = |it: &String| match it.split_once('=') {
+            Some((name @ "--token-file", _)) => format!("{name}={}", token.display()),
+            Some((name @ "--registry-pin-file", _)) => format!("{name}={}", root.display()),
+            _ => it.clone(),
+        };
+        line.iter().map(flag).collect()
+    }
+
+    fn minted(&self) -> String {
+        let settings = Settings {
+            dir: self.0.path().join("ca"),
+            trust_domain: "weft.local".parse().unwrap(),
+            life: Duration::from_secs(60),
+            advertise: vec!["https://registry:7100".to_owned()],
+            kubernetes: None,
+        };
+        let ca = Ca::open(&settings, secure::clock()).unwrap();
+        ca.create_token(Some(&"users".parse().unwrap()), None).unwrap().0
+    }
 }
 
 #[derive(Parser)]
@@ -49,6 +102,11 @@ fn parse<A: clap::Args>(line: &[String]) -> Result<A, String> {
     Flags::<A>::try_parse_from(line).map(|it| it.args).map_err(|error| error.to_string())
 }
 
+/// A token of ours, of an authority that is nobody's.
+pub(crate) fn token() -> String {
+    Files::new().minted()
+}
+
 /// Reads the arguments of `weft` as `weft` does.
 pub(crate) fn process(line: &[String]) -> Result<Process, String> {
     let role = line.first().ok_or("no role is named")?.clone();
@@ -59,13 +117,17 @@ pub(crate) fn process(line: &[String]) -> Result<Process, String> {
     };
     let flag = |name: &str| line.iter().find_map(|it| it.strip_prefix(&format!("--{name}="))).map(str::to_owned);
     let registries = flag("registry").iter().flat_map(|urls| urls.split(',')).map(str::to_owned).collect();
+    let (token, root) = (flag("token-file"), flag("registry-pin-file"));
+    let files = Files::new();
+    let line = &files.stand_in(line);
     match role.as_str() {
         "registry" => {
             let args: weft_registry::Args = parse(line)?;
             let data = Some(args.data.to_string_lossy().into_owned());
+            let (advertised, audience) = (args.advertise.clone(), args.kubernetes_audience.clone());
             let config = weft_registry::Config::load(args).map_err(usage)?;
             let (open, admin) = (open(&[config.listen, config.http]), config.http.get().port());
-            Ok(Process { role, open, admin, app: None, service: None, outbound: None, registries: vec![], data })
+            Ok(Process { role, open, admin, data, advertised, audience, ..Process::default() })
         }
         "gateway" => {
             let args: weft_gateway::Args = parse(line)?;
@@ -73,11 +135,11 @@ pub(crate) fn process(line: &[String]) -> Result<Process, String> {
             let admin = config.listen.admin();
             let open = open(&[config.listen, admin]);
             let admin = admin.get().port();
-            Ok(Process { role, open, admin, app: None, service: None, outbound: None, registries, data: None })
+            Ok(Process { role, open, admin, registries, token, root, ..Process::default() })
         }
         "sidecar" => {
             let args: weft_sidecar::Args = parse(line)?;
-            let data = flag("data");
+            let (data, program) = (flag("data"), flag("share-program"));
             let config = weft_sidecar::Config::load(args).map_err(usage)?;
             let admin = config.inbound.admin();
             Ok(Process {
@@ -89,16 +151,21 @@ pub(crate) fn process(line: &[String]) -> Result<Process, String> {
                 outbound: Some(config.outbound.get().port()),
                 registries,
                 data,
+                token,
+                root,
+                program,
+                ..Process::default()
             })
         }
         other => Err(format!("{other:?} is no role")),
     }
 }
 
-/// Holds a health command against the real program: nothing listens where the test runs it, so it must come to a no (1), not to a
+/// Holds a command of health or drain against the real program: nothing listens where the test runs it, so it must come to a no (1), not to a
 /// complaint about how it was called (2).
-pub(crate) fn health_command(weft: &Path, line: &[String]) {
-    assert_eq!(line.first().map(String::as_str), Some("weft"), "{line:?} is no command of an image of ours");
+pub(crate) fn asking_command(weft: &Path, line: &[String]) {
+    let program = line.first().map(|it| it.rsplit('/').next().unwrap());
+    assert_eq!(program, Some("weft"), "{line:?} is no command of an image of ours");
     let line = line[1..].iter().map(|word| if word.starts_with("127.0.0.1:") { "127.0.0.1:1" } else { word.as_str() });
     let Output { status, stderr, .. } = Command::new(weft).args(line).arg("--timeout=1").output().unwrap();
     assert_eq!(status.code(), Some(1), "{}", String::from_utf8_lossy(&stderr));
@@ -121,6 +188,9 @@ fn a_flag_or_variable_that_the_code_does_not_have_is_found() {
     assert_eq!((gateway.open, gateway.admin), (BTreeSet::from([8080, 8160]), 8160));
     assert!(line("gateway --lisen=:8080").unwrap_err().contains("--lisen"));
     assert!(line("gatway").unwrap_err().contains("gatway"));
+    assert!(line("gateway --token-file=/a --registry-pin-file=/b").unwrap_err().contains("--registry"));
+    let joined = line("gateway --token-file=/a --registry=https://r:1 --registry-pin-file=/b").unwrap();
+    assert_eq!((joined.token.as_deref(), joined.root.as_deref()), (Some("/a"), Some("/b")));
     assert!(
         line("sidecar --service=a --app=127.0.0.1:1 --registry=http://r:1 --inbound=:7300 --insecure")
             .unwrap_err()

@@ -2,7 +2,11 @@
 //!
 //! Lives here: the file and what it mounts. Does not: an engine that runs it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    process::Command,
+};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -20,6 +24,8 @@ struct Compose {
     name: String,
     #[serde(rename = "x-weft")]
     _weft: Value,
+    #[serde(rename = "x-token")]
+    _token: Value,
     #[serde(rename = "x-service")]
     _service: Value,
     services: BTreeMap<String, Service>,
@@ -96,13 +102,39 @@ fn compose() -> Compose {
 }
 
 impl Compose {
+    /// Jobs that make tokens, by the service each is for.
+    fn tokens(&self) -> BTreeMap<&str, (&str, &Service)> {
+        let jobs = self.services.iter().filter(|(_, it)| it.command.first().is_some_and(|it| it == "token"));
+        jobs.map(|(name, it)| (flag(it, "--service").unwrap(), (name.as_str(), it))).collect()
+    }
+
     fn processes(&self) -> BTreeMap<&str, Process> {
-        let ours = self.services.iter().filter(|(_, it)| it.image == "weft");
+        let jobs: BTreeSet<_> = self.tokens().into_values().map(|(name, _)| name).collect();
+        let ours = self.services.iter().filter(|(name, it)| it.image == "weft" && !jobs.contains(name.as_str()));
         let parsed = ours.map(|(name, it)| {
             (name.as_str(), code::process(&it.command).unwrap_or_else(|why| panic!("{name}: {why}")))
         });
         parsed.collect()
     }
+}
+
+/// The command of each service that has one.
+pub(crate) fn commands() -> BTreeMap<String, Vec<String>> {
+    compose().services.into_iter().map(|(name, it)| (name, it.command)).collect()
+}
+
+/// The value of a flag of a service's command.
+fn flag<'s>(service: &'s Service, name: &str) -> Option<&'s str> {
+    service.command.iter().find_map(|it| it.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// The volume behind a path of a service, and whether it may only read it.
+fn volume<'s>(service: &'s Service, path: &str) -> Option<(&'s str, bool)> {
+    service.volumes.iter().find_map(|it| {
+        let mut parts = it.split(':');
+        let (source, target) = (parts.next()?, parts.next()?);
+        Path::new(path).starts_with(target).then_some((source, parts.next() == Some("ro")))
+    })
 }
 
 #[test]
@@ -119,8 +151,11 @@ fn names_in_the_file_exist() {
     for (name, service) in &compose.services {
         for other in service.depends_on.keys() {
             assert!(compose.services.contains_key(other), "{name} depends on {other}");
-            let healthy = service.depends_on[other].condition == "service_healthy";
-            assert!(healthy && compose.services[other].healthcheck.is_some(), "{other} has no health to wait for");
+            match service.depends_on[other].condition.as_str() {
+                "service_healthy" => assert!(compose.services[other].healthcheck.is_some(), "{other} has no health"),
+                "service_completed_successfully" => assert_eq!(compose.services[other].restart, "no", "{other}"),
+                unknown => panic!("{name} waits until {other} is {unknown}"),
+            }
         }
         for network in networks(service) {
             assert!(compose.networks.contains_key(&network), "{name}: there is no network {network}");
@@ -140,7 +175,8 @@ fn names_in_the_file_exist() {
         if let Some(health) = &service.healthcheck {
             assert!([&health.interval, &health.timeout, &health.start_period].iter().all(|it| it.ends_with('s')));
         }
-        assert_eq!(service.restart, "unless-stopped", "{name}");
+        let job = service.command.first().is_some_and(|it| it == "token");
+        assert_eq!(service.restart, if job { "no" } else { "unless-stopped" }, "{name}");
     }
     assert_eq!(built, docker::targets(), "each image is built once");
 }
@@ -166,7 +202,7 @@ fn every_command_line_port_and_health_command_is_one_of_the_code() {
         let service = &compose.services[*name];
         let test = &service.healthcheck.as_ref().unwrap_or_else(|| panic!("{name} has no health")).test;
         assert_eq!(test[0], "CMD", "{name}: there is no shell");
-        code::health_command(&weft[0], &test[1..]);
+        code::asking_command(&weft[0], &test[1..]);
         assert!(test.contains(&format!("127.0.0.1:{}", process.admin)), "{name}: {test:?}");
         let path = test.iter().find_map(|it| it.strip_prefix("--health=http:")).unwrap();
         assert!(ADMIN_PATHS.contains(&path), "{name}: {path}");
@@ -176,14 +212,58 @@ fn every_command_line_port_and_health_command_is_one_of_the_code() {
         for port in service.ports.iter().map(|it| it.rsplit(':').next().unwrap().parse().unwrap()) {
             assert!(process.open.contains(&port), "{name} does not open {port}");
         }
-        for url in &process.registries {
+        for url in process.registries.iter().chain(&process.advertised) {
             let url: http::Uri = url.parse().unwrap();
+            assert_eq!(url.scheme_str(), Some("https"), "{name}");
             assert!(processes[url.host().unwrap()].open.contains(&url.port_u16().unwrap()), "{name}: {url}");
         }
         if let Some(data) = &process.data {
             assert!(service.volumes.iter().any(|it| it.split(':').nth(1) == Some(data)), "{name} cannot write {data}");
         }
     }
+}
+
+/// Files that the registry makes and the jobs read are where they look for them; a token is in the hands of one sidecar or gateway.
+#[test]
+fn each_sidecar_and_gateway_joins_with_a_token_that_is_its_own() {
+    let test = "each_sidecar_and_gateway_joins_with_a_token_that_is_its_own";
+    let Some(weft) = outside::need_binaries(&["weft"], test) else { return };
+    let compose = compose();
+    let (processes, mut jobs) = (compose.processes(), compose.tokens());
+    let registry = processes.values().find(|it| it.role == "registry").unwrap();
+    assert!(!registry.advertised.is_empty() && registry.token.is_none());
+    let operator = format!("{}/ca/operator.token", registry.data.as_ref().unwrap());
+    assert_eq!(compose.services["registry"].environment["WEFT_TOKEN_FILE"], operator, "of commands that are run there");
+    for (name, process) in processes.iter().filter(|(_, it)| it.role != "registry") {
+        let service = process.service.as_deref().unwrap_or("gateway");
+        let (job_name, job) = jobs.remove(service).unwrap_or_else(|| panic!("nobody makes a token for {service}"));
+        let token = process.token.as_deref().unwrap_or_else(|| panic!("{name} has no token"));
+        let (source, read_only) = volume(&compose.services[*name], token).unwrap();
+        assert!(read_only, "{name}");
+        assert_eq!(volume(job, flag(job, "--out").unwrap()), Some((source, false)), "{job_name}");
+        assert_eq!(token.rsplit('/').next(), flag(job, "--out").unwrap().rsplit('/').next(), "{job_name}");
+        let holders =
+            compose.services.values().filter(|it| it.volumes.iter().any(|it| it.split(':').next() == Some(source)));
+        assert_eq!(holders.count(), 2, "{source} is of one job and one process");
+        assert!(
+            compose.services[*name].depends_on.contains_key(job_name),
+            "{name} would start before its token is there"
+        );
+
+        let shown = &job.environment["WEFT_TOKEN_FILE"];
+        assert_eq!(volume(job, shown), Some(("registry", true)), "{job_name}");
+        let below = shown.strip_prefix("/registry/").unwrap();
+        assert_eq!(operator, format!("{}/{below}", registry.data.as_ref().unwrap()), "{job_name}");
+        // Nothing is there to ask in the test: 1, and not 2 for how it was called, or for the file that is missing.
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("operator.token");
+        weft_discovery::write_token(&file, &code::token()).unwrap();
+        let mut command = Command::new(&weft[0]);
+        command.args(&job.command).env("WEFT_TOKEN_FILE", &file).args(["--registry", "https://127.0.0.1:1"]);
+        let out = command.output().unwrap();
+        assert_eq!(out.status.code(), Some(1), "{job_name}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+    assert!(jobs.is_empty(), "tokens that nobody joins with: {:?}", jobs.keys());
 }
 
 #[test]

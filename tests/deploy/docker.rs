@@ -78,7 +78,7 @@ fn every_port_command_and_variable_of_the_images_is_one_of_the_code() {
         }
         assert_eq!(open, BTreeSet::from([weft::DEFAULT_PORT]));
         let health = exec(&of(&target, "HEALTHCHECK")[0]);
-        code::health_command(&weft[0], &health);
+        code::asking_command(&weft[0], &health);
         assert!(health.contains(&format!("127.0.0.1:{}", weft::DEFAULT_PORT)), "{health:?}");
         for variable in of(&target, "ENV") {
             let (name, value) = variable.split_once('=').unwrap();

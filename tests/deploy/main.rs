@@ -11,4 +11,5 @@ mod docker;
 mod files;
 mod kubernetes;
 mod monitoring;
+mod play;
 mod workflows;

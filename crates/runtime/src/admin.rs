@@ -1,22 +1,37 @@
 //! The admin server of a role: `/healthz`, `/readyz`, `/metrics`, `/drain`.
 //!
-//! Lives here: the four answers and readiness. Does not: deciding when a role is ready or how it drains (hooks).
-//! It runs on the control runtime: a scrape never meets a call.
+//! Lives here: the four answers, readiness, and asking for a drain. Does not: deciding when a role is ready or how it drains (hooks).
+//! It runs on the control runtime: a scrape never meets a call. Three answers tell and change nothing, and go to whoever reaches the port; `/drain`
+//! takes a process out of the mesh, and goes to its own machine (in Kubernetes: its own pod) only.
 
-use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+    time::timeout,
+};
 
 use crate::{Metrics, Shutdown, metrics::Exposition};
 
 /// Admin connections at once; more are closed at accept.
 const MAX_CONNECTIONS: usize = 64;
 const HEADER_LIMIT: Duration = Duration::from_secs(5);
+/// Longest answer to a drain that is read.
+const LONGEST: usize = 64 << 10;
 
 /// Whether a role takes work, and why not. Cheap to clone; starts as not ready.
 #[derive(Debug, Clone)]
@@ -92,10 +107,10 @@ impl Admin {
                 () = shutdown.aborting() => return,
                 Some(_) = connections.join_next() => {}
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) if connections.len() < MAX_CONNECTIONS => {
+                    Ok((stream, from)) if connections.len() < MAX_CONNECTIONS => {
                         let admin = self.clone();
                         connections.spawn(async move {
-                            let service = service_fn(|request| admin.answer(request));
+                            let service = service_fn(|request: Request<Incoming>| admin.answer(request, from.ip()));
                             let mut http = hyper::server::conn::http1::Builder::new();
                             http.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
                             drop(http.serve_connection(TokioIo::new(stream), service).await); // a broken scrape is the scraper's news
@@ -111,7 +126,7 @@ impl Admin {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    async fn answer<B>(&self, request: Request<B>, from: IpAddr) -> Result<Response<Full<Bytes>>, Infallible> {
         let text = "text/plain; charset=utf-8";
         let (status, content_type, body) = match (request.uri().path(), request.method()) {
             ("/healthz", _) => (StatusCode::OK, text, "alive\n".to_owned()),
@@ -122,6 +137,10 @@ impl Admin {
             ("/metrics", _) => {
                 let form = Exposition::accepted(request.headers());
                 (StatusCode::OK, form.content_type(), self.metrics.encode_as(form))
+            }
+            ("/drain", _) if !from.to_canonical().is_loopback() => {
+                let cure = "/drain is answered on loopback only: run `weft drain` where this process runs\n";
+                (StatusCode::FORBIDDEN, text, cure.to_owned())
             }
             ("/drain", &Method::GET | &Method::POST) => match &self.drain {
                 Some(hook) => (StatusCode::OK, text, hook().await + "\n"),
@@ -136,9 +155,77 @@ impl Admin {
     }
 }
 
+/// Asks the process whose admin server is at `at` to drain and waits for its answer, which comes when callers have had their notice.
+///
+/// # Errors
+/// It cannot be reached, refuses, or does not answer within `limit`.
+pub async fn drain(at: SocketAddr, limit: Duration) -> io::Result<String> {
+    let asked = timeout(limit, ask(at)).await;
+    asked.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {limit:?}"))))
+}
+
+async fn ask(at: SocketAddr) -> io::Result<String> {
+    let stream = TokioIo::new(TcpStream::connect(at).await?);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(io::Error::other)?;
+    let request = Request::post("/drain").header(header::HOST, at.to_string()).body(Full::<Bytes>::default());
+    let request = request.expect("a path and an address make a request");
+    let answer = async {
+        let answer = sender.send_request(request).await.map_err(io::Error::other)?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), LONGEST).collect().await.map_err(io::Error::other)?;
+        let text = String::from_utf8_lossy(&body.to_bytes()).trim().to_owned();
+        if status == StatusCode::OK { Ok(text) } else { Err(io::Error::other(format!("{status}: {text}"))) }
+    };
+    let mut connection = std::pin::pin!(connection);
+    let mut answer = std::pin::pin!(answer);
+    tokio::select! { // the connection carries the answer, and ends after it at the earliest
+        biased;
+        answer = &mut answer => answer,
+        ended = &mut connection => match ended {
+            Ok(()) => answer.await,
+            Err(error) => Err(io::Error::other(error)),
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn draining() -> Admin {
+        Admin::new(Metrics::default(), Readiness::starting("not yet")).drain(|| async { "leaving".to_owned() })
+    }
+
+    #[tokio::test]
+    async fn a_drain_is_asked_for_on_its_own_machine_and_from_nowhere_else() {
+        for (from, path, status) in [
+            ("127.0.0.1", "/drain", StatusCode::OK),
+            ("::1", "/drain", StatusCode::OK),
+            ("::ffff:127.0.0.1", "/drain", StatusCode::OK),
+            ("10.0.0.7", "/drain", StatusCode::FORBIDDEN),
+            ("::ffff:10.0.0.7", "/drain", StatusCode::FORBIDDEN),
+            ("fd00::7", "/drain", StatusCode::FORBIDDEN),
+            ("10.0.0.7", "/healthz", StatusCode::OK),
+            ("10.0.0.7", "/readyz", StatusCode::SERVICE_UNAVAILABLE),
+        ] {
+            let answer = draining().answer(Request::get(path).body(()).unwrap(), from.parse().unwrap()).await.unwrap();
+            assert_eq!(answer.status(), status, "{path} from {from}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_a_drain_hears_how_it_went_or_why_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (at, shutdown) = (listener.local_addr().unwrap(), Shutdown::new());
+        let served = tokio::task::JoinSet::from_iter([draining().run(listener, shutdown.clone())]);
+        assert_eq!(drain(at, HEADER_LIMIT).await.unwrap(), "leaving");
+        shutdown.abort();
+        served.join_all().await;
+        assert!(drain(at, HEADER_LIMIT).await.is_err(), "nobody is there");
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let refused = drain(silent.local_addr().unwrap(), Duration::from_millis(50)).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::TimedOut);
+    }
 
     #[tokio::test]
     async fn readiness_can_be_waited_for_both_ways() {

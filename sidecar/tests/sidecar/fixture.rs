@@ -108,6 +108,7 @@ impl Fixture {
             descriptors: None,
             slot: Some(format!("{service}-1")),
             data: Some(data),
+            share_program: None,
             command: command.iter().map(OsString::from).collect(),
             trampoline: Vec::new(),
             drain: DrainLimits::default(),

@@ -290,7 +290,7 @@ impl Mesh {
         })
     }
 
-    /// Waits until every instance is listed as serving and the gateway answers for its service.
+    /// Waits until every instance is listed as serving and the gateway answers for itself and for its service.
     pub async fn all_serving(&self) {
         wait::until("all instances to serve", START, || async {
             let serving = self.instances().await.into_iter().filter(|i| i.status() == Status::Serving).count();
@@ -299,6 +299,7 @@ impl Mesh {
         .await;
         let mut services: Vec<_> = self.members.iter().map(|m| m.app.service()).collect();
         services.dedup();
+        services.insert(0, ""); // the gateway itself, which has to have a route table even where there is no service
         for service in services {
             wait::until(&format!("the gateway to know {service}"), START, || self.gateway_serves(service)).await;
         }

@@ -201,6 +201,7 @@ impl Credential {
             token_file: Some(file.to_owned()),
             token_fd: None,
             registry_pin: None,
+            registry_pin_file: None,
             trust_domain: TrustDomain::of(&token.registry()),
         };
         Ok(Self { again: Some(again), ..Self::of(&token, registries)? })

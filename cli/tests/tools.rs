@@ -17,8 +17,7 @@ use weft_testkit::{process::Process, wait};
 
 const SOON: Duration = Duration::from_secs(30);
 
-const POD: &str =
-    "kind: Pod\nmetadata: { name: a }\nspec: { containers: [{ name: a, ports: [{ containerPort: 9000 }] }] }\n";
+const POD: &str = "kind: Pod\nmetadata: { name: a }\nspec: { serviceAccountName: a, containers: [{ name: a, ports: [{ containerPort: 9000 }] }] }\n";
 
 fn weft(arguments: &[&str], input: &str) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
@@ -47,7 +46,9 @@ fn inject_writes_the_file_it_has_read_only_when_all_of_it_is_good() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("shop.yaml");
     let path = file.to_str().unwrap();
-    let bad = format!("{POD}---\nkind: Pod\nmetadata: {{ name: b }}\nspec: {{ containers: [{{ name: b }}] }}\n");
+    let bad = format!(
+        "{POD}---\nkind: Pod\nmetadata: {{ name: b }}\nspec: {{ serviceAccountName: b, containers: [{{ name: b }}] }}\n"
+    );
     fs::write(&file, &bad).unwrap();
     let (code, _, said) = weft(&["inject", "-f", path, "-o", path], "");
     assert_eq!(code, Some(2), "{said}");

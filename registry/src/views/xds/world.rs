@@ -1,0 +1,41 @@
+//! The catalog as `resources` may see it: one version, immutable.
+//!
+//! Lives here: what may be asked of it. Does not: making anything of the answer.
+
+use std::sync::Arc;
+
+use weft_model::{ServiceName, ServiceSnapshot, Version};
+
+use crate::catalog::Published;
+
+/// The catalog at one version. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct XdsWorld {
+    published: Arc<Published>,
+}
+
+impl XdsWorld {
+    pub(crate) fn new(published: Arc<Published>) -> Self {
+        Self { published }
+    }
+
+    /// Version of the catalog.
+    pub(crate) fn version(&self) -> Version {
+        self.published.snapshot.version
+    }
+
+    /// A listed service: instances in every status, policies, facts. One without instances may be listed.
+    pub(crate) fn service(&self, name: &ServiceName) -> Option<&Arc<ServiceSnapshot>> {
+        self.published.snapshot.services.get(name)
+    }
+
+    /// All listed services, by name.
+    pub(crate) fn services(&self) -> impl Iterator<Item = &Arc<ServiceSnapshot>> {
+        self.published.snapshot.services.values()
+    }
+
+    /// The registry has just started: a service that is not listed may be about to register again.
+    pub(crate) fn is_warming(&self) -> bool {
+        self.published.warming
+    }
+}

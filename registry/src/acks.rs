@@ -3,7 +3,7 @@
 //! Lives here: the table and the rule of a drain; synchronous, `now` an argument. Does not: sending (`views`), marking an instance (`catalog`).
 //! Invariants: a watcher holds an instance if what it was last sent lists it, or if it was sent the service before the instance drained and
 //! has not acknowledged since; a watcher that is not in the table is not waited for, such as one that cannot acknowledge.
-//! Reported by every view that knows its readers; a polled view would report by its interval.
+//! Reported by the watch view. xDS answers the same question from its sessions (`views::xds`); `drains` waits for both.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -110,6 +110,16 @@ pub(crate) enum Standing {
     Over,
     /// Somebody is; nobody else falls silent before this.
     Until(Instant),
+}
+
+impl Standing {
+    /// When to look again. None: never.
+    pub(crate) const fn until(self) -> Option<Instant> {
+        match self {
+            Self::Over => None,
+            Self::Until(at) => Some(at),
+        }
+    }
 }
 
 impl Drain {

@@ -21,7 +21,10 @@ use std::{
 };
 
 use imbl::OrdMap;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
 use weft_model::{
     Digest, Epoch, Instance, InstanceId, LeaseTtl, Policy, PolicyName, ServiceName, ServiceSnapshot, Snapshot, Version,
 };
@@ -58,6 +61,8 @@ pub struct Published {
     pub notices: Arc<[String]>,
     /// Just started, or after a clock jump: a service that is not listed may be about to register again.
     pub warming: bool,
+    /// When it was published.
+    pub(crate) at: Instant,
     pub(crate) removals: Removals,
     pub(crate) sets: OrdMap<Digest, Arc<DescriptorSet>>,
     pub(crate) claims: OrdMap<String, Claim>,
@@ -241,6 +246,11 @@ impl Catalog {
 pub struct Follow(watch::Receiver<Arc<Published>>);
 
 impl Follow {
+    /// The catalog as it is; `next` waits for what comes after it.
+    pub fn now(&mut self) -> Arc<Published> {
+        self.0.borrow_and_update().clone()
+    }
+
     /// Waits for a change since the last call. None when the catalog has ended. Cancel-safe.
     pub async fn next(&mut self) -> Option<Arc<Published>> {
         self.0.changed().await.ok()?;
@@ -254,6 +264,7 @@ fn published(state: &State, doubt: &Doubt) -> Published {
         snapshot: Arc::new(state.snapshot.clone()),
         notices: frozen.into_iter().chain(doubt.suspended.values().cloned()).collect(),
         warming: doubt.frozen.is_some(),
+        at: Instant::now(),
         removals: state.removals.clone(),
         sets: state.sets.clone(),
         claims: state.claims.clone(),

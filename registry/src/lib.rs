@@ -14,6 +14,7 @@ mod schema;
 mod access;
 mod acks;
 mod checks;
+mod drains;
 mod sources;
 pub mod views;
 

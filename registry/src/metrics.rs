@@ -18,6 +18,7 @@ use weft_runtime::Metrics;
 use crate::{
     catalog::{Verdict, state::State},
     leases::Doubt,
+    views::xds::{Kind, Protocol},
 };
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -160,7 +161,6 @@ pub(crate) struct WatchMetrics {
     pub(crate) idle_wakeups: Counter,
     pub(crate) updates: Counter,
     pub(crate) acks: Counter,
-    drains: Outcomes,
 }
 
 impl WatchMetrics {
@@ -173,14 +173,114 @@ impl WatchMetrics {
             r.register("weft_registry_idle_wakeups", idle, it.idle_wakeups.clone());
             r.register("weft_registry_updates", "Messages sent to watchers", it.updates.clone());
             r.register("weft_registry_acks", "Acknowledgements by watchers", it.acks.clone());
-            r.register("weft_registry_drains", "Drains by outcome", it.drains.clone());
         });
+        it
+    }
+}
+
+/// What drains count.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DrainMetrics {
+    drains: Outcomes,
+}
+
+impl DrainMetrics {
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let it = Self::default();
+        metrics.register(|r| r.register("weft_registry_drains", "Drains by outcome", it.drains.clone()));
         it
     }
 
     pub(crate) fn drained(&self, acknowledged: bool) {
         let outcome = if acknowledged { "acknowledged" } else { "timed_out" };
         self.drains.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabel {
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct ProtocolLabel {
+    protocol: &'static str,
+}
+
+impl From<Protocol> for ProtocolLabel {
+    fn from(it: Protocol) -> Self {
+        let protocol = match it {
+            Protocol::StateOfTheWorld => "sotw",
+            Protocol::Delta => "delta",
+        };
+        Self { protocol }
+    }
+}
+
+/// What xDS streams count.
+#[derive(Debug, Clone)]
+pub(crate) struct XdsMetrics {
+    pub(crate) streams: Family<ProtocolLabel, Gauge>,
+    pub(crate) resources: Gauge,
+    pub(crate) builds: Counter,
+    pub(crate) wakeups: Counter,
+    pub(crate) stale: Counter,
+    pushes: Family<KindLabel, Counter>,
+    acks: Family<KindLabel, Counter>,
+    rejections: Family<KindLabel, Counter>,
+    change_to_ack: Histogram,
+}
+
+impl XdsMetrics {
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let buckets = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+        let it = Self {
+            streams: Family::default(),
+            resources: Gauge::default(),
+            builds: Counter::default(),
+            wakeups: Counter::default(),
+            stale: Counter::default(),
+            pushes: Family::default(),
+            acks: Family::default(),
+            rejections: Family::default(),
+            change_to_ack: Histogram::new(buckets),
+        };
+        for kind in Kind::ALL {
+            // Nobody has to guess whether none was rejected or none is counted.
+            drop(it.rejections.get_or_create(&KindLabel { kind: kind.name() }));
+        }
+        metrics.register(|r| {
+            r.register("weft_registry_xds_streams", "Open ADS streams by protocol", it.streams.clone());
+            r.register("weft_registry_xds_resources", "Resources that some stream subscribes", it.resources.clone());
+            r.register("weft_registry_xds_builds", "Resources built after a change", it.builds.clone());
+            r.register("weft_registry_xds_wakeups", "Streams woken by a change", it.wakeups.clone());
+            r.register("weft_registry_xds_pushes", "Responses sent, by kind", it.pushes.clone());
+            r.register("weft_registry_xds_acks", "Responses that clients applied, by kind", it.acks.clone());
+            r.register(
+                "weft_registry_xds_rejections",
+                "Responses that clients rejected (NACK), by kind",
+                it.rejections.clone(),
+            );
+            r.register("weft_registry_xds_stale_requests", "Requests with an old nonce, ignored", it.stale.clone());
+            let seconds = "Time from a change of the catalog to a client's word that it acts on it";
+            r.register("weft_registry_xds_change_to_ack_seconds", seconds, it.change_to_ack.clone());
+        });
+        it
+    }
+
+    pub(crate) fn pushed(&self, kind: Kind) {
+        self.pushes.get_or_create(&KindLabel { kind: kind.name() }).inc();
+    }
+
+    pub(crate) fn acked(&self, kind: Kind, since_change: Option<Duration>) {
+        self.acks.get_or_create(&KindLabel { kind: kind.name() }).inc();
+        if let Some(took) = since_change {
+            self.change_to_ack.observe(took.as_secs_f64());
+        }
+    }
+
+    pub(crate) fn rejected(&self, kind: Kind) {
+        self.rejections.get_or_create(&KindLabel { kind: kind.name() }).inc();
     }
 }
 

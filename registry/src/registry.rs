@@ -20,9 +20,10 @@ use crate::{
     ca::{Ca, OwnIdentity, Settings, kubernetes::Reviewer},
     catalog::{Catalog, CatalogTask},
     checks::Checks,
+    drains::Drains,
     metrics::IdentityMetrics,
-    server::{Authority, Server},
-    views::watch::Watches,
+    server::{Authority, Rooms, Server},
+    views::{watch::Watches, xds::Xds},
 };
 
 /// A registry, listening.
@@ -33,6 +34,8 @@ pub struct Registry {
     catalog: Catalog,
     task: CatalogTask,
     watches: Watches,
+    xds: Xds,
+    drains: Drains,
     checks: Checks,
     authority: Option<(Opened, IdentityMetrics)>,
 }
@@ -45,6 +48,8 @@ impl Registry {
         let instances: usize = snapshot.services.values().map(|service| service.instances.len()).sum();
         tracing::info!(instances, version = %snapshot.version, data = %config.data.display(), "catalog loaded");
         let watches = Watches::new(&catalog, context.metrics());
+        let xds = Xds::new(&catalog, context.metrics());
+        let drains = Drains::new(&watches, &xds, context.metrics());
         let checks = Checks::new(&catalog, context.metrics());
         let grpc = listen::bind(config.listen)?;
         let http = listen::bind(config.http)?;
@@ -65,7 +70,7 @@ impl Registry {
         let readiness = Readiness::starting("not running yet");
         readiness.ready(); // loaded: from here on every answer is complete
         let admin = Admin::new(context.metrics().clone(), readiness);
-        Ok(Self { grpc, http, admin, catalog, task, watches, checks, authority })
+        Ok(Self { grpc, http, admin, catalog, task, watches, xds, drains, checks, authority })
     }
 
     /// Where the gRPC listener is.
@@ -102,11 +107,20 @@ impl Registry {
             parts.spawn(async move { stop.run_until_cancelled(own.run()).await.unwrap_or_default() });
             Authority { ca, identity, kubernetes, metrics }
         });
-        let server = Server::new(&self.catalog, &self.watches, self.checks.heard(), authority, &shutdown)?;
+        let rooms = Rooms {
+            catalog: &self.catalog,
+            watches: &self.watches,
+            xds: &self.xds,
+            drains: self.drains,
+            heard: self.checks.heard(),
+        };
+        let server = Server::new(rooms, authority, &shutdown)?;
         let task = parts.spawn(self.task.run(writer.clone())).id();
         let stop = readers.clone();
         let (watches, follow) = (self.watches, self.catalog.follow());
         parts.spawn(async move { stop.run_until_cancelled(watches.run(follow)).await.unwrap_or_default() });
+        let (stop, xds, follow) = (readers.clone(), self.xds, self.catalog.follow());
+        parts.spawn(async move { stop.run_until_cancelled(xds.run(follow)).await.unwrap_or_default() });
         let (stop, checks) = (readers.clone(), self.checks);
         parts.spawn(async move { stop.run_until_cancelled(checks.run()).await.unwrap_or_default() });
         let (admin, ending) = (self.admin, shutdown.child());

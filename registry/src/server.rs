@@ -42,12 +42,14 @@ use crate::{
     ca::{self, Ca, kubernetes::Reviewer},
     catalog::Catalog,
     checks::Heard,
+    drains::Drains,
     metrics::IdentityMetrics,
     policy,
     refusals::Refusals,
     server::gate::{Gate, Stack},
     sources, views,
     views::watch::Watches,
+    views::xds::{Ads, Xds},
 };
 
 mod gate;
@@ -94,6 +96,16 @@ pub(crate) struct Server {
     door: Option<Door>,
 }
 
+/// What is behind the services.
+#[derive(Debug)]
+pub(crate) struct Rooms<'a> {
+    pub(crate) catalog: &'a Catalog,
+    pub(crate) watches: &'a Watches,
+    pub(crate) xds: &'a Xds,
+    pub(crate) drains: Drains,
+    pub(crate) heard: Heard,
+}
+
 /// What a registry that is an authority serves with.
 #[derive(Debug)]
 pub(crate) struct Authority {
@@ -113,17 +125,12 @@ struct Door {
 }
 
 impl Server {
-    pub(crate) fn new(
-        catalog: &Catalog,
-        watches: &Watches,
-        heard: Heard,
-        authority: Option<Authority>,
-        shutdown: &Shutdown,
-    ) -> anyhow::Result<Self> {
+    pub(crate) fn new(rooms: Rooms<'_>, authority: Option<Authority>, shutdown: &Shutdown) -> anyhow::Result<Self> {
+        let Rooms { catalog, watches, xds, drains, heard } = rooms;
         let streams = TaskTracker::new();
         let registry = sources::grpc::Registry {
             catalog: catalog.clone(),
-            watches: watches.clone(),
+            drains,
             heard,
             streams: streams.clone(),
             shutdown: shutdown.clone(),
@@ -142,7 +149,8 @@ impl Server {
         // what the registry offers, and nothing of the mesh behind it
         let mut sets = vec![descriptors::REGISTRY, descriptors::DISCOVERY, descriptors::POLICY];
         let mut routes = Routes::new(RegistryServer::new(registry).max_decoding_message_size(MAX_REQUEST))
-            .add_service(DiscoveryServer::new(discovery));
+            .add_service(DiscoveryServer::new(discovery))
+            .add_service(Ads { xds: xds.clone(), streams: streams.clone(), shutdown: shutdown.clone() });
         let (mut door, mut operators) = (None, None);
         if let Some(Authority { ca, identity, kubernetes, metrics }) = authority {
             let trust = identity.trust().clone();
@@ -160,6 +168,7 @@ impl Server {
         let routes = routes.add_service(PoliciesServer::new(policies));
         let leaving = CancellationToken::new();
         let reflection = Reflection::new(&sets, &names, leaving.clone())?;
+        names.push(Ads::NAME); // xDS is described by its own project, which nobody asks a server for
         let routes = routes
             .add_service(Health::new(&names, leaving.clone()).server().max_decoding_message_size(MAX_OPEN_REQUEST))
             .add_service(reflection.v1().max_decoding_message_size(MAX_OPEN_REQUEST))

@@ -4,5 +4,4 @@
 
 pub(crate) mod grpc;
 pub mod watch;
-#[expect(dead_code, unused_imports, reason = "the engine that uses it follows")]
 pub(crate) mod xds;

@@ -50,10 +50,14 @@ impl World {
         let (catalog, task) = Catalog::in_memory(&metrics);
         let watches = Watches::new(&catalog, &metrics);
         let checks = Checks::new(&catalog, &metrics);
-        let server = Server::new(&catalog, &watches, checks.heard(), None, &shutdown).unwrap();
+        let xds = Xds::new(&catalog, &metrics);
+        let drains = Drains::new(&watches, &xds, &metrics);
+        let rooms = Rooms { catalog: &catalog, watches: &watches, xds: &xds, drains, heard: checks.heard() };
+        let server = Server::new(rooms, None, &shutdown).unwrap();
         let mut parts = JoinSet::new();
         parts.spawn(task.run(CancellationToken::new()));
         parts.spawn(watches.clone().run(catalog.follow()));
+        parts.spawn(xds.run(catalog.follow()));
         parts.spawn(checks.run());
         let connections = Arc::new(Mutex::new(JoinSet::new()));
         let (routes, until, all) = (server.routes.clone(), shutdown.clone(), connections.clone());

@@ -19,16 +19,16 @@ use crate::{
     access::Access,
     catalog::{Beat, Catalog, Health, StreamId, Verdict, Word},
     checks::Heard,
+    drains::{self, Drains},
     schema::{self, SchemaError},
     sources::status,
-    views::watch::{Watches, drain_bound},
 };
 
 /// The service.
 #[derive(Debug, Clone)]
 pub(crate) struct Registry {
     pub(crate) catalog: Catalog,
-    pub(crate) watches: Watches,
+    pub(crate) drains: Drains,
     /// Told of every word of an owner, for TTL checks.
     pub(crate) heard: Heard,
     pub(crate) streams: TaskTracker,
@@ -113,11 +113,11 @@ impl pb::registry_server::Registry for Registry {
         let request = request.into_inner();
         let id = id(&request.id, "id")?;
         access.to_instance(&self.catalog, &id, Word::from(request.epoch))?;
-        let until = Instant::now() + drain_bound(request.at_most_ms);
+        let until = Instant::now() + drains::bound(request.at_most_ms);
         let applied = self.catalog.drain(id, Word::from(request.epoch)).await.map_err(|e| status::change(&e))?;
         let (service, version) = applied.service.ok_or_else(|| Status::internal("a drained instance has a service"))?;
         let drained = tokio::select! {
-            drained = self.watches.drained(&service, &id, version, until) => drained,
+            drained = self.drains.drained(&service, &id, version, until) => drained,
             () = self.shutdown.draining() => return Err(Status::unavailable("the registry is leaving")),
         };
         tracing::info!(%service, instance = %id, acknowledged = drained.acknowledged, waiting = ?drained.waiting, "drained");

@@ -20,7 +20,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use tokio::{
@@ -79,17 +78,6 @@ impl Shared {
     }
 }
 
-/// How a drain ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Drained {
-    /// Every live watcher that held the instance acknowledged.
-    pub acknowledged: bool,
-    /// Watchers that did not, by name.
-    pub waiting: Vec<String>,
-    /// Watchers that were waited for, by name.
-    pub waited_for: Vec<String>,
-}
-
 impl Watches {
     /// Watches of this catalog. They learn of changes while `run` runs.
     pub fn new(catalog: &Catalog, metrics: &weft_runtime::Metrics) -> Self {
@@ -121,40 +109,31 @@ impl Watches {
         self.0.hub().wakeups()
     }
 
-    /// Waits until every live watcher that held an instance acknowledged `version`, at which it drains, but not beyond `until`.
-    pub(crate) async fn drained(
+    /// Moves when a drain may have come further.
+    pub(crate) fn progress(&self) -> watch::Receiver<()> {
+        self.0.progress.subscribe()
+    }
+
+    /// Starts waiting for everyone who may still send calls to an instance that drains as of `version`. None: this view is not there yet.
+    pub(crate) fn drain(
         &self,
         service: &ServiceName,
         instance: &InstanceId,
         version: Version,
-        until: Instant,
-    ) -> Drained {
-        let mut progress = self.0.progress.subscribe();
-        let mut drain: Option<Drain> = None;
-        loop {
-            let now = Instant::now();
-            let next = {
-                let hub = self.0.hub();
-                if drain.is_none() && hub.version() >= version {
-                    drain = Some(hub.acks.drain(service, instance, version, now));
-                }
-                let standing = drain.as_ref().map_or(Standing::Until(until), |d| d.standing(&hub.acks, now));
-                match standing {
-                    Standing::Until(silent) if now < until => silent.min(until),
-                    Standing::Until(_) | Standing::Over => {
-                        let waiting = drain.as_ref().map_or_else(Vec::new, |d| d.waiting(&hub.acks));
-                        let waited_for = drain.as_ref().map_or_else(Vec::new, Drain::waited_for);
-                        let acknowledged = drain.is_some() && waiting.is_empty();
-                        self.0.metrics.drained(acknowledged);
-                        return Drained { acknowledged, waiting, waited_for };
-                    }
-                }
-            };
-            tokio::select! {
-                _ = progress.changed() => {}
-                () = tokio::time::sleep_until(next) => {}
-            }
-        }
+        now: Instant,
+    ) -> Option<Drain> {
+        let hub = self.0.hub();
+        (hub.version() >= version).then(|| hub.acks.drain(service, instance, version, now))
+    }
+
+    /// Where a drain stands.
+    pub(crate) fn standing(&self, drain: &Drain, now: Instant) -> Standing {
+        drain.standing(&self.0.hub().acks, now)
+    }
+
+    /// Names of those who have not acknowledged, silent ones included.
+    pub(crate) fn waiting(&self, drain: &Drain) -> Vec<String> {
+        drain.waiting(&self.0.hub().acks)
     }
 }
 
@@ -235,11 +214,6 @@ impl Drop for Watcher {
         self.shared.metrics.watchers.dec();
         self.shared.progress.send_replace(());
     }
-}
-
-/// Default and longest wait of a drain (proto, DrainRequest.at_most_ms).
-pub(crate) fn drain_bound(at_most_ms: u32) -> Duration {
-    Duration::from_millis(if at_most_ms == 0 { 5_000 } else { at_most_ms.min(60_000) }.into())
 }
 
 /// The work of one message.

@@ -1,14 +1,225 @@
 //! xDS v3: the catalog as Listeners, RouteConfigurations, Clusters and ClusterLoadAssignments, for stock gRPC clients and Envoy.
 //!
-//! Lives here: what a stream is told and when. Does not: what a resource says (`resources`), streams and their tasks (`service`).
+//! Lives here: the handle, and the task that follows the catalog. Does not: anything else; see the parts.
+//! ```text
+//! catalog ─► Xds::run ─ builds what depends on the changed services, outside the lock ─► Hub::update ─ marks ─► sessions ─ wakes ─► streams
+//! stream  ─► Stream::request ─► session                          Stream::respond ─► the latest of what is marked ─► one message in the channel
+//! ```
+//! Bounds: a stream has one message in its channel and one mark a name. A stream that is not read costs that and its subscription.
+//! Locking: one mutex around the hub, held for one request, one response, or the marking of one version. Building is done outside of it,
+//! but for a resource that a request asks for first.
 
-pub(crate) mod kind;
-pub(crate) mod profile;
-pub(crate) mod resource;
-pub(crate) mod resources;
-pub(crate) mod world;
+mod hub;
+mod kind;
+mod profile;
+mod resource;
+mod resources;
+mod service;
+mod session;
+mod wire;
+mod world;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+use weft_model::{ServiceName, Version};
 
 pub(crate) use kind::Kind;
 pub(crate) use profile::Profile;
-pub(crate) use resource::{Built, LeftOut, Resource};
+pub(crate) use resource::{Built, Resource};
+pub(crate) use service::Ads;
+pub(crate) use session::Protocol;
 pub(crate) use world::XdsWorld;
+
+use crate::{
+    acks::{SILENT, Standing},
+    catalog::{Catalog, Follow, Published},
+    metrics::XdsMetrics,
+    views::xds::{
+        hub::{Holder, Hub, Maker, Peer, Refused, StreamId},
+        session::{Answer, Request, Response},
+    },
+};
+
+/// Resources built before other tasks get their turn.
+const BUILD_AT_ONCE: usize = 32;
+
+/// All xDS streams of a registry. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Xds(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    hub: Mutex<Hub>,
+    maker: Maker,
+    /// Moves when something happened that a drain may wait for.
+    progress: watch::Sender<()>,
+    metrics: XdsMetrics,
+}
+
+impl Shared {
+    fn hub(&self) -> MutexGuard<'_, Hub> {
+        self.hub.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Xds {
+    /// The xDS view of this catalog. It learns of changes while `run` runs.
+    pub(crate) fn new(catalog: &Catalog, metrics: &weft_runtime::Metrics) -> Self {
+        Self::with_maker(catalog, metrics, Maker { build: resources::build, names: resources::names })
+    }
+
+    fn with_maker(catalog: &Catalog, metrics: &weft_runtime::Metrics, maker: Maker) -> Self {
+        let hub = Mutex::new(Hub::new(XdsWorld::new(catalog.published()), maker));
+        let metrics = XdsMetrics::register(metrics);
+        Self(Arc::new(Shared { hub, maker, progress: watch::Sender::new(()), metrics }))
+    }
+
+    /// Tells what changes until the catalog ends.
+    pub(crate) async fn run(self, mut catalog: Follow) {
+        // What came between making the view and this is in no step of `next`.
+        let mut next = Some(catalog.now());
+        while let Some(published) = next {
+            self.update(published).await;
+            next = catalog.next().await;
+        }
+    }
+
+    async fn update(&self, published: Arc<Published>) {
+        let (at, next) = (published.at, XdsWorld::new(published));
+        let affected = self.0.hub().affected(&next);
+        let mut built = BTreeMap::new();
+        for (index, place) in affected.into_iter().enumerate() {
+            if index % BUILD_AT_ONCE == BUILD_AT_ONCE - 1 {
+                tokio::task::yield_now().await;
+            }
+            let it = (self.0.maker.build)(&next, &place.profile, place.kind, &place.name);
+            built.insert(place, it);
+        }
+        self.0.metrics.builds.inc_by(built.len() as u64);
+        let (woken, resources) = {
+            let mut hub = self.0.hub();
+            (hub.update(next, built, at), hub.resources())
+        };
+        self.0.metrics.wakeups.inc_by(woken);
+        self.0.metrics.resources.set(i64::try_from(resources).unwrap_or(i64::MAX));
+        self.0.progress.send_replace(());
+    }
+
+    /// Opens a stream. It ends when it is dropped.
+    fn open(&self, protocol: Protocol, peer: Peer, profile: Profile) -> Result<Stream, Refused> {
+        let wake = Arc::new(Notify::new());
+        let id = self.0.hub().open(protocol, peer, profile, wake.clone(), Instant::now())?;
+        self.0.metrics.streams.get_or_create(&protocol.into()).inc();
+        Ok(Stream { id, protocol, xds: self.clone(), wake })
+    }
+
+    /// Moves when a drain may have come further.
+    pub(crate) fn progress(&self) -> watch::Receiver<()> {
+        self.0.progress.subscribe()
+    }
+
+    /// Starts waiting for everyone who may act on endpoints of a service from before `version`. None: this view is not there yet.
+    pub(crate) fn drain(&self, service: &ServiceName, version: Version, now: Instant) -> Option<Drain> {
+        let held = self.0.hub().holders(service, version)?;
+        Some(Drain { version, began: now, held })
+    }
+}
+
+/// A drain that waits for xDS clients.
+#[derive(Debug)]
+pub(crate) struct Drain {
+    version: Version,
+    began: Instant,
+    held: Vec<Holder>,
+}
+
+impl Drain {
+    /// Where it stands; a client that is silent for long no longer counts.
+    pub(crate) fn standing(&self, xds: &Xds, now: Instant) -> Standing {
+        let hub = xds.0.hub();
+        let heard = self.held.iter().filter_map(|holder| hub.holds(holder, self.version));
+        let silent = heard.map(|heard| heard.max(self.began) + SILENT).filter(|at| *at > now);
+        silent.min().map_or(Standing::Over, Standing::Until)
+    }
+
+    /// Names of those who were waited for.
+    pub(crate) fn waited_for(&self) -> Vec<String> {
+        let names = self.held.iter().map(|holder| holder.node.clone());
+        names.collect()
+    }
+
+    /// Names of those who have not acknowledged, silent ones included; one that has gone holds nothing.
+    pub(crate) fn waiting(&self, xds: &Xds) -> Vec<String> {
+        let hub = xds.0.hub();
+        let open = self.held.iter().filter(|holder| hub.holds(holder, self.version).is_some());
+        open.map(|holder| holder.node.clone()).collect()
+    }
+}
+
+/// One stream of the view.
+#[derive(Debug)]
+struct Stream {
+    id: StreamId,
+    protocol: Protocol,
+    xds: Xds,
+    wake: Arc<Notify>,
+}
+
+impl Stream {
+    /// Takes a request. An error ends the stream.
+    fn request(&self, request: Request) -> Result<(), Refused> {
+        let (kind, error) = (request.kind, request.error.clone());
+        let (shared, now) = (&self.xds.0, Instant::now());
+        let (answer, node) = {
+            let mut hub = shared.hub();
+            let answer = hub.request(self.id, request, now)?;
+            (answer, hub.stream(self.id).map(|stream| stream.peer.clone()))
+        };
+        match answer {
+            Answer::None => return Ok(()),
+            Answer::Stale => drop(shared.metrics.stale.inc()),
+            Answer::Acked { changed_at } => shared.metrics.acked(kind, changed_at.map(|at| now.duration_since(at))),
+            Answer::Rejected => {
+                shared.metrics.rejected(kind);
+                let (node, error) = (node.map(|it| it.node.clone()).unwrap_or_default(), error.unwrap_or_default());
+                tracing::warn!(%node, kind = kind.name(), error, "an xDS client rejects what it was sent");
+            }
+        };
+        shared.progress.send_replace(());
+        Ok(())
+    }
+
+    /// Whether there is something to tell, and else when to look again although nothing happened.
+    fn next(&self) -> (bool, Option<Instant>) {
+        let (hub, now) = (self.xds.0.hub(), Instant::now());
+        let Some(stream) = hub.stream(self.id) else { return (false, None) };
+        (stream.session.is_due(now), stream.session.wake_at(now))
+    }
+
+    /// Waits until there may be something to tell. Cancel-safe: marks stay.
+    async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Takes what there is to tell.
+    fn respond(&self) -> Option<Response> {
+        let response = self.xds.0.hub().respond(self.id, Instant::now())?;
+        self.xds.0.metrics.pushed(response.kind);
+        Some(response)
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.xds.0.hub().close(self.id);
+        self.xds.0.metrics.streams.get_or_create(&self.protocol.into()).dec();
+        self.xds.0.progress.send_replace(());
+    }
+}

@@ -60,10 +60,16 @@ impl Resource {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use envoy_types::pb::{envoy::config::cluster::v3::Cluster, google::protobuf::Any};
 
     use super::*;
+    use crate::views::xds::Kind;
+
+    /// A resource of a kind with some content.
+    pub(in crate::views::xds) fn resource(kind: Kind, content: &str) -> Resource {
+        Resource::of(&Cluster { name: format!("{}/{content}", kind.name()), ..Cluster::default() })
+    }
 
     #[test]
     fn bytes_are_an_any_and_the_version_is_theirs() {

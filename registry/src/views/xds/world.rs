@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use weft_model::{ServiceName, ServiceSnapshot, Version};
 
 use crate::catalog::Published;
@@ -32,6 +33,10 @@ impl XdsWorld {
     /// All listed services, by name.
     pub(crate) fn services(&self) -> impl Iterator<Item = &Arc<ServiceSnapshot>> {
         self.published.snapshot.services.values()
+    }
+
+    pub(super) fn all(&self) -> &OrdMap<ServiceName, Arc<ServiceSnapshot>> {
+        &self.published.snapshot.services
     }
 
     /// The registry has just started: a service that is not listed may be about to register again.

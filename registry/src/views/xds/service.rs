@@ -1,0 +1,191 @@
+//! envoy.service.discovery.v3.AggregatedDiscoveryService: the task around each stream.
+//!
+//! Lives here: requests in, responses out, statuses, who is at the other end. Does not: what is told (`session`, `hub`).
+//! A stream's task reads requests also while its client does not read: one response waits in the channel, what changes meanwhile is merged
+//! into the next. Who may come in is the door's matter (`server`); reading the mesh takes no identity, as with weft.discovery.v1.
+
+use std::{convert::Infallible, pin::pin, task, time::Duration};
+
+use envoy_types::pb::envoy::{
+    config::core::v3::{Node, node::UserAgentVersionType},
+    service::discovery::v3::aggregated_discovery_service_server::SERVICE_NAME,
+};
+use futures_util::{FutureExt, future::BoxFuture};
+use http_body::Body as HttpBody;
+use tokio::{
+    sync::mpsc,
+    time::{sleep_until, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::TaskTracker;
+use tonic::{
+    Request, Response, Status, Streaming,
+    body::Body,
+    server::{Grpc, NamedService, StreamingService},
+};
+use tonic_prost::ProstCodec;
+use weft_runtime::Shutdown;
+
+use super::{
+    Profile, Xds,
+    hub::{Peer, Refused},
+    wire::{Delta, Form, Whole},
+};
+use crate::{server::Caller, sources::status};
+
+/// How long a stream may be open before it asks for something.
+const FIRST: Duration = Duration::from_secs(30);
+/// Longest part of a node that we keep, in bytes.
+const LONGEST: usize = 256;
+
+/// The service.
+#[derive(Debug, Clone)]
+pub(crate) struct Ads {
+    pub(crate) xds: Xds,
+    pub(crate) streams: TaskTracker,
+    pub(crate) shutdown: Shutdown,
+}
+
+impl NamedService for Ads {
+    const NAME: &'static str = SERVICE_NAME;
+}
+
+// By hand, since the generated server takes each resource apart only to put it together for every stream.
+impl<B> tower::Service<http::Request<B>> for Ads
+where
+    B: HttpBody + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut task::Context<'_>) -> task::Poll<Result<(), Infallible>> {
+        task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let ads = self.clone();
+        let method = request.uri().path().rsplit('/').next().unwrap_or_default();
+        match method {
+            "StreamAggregatedResources" => async move { Ok(serve_form::<Whole, B>(ads, request).await) }.boxed(),
+            "DeltaAggregatedResources" => async move { Ok(serve_form::<Delta, B>(ads, request).await) }.boxed(),
+            _ => async move { Ok(Status::unimplemented("ADS has no such method").into_http()) }.boxed(),
+        }
+    }
+}
+
+async fn serve_form<F: Form, B>(ads: Ads, request: http::Request<B>) -> http::Response<Body>
+where
+    B: HttpBody + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+{
+    let codec: ProstCodec<F::Response, F::Request> = ProstCodec::default();
+    Grpc::new(codec).streaming(Method::<F>(ads, std::marker::PhantomData), request).await
+}
+
+#[derive(Debug)]
+struct Method<F>(Ads, std::marker::PhantomData<F>);
+
+impl<F: Form> StreamingService<F::Request> for Method<F> {
+    type Response = F::Response;
+    type ResponseStream = ReceiverStream<Result<F::Response, Status>>;
+    type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<Streaming<F::Request>>) -> Self::Future {
+        let (out, stream) = mpsc::channel(1);
+        let Ads { xds, streams, shutdown } = self.0.clone();
+        let peer = peer(request.extensions().get::<Caller>());
+        let requests = request.into_inner();
+        streams.spawn(async move {
+            if let Err(end) = serve::<F>(&xds, peer, requests, &out, &shutdown).await {
+                drop(out.send(Err(end)).await); // a client that has gone needs no reason
+            }
+        });
+        async move { Ok(Response::new(ReceiverStream::new(stream))) }.boxed()
+    }
+}
+
+/// Serves one stream until its client or the registry leaves. An error ends it with a status.
+async fn serve<F: Form>(
+    xds: &Xds,
+    peer: Peer,
+    mut requests: Streaming<F::Request>,
+    out: &mpsc::Sender<Result<F::Response, Status>>,
+    shutdown: &Shutdown,
+) -> Result<(), Status> {
+    let first = tokio::select! {
+        first = timeout(FIRST, requests.message()) => first.map_err(|_| Status::deadline_exceeded("nothing was asked for"))??,
+        () = shutdown.draining() => return Err(leaving()),
+    };
+    let Some(first) = first.map(F::parse) else { return Ok(()) };
+    let node = first.node.unwrap_or_default();
+    let stream = xds.open(F::PROTOCOL, introduced(peer, &node), Profile::of(&node)).map_err(refused)?;
+    drop(node);
+    if let Some(request) = first.request {
+        stream.request(request).map_err(refused)?;
+    }
+    loop {
+        let (due, wake_at) = stream.next();
+        let again = async {
+            match wake_at {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            request = requests.message() => match request?.map(F::parse) {
+                Some(it) => it.request.map_or(Ok(()), |request| stream.request(request)).map_err(refused)?,
+                None => return Ok(()),
+            },
+            // Cancel-safe: the permit is given back, the marks stay.
+            permit = out.reserve(), if due => match permit {
+                Ok(permit) => if let Some(response) = stream.respond() { permit.send(Ok(F::response(response))) },
+                Err(_) => return Ok(()),
+            },
+            () = stream.woken(), if !due => {}
+            () = pin!(again), if !due => {}
+            () = out.closed() => return Ok(()),
+            () = shutdown.draining() => return Err(leaving()),
+        }
+    }
+}
+
+/// Who a connection proved to be.
+fn peer(caller: Option<&Caller>) -> Peer {
+    let (transport, identity) = match caller {
+        None => ("plaintext", String::new()),
+        Some(Caller::Anonymous) => ("tls", String::new()),
+        Some(Caller::Known(peer)) => ("mtls", peer.id().to_string()),
+    };
+    Peer { transport, identity, ..Peer::default() }
+}
+
+/// And who it says it is.
+fn introduced(peer: Peer, node: &Node) -> Peer {
+    let version = match &node.user_agent_version_type {
+        Some(UserAgentVersionType::UserAgentVersion(version)) => version.clone(),
+        Some(UserAgentVersionType::UserAgentBuildVersion(build)) => {
+            let version = build.version.unwrap_or_default();
+            format!("{}.{}.{}", version.major_number, version.minor_number, version.patch)
+        }
+        None => String::new(),
+    };
+    let agent = format!("{} {version}", node.user_agent_name);
+    Peer { node: short(&node.id), cluster: short(&node.cluster), agent: short(agent.trim()), ..peer }
+}
+
+fn short(text: &str) -> String {
+    text[..text.floor_char_boundary(LONGEST)].to_owned()
+}
+
+fn refused(why: Refused) -> Status {
+    match why {
+        Refused::Invalid(invalid) => status::invalid(&invalid),
+        Refused::Full(_) => Status::resource_exhausted(why.to_string()),
+    }
+}
+
+fn leaving() -> Status {
+    Status::unavailable("the registry is leaving; keep what you have and come back")
+}

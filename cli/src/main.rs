@@ -8,6 +8,7 @@ mod access;
 mod change;
 mod check;
 mod claims;
+mod clients;
 mod inject;
 mod look;
 mod output;
@@ -41,6 +42,7 @@ run
 look
   ps        What runs, where, and how it is
   logs      What the processes write
+  clients   Who is told by the registry, what they act on, what they rejected and why
   check     Whether the mesh is well, down to the path of a call, and what to do if not
   probe     Asks a process once whether it takes calls; the exit code says it
 
@@ -84,6 +86,9 @@ enum Command {
     /// What the processes write
     #[command(after_help = LOGS)]
     Logs(look::LogsArgs),
+    /// Who is told by the registry, what they act on, what they rejected and why
+    #[command(after_help = CLIENTS)]
+    Clients(clients::ClientsArgs),
     /// Whether the mesh is well, down to the path of a call, and what to do if not
     #[command(after_help = CHECK)]
     Check(check::CheckArgs),
@@ -246,6 +251,11 @@ Examples:
   weft identity rotate-root --notice 1h
   weft identity root                 the hash to pin: in Kubernetes, what the ConfigMap weft-root holds";
 
+const CLIENTS: &str = "\
+Examples:
+  weft clients                       sidecars and gateways by name, xDS clients by the id of their node
+  weft clients web-1 -o json         each resource of one client, with versions";
+
 const CLAIMS: &str = "\
 Examples:
   weft claims                                              what is claimed by whom, and who was refused it
@@ -278,6 +288,7 @@ fn main() -> ExitCode {
         Command::Get(args) => tool::run("get", |context| policies::get(args, context)),
         Command::Delete(args) => tool::run("delete", |context| policies::delete(args, context)),
         Command::Claims(args) => tool::run("claims", |context| claims::claims(args, context)),
+        Command::Clients(args) => tool::run("clients", |context| clients::clients(args, context)),
         Command::Token(args) => tool::run("token", |context| access::token(args, context)),
         Command::Identity(args) if args.keeps() => {
             tool::run_until_told("identity", |context| access::identity(args, context))

@@ -34,6 +34,16 @@ struct Sent {
     latest: Arc<ServiceSnapshot>,
 }
 
+/// A watcher, for whoever wants to know.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seen<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) sent: Version,
+    pub(crate) acked: Version,
+    pub(crate) services: usize,
+    pub(crate) heard: Instant,
+}
+
 /// What every live watcher was sent and has acknowledged.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
@@ -77,6 +87,14 @@ impl Table {
         let news = acked > watcher.acked;
         watcher.acked = watcher.acked.max(acked);
         news
+    }
+
+    /// Everyone who can acknowledge.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (WatcherId, Seen<'_>)> {
+        self.watchers.iter().map(|(id, w)| {
+            let seen = Seen { name: &w.name, sent: w.sent, acked: w.acked, services: w.services.len(), heard: w.heard };
+            (*id, seen)
+        })
     }
 
     /// Starts waiting for everyone who may still send calls to an instance that is drained as of `version`.

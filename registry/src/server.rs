@@ -9,6 +9,7 @@
 
 use std::{fmt::Display, net::SocketAddr, time::Duration};
 
+use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service_server::ClientStatusDiscoveryServiceServer;
 use hyper::server::conn::http2;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -49,7 +50,7 @@ use crate::{
     server::gate::{Gate, Stack},
     sources, views,
     views::watch::Watches,
-    views::xds::{Ads, Xds},
+    views::xds::{Ads, Csds, Xds},
 };
 
 mod gate;
@@ -138,9 +139,11 @@ impl Server {
         let discovery = views::grpc::Discovery {
             catalog: catalog.clone(),
             watches: watches.clone(),
+            xds: xds.clone(),
             streams: streams.clone(),
             shutdown: shutdown.clone(),
         };
+        let csds = Csds { xds: xds.clone(), streams: streams.clone(), shutdown: shutdown.clone() };
         let mut names = vec![
             RegistryServer::<sources::grpc::Registry>::NAME,
             DiscoveryServer::<views::grpc::Discovery>::NAME,
@@ -150,7 +153,8 @@ impl Server {
         let mut sets = vec![descriptors::REGISTRY, descriptors::DISCOVERY, descriptors::POLICY];
         let mut routes = Routes::new(RegistryServer::new(registry).max_decoding_message_size(MAX_REQUEST))
             .add_service(DiscoveryServer::new(discovery))
-            .add_service(Ads { xds: xds.clone(), streams: streams.clone(), shutdown: shutdown.clone() });
+            .add_service(Ads { xds: xds.clone(), streams: streams.clone(), shutdown: shutdown.clone() })
+            .add_service(ClientStatusDiscoveryServiceServer::new(csds));
         let (mut door, mut operators) = (None, None);
         if let Some(Authority { ca, identity, kubernetes, metrics }) = authority {
             let trust = identity.trust().clone();
@@ -168,7 +172,8 @@ impl Server {
         let routes = routes.add_service(PoliciesServer::new(policies));
         let leaving = CancellationToken::new();
         let reflection = Reflection::new(&sets, &names, leaving.clone())?;
-        names.push(Ads::NAME); // xDS is described by its own project, which nobody asks a server for
+        // xDS is described by its own project, which nobody asks a server for.
+        names.extend([Ads::NAME, ClientStatusDiscoveryServiceServer::<Csds>::NAME]);
         let routes = routes
             .add_service(Health::new(&names, leaving.clone()).server().max_decoding_message_size(MAX_OPEN_REQUEST))
             .add_service(reflection.v1().max_decoding_message_size(MAX_OPEN_REQUEST))

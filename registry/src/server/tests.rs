@@ -33,6 +33,7 @@ struct World {
     registry: RegistryClient<Channel>,
     discovery: DiscoveryClient<Channel>,
     policies: PoliciesClient<Channel>,
+    channel: Channel,
     catalog: Catalog,
     watches: Watches,
     metrics: Metrics,
@@ -50,7 +51,7 @@ impl World {
         let (catalog, task) = Catalog::in_memory(&metrics);
         let watches = Watches::new(&catalog, &metrics);
         let checks = Checks::new(&catalog, &metrics);
-        let xds = Xds::new(&catalog, &metrics);
+        let xds = Xds::with_maker(&catalog, &metrics, crate::views::xds::testing::MAKER);
         let drains = Drains::new(&watches, &xds, &metrics);
         let rooms = Rooms { catalog: &catalog, watches: &watches, xds: &xds, drains, heard: checks.heard() };
         let server = Server::new(rooms, None, &shutdown).unwrap();
@@ -74,7 +75,8 @@ impl World {
         Self {
             registry: RegistryClient::new(channel.clone()),
             discovery: DiscoveryClient::new(channel.clone()),
-            policies: PoliciesClient::new(channel),
+            policies: PoliciesClient::new(channel.clone()),
+            channel,
             catalog,
             watches,
             metrics,
@@ -253,3 +255,4 @@ mod leases;
 mod policies;
 mod schemas;
 mod watches;
+mod xds;

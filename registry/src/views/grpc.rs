@@ -1,4 +1,4 @@
-//! weft.discovery.v1 over gRPC: the stream around a watch, lists, descriptors.
+//! weft.discovery.v1 over gRPC: the stream around a watch, lists, clients, descriptors.
 //!
 //! Lives here: requests in, statuses out, the task of each stream. Does not: what to tell (`watch`).
 //! A stream's task reads requests (acks above all) also while its reader is slow: one message waits in the channel, what changes meanwhile is
@@ -14,17 +14,21 @@ use weft_model::{Digest, ServiceName, Version};
 use weft_proto::{
     service_update_full,
     weft::discovery::v1::{
-        Claim, ClaimsRequest, ClaimsResponse, DescriptorsRequest, DescriptorsResponse, ListRequest, ListResponse,
-        RefusedSet, WatchRequest, WatchResponse, claim, discovery_server,
+        Claim, ClaimsRequest, ClaimsResponse, Client, ClientsRequest, DescriptorsRequest, DescriptorsResponse,
+        ListRequest, ListResponse, RefusedSet, WatchRequest, WatchResponse, claim, discovery_server,
     },
 };
 use weft_runtime::Shutdown;
 
 use crate::{
+    access::Access,
     catalog::{self, Catalog, Published},
     schema::DescriptorSet,
     sources::status,
-    views::watch::{Topic, Watcher, Watches},
+    views::{
+        watch::{Topic, Watcher, Watches},
+        xds::Xds,
+    },
 };
 
 /// Longest name of a watcher, in bytes: it is kept and told to whoever drains.
@@ -37,6 +41,7 @@ const MOST_TOPICS: usize = 10_000;
 pub(crate) struct Discovery {
     pub(crate) catalog: Catalog,
     pub(crate) watches: Watches,
+    pub(crate) xds: Xds,
     pub(crate) streams: TaskTracker,
     pub(crate) shutdown: Shutdown,
 }
@@ -44,6 +49,7 @@ pub(crate) struct Discovery {
 #[tonic::async_trait]
 impl discovery_server::Discovery for Discovery {
     type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
+    type ClientsStream = ReceiverStream<Result<Client, Status>>;
 
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
         let (out, stream) = mpsc::channel(1);
@@ -85,6 +91,31 @@ impl discovery_server::Discovery for Discovery {
             claims: claims(&published),
             refused_sets: refused_sets.collect(),
         }))
+    }
+
+    async fn clients(&self, request: Request<ClientsRequest>) -> Result<Response<Self::ClientsStream>, Status> {
+        Access::of(&request).to_anything()?;
+        let ClientsRequest { name, resources } = request.into_inner();
+        let (out, stream) = mpsc::channel(16);
+        let (watches, xds, shutdown) = (self.watches.clone(), self.xds.clone(), self.shutdown.clone());
+        self.streams.spawn(async move {
+            let mut watchers = watches.clients(&name).into_iter().peekable();
+            for (node, id) in xds.clients(&name) {
+                let earlier =
+                    std::iter::from_fn(|| watchers.next_if(|watcher| watcher.name <= node)).collect::<Vec<_>>();
+                for client in earlier.into_iter().chain(xds.client(id, resources)) {
+                    if !sent(&out, client, &shutdown).await {
+                        return;
+                    }
+                }
+            }
+            for client in watchers {
+                if !sent(&out, client, &shutdown).await {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
     }
 
     async fn descriptors(&self, request: Request<DescriptorsRequest>) -> Result<Response<DescriptorsResponse>, Status> {
@@ -136,6 +167,14 @@ fn claims(published: &Published) -> Vec<Claim> {
         refused: refused.remove(name.as_str()).unwrap_or_default(),
     };
     published.claims.iter().map(claim).collect()
+}
+
+/// Whether somebody still listens.
+async fn sent(out: &mpsc::Sender<Result<Client, Status>>, client: Client, shutdown: &Shutdown) -> bool {
+    tokio::select! {
+        sent = out.send(Ok(client)) => sent.is_ok(),
+        () = shutdown.draining() => false,
+    }
 }
 
 enum Event {

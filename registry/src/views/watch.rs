@@ -30,7 +30,7 @@ use weft_model::{InstanceId, Invalid, ServiceName, Snapshot, Version};
 use weft_proto::weft::discovery::v1 as pb;
 
 use crate::{
-    acks::{Drain, Standing, WatcherId},
+    acks::{Drain, Seen, Standing, WatcherId},
     catalog::{Catalog, Follow, Published},
     metrics::WatchMetrics,
     views::watch::{hub::Hub, session::Session},
@@ -124,6 +124,31 @@ impl Watches {
     ) -> Option<Drain> {
         let hub = self.0.hub();
         (hub.version() >= version).then(|| hub.acks.drain(service, instance, version, now))
+    }
+
+    /// Watchers by name, all or those of one.
+    pub(crate) fn clients(&self, name: &str) -> Vec<pb::Client> {
+        let (hub, now) = (self.0.hub(), Instant::now());
+        let watchers = hub.acks.all().filter(|(_, it)| name.is_empty() || it.name == name);
+        let client = |(id, it): (WatcherId, Seen<'_>)| pb::Client {
+            name: it.name.to_owned(),
+            protocol: pb::client::Protocol::Watch.into(),
+            silent_ms: u64::try_from(now.duration_since(it.heard).as_millis()).unwrap_or(u64::MAX),
+            version: hub.version().0,
+            subscriptions: vec![pb::Subscription {
+                kind: "services".to_owned(),
+                wildcard: hub.has_all(id),
+                count: u32::try_from(it.services).unwrap_or(u32::MAX),
+                sent: it.sent.0,
+                acknowledged: it.acked.0,
+                settled: it.acked >= it.sent && !hub.is_marked(id),
+                ..pb::Subscription::default()
+            }],
+            ..pb::Client::default()
+        };
+        let mut clients: Vec<_> = watchers.map(client).collect();
+        clients.sort_by(|a, b| a.name.cmp(&b.name));
+        clients
     }
 
     /// Where a drain stands.

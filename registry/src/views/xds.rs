@@ -9,6 +9,8 @@
 //! Locking: one mutex around the hub, held for one request, one response, or the marking of one version. Building is done outside of it,
 //! but for a resource that a request asks for first.
 
+mod clients;
+mod csds;
 mod hub;
 mod kind;
 mod profile;
@@ -18,6 +20,9 @@ mod service;
 mod session;
 mod wire;
 mod world;
+
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::{
     collections::BTreeMap,
@@ -30,6 +35,8 @@ use tokio::{
 };
 use weft_model::{ServiceName, Version};
 
+pub(crate) use csds::Csds;
+pub(crate) use hub::Maker;
 pub(crate) use kind::Kind;
 pub(crate) use profile::Profile;
 pub(crate) use resource::{Built, Resource};
@@ -42,7 +49,7 @@ use crate::{
     catalog::{Catalog, Follow, Published},
     metrics::XdsMetrics,
     views::xds::{
-        hub::{Holder, Hub, Maker, Peer, Refused, StreamId},
+        hub::{Holder, Hub, Peer, Refused, StreamId},
         session::{Answer, Request, Response},
     },
 };
@@ -75,7 +82,7 @@ impl Xds {
         Self::with_maker(catalog, metrics, Maker { build: resources::build, names: resources::names })
     }
 
-    fn with_maker(catalog: &Catalog, metrics: &weft_runtime::Metrics, maker: Maker) -> Self {
+    pub(crate) fn with_maker(catalog: &Catalog, metrics: &weft_runtime::Metrics, maker: Maker) -> Self {
         let hub = Mutex::new(Hub::new(XdsWorld::new(catalog.published()), maker));
         let metrics = XdsMetrics::register(metrics);
         Self(Arc::new(Shared { hub, maker, progress: watch::Sender::new(()), metrics }))
@@ -180,6 +187,7 @@ impl Stream {
         let (answer, node) = {
             let mut hub = shared.hub();
             let answer = hub.request(self.id, request, now)?;
+            shared.metrics.resources.set(i64::try_from(hub.resources()).unwrap_or(i64::MAX));
             (answer, hub.stream(self.id).map(|stream| stream.peer.clone()))
         };
         match answer {

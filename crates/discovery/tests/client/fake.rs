@@ -234,6 +234,11 @@ async fn ask<In, Out>(request: Request<In>, to: &mpsc::Sender<Call<In, Out>>) ->
 #[tonic::async_trait]
 impl discovery_server::Discovery for Asked {
     type WatchStream = Streamed<discovery::WatchResponse>;
+    type ClientsStream = Streamed<discovery::Client>;
+
+    async fn clients(&self, _: Request<discovery::ClientsRequest>) -> Result<Response<Self::ClientsStream>, Status> {
+        Err(Status::unimplemented("nobody asks for it here"))
+    }
 
     async fn watch(
         &self,

@@ -213,6 +213,10 @@ impl Hub {
         }
     }
 
+    pub(super) fn has_all(&self, id: WatcherId) -> bool {
+        self.all.contains(&id)
+    }
+
     pub(super) fn is_marked(&self, id: WatcherId) -> bool {
         self.entries.get(&id).is_some_and(Entry::is_marked)
     }

@@ -8,7 +8,7 @@
 mod table;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
 };
 
@@ -31,7 +31,7 @@ const MOST_SUBSCRIPTIONS: usize = 5_000_000;
 
 /// A stream, for as long as it lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct StreamId(u64);
+pub(crate) struct StreamId(u64);
 
 /// Who is at the other end of a stream: what it says of itself, and what its connection proved.
 #[derive(Debug, Clone, Default)]
@@ -51,7 +51,6 @@ pub(super) struct Peer {
 pub(super) struct Stream {
     pub(super) peer: Arc<Peer>,
     pub(super) session: Session,
-    pub(super) opened: Instant,
     /// When the client last said something.
     pub(super) heard: Instant,
     profiles: Profiles,
@@ -62,9 +61,9 @@ pub(super) struct Stream {
 
 /// How resources are made: the functions of `resources`, or those of a test.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Maker {
-    pub(super) build: fn(&XdsWorld, &Profile, Kind, &str) -> Built,
-    pub(super) names: fn(&XdsWorld, &Profile, Kind) -> Vec<Name>,
+pub(crate) struct Maker {
+    pub(crate) build: fn(&XdsWorld, &Profile, Kind, &str) -> Built,
+    pub(crate) names: fn(&XdsWorld, &Profile, Kind) -> Vec<Arc<str>>,
 }
 
 /// Why a stream cannot go on.
@@ -138,7 +137,7 @@ impl Hub {
         let session = Session::new(protocol, self.world.is_warming());
         let (peer, subscribed) = (Arc::new(peer), BTreeSet::new());
         let profiles = self.tables.profiles(profile);
-        let stream = Stream { peer, session, opened: now, heard: now, profiles, subscribed, wake };
+        let stream = Stream { peer, session, heard: now, profiles, subscribed, wake };
         self.streams.insert(id, stream);
         Ok(id)
     }
@@ -210,18 +209,21 @@ impl Hub {
     /// Resources that the step to `next` may change.
     pub(super) fn affected(&self, next: &XdsWorld) -> BTreeSet<Place> {
         let changed = changes(&self.world, next);
-        changed.iter().flat_map(|(name, _)| self.tables.depending_on(name)).collect()
+        let list = changed.iter().any(|(_, list)| *list).then(|| self.tables.depending_on_list());
+        let single = changed.iter().flat_map(|(name, _)| self.tables.depending_on(name));
+        single.chain(list.into_iter().flatten().cloned()).collect()
     }
 
     /// Takes the next world, and what was built of it outside; the rest is built here. Returns how many streams have something to be told.
     pub(super) fn update(&mut self, next: XdsWorld, mut built: BTreeMap<Place, Built>, at: Instant) -> u64 {
         for place in self.affected(&next) {
-            if !built.contains_key(&place) {
-                let fresh = (self.maker.build)(&next, &place.profile, place.kind, &place.name);
-                built.insert(place, fresh);
+            if let Entry::Vacant(late) = built.entry(place) {
+                let place = late.key();
+                let it = (self.maker.build)(&next, &place.profile, place.kind, &place.name);
+                late.insert(it);
             }
         }
-        let names_changed = changes(&self.world, &next).iter().any(|(_, names)| *names);
+        let list_changed = changes(&self.world, &next).iter().any(|(_, list)| *list);
         // A change of this step is younger than the version before it, whichever of several versions it came with.
         let change = Change { version: Version(self.version().0 + 1), at };
         let warmed = self.world.is_warming() != next.is_warming();
@@ -235,7 +237,7 @@ impl Hub {
                 }
             }
         }
-        if names_changed {
+        if list_changed {
             self.update_wildcards(change, &mut touched);
         }
         if warmed {
@@ -303,7 +305,7 @@ impl Hub {
     }
 }
 
-/// Services that differ between two worlds, each with whether more than its instances does.
+/// Services that differ between two worlds, each with whether more than its instances does: the list of services differs, too.
 fn changes(before: &XdsWorld, now: &XdsWorld) -> Vec<(ServiceName, bool)> {
     let facts = |a: &ServiceSnapshot, b: &ServiceSnapshot| a.info != b.info || a.policies != b.policies;
     let differ = before.all().diff(now.all()).map(|item| match item {

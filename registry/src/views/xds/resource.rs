@@ -17,6 +17,8 @@ pub(crate) struct Built {
     pub(crate) resource: Option<Resource>,
     /// Services, listed or not, whose change may change the outcome. It is built anew when one of them changes, and not otherwise.
     pub(crate) depends_on: BTreeSet<ServiceName>,
+    /// It rests on the list of services as well: built anew when one comes or goes, or its facts or policies change.
+    pub(crate) depends_on_list: bool,
 }
 
 /// One resource for one profile.
@@ -49,6 +51,7 @@ struct RawAny {
 }
 
 impl Resource {
+    #[cfg_attr(not(test), expect(dead_code, reason = "the resources that are made of it follow"))]
     /// Serialises a message.
     pub(crate) fn of<M: Message + Name>(message: &M) -> Self {
         let value = message.encode_to_vec().into();

@@ -2,7 +2,7 @@
 //!
 //! Lives here: requests in, responses out, statuses, who is at the other end. Does not: what is told (`session`, `hub`).
 //! A stream's task reads requests also while its client does not read: one response waits in the channel, what changes meanwhile is merged
-//! into the next. Who may come in is the door's matter (`server`); reading the mesh takes no identity, as with weft.discovery.v1.
+//! into the next. Who may come in is the gate's matter (`server::gate`): who has an identity, or anybody where the registry speaks plaintext.
 
 use std::{convert::Infallible, pin::pin, task, time::Duration};
 

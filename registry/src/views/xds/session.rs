@@ -21,8 +21,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use weft_model::{Invalid, Version};
 
-pub(super) use channel::Channel;
 use channel::Turn;
+pub(super) use channel::{Channel, State};
 
 use super::{Kind, Resource};
 
@@ -117,6 +117,8 @@ pub(super) trait View {
     fn find(&self, kind: Kind, name: &Name) -> Found;
     /// Returns the names that the wildcard stands for.
     fn all(&self, kind: Kind) -> Vec<Name>;
+    /// Whether the wildcard stands for this name, too.
+    fn has(&self, kind: Kind, name: &Name) -> bool;
 }
 
 /// A change that marks a name.

@@ -51,8 +51,21 @@ impl Profiles {
 struct Entry {
     now: Option<Arc<Resource>>,
     last: Option<Arc<Resource>>,
-    depends_on: BTreeSet<ServiceName>,
+    rests: Rests,
     streams: BTreeSet<StreamId>,
+}
+
+/// What an entry rests on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Rests {
+    services: BTreeSet<ServiceName>,
+    list: bool,
+}
+
+impl Rests {
+    fn of(built: &mut Built) -> Self {
+        Self { services: std::mem::take(&mut built.depends_on), list: built.depends_on_list }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +88,8 @@ pub(super) struct Shift {
 pub(in crate::views::xds) struct Tables {
     entries: HashMap<Place, Entry>,
     by_service: HashMap<ServiceName, BTreeSet<Place>>,
+    /// Those that rest on the list of services.
+    by_list: BTreeSet<Place>,
     wildcards: HashMap<(Arc<Profile>, Kind), Wildcard>,
     profiles: BTreeSet<Arc<Profile>>,
 }
@@ -104,10 +119,10 @@ impl Tables {
             entry.streams.insert(id);
             return;
         }
-        let built = build(place);
-        self.link(place, &built.depends_on);
-        let now = built.resource.map(Arc::new);
-        let entry = Entry { now, last: None, depends_on: built.depends_on, streams: [id].into() };
+        let mut built = build(place);
+        let rests = Rests::of(&mut built);
+        self.link(place, &rests);
+        let entry = Entry { now: built.resource.map(Arc::new), last: None, rests, streams: [id].into() };
         self.entries.insert(place.clone(), entry);
     }
 
@@ -117,7 +132,7 @@ impl Tables {
         if entry.streams.is_empty()
             && let Some(entry) = self.entries.remove(place)
         {
-            self.unlink(place, &entry.depends_on);
+            self.unlink(place, &entry.rests);
         }
     }
 
@@ -132,14 +147,17 @@ impl Tables {
         true
     }
 
-    fn link(&mut self, place: &Place, services: &BTreeSet<ServiceName>) {
-        for service in services {
+    fn link(&mut self, place: &Place, rests: &Rests) {
+        for service in &rests.services {
             self.by_service.entry(service.clone()).or_default().insert(place.clone());
+        }
+        if rests.list {
+            self.by_list.insert(place.clone());
         }
     }
 
-    fn unlink(&mut self, place: &Place, services: &BTreeSet<ServiceName>) {
-        for service in services {
+    fn unlink(&mut self, place: &Place, rests: &Rests) {
+        for service in &rests.services {
             if let Some(places) = self.by_service.get_mut(service) {
                 places.remove(place);
                 if places.is_empty() {
@@ -147,6 +165,7 @@ impl Tables {
                 }
             }
         }
+        self.by_list.remove(place);
     }
 
     /// Resources that rest on a service.
@@ -154,14 +173,20 @@ impl Tables {
         self.by_service.get(service).into_iter().flatten().cloned()
     }
 
+    /// Resources that rest on the list of services.
+    pub(super) fn depending_on_list(&self) -> &BTreeSet<Place> {
+        &self.by_list
+    }
+
     pub(super) fn subscribers(&self, place: &Place) -> BTreeSet<StreamId> {
         self.entries.get(place).map(|entry| entry.streams.clone()).unwrap_or_default()
     }
 
     /// Puts in what was built; returns who is to be told, which is nobody if the bytes are as before.
-    pub(super) fn install(&mut self, place: &Place, built: Built) -> BTreeSet<StreamId> {
+    pub(super) fn install(&mut self, place: &Place, mut built: Built) -> BTreeSet<StreamId> {
         let Some(entry) = self.entries.get_mut(place) else { return BTreeSet::new() };
-        let before = std::mem::replace(&mut entry.depends_on, built.depends_on.clone());
+        let rests = Rests::of(&mut built);
+        let before = std::mem::replace(&mut entry.rests, rests.clone());
         let (old, new) = (entry.now.as_ref().map(|it| it.version), built.resource.as_ref().map(|it| it.version));
         let mut told = BTreeSet::new();
         if old != new {
@@ -176,9 +201,9 @@ impl Tables {
                 *now = Arc::new(Resource { bytes: now.bytes.clone(), ..resource });
             }
         }
-        if before != built.depends_on {
+        if before != rests {
             self.unlink(place, &before);
-            self.link(place, &built.depends_on);
+            self.link(place, &rests);
         }
         told
     }
@@ -254,7 +279,16 @@ impl View for Seen<'_> {
     }
 
     fn all(&self, kind: Kind) -> Vec<Name> {
-        let wildcard = self.tables.wildcards.get(&(self.profiles.of_kind(kind).clone(), kind));
-        wildcard.map(|it| it.names.iter().cloned().collect()).unwrap_or_default()
+        self.wildcard(kind).map(|it| it.names.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    fn has(&self, kind: Kind, name: &Name) -> bool {
+        self.wildcard(kind).is_some_and(|it| it.names.contains(name))
+    }
+}
+
+impl Seen<'_> {
+    fn wildcard(&self, kind: Kind) -> Option<&Wildcard> {
+        self.tables.wildcards.get(&(self.profiles.of_kind(kind).clone(), kind))
     }
 }

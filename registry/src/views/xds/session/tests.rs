@@ -26,6 +26,10 @@ impl View for World {
     fn all(&self, kind: Kind) -> Vec<Name> {
         self.now.keys().filter(|(it, _)| *it == kind).map(|(_, name)| name.clone()).collect()
     }
+
+    fn has(&self, kind: Kind, name: &Name) -> bool {
+        self.now.contains_key(&(kind, name.clone()))
+    }
 }
 
 /// A session, its world, and the hub's part between the two.
@@ -70,7 +74,7 @@ impl Bench {
     }
 
     pub(super) fn respond(&mut self) -> Option<Response> {
-        assert_eq!(self.session.is_due(self.now), true, "asked for a response when there is none to be had");
+        assert!(self.session.is_due(self.now), "asked for a response when there is none to be had");
         self.session.respond(&self.world, self.now)
     }
 

@@ -22,6 +22,7 @@ mod reflection;
 mod door;
 mod inbound;
 mod outbound;
+mod relay;
 mod server;
 mod services;
 

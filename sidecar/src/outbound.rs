@@ -14,6 +14,8 @@ use weft_discovery::{Subscriptions, Topic, Watch};
 use weft_model::{ServiceName, Version};
 use weft_traffic::{Body, CallOptions, Interests, Outbound, Reset, Worlds};
 
+use crate::relay::Relay;
+
 /// A subscription goes when no call used it for this long.
 const IDLE: Duration = Duration::from_secs(600);
 const LOOK: Duration = Duration::from_secs(60);
@@ -21,7 +23,14 @@ const LOOK: Duration = Duration::from_secs(60);
 /// Longest wait for the first word of a registry before calls are told that nothing is known.
 const FIRST_WORLD: Duration = Duration::from_secs(5);
 
-pub(crate) async fn call(outbound: Outbound, request: Request<Incoming>) -> Result<Response<Body>, Reset> {
+pub(crate) async fn call(
+    outbound: Outbound,
+    relay: Relay,
+    request: Request<Incoming>,
+) -> Result<Response<Body>, Reset> {
+    if relay.takes(&request) {
+        return Ok(relay.call(request).await);
+    }
     let answer = outbound.call_with(request.map(Body::from), CallOptions::default()).await;
     // The app's own client need not know how to send a call again: it gets an answer in any case.
     Ok(answer.unwrap_or_else(|error| error.to_response()))

@@ -33,6 +33,7 @@ use crate::app::{self, Told};
 use crate::door::Door;
 use crate::lifecycle::{Lifecycle, Parts, Registration};
 use crate::metrics::Metrics;
+use crate::relay::{Relay, RelayTask};
 use crate::server::{Side, came_in_at, carry};
 use crate::services::Services;
 use crate::{Config, Source, inbound, outbound};
@@ -59,6 +60,7 @@ pub struct Sidecar {
     traffic: weft_traffic::Metrics,
     metrics: Metrics,
     door: Door,
+    relay: Relay,
     source: Feed,
     /// Keeps the identity fresh.
     joined: Option<IdentityTask>,
@@ -90,6 +92,7 @@ struct Control {
     lease_task: LeaseTask,
     watch: Watch,
     watch_task: WatchTask,
+    relay_task: RelayTask,
 }
 
 impl Sidecar {
@@ -124,13 +127,15 @@ impl Sidecar {
         if config.identity.is_some() {
             worlds.have_identity();
         }
-        let source = match &config.source {
+        let (source, relay) = match &config.source {
             Source::Registry(urls) => {
                 worlds.guard(config.service.clone());
-                Feed::Registry(Box::new(Control::new(urls, &config, data.as_deref())))
+                let (control, relay) = Control::new(urls, &config, data.as_deref());
+                (Feed::Registry(Box::new(control)), relay)
             }
             Source::Services(path) => {
-                Feed::Services(Services::load(path.clone(), &worlds).map_err(|error| Usage::new(error.to_string()))?)
+                let loaded = Services::load(path.clone(), &worlds);
+                (Feed::Services(loaded.map_err(|error| Usage::new(error.to_string()))?), Relay::none())
             }
         };
         let context = context.clone();
@@ -148,6 +153,7 @@ impl Sidecar {
             traffic,
             metrics,
             door,
+            relay,
             source,
             joined,
         })
@@ -241,6 +247,7 @@ impl Sidecar {
         let (inside, outside, inbound_at) = (inside.clone(), outside.clone(), self.addresses.inbound);
         let (service, app) = (self.config.service.clone(), self.config.app);
         let (worlds, metrics, door) = (self.worlds.clone(), self.traffic.clone(), self.door.clone());
+        let relay = self.relay.clone();
         let tracing = weft_telemetry::tracing(&self.context);
         let far = PoolConfig { identity: self.config.identity.clone(), ..PoolConfig::default() };
         let build = move |_| {
@@ -251,9 +258,9 @@ impl Sidecar {
             let Tracing { root, spans } = tracing.clone();
             let to_mesh = OutboundConfig { root, spans, ..OutboundConfig::default() };
             let to_mesh = Outbound::new(to_mesh, worlds.clone(), pool);
-            let (inside, outside, door) = (inside.clone(), outside.clone(), door.clone());
+            let (inside, outside, door, relay) = (inside.clone(), outside.clone(), door.clone(), relay.clone());
             move |connection: Connection| {
-                let (inside, outside, door) = (inside.clone(), outside.clone(), door.clone());
+                let (inside, outside, door, relay) = (inside.clone(), outside.clone(), door.clone(), relay.clone());
                 let (to_app, to_mesh) = (to_app.clone(), to_mesh.clone());
                 async move {
                     if came_in_at(&connection, inbound_at) {
@@ -261,7 +268,8 @@ impl Sidecar {
                             .serve_from(connection, &door, move |request| inbound::call(to_app.clone(), request))
                             .await;
                     } else {
-                        outside.serve(connection, move |request| outbound::call(to_mesh.clone(), request)).await;
+                        let call = move |request| outbound::call(to_mesh.clone(), relay.clone(), request);
+                        outside.serve(connection, call).await;
                     }
                 }
             }
@@ -318,7 +326,7 @@ impl Sidecar {
 }
 
 impl Control {
-    fn new(urls: &RegistryUrls, config: &Config, data: Option<&Path>) -> Self {
+    fn new(urls: &RegistryUrls, config: &Config, data: Option<&Path>) -> (Self, Relay) {
         let registries = match &config.identity {
             Some(identity) => Registries::secured(urls, identity),
             None => Registries::new(urls),
@@ -333,7 +341,8 @@ impl Control {
                 last_good: data.map(|data| data.join(format!(".weft-{place}.last-good"))),
             },
         );
-        Self { registries, leases, lease_task, watch, watch_task }
+        let (relay, relay_task) = Relay::new(registries.clone());
+        (Self { registries, leases, lease_task, watch, watch_task, relay_task }, relay)
     }
 }
 
@@ -375,10 +384,11 @@ fn run_source(
 ) {
     match source {
         Feed::Registry(control) => {
-            let Control { lease_task, watch, watch_task, .. } = *control;
+            let Control { lease_task, watch, watch_task, relay_task, .. } = *control;
             let subscriptions = watch.subscriptions();
             parts.spawn(lease_task.run(stop.clone()));
             parts.spawn(watch_task.run(stop.clone()));
+            parts.spawn(relay_task.run(stop.clone()));
             parts.spawn(outbound::follow(watch, worlds.clone()));
             parts.spawn(outbound::subscribe(interests, subscriptions, worlds, own, stop.clone()));
         }

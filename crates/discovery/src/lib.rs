@@ -17,6 +17,7 @@ mod lease;
 mod moving;
 mod operator;
 mod registries;
+mod relay;
 mod watch;
 
 pub use credential::{Credential, CredentialError, JoinArgs, Way, read_token, write_token};

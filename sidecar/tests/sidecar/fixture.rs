@@ -53,18 +53,23 @@ impl Fixture {
     /// With a registry.
     pub(crate) async fn with_registry() -> Self {
         let mut it = Self::fixed();
+        it.start_registry().await;
+        it
+    }
+
+    /// Starts the registry; again, where it was before.
+    pub(crate) async fn start_registry(&mut self) {
         let (context, shutdown) = (Context::for_test("registry", Env::default()), Shutdown::new());
         let config = weft_registry::Config {
-            listen: ListenAddr::loopback(0),
+            listen: ListenAddr::loopback(self.registry.map_or(0, |addr| addr.port())),
             http: ListenAddr::loopback(0),
-            data: it.dir.path().join("registry"),
+            data: self.dir.path().join("registry"),
             identity: None,
         };
         let registry = weft_registry::Registry::bind(config, &context).await.unwrap();
-        it.registry = Some(registry.grpc_addr().unwrap());
-        it.tasks.spawn(registry.run(shutdown.clone()));
-        it.shutdown = shutdown;
-        it
+        self.registry = Some(registry.grpc_addr().unwrap());
+        self.tasks.spawn(registry.run(shutdown.clone()));
+        self.shutdown = shutdown;
     }
 
     /// Ends the registry, and waits until it is gone.

@@ -8,4 +8,5 @@ mod calls;
 mod fixture;
 mod identities;
 mod leaving;
+mod relay;
 mod status;

@@ -55,7 +55,7 @@ async fn certificates_and_the_root_change_under_load_and_no_call_fails_soak() {
         }
         if rotated.is_some() && !alone {
             // By the operator's token as its file holds it now: the first one leads to the root that leaves.
-            let (bundle, _) = mesh.operator().trusted().await.unwrap();
+            let (bundle, _) = mesh.operator().fresh().trusted().await.unwrap();
             alone = bundle.roots().len() == 1;
             assert!(!alone || RootPin::of(&bundle.roots()[0]) != old, "the new root stays");
         }

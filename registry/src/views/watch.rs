@@ -5,8 +5,8 @@
 //! catalog ─► Watches::run ─ marks the services that changed ─► watchers that subscribed them, once each ─► Watcher::take ─► message
 //! ```
 //! Bounds: a watcher has one mark a service however often it changes, and is told the latest; what it was sent is shared with the catalog.
-//! Invariants: versions never fall within a watch; a service that did not change wakes nobody; a message at version v leaves its receiver
-//! with exactly the subscribed services of the snapshot v.
+//! Invariants: versions never fall within a watch; a service that did not change wakes nobody; the first message at version v leaves its receiver
+//! with exactly the subscribed services of the snapshot v, those after it at the same version with newer ones.
 //! An instance that drains stays in the watch with status DRAINING; that is "gone" for balancers, which use none but SERVING ones, and its
 //! removal comes when it deregisters.
 //! Locking: one mutex around marks, present version and acks, held for the marking of one version or the taking of one message's work.
@@ -245,6 +245,8 @@ impl Drop for Watcher {
 #[derive(Debug)]
 struct Work {
     published: Arc<Published>,
+    /// What the message says its version is: below that of `published` while there is more to tell.
+    version: Version,
     /// Services to look at.
     services: BTreeSet<ServiceName>,
     /// Services that were unsubscribed: what was sent of them does not count any more.

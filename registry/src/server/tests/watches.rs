@@ -154,3 +154,35 @@ async fn a_reader_that_only_listens_keeps_its_watch() {
     world.users(1).await;
     assert_eq!(answers.message().await.unwrap().unwrap().version, world.catalog.snapshot().version.0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_much_for_one_message_comes_in_several_and_only_the_last_has_the_version() {
+    let mut world = World::new().await;
+    let services = ["a", "b", "c", "d", "e"];
+    for (number, service) in services.iter().enumerate() {
+        for n in 0..1_500 {
+            let n = u16::try_from(number * 1_500 + n + 1).unwrap();
+            world.register(instance(service, n)).await.unwrap();
+        }
+    }
+    sleep(WARM).await;
+    let mut watch = world.watch("test", &["*"]).await;
+    let mut told = BTreeMap::new();
+    let last = loop {
+        let message = watch.next().await;
+        let size = prost::Message::encoded_len(&message);
+        assert!(size < 2 << 20, "{size} bytes");
+        told.extend(message.services.iter().map(|s| (s.name.clone(), full(s).len())));
+        if message.complete {
+            break message;
+        }
+        assert_eq!(message.version, 0, "more is to come");
+        assert!(!message.services.is_empty());
+    };
+    assert_eq!(last.version, world.catalog.snapshot().version.0);
+    assert!(last.services.len() < services.len(), "one message carried everything");
+    assert_eq!(told, services.map(|it| (format!("{it}.default"), 1_500)).into());
+    let update = world.register(instance("a", 9_999)).await.map(|_| watch.next_of("a.default")).unwrap().await;
+    assert_eq!(update.base, 0, "a delta on what a message of version 0 said");
+    assert_eq!(delta(&update).0.len(), 1);
+}

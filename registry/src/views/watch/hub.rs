@@ -2,6 +2,8 @@
 //!
 //! Lives here: subscriptions, marks, wake-ups, the present version, the acks that views report; synchronous. Does not: messages (`session`).
 //! Marking costs what changed times who subscribed it.
+//! What does not fit into one message is told in several: all but the last have the version that was told before, so that nobody acknowledges
+//! a version of which something is still to come.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -27,10 +29,34 @@ struct Entry {
     directory_marked: bool,
     forgotten: BTreeSet<ServiceName>,
     greet: bool,
+    /// The last version of which everything subscribed was told.
+    told: Version,
     wake: Arc<Notify>,
 }
 
+/// Instances that one message may carry, unless a single service has more. At about 250 bytes each it stays well below the 4 MiB that a stock
+/// client reads.
+const MESSAGE: usize = 4_000;
+
 impl Entry {
+    /// Takes as many marks as fit into one message, at least one.
+    fn take_marks(&mut self, current: &Published) -> BTreeSet<ServiceName> {
+        let mut room = MESSAGE;
+        let mut fits = |name: &ServiceName| {
+            let size = current.snapshot.services.get(name).map_or(0, |service| service.instances.len());
+            let fits = room == MESSAGE || size <= room;
+            room = room.saturating_sub(size.max(1));
+            fits
+        };
+        match self.marks.iter().find(|name| !fits(name)).cloned() {
+            Some(first_left) => {
+                let left = self.marks.split_off(&first_left);
+                std::mem::replace(&mut self.marks, left)
+            }
+            None => std::mem::take(&mut self.marks),
+        }
+    }
+
     fn is_marked(&self) -> bool {
         !self.marks.is_empty() || self.directory_marked || self.greet
     }
@@ -224,15 +250,21 @@ impl Hub {
     /// Takes the marks of a watcher and notes what the message will carry. None when there are none.
     pub(super) fn take(&mut self, id: WatcherId) -> Option<Work> {
         let entry = self.entries.get_mut(&id).filter(|e| e.is_marked())?;
+        let services = entry.take_marks(&self.current);
+        let last = entry.marks.is_empty();
+        if last {
+            entry.told = self.current.snapshot.version;
+        }
+        let version = entry.told;
         let work = Work {
             published: self.current.clone(),
-            services: std::mem::take(&mut entry.marks),
+            version,
+            services,
             forgotten: std::mem::take(&mut entry.forgotten),
-            directory: std::mem::take(&mut entry.directory_marked),
-            complete: entry.all && !self.current.warming,
-            greet: std::mem::take(&mut entry.greet),
+            directory: last && std::mem::take(&mut entry.directory_marked),
+            complete: last && entry.all && !self.current.warming,
+            greet: last && std::mem::take(&mut entry.greet),
         };
-        let version = self.current.snapshot.version;
         for name in &work.services {
             self.acks.sent(id, version, &self.current.service(name));
         }

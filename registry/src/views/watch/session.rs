@@ -24,11 +24,10 @@ pub(super) struct Session {
 impl Session {
     /// Makes the message; None if there is nothing to say.
     pub(super) fn respond(&mut self, work: Work) -> Option<WatchResponse> {
-        let Work { published, services, forgotten, directory, complete, greet } = work;
+        let Work { published, version, services, forgotten, directory, complete, greet } = work;
         for name in forgotten {
             self.sent.remove(&name);
         }
-        let version = published.snapshot.version;
         let mut updates = Vec::with_capacity(services.len());
         for name in services {
             let service = published.service(&name);

@@ -24,7 +24,7 @@ const ROOTS: [&str; 9] = [
 const FURTHER: [&str; 2] = ["weft/registry/v1/identity.proto", "weft/testkit/v1/foreign.proto"];
 
 /// Files that carry no service of ours but whose types others use.
-const SHARED: [&str; 2] = ["google/api/httpbody.proto", "google/rpc/status.proto"];
+const SHARED: [&str; 3] = ["google/api/httpbody.proto", "google/rpc/status.proto", "etcd/rpc.proto"];
 
 #[expect(clippy::disallowed_methods, reason = "cargo speaks to a build script through its environment")]
 fn main() -> anyhow::Result<()> {

@@ -5,3 +5,4 @@
 
 pub mod cpu;
 pub mod figures;
+pub mod memory;

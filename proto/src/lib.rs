@@ -17,6 +17,12 @@ pub use policy::{service_policies, stored_policies};
     reason = "prost copies the comments of the .proto files, but not onto everything it makes; tonic writes `allow`"
 )]
 mod generated {
+    pub mod etcdserverpb {
+        tonic::include_proto!("etcdserverpb");
+    }
+    pub mod mvccpb {
+        tonic::include_proto!("mvccpb");
+    }
     pub mod google {
         pub mod api {
             tonic::include_proto!("google.api");
@@ -76,4 +82,4 @@ mod generated {
     }
 }
 
-pub use generated::{google, shop, weft};
+pub use generated::{etcdserverpb, google, mvccpb, shop, weft};

@@ -119,6 +119,15 @@ fn row(it: &Policy) -> [String; 6] {
         PolicyKind::PlaintextUpstream(mode) => {
             ("plaintext_upstream", "-".to_owned(), format!("{mode:?}").to_ascii_lowercase())
         }
+        PolicyKind::Route(route) => {
+            let rules = route.rules().iter().map(|rule| rule.name.to_string());
+            ("route", route.rules().len().to_string(), rules.collect::<Vec<_>>().join(" "))
+        }
+        PolicyKind::Upstream(it) => {
+            let bound = it.max_requests.map(|most| format!("max_requests {most}"));
+            let says = bound.into_iter().chain(it.outliers.as_ref().map(|_| "outliers".to_owned()));
+            ("upstream", "-".to_owned(), says.collect::<Vec<_>>().join(" "))
+        }
     };
     [it.name.to_string(), it.service.to_string(), kind.to_owned(), rules, it.version.to_string(), says]
 }

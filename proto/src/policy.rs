@@ -4,6 +4,8 @@
 //! Does not: status codes, documents as people write them (`weft-policy`).
 //! Unknown values: refused by `TryFrom`, as the registry reads them; read as strictly as their kind allows by `stored_policies`, as everybody else reads them.
 
+mod route;
+
 use std::{str::FromStr, sync::Arc};
 
 use model::Invalid;
@@ -27,7 +29,15 @@ impl TryFrom<pb::Policy> for model::Policy {
                     let mode = plaintext_upstream(&it).map_err(|e| e.within("plaintext_upstream"))?;
                     model::PolicyKind::PlaintextUpstream(mode)
                 }
-                None => return Err(Invalid::new("kind", "set one of access, plaintext_upstream")),
+                Some(pb::policy::Kind::Route(it)) => {
+                    model::PolicyKind::Route(it.try_into().map_err(|e: Invalid| e.within("route"))?)
+                }
+                Some(pb::policy::Kind::Upstream(it)) => {
+                    model::PolicyKind::Upstream(it.try_into().map_err(|e: Invalid| e.within("upstream"))?)
+                }
+                None => {
+                    return Err(Invalid::new("kind", "set one of access, plaintext_upstream, route, upstream"));
+                }
             },
         })
     }
@@ -96,6 +106,8 @@ impl From<&model::Policy> for pb::Policy {
                 };
                 pb::policy::Kind::PlaintextUpstream(pb::PlaintextUpstream { mode: mode.into() })
             }
+            model::PolicyKind::Route(route) => pb::policy::Kind::Route(route.into()),
+            model::PolicyKind::Upstream(upstream) => pb::policy::Kind::Upstream(upstream.into()),
         };
         let service = it.service.full().to_owned();
         Self { name: it.name.to_string(), service, version: it.version.0, kind: Some(kind) }
@@ -128,7 +140,8 @@ pub fn service_policies(policies: &[Arc<model::Policy>]) -> discovery::ServicePo
 
 /// Reads what a registry said of the policies of `service`, and what of it cannot be read here: it may be of a later version.
 ///
-/// A policy of a kind that is not known is left out. One of a known kind that cannot be read is replaced by the strictest of its kind.
+/// A policy of a kind that is not known is left out. One of a known kind that cannot be read is replaced by the strictest of its kind, or left out
+/// where a kind forbids nothing.
 pub fn stored_policies(
     service: &model::ServiceName,
     said: discovery::ServicePolicies,
@@ -136,10 +149,11 @@ pub fn stored_policies(
     let mut problems = Vec::new();
     let mut read = |it: pb::Policy| {
         let strictest = match &it.kind {
-            Some(pb::policy::Kind::Access(_)) => model::PolicyKind::Access(model::Access::CLOSED),
+            Some(pb::policy::Kind::Access(_)) => Some(model::PolicyKind::Access(model::Access::CLOSED)),
             Some(pb::policy::Kind::PlaintextUpstream(_)) => {
-                model::PolicyKind::PlaintextUpstream(model::PlaintextUpstream::Refuse)
+                Some(model::PolicyKind::PlaintextUpstream(model::PlaintextUpstream::Refuse))
             }
+            Some(pb::policy::Kind::Route(_) | pb::policy::Kind::Upstream(_)) => None,
             None => return None,
         };
         let (name, version) = (it.name.clone(), model::Version(it.version));
@@ -148,7 +162,7 @@ pub fn stored_policies(
             Err(problem) => {
                 problems.push(problem.within(&format!("policy {name:?}")));
                 let name = name.parse().unwrap_or_else(|_| "unreadable".parse().expect("a constant that is a name"));
-                Some(model::Policy { name, service: service.clone(), version, kind: strictest })
+                strictest.map(|kind| model::Policy { name, service: service.clone(), version, kind })
             }
         }
     };

@@ -50,6 +50,15 @@ pub enum Plaintext {
 }
 
 impl Plaintext {
+    /// What an instance's metadata says of it; nothing of who lets nobody in.
+    pub(crate) fn as_metadata(self) -> Option<&'static str> {
+        match self {
+            Self::Refuse => None,
+            Self::Loopback => Some("loopback"),
+            Self::Allow => Some("allow"),
+        }
+    }
+
     fn welcomes(self, from: SocketAddr) -> bool {
         match self {
             Self::Refuse => false,

@@ -36,7 +36,7 @@ use crate::metrics::Metrics;
 use crate::relay::{Relay, RelayTask};
 use crate::server::{Side, came_in_at, carry};
 use crate::services::Services;
-use crate::{Config, Source, inbound, outbound};
+use crate::{Config, Plaintext, Source, inbound, outbound};
 
 /// The app is on this machine: what does not answer a connection at once is not there.
 const CONNECT_TO_APP: Duration = Duration::from_millis(300);
@@ -291,7 +291,9 @@ impl Sidecar {
         let reached = SocketAddr::new(self.config.advertise.unwrap_or(inbound).ip(), admin.port());
         let slot = self.config.slot.iter().map(|slot| (metadata::SLOT, slot.clone()));
         let facts = [(metadata::ADMIN, reached.to_string()), (metadata::VERSION, env!("CARGO_PKG_VERSION").to_owned())];
-        slot.chain(facts).map(|(key, value)| (key.to_owned(), value)).collect()
+        let plaintext = self.config.plaintext.and_then(Plaintext::as_metadata);
+        let plaintext = plaintext.map(|who| (metadata::PLAINTEXT, who.to_owned()));
+        slot.chain(facts).chain(plaintext).map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
     fn registration(&self) -> Option<Registration> {

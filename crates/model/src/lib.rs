@@ -22,6 +22,8 @@ pub use instance::{
 pub use invalid::Invalid;
 pub use name::{ServiceName, SpiffeId};
 pub use policy::{
-    Access, Action, Callers, MethodPattern, Namespace, PlaintextUpstream, Policy, PolicyKind, PolicyName, Rule,
+    Access, Action, CallMatch, Callers, FailurePercentage, Fault, HeaderMatch, HeaderValue, MethodPattern, Namespace,
+    Outliers, Part, PathPattern, PlaintextUpstream, Policy, PolicyKind, PolicyName, RetryOn, RetryRule, Route,
+    RouteRule, Rule, Split, SuccessRate, Target, Upstream,
 };
 pub use service::{GrpcService, Method, RefusedClaim, ServiceInfo, ServiceSnapshot, Snapshot, Version};

@@ -4,7 +4,15 @@
 //! documents as people write them (`weft-policy`).
 //! Invariants: rules of one policy have different names; a rule is about some callers; nothing here exceeds its bound.
 
+mod route;
+mod upstream;
+
 use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc};
+
+pub use route::{
+    CallMatch, Fault, HeaderMatch, HeaderValue, Part, PathPattern, RetryOn, RetryRule, Route, RouteRule, Split, Target,
+};
+pub use upstream::{FailurePercentage, Outliers, SuccessRate, Upstream};
 
 use crate::{Invalid, ServiceName, SpiffeId, Version, name::is_label};
 
@@ -85,6 +93,10 @@ pub enum PolicyKind {
     Access(Access),
     /// Whether callers may go to plaintext endpoints.
     PlaintextUpstream(PlaintextUpstream),
+    /// Where calls go, for how long, and how often they are tried.
+    Route(Route),
+    /// What callers bear from the instances.
+    Upstream(Upstream),
 }
 
 /// Whether callers with an identity may go to endpoints of a service that speak plaintext. Without a policy they may not.

@@ -3,8 +3,12 @@
 //! Lives here: the shape, short where defaults say the same. Does not: syntax (whoever serialises it). Versions are the registry's and not
 //! part of a document.
 
+mod route;
+
 use serde::Serialize;
 use weft_model::{self as model, Action, PlaintextUpstream, PolicyKind};
+
+use self::route::{Route, Upstream};
 
 /// Policies as one document.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -12,7 +16,7 @@ pub struct Document {
     policies: Vec<Policy>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 struct Policy {
     name: String,
     service: String,
@@ -20,6 +24,10 @@ struct Policy {
     access: Option<Access>,
     #[serde(skip_serializing_if = "Option::is_none")]
     plaintext_upstream: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    route: Option<Route>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upstream: Option<Upstream>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -65,12 +73,20 @@ impl Document {
 
 impl Policy {
     fn new(it: &model::Policy) -> Self {
-        let (access, plaintext_upstream) = match &it.kind {
-            PolicyKind::Access(it) => (Some(Access { rules: it.rules().iter().map(Rule::new).collect() }), None),
-            PolicyKind::PlaintextUpstream(PlaintextUpstream::Allow) => (None, Some("allow")),
-            PolicyKind::PlaintextUpstream(PlaintextUpstream::Refuse) => (None, Some("refuse")),
-        };
-        Self { name: it.name.to_string(), service: it.service.to_string(), access, plaintext_upstream }
+        let named = Self { name: it.name.to_string(), service: it.service.to_string(), ..Self::default() };
+        match &it.kind {
+            PolicyKind::Access(it) => {
+                Self { access: Some(Access { rules: it.rules().iter().map(Rule::new).collect() }), ..named }
+            }
+            PolicyKind::PlaintextUpstream(PlaintextUpstream::Allow) => {
+                Self { plaintext_upstream: Some("allow"), ..named }
+            }
+            PolicyKind::PlaintextUpstream(PlaintextUpstream::Refuse) => {
+                Self { plaintext_upstream: Some("refuse"), ..named }
+            }
+            PolicyKind::Route(it) => Self { route: Some(Route::new(it)), ..named },
+            PolicyKind::Upstream(it) => Self { upstream: Some(Upstream::new(it)), ..named },
+        }
     }
 }
 

@@ -12,6 +12,24 @@
 //!       from: { services: [posts, gateway], namespaces: [], identities: [], anonymous: false, authenticated: false }
 //!       methods: [shop.users.v1.Users/GetUser]      # or pkg.Service/*; none: every method
 //! ```
+//! ```yaml
+//! name: users-canary
+//! service: users
+//! route:                         # the first rule that matches decides
+//!   rules:
+//!     - name: canary             # default: rule-1, rule-2, …
+//!       match: { methods: [shop.users.v1.Users/*], paths: [], headers: [{ name: x-canary, exact: yes }] }      # none: every call
+//!       to: [{ service: users, weight: 90 }, { service: users-canary, weight: 10 }]                           # none: the service itself
+//!       timeout: 2s              # none: as long as the caller says
+//!       retry: { on: [unavailable], retries: 2, back_off: 25ms, max_back_off: 250ms }                         # none: as without a policy
+//!       fault: { delay: { time: 1s, percent: 5 }, abort: { status: unavailable, percent: 0.1 } }              # for clients of xDS
+//! ---
+//! name: users-upstream
+//! service: users
+//! upstream:                      # for clients of xDS
+//!   max_requests: 100
+//!   outliers: { interval: 10s, base_ejection: 30s, max_ejection: 5m, max_ejection_percent: 10, failure_percentage: { threshold: 85 } }
+//! ```
 //! A file holds one such document, or `policies:` with a list of them, `[[policies]]` in TOML; a YAML file may hold several of either,
 //! separated by `---`.
 #![forbid(unsafe_code)]
@@ -21,6 +39,7 @@ mod files;
 mod schema;
 mod text;
 mod tree;
+mod units;
 
 pub use document::Document;
 pub use files::{FileError, Written, load, read};

@@ -2,6 +2,8 @@
 //!
 //! Lives here: keys, which of them go together, what an unknown one may have meant. Does not: syntax and lines (`text`), rules about values (`weft-model`).
 
+mod route;
+
 use std::str::FromStr;
 
 use weft_model::{
@@ -11,7 +13,8 @@ use weft_model::{
 use crate::tree::{Entry, Node, Value};
 
 const POLICIES: &str = "policies";
-const POLICY: [&str; 4] = ["name", "service", "access", "plaintext_upstream"];
+const KINDS: [&str; 4] = ["access", "plaintext_upstream", "route", "upstream"];
+const POLICY: [&str; 6] = ["name", "service", "access", "plaintext_upstream", "route", "upstream"];
 
 /// Reads a document: one policy, or a list of them; each with its path in the document. An empty one has none.
 pub(crate) fn policies(document: &Node) -> Result<Vec<(String, Policy)>, Invalid> {
@@ -38,19 +41,25 @@ pub(crate) fn policies(document: &Node) -> Result<Vec<(String, Policy)>, Invalid
 
 fn policy(node: &Node) -> Result<Policy, Invalid> {
     let entries = fields(node, &POLICY)?;
-    let kind = match (find(entries, "access"), find(entries, "plaintext_upstream")) {
-        (Some(node), None) => PolicyKind::Access(access(node).map_err(|e| e.within("access"))?),
-        (None, Some(node)) => {
-            let mode = plaintext_upstream(node).map_err(|e| e.within("plaintext_upstream"))?;
-            PolicyKind::PlaintextUpstream(mode)
-        }
-        (None, None) => return Err(Invalid::new("", "says nothing: give access or plaintext_upstream")),
-        (Some(_), Some(_)) => {
-            return Err(Invalid::new("plaintext_upstream", "a policy is of one kind: write a second one for this"));
-        }
+    let mut kinds = KINDS.into_iter().filter_map(|key| find(entries, key).map(|node| (key, node)));
+    let Some((key, node)) = kinds.next() else {
+        return Err(Invalid::new("", format!("says nothing: give one of {}", KINDS.join(", "))));
     };
+    if let Some((second, _)) = kinds.next() {
+        return Err(Invalid::new(second, "a policy is of one kind: write a second one for this"));
+    }
+    let kind = kind(key, node).map_err(|e| e.within(key))?;
     let (name, service) = (required(entries, "name")?, required(entries, "service")?);
     Ok(Policy { name: parsed("name", name)?, service: parsed("service", service)?, version: Version::default(), kind })
+}
+
+fn kind(key: &str, node: &Node) -> Result<PolicyKind, Invalid> {
+    Ok(match key {
+        "access" => PolicyKind::Access(access(node)?),
+        "plaintext_upstream" => PolicyKind::PlaintextUpstream(plaintext_upstream(node)?),
+        "route" => PolicyKind::Route(route::route(node)?),
+        _ => PolicyKind::Upstream(route::upstream(node)?),
+    })
 }
 
 fn plaintext_upstream(node: &Node) -> Result<PlaintextUpstream, Invalid> {
@@ -132,6 +141,22 @@ fn text(node: &Node) -> Result<&str, Invalid> {
         Value::Text(text) => Ok(text),
         other => Err(Invalid::new("", format!("expected text, found {}", other.sort()))),
     }
+}
+
+/// Text, or a number as it was written.
+fn written(node: &Node) -> Result<&str, Invalid> {
+    match &node.value {
+        Value::Text(text) | Value::Number(text) => Ok(text),
+        other => Err(Invalid::new("", format!("expected text or a number, found {}", other.sort()))),
+    }
+}
+
+fn number(node: &Node) -> Result<u32, Invalid> {
+    let text = match &node.value {
+        Value::Text(text) | Value::Number(text) => text,
+        other => return Err(Invalid::new("", format!("expected a number, found {}", other.sort()))),
+    };
+    text.parse().map_err(|_| Invalid::new("", format!("{text:?} is no whole number, 0 to 4294967295")))
 }
 
 fn flag(node: &Node) -> Result<bool, Invalid> {

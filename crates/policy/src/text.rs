@@ -125,7 +125,8 @@ fn from_toml(at: usize, value: &toml::de::DeValue<'_>, line: &dyn Fn(usize) -> u
     let value = match value {
         DeValue::String(text) => Value::Text(text.clone().into_owned()),
         DeValue::Boolean(flag) => Value::Flag(*flag),
-        DeValue::Integer(_) | DeValue::Float(_) => Value::Other("a number"),
+        DeValue::Integer(number) => Value::Number(number.as_str().replace('_', "")),
+        DeValue::Float(number) => Value::Number(number.as_str().replace('_', "")),
         DeValue::Datetime(_) => Value::Other("a date"),
         DeValue::Array(items) => {
             Value::List(items.iter().map(|it| from_toml(line(it.span().start), it.get_ref(), line)).collect())

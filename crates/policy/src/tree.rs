@@ -15,6 +15,8 @@ pub(crate) enum Value {
     Nothing,
     Flag(bool),
     Text(String),
+    /// Where the format tells it from text; as it was written.
+    Number(String),
     /// Of a sort that no policy has; named for people.
     Other(&'static str),
     List(Vec<Node>),
@@ -36,6 +38,7 @@ impl Value {
             Self::Nothing => "nothing",
             Self::Flag(_) => "true or false",
             Self::Text(_) => "text",
+            Self::Number(_) => "a number",
             Self::Other(sort) => sort,
             Self::List(_) => "a list",
             Self::Map(_) => "a table",
@@ -60,7 +63,7 @@ impl Node {
                 let found = found.and_then(|(index, rest)| Some((items.get(index.parse::<usize>().ok()?)?, rest)));
                 found.map_or(self.line, |(item, rest)| item.line_of(rest.trim_start_matches('.')))
             }
-            Value::Nothing | Value::Flag(_) | Value::Text(_) | Value::Other(_) => self.line,
+            Value::Nothing | Value::Flag(_) | Value::Text(_) | Value::Number(_) | Value::Other(_) => self.line,
         }
     }
 }

@@ -6,6 +6,8 @@ use weft_model::{Access, Action, Callers, MethodPattern, PlaintextUpstream, Poli
 use super::*;
 use crate::Document;
 
+mod routes;
+
 const TOML: &str = r#"
 [[policies]]
 name = "users-callers"
@@ -97,7 +99,7 @@ fn what_is_wrong_is_told_with_line_field_and_cure() {
         (
             Format::Yaml,
             "- name: a\n- text\n".to_owned(),
-            "line 1: [0]: says nothing: give access or plaintext_upstream",
+            "line 1: [0]: says nothing: give one of access, plaintext_upstream, route, upstream",
         ),
         (
             Format::Toml,
@@ -214,7 +216,12 @@ fn any_policy() -> impl Strategy<Value = Policy> {
         PolicyKind::Access(Access::new(rules.into_iter().enumerate().map(rule).collect()).unwrap())
     });
     let mode = prop_oneof![Just(PlaintextUpstream::Allow), Just(PlaintextUpstream::Refuse)];
-    let kind = prop_oneof![access.boxed(), mode.prop_map(PolicyKind::PlaintextUpstream).boxed()];
+    let kind = prop_oneof![
+        access.boxed(),
+        mode.prop_map(PolicyKind::PlaintextUpstream).boxed(),
+        routes::any_route().prop_map(PolicyKind::Route).boxed(),
+        routes::any_upstream().prop_map(PolicyKind::Upstream).boxed(),
+    ];
     (name(), service(), kind).prop_map(|(name, service, kind)| Policy {
         name: name.parse().unwrap(),
         service: service.parse().unwrap(),

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod bootstrap;
 mod change;
 mod check;
 mod claims;
@@ -59,6 +60,7 @@ change
 access
   token     Who may join the mesh: makes, lists and revokes tokens
   identity  Who is in it: shows whom it trusts, writes certificates for others, takes them back
+  bootstrap Makes the file by which a stock gRPC client or an Envoy finds the mesh (xDS)
   inject    Adds the sidecar to the pods of Kubernetes manifests
 
 {options}
@@ -128,6 +130,9 @@ enum Command {
     /// Who is in it: shows whom it trusts, writes certificates for others, takes them back
     #[command(after_help = IDENTITY)]
     Identity(access::IdentityArgs),
+    /// Makes the file by which a stock gRPC client or an Envoy finds the mesh (xDS)
+    #[command(after_help = BOOTSTRAP)]
+    Bootstrap(bootstrap::BootstrapArgs),
 }
 
 const UP: &str = "\
@@ -256,6 +261,24 @@ Examples:
   weft clients                       sidecars and gateways by name, xDS clients by the id of their node
   weft clients web-1 -o json         each resource of one client, with versions";
 
+const BOOTSTRAP: &str = "\
+Examples:
+  weft bootstrap --lang python --out bootstrap.json          beside a sidecar, which tells its app WEFT_OUTBOUND
+  weft bootstrap --lang go --server http://127.0.0.1:7301
+  weft identity --service web --token-file web.token --out certs &
+  weft bootstrap --lang java --server https://registry.example:7100 --identity certs --out bootstrap.json
+  weft bootstrap --lang envoy --server https://10.0.0.1:7100 --identity certs --out envoy.json
+
+The program itself stays as it is. It is told of the file by a variable, and dials xds:///NAME of a service:
+  GRPC_XDS_BOOTSTRAP=bootstrap.json python3 app.py
+  go      import _ \"google.golang.org/grpc/xds\"; grpc.NewClient(\"xds:///users\", …)
+  java    io.grpc:grpc-xds on the class path; Grpc.newChannelBuilder(\"xds:///users\", …)
+  python  grpc.insecure_channel(\"xds:///users\")
+  node    require('@grpc/grpc-js-xds').register(); new Client('xds:///users', …)
+  envoy   envoy -c envoy.json; calls go to --listen with the service as authority
+
+Without --identity a client reaches the instances that take plaintext (sidecar --plaintext). With it, and with credentials of xDS in the program
+(xds.NewClientCredentials, XdsChannelCredentials, grpc.xds_channel_credentials, XdsChannelCredentials of grpc-js-xds), calls go by mutual TLS.";
 const CLAIMS: &str = "\
 Examples:
   weft claims                                              what is claimed by whom, and who was refused it
@@ -294,6 +317,7 @@ fn main() -> ExitCode {
             tool::run_until_told("identity", |context| access::identity(args, context))
         }
         Command::Identity(args) => tool::run("identity", |context| access::identity(args, context)),
+        Command::Bootstrap(args) => tool::run("bootstrap", |context| bootstrap::bootstrap(args, context)),
     }
 }
 

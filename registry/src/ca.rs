@@ -8,6 +8,7 @@
 //! Blocking: whatever writes does file I/O; async callers use `spawn_blocking`.
 
 use std::{
+    collections::BTreeSet,
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     time::{Duration, SystemTime},
@@ -173,17 +174,31 @@ impl Ca {
 
     /// Signs a certificate for `id` with the root that signs now. The request's public key counts and nothing else of it. Blocks.
     pub fn sign(&self, csr: &[u8], id: &SpiffeId) -> Result<Issued, SignError> {
-        self.signed(csr, id, None)
+        self.signed(csr, id, &[], None)
+    }
+
+    /// Signs for this registry, which is reached by the hosts of its URLs. Blocks.
+    fn sign_own(&self, csr: &[u8]) -> Result<Issued, SignError> {
+        let urls = self.shared.urls.get().into_iter().flatten();
+        let hosts: BTreeSet<issue::Host> = urls.filter_map(|url| issue::Host::of(url)).collect();
+        let hosts: Vec<_> = hosts.into_iter().collect();
+        self.signed(csr, &self.domain().service(&name::registry()), &hosts, None)
     }
 
     /// Signs a new certificate for whom `shown` names, unless that was taken back. Blocks.
     pub fn renew(&self, csr: &[u8], shown: &Leaf) -> Result<Issued, SignError> {
-        self.signed(csr, &shown.id, Some(shown))
+        self.signed(csr, &shown.id, &[], Some(shown))
     }
 
     /// Signs with the file locked: a certificate is issued either before a revocation, which then covers it by its time, or after it, knowing of it.
     /// While the file is out of reach, by what was read of it last.
-    fn signed(&self, csr: &[u8], id: &SpiffeId, shown: Option<&Leaf>) -> Result<Issued, SignError> {
+    fn signed(
+        &self,
+        csr: &[u8],
+        id: &SpiffeId,
+        hosts: &[issue::Host],
+        shown: Option<&Leaf>,
+    ) -> Result<Issued, SignError> {
         let key = issue::public_key(csr)?;
         let _order = self.shared.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let _held = match self.shared.store.hold() {
@@ -204,7 +219,7 @@ impl Ca {
             Some(shown) if state.revocations(now).covers(shown) => {
                 Err(SignError::Revoked { shown: shown.serial.clone() })
             }
-            Some(_) | None => issue::leaf(&state, &key, id, now, self.shared.life),
+            Some(_) | None => issue::leaf(&state, &key, id, hosts, now, self.shared.life),
         }
     }
 

@@ -80,6 +80,13 @@ impl Published {
         })
     }
 
+    /// Returns a catalog that has just this, for tests of views.
+    #[cfg(test)]
+    pub(crate) fn of_snapshot(snapshot: Snapshot, warming: bool) -> Self {
+        let state = State { snapshot, ..State::default() };
+        Self { warming, ..published(&state, &Doubt::default()) }
+    }
+
     /// Returns the service that a listed instance is of.
     pub(crate) fn service_of(&self, id: &InstanceId) -> Option<&ServiceName> {
         self.records.get(id).map(|record| &record.instance.service)

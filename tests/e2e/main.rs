@@ -21,6 +21,7 @@ mod streaming;
 mod traces;
 mod up;
 mod versions;
+mod xds;
 
 /// Held by a test that counts failures under load: on two cores a neighbour would be part of what it measures.
 static ALONE: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());

@@ -5,6 +5,7 @@
 //! renames finds a pair that does not match and tries again, as both Envoy and gRPC's watchers do.
 
 use std::{
+    fmt,
     fs::{self, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
@@ -12,8 +13,10 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use weft_model::SpiffeId;
 
-use crate::{Bundle, Svid};
+use crate::{Bundle, Leaf, Svid};
 
 /// File of the chain, leaf first.
 pub const CHAIN: &str = "svid.pem";
@@ -30,8 +33,18 @@ pub fn export(dir: &Path, svid: &Svid, bundle: &Bundle) -> io::Result<()> {
     replace(&dir.join(BUNDLE), &certificates(bundle.roots()), 0o644)
 }
 
+/// Returns whom the chain in `dir` was issued to. Blocks.
+pub fn exported_identity(dir: &Path) -> io::Result<SpiffeId> {
+    let file = dir.join(CHAIN);
+    let wrong = |problem: &dyn fmt::Display| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("{}: {problem}", file.display()))
+    };
+    let leaf = CertificateDer::from_pem_slice(&fs::read(&file)?).map_err(|error| wrong(&error))?;
+    Ok(Leaf::read(&leaf).map_err(|refusal| wrong(&refusal))?.id)
+}
+
 /// Returns certificates as PEM, in order.
-pub fn certificates<'c>(all: impl IntoIterator<Item = &'c rustls::pki_types::CertificateDer<'static>>) -> String {
+pub fn certificates<'c>(all: impl IntoIterator<Item = &'c CertificateDer<'static>>) -> String {
     all.into_iter().map(|der| block("CERTIFICATE", der)).collect()
 }
 

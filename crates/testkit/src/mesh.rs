@@ -250,6 +250,15 @@ impl Mesh {
         token_file(&self.dir, service)
     }
 
+    /// Makes a token for one more service, and returns its file.
+    pub async fn token_for(&self, service: &str) -> PathBuf {
+        let whom = TokenFor::Service(service.parse().expect("a name of a service"));
+        let (text, _) = self.operator.create_token(&whom, None).await.expect("the operator may make tokens");
+        let file = self.token_file(service);
+        write_token(&file, &text).expect("the directory is ours");
+        file
+    }
+
     /// File of the operator's token.
     pub fn operator_token(&self) -> PathBuf {
         operator_token(&self.dir)

@@ -21,6 +21,21 @@ pub fn python() -> Option<PathBuf> {
     variable("WEFT_TEST_PYTHON")
 }
 
+/// Returns the directory of node modules that has grpc-js, grpc-js-xds and proto-loader.
+pub fn node_modules() -> Option<PathBuf> {
+    variable("WEFT_TEST_NODE_MODULES")
+}
+
+/// Returns the go program; its cache has what the clients of these tests are made of.
+pub fn go() -> Option<PathBuf> {
+    variable("WEFT_TEST_GO")
+}
+
+/// Returns Envoy.
+pub fn envoy() -> Option<PathBuf> {
+    variable("WEFT_TEST_ENVOY")
+}
+
 /// Returns the grpcurl program.
 pub fn grpcurl() -> Option<PathBuf> {
     variable("WEFT_TEST_GRPCURL")

@@ -2,8 +2,12 @@
 //!
 //! Lives here: what a request must be, what a leaf looks like. Does not: who may have one (`grpc`, `tokens`).
 //! Source: SPIFFE X509-SVID, sections 2 to 4. Of a request only the public key is used: names, extensions and wishes of the caller are ignored.
+//! Only the registry's own certificate names hosts beside its identity: stock gRPC clients that come by TLS for xDS know no other name of a server.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
 
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose, PublicKeyData,
@@ -29,6 +33,25 @@ pub struct Issued {
     pub chain: Vec<CertificateDer<'static>>,
     /// What the leaf says.
     pub leaf: Leaf,
+}
+
+/// A host as a URL names it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Host {
+    Ip(IpAddr),
+    Name(String),
+}
+
+impl Host {
+    /// The host of `https://host:port`; none of an address that stands for all.
+    pub(crate) fn of(url: &str) -> Option<Self> {
+        let uri: http::Uri = url.parse().ok()?;
+        let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
+        match host.parse::<IpAddr>() {
+            Ok(ip) => (!ip.is_unspecified()).then_some(Self::Ip(ip)),
+            Err(_) => Some(Self::Name(host.to_owned())),
+        }
+    }
 }
 
 /// Why nothing was signed.
@@ -80,6 +103,7 @@ pub(crate) fn leaf(
     state: &State,
     key: &SubjectPublicKeyInfo,
     id: &SpiffeId,
+    hosts: &[Host],
     now: SystemTime,
     life: Duration,
 ) -> Result<Issued, SignError> {
@@ -87,7 +111,7 @@ pub(crate) fn leaf(
     if !ours.owns(id) {
         return Err(SignError::Foreign { id: id.clone(), ours });
     }
-    let params = leaf_params(id, now, life)?;
+    let params = leaf_params(id, hosts, now, life)?;
     let issuer = state.signing(now).issuer()?;
     let der = params.signed_by(key, &issuer).map_err(Error::Crypto)?.der().clone();
     let leaf = Leaf::read(&der).map_err(|e| Error::Damaged { problem: e.to_string() })?;
@@ -96,11 +120,17 @@ pub(crate) fn leaf(
     Ok(Issued { chain, leaf })
 }
 
-fn leaf_params(id: &SpiffeId, now: SystemTime, life: Duration) -> Result<CertificateParams, Error> {
+fn leaf_params(id: &SpiffeId, hosts: &[Host], now: SystemTime, life: Duration) -> Result<CertificateParams, Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::OrganizationName, "weft");
     params.subject_alt_names = vec![SanType::URI(id.as_str().try_into().map_err(Error::Crypto)?)];
+    for host in hosts {
+        params.subject_alt_names.push(match host {
+            Host::Ip(ip) => SanType::IpAddress(*ip),
+            Host::Name(name) => SanType::DnsName(name.as_str().try_into().map_err(Error::Crypto)?),
+        });
+    }
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

@@ -12,7 +12,7 @@ use std::{
 };
 
 use rustls::pki_types::CertificateDer;
-use weft_identity::{BadSvid, Identity, KeyRequest, RequestError, Trust, name};
+use weft_identity::{BadSvid, Identity, KeyRequest, RequestError, Trust};
 
 use crate::ca::{Ca, Error, SignError};
 
@@ -117,7 +117,7 @@ impl OwnIdentity {
 fn sign(ca: &Ca) -> Result<(weft_identity::Svid, Vec<CertificateDer<'static>>), OwnError> {
     let request = KeyRequest::generate()?;
     let roots = roots(ca);
-    let mut chain = ca.sign(request.csr(), &ca.domain().service(&name::registry()))?.chain;
+    let mut chain = ca.sign_own(request.csr())?.chain;
     chain.extend(roots.iter().cloned());
     Ok((request.complete(chain)?, roots))
 }

@@ -390,3 +390,25 @@ async fn the_registrys_own_certificate_follows_half_lives_and_roots() {
     assert_eq!(identity.trust().bundle(), it.ca.trusted().bundle);
     tasks.shutdown().await;
 }
+
+#[test]
+fn the_registrys_own_certificate_names_its_hosts_and_nobody_elses_does() {
+    use x509_parser::{extensions::GeneralName, prelude::FromDer};
+    let it = Fixture::new();
+    it.ca.keep_operator_token(vec!["https://127.0.0.1:7100".into(), "https://registry.example:7100".into()]).unwrap();
+    let names = |der: &[u8]| {
+        let (_, read) = x509_parser::certificate::X509Certificate::from_der(der).unwrap();
+        let names = read.subject_alternative_name().unwrap().unwrap().value.general_names.iter();
+        let text = |it: &GeneralName<'_>| match it {
+            GeneralName::URI(uri) => (*uri).to_owned(),
+            GeneralName::DNSName(name) => (*name).to_owned(),
+            GeneralName::IPAddress(ip) => format!("{ip:?}"),
+            other => panic!("{other:?}"),
+        };
+        names.map(text).collect::<Vec<_>>()
+    };
+    let own = OwnIdentity::new(&it.ca).unwrap().identity();
+    let registry = "spiffe://weft.local/ns/weft/svc/registry";
+    assert_eq!(names(&own.svid().chain()[0]), [registry, "[127, 0, 0, 1]", "registry.example"]);
+    assert_eq!(names(&it.issue().chain[0]), ["spiffe://weft.local/ns/default/svc/users"]);
+}

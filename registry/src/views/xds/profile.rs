@@ -3,10 +3,10 @@
 //! Lives here: reading a `Node`. Does not: what follows from it (`resources`).
 //! Our own keys in `node.metadata`, which `weft bootstrap` writes; all of them optional:
 //! ```json
-//! {"weft": {"certificate_providers": ["weft"], "listen": "127.0.0.1:10000"}}
+//! {"weft": {"certificate_providers": ["weft"], "trust_domain": "weft.local", "listen": "127.0.0.1:10000", "secrets": "/run/identity"}}
 //! ```
-//! `certificate_providers`: names that the node's bootstrap declares; TLS is sent only to nodes that declare one. `listen`: where an Envoy
-//! shall listen for its app. `node.cluster` names the service that a gRPC server is, for its server-side listeners.
+//! `certificate_providers`: names that the node's bootstrap declares; TLS is sent only to nodes that declare one, and then by the first.
+//! `trust_domain`: that of its certificate. `listen`: where an Envoy shall listen for its app. `secrets`: directory of an Envoy's `secrets.json`. `node.cluster` names the service that a gRPC server is, for its server-side listeners.
 //! Bounds: parts longer than a limit are read as absent, so that no node makes others pay for its metadata.
 
 use std::{collections::BTreeSet, net::SocketAddr};
@@ -49,6 +49,10 @@ pub(crate) struct Profile {
     pub(crate) service: Option<ServiceName>,
     /// Where it shall listen, if it is an Envoy.
     pub(crate) listen: Option<SocketAddr>,
+    /// Trust domain of its certificate.
+    pub(crate) trust_domain: Option<String>,
+    /// Directory that has its certificates as a file of secrets, if it is an Envoy.
+    pub(crate) secrets: Option<String>,
 }
 
 impl Profile {
@@ -66,18 +70,23 @@ impl Profile {
             },
             service: node.cluster.parse().ok(),
             listen: weft("listen").and_then(text).and_then(|it| it.parse().ok()),
+            trust_domain: weft("trust_domain").and_then(short_text),
+            secrets: weft("secrets").and_then(short_text),
         }
     }
 
     /// The part of it that decides about resources of this kind and name, so that nodes that differ in other parts share these.
     pub(crate) fn relevant(&self, kind: Kind, name: &str) -> Self {
         let server_side = name.starts_with(SERVER_LISTENER);
+        let secured = kind == Kind::Cluster || server_side;
         Self {
             family: self.family,
-            providers: if kind == Kind::Route { BTreeSet::new() } else { self.providers.clone() },
+            providers: if secured { self.providers.clone() } else { BTreeSet::new() },
             locality: if kind == Kind::Endpoint { self.locality.clone() } else { Locality::default() },
             service: if server_side { self.service.clone() } else { None },
             listen: if kind == Kind::Listener { self.listen } else { None },
+            trust_domain: self.trust_domain.clone().filter(|_| secured),
+            secrets: self.secrets.clone().filter(|_| secured),
         }
     }
 }
@@ -104,6 +113,10 @@ fn texts(value: &Value) -> BTreeSet<String> {
         }
         _ => BTreeSet::new(),
     }
+}
+
+fn short_text(value: &Value) -> Option<String> {
+    text(value).filter(|it| !it.is_empty() && it.len() <= LONGEST).map(str::to_owned)
 }
 
 fn short(text: String) -> String {
@@ -133,6 +146,8 @@ mod tests {
         let weft = object([
             ("certificate_providers", value(Json::ListValue(providers))),
             ("listen", string("127.0.0.1:10000")),
+            ("trust_domain", string("weft.local")),
+            ("secrets", string("/run/identity")),
         ]);
         Node {
             id: "one".into(),
@@ -153,6 +168,8 @@ mod tests {
             locality: Locality { region: "r".into(), zone: "z".into(), sub_zone: String::new() },
             service: Some("users".parse().unwrap()),
             listen: Some("127.0.0.1:10000".parse().unwrap()),
+            trust_domain: Some("weft.local".into()),
+            secrets: Some("/run/identity".into()),
         };
         assert_eq!(profile, expected);
         assert_eq!(Profile::of(&Node::default()), Profile::default());

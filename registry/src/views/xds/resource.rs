@@ -54,8 +54,12 @@ impl Resource {
     #[cfg_attr(not(test), expect(dead_code, reason = "the resources that are made of it follow"))]
     /// Serialises a message.
     pub(crate) fn of<M: Message + Name>(message: &M) -> Self {
-        let value = message.encode_to_vec().into();
-        let bytes = Bytes::from(RawAny { type_url: M::type_url(), value }.encode_to_vec());
+        Self::encoded(M::type_url(), message.encode_to_vec())
+    }
+
+    /// Wraps a message of a type that is serialised already.
+    pub(crate) fn encoded(type_url: String, value: Vec<u8>) -> Self {
+        let bytes = Bytes::from(RawAny { type_url, value: value.into() }.encode_to_vec());
         let digest = ring::digest::digest(&ring::digest::SHA256, &bytes);
         let first = digest.as_ref().first_chunk().expect("SHA-256 has 32 bytes");
         Self { bytes, version: u64::from_be_bytes(*first), left_out: Vec::new() }

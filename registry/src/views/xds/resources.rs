@@ -1,18 +1,165 @@
 //! What resources say.
 //!
-//! Lives here: building one resource, and listing what there is. Does not: when, for whom, how often (`hub`, `session`).
+//! Lives here: which builder makes a resource of a name, what its outcome rests on, what there is. Does not: when, for whom, how often (`hub`, `session`).
+//! Names of resources:
+//! ```text
+//! Listener   users · users.default · users.default.weft, each with or without a port      a gRPC channel to xds:///…
+//!            grpc/server?xds.resource.listening_address=ADDRESS                           a gRPC server
+//!            weft/outbound                                                               an Envoy
+//! Route      weft/outbound; of a service: as its listener
+//! Cluster    users.default
+//! Endpoint   users.default: those who take plaintext · users.default/mtls: those who speak mutual TLS
+//! ```
+//! A service's listener, routes and cluster exist by the name alone. Its endpoints exist when it is listed, so that a client waits for a service that
+//! is about to come, keeps what it has while a restarted registry does not know it yet, and fails at once where a listed service has nobody.
 
-use std::sync::Arc;
+mod clusters;
+mod endpoints;
+mod listeners;
+mod messages;
+mod places;
+mod reach;
+mod routes;
+mod rules;
+mod servers;
+mod tls;
 
-use super::{Built, Kind, Profile, XdsWorld};
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use prost::Name;
+use weft_model::{ServiceName, ServiceSnapshot};
+
+use self::{
+    endpoints::Spread,
+    messages::Cluster,
+    reach::{Reach, Set, TrustDomain},
+    tls::Certificates,
+};
+use super::{
+    Built, Kind, Profile, Resource, XdsWorld,
+    profile::{Family, SERVER_LISTENER},
+    resource::LeftOut,
+};
+
+/// Why endpoints that serve are not told.
+const TLS_ONLY: &str = "they take mutual TLS only: start the client with a bootstrap of `weft bootstrap --identity DIR`; \
+    it gets them if all instances of the service speak mutual TLS";
 
 /// Builds a resource for nodes of a profile: a pure function of the services it names in `depends_on`. `profile` has only what is relevant
 /// for the kind and name ([`Profile::relevant`]).
-pub(crate) fn build(_world: &XdsWorld, _profile: &Profile, _kind: Kind, _name: &str) -> Built {
-    Built::default()
+pub(crate) fn build(world: &XdsWorld, profile: &Profile, kind: Kind, name: &str) -> Built {
+    match (kind, profile.family) {
+        (Kind::Listener, _) if name.starts_with(SERVER_LISTENER) => servers_listener(world, profile, name),
+        (Kind::Listener, Family::Envoy) => envoys_listener(world, profile, name),
+        (Kind::Listener, Family::Grpc) => of_service(world, name, |service| {
+            let routes = routes::of_service(service.name.full(), service);
+            let filters = rules::filters(std::iter::once(service));
+            Resource::of(&listeners::for_channel(name, routes, filters))
+        }),
+        (Kind::Route, _) if name == routes::ALL => all_routes(world),
+        (Kind::Route, _) => of_service(world, name, |service| Resource::of(&routes::of_service(name, service))),
+        (Kind::Cluster, _) => cluster(world, profile, name),
+        (Kind::Endpoint, family) => assignment(world, profile, family, name),
+    }
 }
 
 /// Names of all resources of a kind that has a wildcard. Depends on the names, policies and facts of services only, never on instances.
-pub(crate) fn names(_world: &XdsWorld, _profile: &Profile, _kind: Kind) -> Vec<Arc<str>> {
-    Vec::new()
+pub(crate) fn names(world: &XdsWorld, profile: &Profile, kind: Kind) -> Vec<Arc<str>> {
+    match (kind, profile.family) {
+        (Kind::Listener, Family::Envoy) => profile.listen.map(|_| routes::ALL.into()).into_iter().collect(),
+        (Kind::Listener | Kind::Cluster, _) => world.services().map(|it| it.name.full().into()).collect(),
+        (Kind::Endpoint | Kind::Route, _) => Vec::new(),
+    }
+}
+
+fn of_service(world: &XdsWorld, name: &str, make: impl FnOnce(&Arc<ServiceSnapshot>) -> Resource) -> Built {
+    let Some(service) = ServiceName::from_authority(name) else { return Built::default() };
+    let resource = make(&known(world, &service));
+    of(service, Some(resource))
+}
+
+/// The one listener of an Envoy. Whether it has the filter of faults depends on all services, as its routes do.
+fn envoys_listener(world: &XdsWorld, profile: &Profile, name: &str) -> Built {
+    let Some(at) = profile.listen.filter(|_| name == routes::ALL) else { return Built::default() };
+    let filters = rules::filters(world.services());
+    of_list(Resource::of(&listeners::for_envoy(name, at, routes::ALL, filters)))
+}
+
+fn all_routes(world: &XdsWorld) -> Built {
+    let services: Vec<&ServiceSnapshot> = world.services().map(AsRef::as_ref).collect();
+    of_list(Resource::of(&routes::of_all(&services)))
+}
+
+/// What rests on one service.
+fn of(service: ServiceName, resource: Option<Resource>) -> Built {
+    Built { resource, depends_on: BTreeSet::from([service]), depends_on_list: false }
+}
+
+/// What rests on the list of services.
+fn of_list(resource: Resource) -> Built {
+    Built { resource: Some(resource), depends_on: BTreeSet::new(), depends_on_list: true }
+}
+
+fn servers_listener(world: &XdsWorld, profile: &Profile, name: &str) -> Built {
+    let address = name.strip_prefix(SERVER_LISTENER).and_then(|it| it.parse().ok());
+    let Some(address) = address else { return Built::default() };
+    let service = profile.service.as_ref().map(|it| known(world, it));
+    let listener = servers::listener(name, address, service.as_deref(), certificates(profile).as_ref());
+    let depends_on = profile.service.iter().cloned().collect();
+    Built { resource: Some(Resource::of(&listener)), depends_on, depends_on_list: false }
+}
+
+fn cluster(world: &XdsWorld, profile: &Profile, name: &str) -> Built {
+    let Some(service) = ServiceName::from_authority(name) else { return Built::default() };
+    let certificates = certificates(profile);
+    let domain = TrustDomain(profile.trust_domain.as_deref().map(Into::into));
+    let known = known(world, &service);
+    let reach = Reach::of(&known, certificates.as_ref().map(|_| &domain));
+    let bytes = clusters::cluster(name, &known, profile.family, &reach, certificates.as_ref());
+    of(service, Some(Resource::encoded(Cluster::type_url(), bytes)))
+}
+
+fn assignment(world: &XdsWorld, profile: &Profile, family: Family, name: &str) -> Built {
+    let Some((service, set)) = Set::named(name) else { return Built::default() };
+    let spread = match family {
+        Family::Grpc => Spread::Evenly,
+        Family::Envoy => Spread::Endpoints,
+    };
+    let listed = world.service(&service);
+    let told = listed.and_then(|it| endpoints::assignment(name, it, set, &profile.locality, spread));
+    let left_out = listed.map(|it| left_out(it, set)).unwrap_or_default();
+    of(service, told.map(|message| Resource { left_out, ..Resource::of(&message) }))
+}
+
+/// A service as it is listed, or as one that nobody knows.
+fn known(world: &XdsWorld, service: &ServiceName) -> Arc<ServiceSnapshot> {
+    let nobody = || Arc::new(ServiceSnapshot::empty(service.clone(), world.version()));
+    world.service(service).cloned().unwrap_or_else(nobody)
+}
+
+fn certificates(profile: &Profile) -> Option<Certificates> {
+    match (profile.family, &profile.secrets, profile.providers.first()) {
+        (Family::Envoy, Some(directory), _) => Some(Certificates::Files(directory.clone())),
+        (Family::Grpc, _, Some(provider)) => Some(Certificates::Provider(provider.clone())),
+        (Family::Envoy, None, _) | (Family::Grpc, _, None) => None,
+    }
+}
+
+fn left_out(service: &ServiceSnapshot, set: Set) -> Vec<LeftOut> {
+    let hidden = |it: &&Arc<weft_model::Instance>| it.status.takes_calls() && Set::Mtls.holds(it) && !set.holds(it);
+    match service.instances.values().filter(hidden).count() {
+        0 => Vec::new(),
+        endpoints => vec![LeftOut { endpoints, why: TLS_ONLY }],
+    }
+}
+
+/// Reads a resource back.
+#[cfg(test)]
+fn decode<M: prost::Message + Name + Default>(resource: &Resource) -> M {
+    let any = <messages::Any as prost::Message>::decode(resource.bytes.as_ref()).expect("an Any");
+    assert_eq!(any.type_url, M::type_url());
+    M::decode(any.value.as_slice()).expect("a message of its type")
 }

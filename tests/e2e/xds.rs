@@ -1,0 +1,287 @@
+//! Stock gRPC clients that have never heard of weft reach services by `xds:///`, with the file that `weft bootstrap` makes. Issue: step 3, "it must
+//! show", 1 to 3.
+//!
+//! Lives here: what each of them must see; the same for all languages. Does not: the clients (`xds/stock` and the programs beside it), rules of single
+//! fields (the registry's own tests).
+
+mod stock;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rustix::process::Signal;
+use weft_model::metadata;
+use weft_proto::weft::{model::v1::Status, policy::v1 as policy};
+use weft_testkit::{
+    http,
+    mesh::{App, Mesh, Options},
+    wait,
+};
+
+use self::stock::{Client, Lang, Told};
+use crate::ALONE;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A mesh whose apps take plaintext from this machine, as the repository's own does.
+async fn mesh(test: &str, instances: usize) -> Option<Mesh> {
+    let options = Options { sidecar: vec!["--plaintext".into(), "loopback".into()], ..Options::default() };
+    Mesh::start_as(test, &vec![App::Echo; instances], options).await
+}
+
+async fn metrics(admin: std::net::SocketAddr) -> String {
+    http::send(admin, http::Method::GET, "/metrics", "").await.expect("it tells its metrics").body
+}
+
+/// How many responses clients rejected so far.
+async fn rejections(mesh: &mut Mesh) -> u64 {
+    let admin = mesh.registry.as_mut().expect("the registry runs").address("admin").await;
+    let page = metrics(admin).await;
+    let lines = page.lines().filter_map(|line| line.strip_prefix("weft_registry_xds_rejections_total"));
+    lines.map(|line| line.rsplit(' ').next().and_then(|it| it.parse::<u64>().ok()).expect("a count")).sum()
+}
+
+/// Instances of echo that take calls, by id.
+async fn serving(mesh: &Mesh) -> Vec<String> {
+    let all = mesh.instances().await.into_iter();
+    let mut ids: Vec<_> =
+        all.filter(|it| it.service == "echo.default" && it.status() == Status::Serving).map(|it| it.id).collect();
+    ids.sort();
+    ids
+}
+
+/// Waits until a client gets answers from exactly these instances.
+async fn reaches(client: &mut Client, instances: &[String]) {
+    let what = format!("{:?} to reach {instances:?}", client.lang);
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    loop {
+        let told = client.calls(6 * instances.len().max(1), "").await;
+        if told.failed.is_empty() && told.answered.keys().eq(instances) {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "timed out waiting for {what}; last {told:?}");
+    }
+}
+
+fn no_failure(told: &Told) {
+    assert!(told.failed.is_empty(), "{:?} of {} calls failed", told.failed, told.sum());
+}
+
+/// Each within five percent of the whole.
+fn balanced(told: &Told, parts: usize) {
+    no_failure(told);
+    let (sum, share) = (told.sum() as f64, 1.0 / parts as f64);
+    assert_eq!(told.answered.len(), parts, "{told:?}");
+    let fair = told.answered.values().all(|it| (*it as f64 / sum - share).abs() <= 0.05);
+    assert!(fair, "{told:?}");
+}
+
+async fn follows_the_mesh(lang: Lang, test: &str) {
+    if !stock::there(lang, test) {
+        return;
+    }
+    let _alone = ALONE.write().await;
+    let Some(mut mesh) = mesh(test, 3).await else { return };
+    let mut client = Client::start(lang, &mut mesh, "xds:///echo", None).await;
+    let three = serving(&mesh).await;
+    reaches(&mut client, &three).await;
+    balanced(&client.calls(300, "").await, 3);
+
+    client.start_calls().await;
+    mesh.add_with(App::Echo, &[]);
+    let four =
+        wait::until("a fourth instance", LIMIT, async || Some(serving(&mesh).await).filter(|it| it.len() == 4)).await;
+    // A rolling restart: each replacement serves before the old one drains. Then one less.
+    for _ in 0..4 {
+        mesh.add_with(App::Echo, &[]);
+        wait::until("a replacement", LIMIT, async || (serving(&mesh).await.len() == 5).then_some(())).await;
+        leave(&mut mesh, 0).await;
+    }
+    leave(&mut mesh, 0).await;
+    let left = serving(&mesh).await;
+    assert_eq!(left.len(), 3);
+    assert!(left.iter().all(|it| !four.contains(it)), "all were replaced");
+    let told = client.stop_calls().await;
+    no_failure(&told);
+    assert!(told.answered.keys().filter(|it| four.contains(it)).count() == 4, "it followed the growth: {told:?}");
+    assert!(left.iter().all(|it| told.answered.contains_key(it)), "it followed the restart: {told:?}");
+    balanced(&client.calls(300, "").await, 3);
+    assert_eq!(rejections(&mut mesh).await, 0);
+}
+
+/// One instance drains and ends.
+async fn leave(mesh: &mut Mesh, index: usize) {
+    let mut member = mesh.members.remove(index);
+    member.sidecar.signal(Signal::TERM);
+    let status = member.sidecar.end(LIMIT).await;
+    assert!(status.success(), "{status:?}: {}", member.sidecar.log());
+}
+
+#[tokio::test]
+async fn a_python_client_follows_the_mesh_without_a_failed_call() {
+    follows_the_mesh(Lang::Python, "a_python_client_follows_the_mesh_without_a_failed_call").await;
+}
+
+#[tokio::test]
+async fn a_node_client_follows_the_mesh_without_a_failed_call() {
+    follows_the_mesh(Lang::Node, "a_node_client_follows_the_mesh_without_a_failed_call").await;
+}
+
+#[tokio::test]
+async fn a_go_client_follows_the_mesh_without_a_failed_call() {
+    follows_the_mesh(Lang::Go, "a_go_client_follows_the_mesh_without_a_failed_call").await;
+}
+
+fn rule(rule: policy::RouteRule) -> policy::Policy {
+    let kind = Some(policy::policy::Kind::Route(policy::Route { rules: vec![rule] }));
+    policy::Policy { name: "echo-route".into(), service: "echo".into(), version: 0, kind }
+}
+
+async fn apply(mesh: &Mesh, policies: Vec<policy::Policy>) {
+    let mut registry = policy::policies_client::PoliciesClient::new(mesh.registry_channel());
+    let request = policy::ApplyRequest { policies, ..policy::ApplyRequest::default() };
+    registry.apply(request).await.expect("the operator may");
+}
+
+/// Which service each instance is of.
+async fn services(mesh: &Mesh) -> BTreeMap<String, String> {
+    mesh.instances().await.into_iter().map(|it| (it.id, it.service)).collect()
+}
+
+async fn obeys_policies(lang: Lang, test: &str) {
+    if !stock::there(lang, test) {
+        return;
+    }
+    let _shared = ALONE.read().await;
+    let Some(mut mesh) = mesh(test, 1).await else { return };
+    let token = mesh.token_for("canary").await;
+    mesh.add_with(App::Echo, &["--service", "canary", "--token-file", &token.to_string_lossy()]);
+    mesh.all_serving().await;
+    let of = services(&mesh).await;
+    let mut client = Client::start(lang, &mut mesh, "xds:///echo", None).await;
+    let split = |of: &BTreeMap<String, String>, told: &Told| {
+        let canary = told.answered.iter().filter(|(id, _)| of[*id] == "canary.default").map(|(_, it)| *it).sum::<u64>();
+        canary as f64 / told.sum() as f64
+    };
+    let told = client.calls(20, "").await;
+    no_failure(&told);
+    assert_eq!(split(&of, &told), 0.0, "without a policy all go to the service: {told:?}");
+
+    // Nine in ten to the service itself, one to the canary; those with the header all to the canary.
+    let target = |service: &str, weight| policy::route_rule::Target { service: service.into(), weight };
+    let to = vec![target("echo", 90), target("canary", 10)];
+    let header =
+        policy::HeaderMatch { name: "x-canary".into(), value: Some(policy::header_match::Value::Exact("yes".into())) };
+    let marked = policy::CallMatch { headers: vec![header], ..policy::CallMatch::default() };
+    let first =
+        policy::RouteRule { r#match: Some(marked), to: vec![target("canary", 1)], ..policy::RouteRule::default() };
+    let second = policy::RouteRule { to, ..policy::RouteRule::default() };
+    let kind = Some(policy::policy::Kind::Route(policy::Route { rules: vec![first, second] }));
+    apply(&mesh, vec![policy::Policy { name: "echo-route".into(), service: "echo".into(), version: 0, kind }]).await;
+    wait_for(&mut client, "calls at the canary", |told| split(&of, told) > 0.0).await;
+    let told = client.calls(1_000, "").await;
+    no_failure(&told);
+    assert!((split(&of, &told) - 0.1).abs() < 0.04, "{told:?}");
+    let told = client.calls(20, "x-canary=yes").await;
+    assert!(told.failed.is_empty() && split(&of, &told) == 1.0, "{told:?}");
+
+    // A call that may take 300 ms.
+    apply(&mesh, vec![rule(policy::RouteRule { timeout_ms: 300, ..policy::RouteRule::default() })]).await;
+    wait_for(&mut client, "the service alone", |told| split(&of, told) == 0.0).await;
+    let told = client.calls(1, "delay=5000").await;
+    assert!(
+        told.failed.keys().all(|it| it.starts_with("DEADLINE_EXCEEDED") || it.starts_with("DeadlineExceeded")),
+        "{told:?}"
+    );
+    assert_eq!(told.failed.values().sum::<u64>(), 1, "{told:?}");
+
+    // Three more tries on a status that is never got by itself, counted by the app's sidecar.
+    let retry = policy::RetryRule { on: vec!["resource-exhausted".into()], retries: 3, ..policy::RetryRule::default() };
+    apply(&mesh, vec![rule(policy::RouteRule { retry: Some(retry), ..policy::RouteRule::default() })]).await;
+    let tries = async |client: &mut Client, mesh: &mut Mesh| {
+        let before = inbound_calls(mesh).await;
+        let told = client.calls(1, "fail=8").await;
+        assert_eq!(told.failed.values().sum::<u64>(), 1, "{told:?}");
+        inbound_calls(mesh).await - before
+    };
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    while tries(&mut client, &mut mesh).await != 4 {
+        assert!(tokio::time::Instant::now() < deadline, "timed out waiting for four tries of a call");
+    }
+    let before = inbound_calls(&mut mesh).await;
+    client.calls(1, "fail=13").await;
+    assert_eq!(inbound_calls(&mut mesh).await - before, 1, "another status is not tried again");
+    assert_eq!(rejections(&mut mesh).await, 0);
+}
+
+async fn wait_for(client: &mut Client, what: &str, is: impl Fn(&Told) -> bool) {
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    loop {
+        let told = client.calls(50, "").await;
+        no_failure(&told);
+        if is(&told) {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "timed out waiting for {what}; last {told:?}");
+    }
+}
+
+/// Calls that came in at the sidecars of all instances so far.
+async fn inbound_calls(mesh: &mut Mesh) -> u64 {
+    let mut sum = 0;
+    for instance in mesh.instances().await {
+        let admin = instance.metadata[metadata::ADMIN].parse().expect("an address");
+        let page = metrics(admin).await;
+        let counts = page.lines().filter(|line| {
+            line.starts_with("rpc_server_call_duration_seconds_count") && line.contains("weft.testkit.v1.Echo/Unary")
+        });
+        sum += counts
+            .map(|line| line.rsplit(' ').next().and_then(|it| it.parse::<u64>().ok()).expect("a count"))
+            .sum::<u64>();
+    }
+    sum
+}
+
+#[tokio::test]
+async fn a_python_client_obeys_route_policies() {
+    obeys_policies(Lang::Python, "a_python_client_obeys_route_policies").await;
+}
+
+#[tokio::test]
+async fn a_node_client_obeys_route_policies() {
+    obeys_policies(Lang::Node, "a_node_client_obeys_route_policies").await;
+}
+
+#[tokio::test]
+async fn a_go_client_obeys_route_policies() {
+    obeys_policies(Lang::Go, "a_go_client_obeys_route_policies").await;
+}
+
+async fn calls_by_mutual_tls(lang: Lang, test: &str) {
+    if !stock::there(lang, test) {
+        return;
+    }
+    let _shared = ALONE.read().await;
+    // Nobody gets in without a certificate.
+    let Some(mut mesh) = Mesh::start(test, &[App::Echo, App::Echo]).await else { return };
+    let certificates = stock::identity(&mesh, "web").await;
+    let mut client = Client::start(lang, &mut mesh, "xds:///echo", Some(&certificates)).await;
+    let both = serving(&mesh).await;
+    reaches(&mut client, &both).await;
+    balanced(&client.calls(100, "").await, 2);
+    assert_eq!(rejections(&mut mesh).await, 0);
+}
+
+#[tokio::test]
+async fn a_python_client_calls_by_mutual_tls() {
+    calls_by_mutual_tls(Lang::Python, "a_python_client_calls_by_mutual_tls").await;
+}
+
+#[tokio::test]
+async fn a_node_client_calls_by_mutual_tls() {
+    calls_by_mutual_tls(Lang::Node, "a_node_client_calls_by_mutual_tls").await;
+}
+
+#[tokio::test]
+async fn a_go_client_calls_by_mutual_tls() {
+    calls_by_mutual_tls(Lang::Go, "a_go_client_calls_by_mutual_tls").await;
+}

@@ -1,0 +1,183 @@
+//! Stock gRPC clients as processes: the programs beside this file, each in its own language, told what to do line by line.
+//!
+//! Lives here: starting them with the file of `weft bootstrap`, and reading what they tell. Does not: what they should see (`xds`).
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use serde::Deserialize;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
+};
+use weft_testkit::{mesh::Mesh, outside};
+
+/// What a library is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lang {
+    Python,
+    Node,
+    Go,
+}
+
+/// Whether its library is there, or else says loudly that the test named skips.
+pub(super) fn there(lang: Lang, test: &str) -> bool {
+    match lang {
+        Lang::Python => outside::need(outside::python(), test, "Python with grpcio-tools").is_some(),
+        Lang::Node => outside::need(outside::node_modules(), test, "Node's grpc-js-xds").is_some(),
+        Lang::Go => outside::need(outside::go(), test, "Go with grpc-go").is_some(),
+    }
+}
+
+/// What came of calls.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Told {
+    /// By instance.
+    pub(super) answered: BTreeMap<String, u64>,
+    /// By status and its details.
+    pub(super) failed: BTreeMap<String, u64>,
+}
+
+impl Told {
+    pub(super) fn sum(&self) -> u64 {
+        self.answered.values().sum::<u64>() + self.failed.values().sum::<u64>()
+    }
+}
+
+/// A running client. It ends with this value.
+pub(super) struct Client {
+    pub(super) lang: Lang,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+    _process: Child,
+    _files: TempDir,
+}
+
+/// How long a client may take for what it is told, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+impl Client {
+    /// Starts a client of a target. With certificates it asks the registry by TLS if its library can, and calls by mutual TLS; else it asks the
+    /// sidecar of the mesh's first instance, and calls in plaintext.
+    pub(super) async fn start(lang: Lang, mesh: &mut Mesh, target: &str, certificates: Option<&Path>) -> Self {
+        let files = TempDir::new().expect("a temporary directory can be made");
+        let bootstrap = bootstrap(lang, mesh, files.path(), certificates).await;
+        let mut command = program(lang, files.path()).await;
+        command.arg(target);
+        if lang == Lang::Node {
+            command.arg(protos());
+        }
+        if certificates.is_some() {
+            command.arg("--secure");
+        }
+        command.env("GRPC_XDS_BOOTSTRAP", bootstrap).kill_on_drop(true);
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the client starts");
+        let input = process.stdin.take().expect("it was piped");
+        let output = BufReader::new(process.stdout.take().expect("it was piped")).lines();
+        Self { lang, input, output, _process: process, _files: files }
+    }
+
+    /// Makes calls one after the other; options are those of the programs.
+    pub(super) async fn calls(&mut self, count: usize, options: &str) -> Told {
+        self.say(&format!("calls {count} {options}")).await
+    }
+
+    /// Calls on and on from now on.
+    pub(super) async fn start_calls(&mut self) {
+        self.say("start").await;
+    }
+
+    /// Ends that, and tells what came of it.
+    pub(super) async fn stop_calls(&mut self) -> Told {
+        self.say("stop").await
+    }
+
+    async fn say(&mut self, line: &str) -> Told {
+        self.input.write_all(format!("{}\n", line.trim()).as_bytes()).await.expect("the client listens");
+        let answer = tokio::time::timeout(PATIENCE, self.output.next_line()).await;
+        let answer = answer.unwrap_or_else(|_| panic!("{:?} did not answer {line:?}", self.lang));
+        let answer = answer.expect("the client writes text").unwrap_or_else(|| panic!("{:?} ended", self.lang));
+        serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{:?} said {answer}: {error}", self.lang))
+    }
+}
+
+fn here() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/xds")
+}
+
+fn protos() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto")
+}
+
+async fn succeed(command: &mut Command) {
+    let done = command.kill_on_drop(true).output().await.expect("the tool starts");
+    let (stdout, stderr) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success(), "{command:?} failed: {stdout}{stderr}");
+}
+
+/// Writes the file by which a client finds the mesh, as a person would.
+async fn bootstrap(lang: Lang, mesh: &mut Mesh, dir: &Path, certificates: Option<&Path>) -> PathBuf {
+    let (name, by_tls) = match lang {
+        Lang::Python => ("python", true),
+        Lang::Node => ("node", false), // grpc-js-xds speaks no TLS to its server
+        Lang::Go => ("go", true),
+    };
+    let server = match certificates {
+        Some(_) if by_tls => format!("https://{}", mesh.registry_at()),
+        Some(_) | None => {
+            let sidecar = &mut mesh.members.first_mut().expect("the mesh has an instance").sidecar;
+            format!("http://{}", sidecar.address("outbound").await)
+        }
+    };
+    let out = dir.join("bootstrap.json");
+    let mut command = Command::new(mesh.weft());
+    command.args(["bootstrap", "--lang", name, "--server", &server, "--out"]).arg(&out);
+    if let Some(certificates) = certificates {
+        command.arg("--identity").arg(certificates);
+    }
+    succeed(&mut command).await;
+    out
+}
+
+/// Makes an identity for a service and its files, as a person would. Returns their directory, which ends with the mesh.
+pub(super) async fn identity(mesh: &Mesh, service: &str) -> PathBuf {
+    let (token, dir) = (mesh.token_for(service).await, mesh.dir().join(format!("{service}-certificates")));
+    let mut command = Command::new(mesh.weft());
+    command.args(["identity", "--once", "--token-file"]).arg(token).arg("--out").arg(&dir);
+    succeed(&mut command).await;
+    dir
+}
+
+async fn program(lang: Lang, files: &Path) -> Command {
+    match lang {
+        Lang::Python => {
+            let python = outside::python().expect("asked for before");
+            let mut generate = Command::new(&python);
+            let out = files.to_string_lossy().into_owned();
+            generate.args(["-m", "grpc_tools.protoc", "-I"]).arg(protos());
+            generate.arg(format!("--python_out={out}")).arg(format!("--grpc_python_out={out}"));
+            let protos = ["google/api/http.proto", "google/api/annotations.proto", "weft/testkit/v1/echo.proto"];
+            succeed(generate.args(protos)).await;
+            let mut command = Command::new(python);
+            command.arg(here().join("client.py")).env("PYTHONPATH", out).env("PYTHONDONTWRITEBYTECODE", "1");
+            command
+        }
+        Lang::Node => {
+            let mut command = Command::new("node");
+            command.arg(here().join("client.js")).env("NODE_PATH", outside::node_modules().expect("asked for before"));
+            command
+        }
+        Lang::Go => {
+            let program = files.join("client");
+            let mut build = Command::new(outside::go().expect("asked for before"));
+            build.args(["build", "-o"]).arg(&program).arg(".").current_dir(here().join("go"));
+            succeed(build.env("GOFLAGS", "-mod=readonly").env("GOPROXY", "off")).await;
+            Command::new(program)
+        }
+    }
+}

@@ -20,6 +20,7 @@ use crate::{
     metrics::ClusterMetrics,
     rest::State,
     ticks::Ticks,
+    world::rules::Rules,
 };
 
 /// A set of endpoints that answer for one service. Immutable; what calls teach about its endpoints is theirs.
@@ -33,6 +34,8 @@ pub struct Cluster {
     pub(crate) empty_since: Option<Ticks>,
     /// Present while instances that carry different descriptor sets stand side by side.
     pub(crate) parts: Option<Box<Parts>>,
+    /// Where calls to the service go, and how; none: to these endpoints. Parts have none: a call meets the rules once.
+    pub(crate) rules: Option<Arc<Rules>>,
 }
 
 /// A cluster taken apart by the methods that its endpoints declare. Its parts share endpoints and all that calls teach with the whole.
@@ -147,7 +150,7 @@ impl Cluster {
     pub(crate) fn only(&self, instance: InstanceId) -> Option<Self> {
         let member = self.members.iter().find(|m| m.endpoint.instance() == Some(instance))?;
         let (members, shared) = ([member.clone()].into(), self.shared.clone());
-        Some(Self { members, shared, hope: Hope::None, empty_since: None, parts: None })
+        Some(Self { members, shared, hope: Hope::None, empty_since: None, parts: None, rules: None })
     }
 
     /// Chooses an endpoint. None only if there is none at all.

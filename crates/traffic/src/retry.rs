@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use tokio::time::Instant;
-use weft_model::InstanceId;
+use weft_model::{InstanceId, RetryOn, RetryRule};
 
 use self::attempts::{Attempts, Elsewhere, Next, Pushback, Repeatable};
 use crate::{
@@ -114,7 +114,10 @@ impl Retry {
 
 impl Stage<Selected> for Retry {
     async fn call(&self, selected: Selected) -> Result<Response<Answer>, Error> {
-        let repeatable = self.policy.repeatable(selected.method.idempotent);
+        let repeatable = match &selected.retry {
+            Some(rule) => Repeatable::by_rule(rule),
+            None => self.policy.repeatable(selected.method.idempotent),
+        };
         let mut call = Call::begin(selected, repeatable).await;
         let (mut request, mut failed) = (call.request(), None);
         loop {
@@ -146,6 +149,16 @@ impl Stage<Selected> for Retry {
     }
 }
 
+fn code_of(it: RetryOn) -> Code {
+    match it {
+        RetryOn::Cancelled => Code::Cancelled,
+        RetryOn::DeadlineExceeded => Code::DeadlineExceeded,
+        RetryOn::Internal => Code::Internal,
+        RetryOn::ResourceExhausted => Code::ResourceExhausted,
+        RetryOn::Unavailable => Code::Unavailable,
+    }
+}
+
 /// Ends an attempt's span: at once if it failed, else with its answer.
 fn spanned(sent: Result<Response<Answer>, Failure>, span: Option<Box<OpenSpan>>) -> Result<Response<Answer>, Failure> {
     match (sent, span) {
@@ -170,11 +183,13 @@ struct Call {
     tried: Tried,
     attempts: Attempts,
     repeatable: Repeatable,
+    /// A policy's word on what is tried again, and how often.
+    rule: Option<Arc<RetryRule>>,
 }
 
 impl Call {
     async fn begin(selected: Selected, repeatable: Repeatable) -> Self {
-        let Selected { head, body, authority, cluster, deadline, trace, pinned, give_up, method: _ } = selected;
+        let Selected { head, body, authority, cluster, deadline, trace, pinned, retry, give_up, method: _ } = selected;
         let mut headers = head.headers;
         head::strip_hop_by_hop(&mut headers);
         let path = head.uri.into_parts().path_and_query;
@@ -193,6 +208,7 @@ impl Call {
             tried: Tried::default(),
             attempts: Attempts::until(give_up),
             repeatable,
+            rule: retry,
         }
     }
 
@@ -211,19 +227,24 @@ impl Call {
         Some(trace.attempt(request.headers_mut(), self.cluster.name(), self.attempts.made(), self.deadline))
     }
 
-    /// Headers came: only UNAVAILABLE in place of an answer (trailers-only) need not be the call's end.
+    /// Headers came: only a status in place of an answer (trailers-only) need not be the call's end: UNAVAILABLE, or what a policy names.
     fn might_repeat(&self, response: &Response<Answer>) -> bool {
-        Code::from_headers(response.headers()) == Some(Code::Unavailable) && self.replay.can_repeat()
+        let code = Code::from_headers(response.headers());
+        let named = match &self.rule {
+            Some(rule) => code.is_some_and(|code| rule.on().iter().any(|it| code_of(*it) == code)),
+            None => code == Some(Code::Unavailable),
+        };
+        named && self.replay.can_repeat()
     }
 
     fn after_unavailable(&mut self, endpoint: &Endpoint, response: &Response<Answer>, now: Ticks) -> Next {
         self.tried.add(endpoint.id());
         let elsewhere = if self.cluster.any_fresh(now, &self.tried) { Elsewhere::Left } else { Elsewhere::None };
-        let shared = &self.cluster.shared;
-        let next =
-            self.attempts.answered_unavailable(self.repeatable, Pushback::of(response.headers()), elsewhere, || {
-                shared.withdraw(now)
-            });
+        let (shared, pushback) = (&self.cluster.shared, Pushback::of(response.headers()));
+        let next = match &self.rule {
+            Some(rule) => self.attempts.answered_by_rule(rule, pushback, || shared.withdraw(now), &mut rand::rng()),
+            None => self.attempts.answered_unavailable(self.repeatable, pushback, elsewhere, || shared.withdraw(now)),
+        };
         if next != Next::GiveUp {
             shared.metrics.failed.inc();
         }

@@ -1,7 +1,9 @@
 //! Select: from here on a call has a cluster with endpoints, or is refused.
 //!
-//! Lives here: waiting, with a bound, for endpoints of a service that is known: not subscribed yet, starting, restarting, not serving. Does not: routes (`world/routes`),
-//! waiting for endpoints that are there but do not answer (`retry`).
+//! Lives here: where the service's route rules send the call, waiting, with a bound, for endpoints of a service that is known: not subscribed yet,
+//! starting, restarting, not serving. Does not: what rules say (`world/rules`), routes (`world/routes`), waiting for endpoints that are there but do not answer (`retry`).
+//! A call meets the rules of the service that it names, and no others: a service that it is sent on to is called as it is. One that names an instance
+//! meets none. The rules of a service that nobody subscribed are known when its endpoints are.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,6 +16,7 @@ use crate::{
     answer::Answer,
     cluster::Cluster,
     stage::{Called, Route, Selected, Stage},
+    world::rules::Directed,
 };
 
 /// Finds a call's cluster, or waits for it.
@@ -28,7 +31,8 @@ impl<S> Select<S> {
         tower::layer::layer_fn(move |inner| Self { inner, worlds: worlds.clone(), patience })
     }
 
-    async fn select(
+    /// The cluster that the call names, perhaps one without endpoints.
+    async fn named(
         &self,
         route: Route,
         path: &str,
@@ -36,15 +40,10 @@ impl<S> Select<S> {
     ) -> Result<(Arc<Cluster>, http::uri::Authority), Error> {
         match route {
             Route::Nowhere(error) => Err(error),
-            Route::To { cluster, authority } if !cluster.members.is_empty() => Ok((cluster, authority)),
-            Route::To { cluster, .. } if !cluster.may_fill() => Err(cluster.nobody()),
-            Route::To { cluster, authority } => {
-                let until = until.min(self.end_of_patience(&cluster));
-                Ok((endpoints(&self.worlds, cluster.name(), path, until).await?, authority))
-            }
+            Route::To { cluster, authority } => Ok((cluster, authority)),
             Route::Unsubscribed { service, authority } => {
                 self.worlds.want(&service);
-                Ok((endpoints(&self.worlds, &service, path, until).await?, authority))
+                Ok((subscribed(&self.worlds, &service, path, until).await?, authority))
             }
         }
     }
@@ -55,20 +54,97 @@ impl<S> Select<S> {
         let spent = cluster.empty_since.map(|since| self.worlds.clock().now().since(since)).unwrap_or_default();
         Instant::now() + self.patience.saturating_sub(spent)
     }
+
+    /// The cluster that it goes to.
+    async fn sent_on(&self, to: &ServiceName, path: &str, until: Instant) -> Result<Arc<Cluster>, Error> {
+        let known = self.worlds.load().serving_of(to, path).cloned();
+        match known {
+            Some(cluster) => self.filled(cluster, path, until).await,
+            None => {
+                self.worlds.want(to);
+                endpoints(&self.worlds, to, path, until).await
+            }
+        }
+    }
+
+    /// The same cluster when it has endpoints.
+    async fn filled(&self, cluster: Arc<Cluster>, path: &str, until: Instant) -> Result<Arc<Cluster>, Error> {
+        if !cluster.members.is_empty() {
+            return Ok(cluster);
+        }
+        if !cluster.may_fill() {
+            return Err(cluster.nobody());
+        }
+        let until = until.min(self.end_of_patience(&cluster));
+        endpoints(&self.worlds, cluster.name(), path, until).await
+    }
+
+    /// What the rules of the service that the call names say of it.
+    fn directed(&self, named: &Cluster, call: &Directable<'_>) -> Option<Directed> {
+        if call.pinned {
+            return None;
+        }
+        match &named.rules {
+            Some(rules) => rules.direct(call.path, call.headers, &mut rand::rng()),
+            // the rules are those of the whole, of which this may be a part
+            None => {
+                let world = self.worlds.borrow();
+                let rules = world.cluster(named.name())?.rules.as_ref()?;
+                rules.direct(call.path, call.headers, &mut rand::rng())
+            }
+        }
+    }
+}
+
+/// What rules look at.
+struct Directable<'a> {
+    path: &'a str,
+    headers: &'a http::HeaderMap,
+    pinned: bool,
 }
 
 impl<S: Stage<Selected>> Stage<Called> for Select<S> {
     async fn call(&self, call: Called) -> Result<Response<Answer>, Error> {
         let Called { head, body, options, method, route, deadline, trace } = call;
         let give_up = Instant::now() + self.patience;
-        let (mut cluster, authority) = self.select(route, head.uri.path(), give_up).await?;
-        let pinned = options.instance;
+        let (path, pinned) = (head.uri.path(), options.instance);
+        let (named, authority) = self.named(route, path, give_up).await?;
+        let asked = Directable { path, headers: &head.headers, pinned: pinned.is_some() };
+        let directed = self.directed(&named, &asked);
+        let Directed { to, timeout, retry } = directed.unwrap_or_default();
+        let mut cluster = match &to {
+            Some(to) if to != named.name() => self.sent_on(to, path, give_up).await?,
+            Some(_) | None => self.filled(named, path, give_up).await?,
+        };
         if let Some(instance) = pinned {
             let only = cluster.only(instance);
             cluster = Arc::new(only.ok_or_else(|| Error::NoEndpoint { service: cluster.name().clone() })?);
         }
         cluster.used(self.worlds.clock().at(options.received));
-        self.inner.call(Selected { head, body, method, authority, cluster, deadline, trace, pinned, give_up }).await
+        let by_rule = timeout.and_then(|timeout| options.received.checked_add(timeout));
+        let sooner = by_rule.filter(|it| deadline.is_none_or(|deadline| *it < deadline));
+        let deadline = sooner.or(deadline);
+        let selected = Selected { head, body, method, authority, cluster, deadline, trace, pinned, retry, give_up };
+        let Some(sooner) = sooner else { return self.inner.call(selected).await };
+        match tokio::time::timeout_at(sooner, self.inner.call(selected)).await {
+            Ok(answered) => answered.map(|response| response.map(|answer| answer.until(sooner))),
+            Err(_elapsed) => Err(Error::Deadline), // as `deadline` does for the caller's own
+        }
+    }
+}
+
+/// Waits until a world has a cluster of a service that somebody wants, with endpoints or not.
+async fn subscribed(worlds: &Worlds, service: &ServiceName, path: &str, until: Instant) -> Result<Arc<Cluster>, Error> {
+    let mut changes = worlds.changes(); // before the look, so that no change falls in between
+    let mut world = worlds.load();
+    loop {
+        if let Some(cluster) = world.serving_of(service, path) {
+            return Ok(cluster.clone());
+        }
+        match tokio::time::timeout_at(until, changes.next()).await {
+            Ok(Some(next)) => world = next,
+            Ok(None) | Err(_) => return Err(Error::NoEndpoint { service: service.clone() }),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::{future::Future, sync::Arc};
 
 use http::{Request, Response, request::Parts, uri::Authority};
 use tokio::time::Instant;
-use weft_model::{InstanceId, ServiceName};
+use weft_model::{InstanceId, RetryRule, ServiceName};
 
 use crate::{Body, CallOptions, Error, answer::Answer, cluster::Cluster, span::CallTrace, world::routes::Method};
 
@@ -58,6 +58,8 @@ pub(crate) struct Selected {
     pub(crate) trace: Option<Arc<CallTrace>>,
     /// The cluster was narrowed to this instance; no other may take its place.
     pub(crate) pinned: Option<InstanceId>,
+    /// How often a policy says that it is tried; none: as its method allows.
+    pub(crate) retry: Option<Arc<RetryRule>>,
     /// End of the patience with endpoints that are not there; one for all waits of a call.
     pub(crate) give_up: Instant,
 }

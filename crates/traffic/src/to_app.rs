@@ -115,7 +115,7 @@ impl ToApp {
         let shared = Shared::new(service.clone(), worlds.metrics().cluster(&service.to_string()), clock.now());
         let member = Member { endpoint: Arc::new(endpoint::Endpoint::new(key, clock)), weight: 1.0 };
         let (members, shared) = ([member].into(), Arc::new(shared));
-        let cluster = Cluster { members, shared, hope: Hope::None, empty_since: None, parts: None };
+        let cluster = Cluster { members, shared, hope: Hope::None, empty_since: None, parts: None, rules: None };
         Self { stack: Arc::new(to_app(Arc::new(cluster), &worlds, &tracing, pool)), tracing }
     }
 

@@ -24,6 +24,7 @@ use crate::{
 
 mod build;
 pub(crate) mod routes;
+pub(crate) mod rules;
 
 /// Interests that wait for their reader; more are dropped, their calls ask again.
 const INTERESTS: usize = 64;

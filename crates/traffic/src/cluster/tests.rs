@@ -33,6 +33,7 @@ fn cluster(size: u16) -> Cluster {
         hope: Hope::None,
         empty_since: None,
         parts: None,
+        rules: None,
     }
 }
 
@@ -173,6 +174,7 @@ fn the_last_endpoint_that_declares_a_method_keeps_its_calls_even_when_others_of_
         hope: Hope::None,
         empty_since: None,
         parts: None,
+        rules: None,
     };
     cluster.parts = Some(Box::new(Parts { declaring: [Arc::new(newest)].into(), unsaid: None }));
     let last = cluster.members[0].endpoint.clone();

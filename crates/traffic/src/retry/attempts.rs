@@ -6,12 +6,14 @@
 //!   answer: at once. Then with a short back-off until patience or the deadline ends: a restart of an app or a whole service costs time, not calls.
 //! - Broke off, or UNAVAILABLE in place of an answer: only methods declared idempotent, within the budget, at most `MAX_FAILURES` times. UNAVAILABLE only while
 //!   another endpoint is left: when all fail, callers learn it at once. An endpoint's word (`grpc-retry-pushback-ms`) comes first.
+//! - A route policy with a retry takes the place of this last rule: the statuses it names, so often as it says, any method, within the budget.
 
 use std::time::Duration;
 
 use http::HeaderMap;
 use rand::Rng;
 use tokio::time::Instant;
+use weft_model::{RetryOn, RetryRule};
 
 use crate::backoff::Backoff;
 
@@ -34,11 +36,22 @@ pub(super) enum Next {
     GiveUp,
 }
 
-/// Whether a call may run twice.
+/// How often a call may run again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Repeatable {
+    /// At most `MAX_FAILURES` times in all.
     Yes,
+    /// As a policy says: so often beyond the first time.
+    Times(u32),
+    /// Not at all.
     No,
+}
+
+impl Repeatable {
+    /// What a policy makes of a call that broke off, which is UNAVAILABLE to gRPC.
+    pub(super) fn by_rule(rule: &RetryRule) -> Self {
+        if rule.on().contains(&RetryOn::Unavailable) { Self::Times(rule.retries()) } else { Self::No }
+    }
 }
 
 /// Whether an endpoint is left that is expected to answer and has not been tried.
@@ -145,7 +158,35 @@ impl Attempts {
         self.made += 1;
         self.failures += 1;
         self.rested = false;
-        repeatable == Repeatable::Yes && self.failures < MAX_FAILURES
+        match repeatable {
+            Repeatable::Yes => self.failures < MAX_FAILURES,
+            Repeatable::Times(retries) => self.failures <= retries,
+            Repeatable::No => false,
+        }
+    }
+
+    /// After a status in place of an answer that a policy says is tried again. Any endpoint will do, the same one after a wait (gRFC A6, A44): a policy
+    /// speaks of the call and not of endpoints. Each wait is twice the one before, up to the longest, less up to a fifth.
+    pub(super) fn answered_by_rule(
+        &mut self,
+        rule: &RetryRule,
+        pushback: Pushback,
+        budget: impl FnOnce() -> bool,
+        rng: &mut impl Rng,
+    ) -> Next {
+        if !self.may_fail_again(Repeatable::Times(rule.retries())) {
+            return Next::GiveUp;
+        }
+        self.rested = true;
+        let wait = match pushback {
+            Pushback::Never => return Next::GiveUp,
+            Pushback::After(wait) => wait,
+            Pushback::None => {
+                let doubled = rule.back_off().saturating_mul(1 << (self.failures - 1).min(16));
+                doubled.min(rule.max_back_off()).mul_f64(rng.random_range(0.8..=1.0))
+            }
+        };
+        if budget() { Next::After(wait) } else { Next::GiveUp }
     }
 
     /// The wait before a last resort is tried; none if that would take too long.
@@ -204,6 +245,28 @@ mod tests {
         assert_eq!(after(Pushback::After(wait), Elsewhere::None), Next::After(wait));
         assert_eq!(after(Pushback::After(PATIENCE * 2), Elsewhere::Left), Next::GiveUp);
         assert_eq!(after(Pushback::Never, Elsewhere::Left), Next::GiveUp);
+    }
+
+    #[test]
+    fn a_policys_word_is_how_often_and_how_long_between() {
+        let millis = Duration::from_millis;
+        let rule = RetryRule::new([RetryOn::Internal].into(), 3, Some(millis(10)), Some(millis(25))).unwrap();
+        let (mut attempts, _) = attempts(PATIENCE);
+        let mut again = |pushback| attempts.answered_by_rule(&rule, pushback, || true, &mut rand::rng());
+        for longest in [10, 20, 25] {
+            let Next::After(wait) = again(Pushback::None) else { panic!("it goes on") };
+            assert!(wait <= millis(longest) && wait >= millis(longest).mul_f64(0.79), "{wait:?}");
+        }
+        assert_eq!(again(Pushback::None), Next::GiveUp);
+        let (mut attempts, _) = self::attempts(PATIENCE);
+        let mut once = |pushback, budget| attempts.answered_by_rule(&rule, pushback, || budget, &mut rand::rng());
+        assert_eq!(once(Pushback::After(millis(7)), true), Next::After(millis(7)));
+        assert_eq!(once(Pushback::None, false), Next::GiveUp);
+        assert_eq!(once(Pushback::Never, true), Next::GiveUp);
+        let never = RetryRule::new([].into(), 0, None, None).unwrap();
+        let (mut attempts, _) = self::attempts(PATIENCE);
+        assert_eq!(attempts.answered_by_rule(&never, Pushback::None, || true, &mut rand::rng()), Next::GiveUp);
+        assert_eq!((Repeatable::by_rule(&rule), Repeatable::by_rule(&never)), (Repeatable::No, Repeatable::No));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::{
     world::{
         World,
         routes::{Named, Routes},
+        rules::Rules,
     },
 };
 
@@ -170,6 +171,14 @@ impl Origin {
         }
     }
 
+    /// Its route rules.
+    fn rules(&self) -> Option<Arc<Rules>> {
+        match self {
+            Self::Snapshot(service) => Rules::of(&service.policies),
+            Self::Static(_) => None,
+        }
+    }
+
     /// An empty set that may be a mistake: the last good one stays.
     fn doubtful(&self) -> bool {
         match self {
@@ -223,8 +232,10 @@ fn cluster(
     if let Some(old) = old.filter(|old| origin.doubtful() && !old.members.is_empty()) {
         let (members, shared) = (old.members.clone(), old.shared.clone());
         // Its parts were made for the methods as they were then: a method that lost its place is called everywhere.
-        let aged = || Arc::new(Cluster { members, shared, hope: old.hope, empty_since: None, parts: None });
-        return if old.parts.is_none() { old.clone() } else { aged() };
+        let rules = origin.rules();
+        let kept = old.parts.is_none() && old.rules == rules;
+        let aged = || Arc::new(Cluster { members, shared, hope: old.hope, empty_since: None, parts: None, rules });
+        return if kept { old.clone() } else { aged() };
     }
     let known: HashMap<&Key, &Arc<Endpoint>> =
         old.into_iter().flat_map(|old| old.members.iter()).map(|m| (m.endpoint.key(), &m.endpoint)).collect();
@@ -241,7 +252,7 @@ fn cluster(
     let hope = origin.hope(facts.secured, |_| true);
     let still = old.filter(|old| old.hope == hope).and_then(|old| old.empty_since); // a new hope is a new beginning
     let empty_since = members.is_empty().then(|| still.unwrap_or_else(|| clock.now()));
-    let next = Cluster { members, shared, hope, empty_since, parts };
+    let next = Cluster { members, shared, hope, empty_since, parts, rules: origin.rules() };
     match old {
         Some(old) if same(old, &next) => old.clone(),
         _ => Arc::new(next),
@@ -258,7 +269,7 @@ fn parts(
     let part = |fits: &dyn Fn(Option<Digest>) -> bool| {
         let members = all.iter().filter(|(_, carries)| fits(*carries)).map(|(member, _)| member.clone()).collect();
         let hope = origin.hope(facts.secured, fits);
-        Arc::new(Cluster { members, shared: shared.clone(), hope, empty_since: None, parts: None })
+        Arc::new(Cluster { members, shared: shared.clone(), hope, empty_since: None, parts: None, rules: None })
     };
     let says = |(_, carries): &(Member, Option<Digest>)| facts.known(*carries);
     let mixed = all.iter().any(says) && !all.iter().all(says);
@@ -282,7 +293,7 @@ fn same(old: &Cluster, new: &Cluster) -> bool {
         }
         (Some(_), None) | (None, Some(_)) => false,
     };
-    old.hope == new.hope && same_members(&old.members, &new.members) && parts
+    old.hope == new.hope && same_members(&old.members, &new.members) && parts && old.rules == new.rules
 }
 
 fn same_members(old: &[Member], new: &[Member]) -> bool {

@@ -17,5 +17,6 @@ mod heads;
 mod identities;
 mod leaving;
 mod routing;
+mod rules;
 mod spans;
 mod streaming;

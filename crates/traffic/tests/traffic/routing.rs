@@ -46,7 +46,7 @@ fn with_instances<const N: usize>(instances: [(u8, SocketAddr, Status); N], vers
     snapshot
 }
 
-fn instance(number: u8, address: SocketAddr, status: Status) -> Instance {
+pub(crate) fn instance(number: u8, address: SocketAddr, status: Status) -> Instance {
     Instance {
         id: InstanceId::from_bytes([number; 16]),
         service: users(),

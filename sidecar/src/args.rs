@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use weft_discovery::JoinArgs;
-use weft_model::ServiceName;
+use weft_model::{Locality, ServiceName, Weight};
 use weft_runtime::LogFormat;
 use weft_runtime::listen::ListenAddr;
 
@@ -57,6 +57,14 @@ pub struct Args {
     /// Name of the app's place among the instances of its service, for people: users-1
     #[arg(long, value_name = "NAME")]
     pub slot: Option<String>,
+
+    /// Where the instance is: callers prefer near ones
+    #[arg(long, value_name = "REGION[/ZONE[/SUB_ZONE]]")]
+    pub locality: Option<Locality>,
+
+    /// Its share of traffic, 1 to 65535 [default: 1]
+    #[arg(long, value_name = "N")]
+    pub weight: Option<Weight>,
 
     /// Directory for the app's data, made if it is not there and told by WEFT_DATA
     #[arg(long, value_name = "DIR")]

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use weft_discovery::{Credential, DescriptorSet, RegistryUrls, Way};
 use weft_identity::Identity;
-use weft_model::ServiceName;
+use weft_model::{Locality, ServiceName, Weight};
 use weft_runtime::Usage;
 use weft_runtime::listen::{Insecure, ListenAddr};
 
@@ -46,6 +46,10 @@ pub struct Config {
     pub descriptors: Option<DescriptorSet>,
     /// Name of the place among the service's instances.
     pub slot: Option<String>,
+    /// Where the instance is.
+    pub locality: Locality,
+    /// Its share of traffic.
+    pub weight: Weight,
     /// Directory for the app's data.
     pub data: Option<PathBuf>,
     /// Directory that gets a copy of this program.
@@ -145,6 +149,8 @@ impl Config {
             timing: Timing::default(),
             descriptors: args.descriptor_set.map(read_descriptors).transpose()?,
             slot: args.slot,
+            locality: args.locality.unwrap_or_default(),
+            weight: args.weight.unwrap_or(Weight::ONE),
             data: args.data,
             share_program: args.share_program,
             command: args.command,

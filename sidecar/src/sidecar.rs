@@ -19,10 +19,7 @@ use tokio_util::sync::CancellationToken;
 use weft_discovery::{
     IdentityTask, LeaseTask, Leases, Registries, RegistryUrls, Topic, Watch, WatchConfig, WatchTask, join, rejoin,
 };
-use weft_model::{
-    Endpoint, Epoch, Instance, InstanceId, LeaseTtl, Locality, Protocol, ServiceName, Status, Transport, Weight,
-    metadata,
-};
+use weft_model::{Endpoint, Epoch, Instance, InstanceId, LeaseTtl, Protocol, ServiceName, Status, Transport, metadata};
 use weft_runtime::admin::{Admin, Readiness};
 use weft_runtime::threads::{Connection, DataThreads};
 use weft_runtime::{Context, Shutdown, Usage, listen};
@@ -312,8 +309,8 @@ impl Sidecar {
             },
             status: Status::Starting,
             reason: String::new(),
-            locality: Locality::default(),
-            weight: Weight::ONE,
+            locality: self.config.locality.clone(),
+            weight: self.config.weight,
             metadata: self.metadata(),
             descriptors: None,
             check: None, // we report

@@ -151,6 +151,22 @@ pub struct Locality {
     pub sub_zone: String,
 }
 
+/// Reads `region`, `region/zone` or `region/zone/sub_zone`; an empty text is a place that is not known.
+impl FromStr for Locality {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let sound = |part: &str| (1..=63).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_graphic());
+        let parts: Vec<&str> = text.split('/').collect();
+        if !text.is_empty() && (parts.len() > 3 || !parts.iter().all(|part| sound(part))) {
+            let problem = format!("{text:?} is no place: expected REGION, REGION/ZONE or REGION/ZONE/SUB_ZONE");
+            return Err(Invalid::new("", problem));
+        }
+        let part = |index: usize| parts.get(index).copied().unwrap_or_default().to_owned();
+        Ok(Self { region: part(0), zone: part(1), sub_zone: part(2) })
+    }
+}
+
 /// Relative share of traffic, 1 to 65,535.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Weight(u16);
@@ -170,6 +186,14 @@ impl Weight {
     /// The share.
     pub const fn get(self) -> u16 {
         self.0
+    }
+}
+
+impl FromStr for Weight {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        text.parse().map_err(|_| Invalid::new("", format!("{text:?} is no number"))).and_then(Self::new)
     }
 }
 
@@ -259,4 +283,26 @@ pub struct Instance {
     pub descriptors: Option<Digest>,
     /// Check that the registry runs; none when a sidecar or SDK reports.
     pub check: Option<Check>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_has_up_to_three_parts() {
+        let parts = |text: &str| text.parse::<Locality>().map(|it| [it.region, it.zone, it.sub_zone].join("|"));
+        for (text, read) in [("", "||"), ("eu", "eu||"), ("eu/a", "eu|a|"), ("eu/a/rack-1", "eu|a|rack-1")] {
+            assert_eq!(parts(text).as_deref(), Ok(read));
+        }
+        for wrong in ["/", "eu/", "/a", "eu//r", "a/b/c/d", "e u", &"x".repeat(64)] {
+            assert!(parts(wrong).unwrap_err().problem().contains("REGION/ZONE"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_weight_is_a_number_from_one_on() {
+        assert_eq!("7".parse::<Weight>().unwrap().get(), 7);
+        assert!(["", "0", "65536", "x"].iter().all(|text| text.parse::<Weight>().is_err()));
+    }
 }

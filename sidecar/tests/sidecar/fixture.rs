@@ -112,6 +112,8 @@ impl Fixture {
             timing: Timing { interval: Duration::from_millis(500), timeout: Duration::from_millis(250) },
             descriptors: None,
             slot: Some(format!("{service}-1")),
+            locality: weft_model::Locality::default(),
+            weight: weft_model::Weight::ONE,
             data: Some(data),
             share_program: None,
             command: command.iter().map(OsString::from).collect(),

@@ -15,7 +15,7 @@ use std::{
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use weft_identity::pem;
-use weft_model::{ServiceName, SpiffeId};
+use weft_model::{Locality, ServiceName, SpiffeId};
 use weft_runtime::{Context, Usage};
 
 use crate::output;
@@ -39,8 +39,8 @@ pub(crate) struct BootstrapArgs {
     #[arg(long, value_name = "NAME")]
     service: Option<ServiceName>,
     /// Where the process is: near instances are preferred
-    #[arg(long, value_name = "REGION[/ZONE[/SUB_ZONE]]", default_value = "")]
-    locality: Locality,
+    #[arg(long, value_name = "REGION[/ZONE[/SUB_ZONE]]")]
+    locality: Option<Locality>,
     /// Name of the process, as `weft clients` shows it [default: made of language, host and number of this process]
     #[arg(long, value_name = "ID")]
     node: Option<String>,
@@ -81,24 +81,6 @@ impl Lang {
             Self::Python => "python",
             Self::Node => "node",
             Self::Envoy => "envoy",
-        }
-    }
-}
-
-/// A place, coarse to fine.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Locality([String; 3]);
-
-impl std::str::FromStr for Locality {
-    type Err = Usage;
-
-    fn from_str(text: &str) -> Result<Self, Usage> {
-        let parts: Vec<&str> = text.split('/').collect();
-        match parts.as_slice() {
-            [region] => Ok(Self([*region, "", ""].map(str::to_owned))),
-            [region, zone] => Ok(Self([*region, *zone, ""].map(str::to_owned))),
-            [region, zone, sub_zone] => Ok(Self([*region, *zone, *sub_zone].map(str::to_owned))),
-            _ => Err(Usage::new(format!("{text:?} is no place: expected REGION, REGION/ZONE or REGION/ZONE/SUB_ZONE"))),
         }
     }
 }
@@ -151,7 +133,7 @@ struct Wanted {
 impl Wanted {
     /// The node as both gRPC and Envoy write it. What weft reads of it is under `weft`.
     fn node(&self, metadata: Value) -> Value {
-        let [region, zone, sub_zone] = &self.locality.0;
+        let Locality { region, zone, sub_zone } = &self.locality;
         let cluster = self.service.as_ref().map_or_else(|| "weft".to_owned(), ToString::to_string);
         json!({
             "id": self.node,
@@ -211,7 +193,13 @@ fn wanted(args: &BootstrapArgs, context: &Context) -> anyhow::Result<Wanted> {
         return Err(Usage::new("--lang envoy takes one --server: Envoy has no list to fall back on").into());
     }
     let node = args.node.clone().unwrap_or_else(|| node(args.lang, args.service.as_ref()));
-    Ok(Wanted { servers, identity, node, service: args.service.clone(), locality: args.locality.clone() })
+    Ok(Wanted {
+        servers,
+        identity,
+        node,
+        service: args.service.clone(),
+        locality: args.locality.clone().unwrap_or_default(),
+    })
 }
 
 fn identity(dir: &Path) -> anyhow::Result<Identity> {
@@ -304,12 +292,10 @@ mod tests {
     }
 
     #[test]
-    fn servers_and_places_are_read_or_say_how_they_look() {
+    fn servers_are_read_or_say_how_they_look() {
         assert_eq!(Server::of("https://registry:7100/").unwrap(), Server { at: "registry:7100".into(), tls: true });
         for wrong in ["", "127.0.0.1:7100", "http://127.0.0.1", "ftp://a:1", "http://:1", "http://a:x"] {
             assert!(Server::of(wrong).unwrap_err().to_string().contains("expected http://host:port"), "{wrong}");
         }
-        assert_eq!("eu/a/r1".parse::<Locality>().unwrap().0, ["eu", "a", "r1"]);
-        assert!("a/b/c/d".parse::<Locality>().is_err());
     }
 }

@@ -15,6 +15,7 @@ mod metrics;
 mod postgres;
 mod reliability;
 mod rest;
+mod routes;
 mod shop;
 mod standin;
 mod streaming;

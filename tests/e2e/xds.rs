@@ -4,6 +4,8 @@
 //! Lives here: what each of them must see; the same for all languages. Does not: the clients (`xds/stock` and the programs beside it), rules of single
 //! fields (the registry's own tests).
 
+mod envoy;
+mod knockout;
 mod stock;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -22,10 +24,12 @@ use crate::ALONE;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A mesh whose apps take plaintext from this machine, as the repository's own does.
+/// A mesh whose apps take plaintext from this machine, as the repository's own does: instances of echo, behind one of users, whose sidecar is the one
+/// that clients have beside them.
 async fn mesh(test: &str, instances: usize) -> Option<Mesh> {
     let options = Options { sidecar: vec!["--plaintext".into(), "loopback".into()], ..Options::default() };
-    Mesh::start_as(test, &vec![App::Echo; instances], options).await
+    let apps = [vec![App::Users], vec![App::Echo; instances]].concat();
+    Mesh::start_as(test, &apps, options).await
 }
 
 async fn metrics(admin: std::net::SocketAddr) -> String {
@@ -90,16 +94,18 @@ async fn follows_the_mesh(lang: Lang, test: &str) {
     mesh.add_with(App::Echo, &[]);
     let four =
         wait::until("a fourth instance", LIMIT, async || Some(serving(&mesh).await).filter(|it| it.len() == 4)).await;
+    reaches(&mut client, &four).await;
     // A rolling restart: each replacement serves before the old one drains. Then one less.
     for _ in 0..4 {
         mesh.add_with(App::Echo, &[]);
         wait::until("a replacement", LIMIT, async || (serving(&mesh).await.len() == 5).then_some(())).await;
-        leave(&mut mesh, 0).await;
+        leave(&mut mesh, 1).await;
     }
-    leave(&mut mesh, 0).await;
+    leave(&mut mesh, 1).await;
     let left = serving(&mesh).await;
     assert_eq!(left.len(), 3);
     assert!(left.iter().all(|it| !four.contains(it)), "all were replaced");
+    reaches(&mut client, &left).await;
     let told = client.stop_calls().await;
     no_failure(&told);
     assert!(told.answered.keys().filter(|it| four.contains(it)).count() == 4, "it followed the growth: {told:?}");
@@ -131,19 +137,40 @@ async fn a_go_client_follows_the_mesh_without_a_failed_call() {
     follows_the_mesh(Lang::Go, "a_go_client_follows_the_mesh_without_a_failed_call").await;
 }
 
-fn rule(rule: policy::RouteRule) -> policy::Policy {
+#[tokio::test]
+async fn a_java_client_follows_the_mesh_without_a_failed_call() {
+    follows_the_mesh(Lang::Java, "a_java_client_follows_the_mesh_without_a_failed_call").await;
+}
+
+/// A route policy of echo with this rule.
+pub(crate) fn rule(rule: policy::RouteRule) -> policy::Policy {
     let kind = Some(policy::policy::Kind::Route(policy::Route { rules: vec![rule] }));
     policy::Policy { name: "echo-route".into(), service: "echo".into(), version: 0, kind }
 }
 
-async fn apply(mesh: &Mesh, policies: Vec<policy::Policy>) {
+/// Calls with the header `x-canary: yes` go to the canary, and one in ten of the others.
+pub(crate) fn canary_policy() -> policy::Policy {
+    let target = |service: &str, weight| policy::route_rule::Target { service: service.into(), weight };
+    let yes = Some(policy::header_match::Value::Exact("yes".into()));
+    let header = policy::HeaderMatch { name: "x-canary".into(), value: yes };
+    let marked = policy::CallMatch { headers: vec![header], ..policy::CallMatch::default() };
+    let all = vec![target("canary", 1)];
+    let first = policy::RouteRule { r#match: Some(marked), to: all, ..policy::RouteRule::default() };
+    let shares = vec![target("echo", 90), target("canary", 10)];
+    let second = policy::RouteRule { to: shares, ..policy::RouteRule::default() };
+    let kind = Some(policy::policy::Kind::Route(policy::Route { rules: vec![first, second] }));
+    policy::Policy { name: "echo-route".into(), service: "echo".into(), version: 0, kind }
+}
+
+/// Applies as the operator.
+pub(crate) async fn apply(mesh: &Mesh, policies: Vec<policy::Policy>) {
     let mut registry = policy::policies_client::PoliciesClient::new(mesh.registry_channel());
     let request = policy::ApplyRequest { policies, ..policy::ApplyRequest::default() };
     registry.apply(request).await.expect("the operator may");
 }
 
 /// Which service each instance is of.
-async fn services(mesh: &Mesh) -> BTreeMap<String, String> {
+pub(crate) async fn services(mesh: &Mesh) -> BTreeMap<String, String> {
     mesh.instances().await.into_iter().map(|it| (it.id, it.service)).collect()
 }
 
@@ -167,16 +194,7 @@ async fn obeys_policies(lang: Lang, test: &str) {
     assert_eq!(split(&of, &told), 0.0, "without a policy all go to the service: {told:?}");
 
     // Nine in ten to the service itself, one to the canary; those with the header all to the canary.
-    let target = |service: &str, weight| policy::route_rule::Target { service: service.into(), weight };
-    let to = vec![target("echo", 90), target("canary", 10)];
-    let header =
-        policy::HeaderMatch { name: "x-canary".into(), value: Some(policy::header_match::Value::Exact("yes".into())) };
-    let marked = policy::CallMatch { headers: vec![header], ..policy::CallMatch::default() };
-    let first =
-        policy::RouteRule { r#match: Some(marked), to: vec![target("canary", 1)], ..policy::RouteRule::default() };
-    let second = policy::RouteRule { to, ..policy::RouteRule::default() };
-    let kind = Some(policy::policy::Kind::Route(policy::Route { rules: vec![first, second] }));
-    apply(&mesh, vec![policy::Policy { name: "echo-route".into(), service: "echo".into(), version: 0, kind }]).await;
+    apply(&mesh, vec![canary_policy()]).await;
     wait_for(&mut client, "calls at the canary", |told| split(&of, told) > 0.0).await;
     let told = client.calls(1_000, "").await;
     no_failure(&told);
@@ -207,9 +225,9 @@ async fn obeys_policies(lang: Lang, test: &str) {
     while tries(&mut client, &mut mesh).await != 4 {
         assert!(tokio::time::Instant::now() < deadline, "timed out waiting for four tries of a call");
     }
-    let before = inbound_calls(&mut mesh).await;
+    let before = inbound_calls(&mesh).await;
     client.calls(1, "fail=13").await;
-    assert_eq!(inbound_calls(&mut mesh).await - before, 1, "another status is not tried again");
+    assert_eq!(inbound_calls(&mesh).await - before, 1, "another status is not tried again");
     assert_eq!(rejections(&mut mesh).await, 0);
 }
 
@@ -226,7 +244,7 @@ async fn wait_for(client: &mut Client, what: &str, is: impl Fn(&Told) -> bool) {
 }
 
 /// Calls that came in at the sidecars of all instances so far.
-async fn inbound_calls(mesh: &mut Mesh) -> u64 {
+pub(crate) async fn inbound_calls(mesh: &Mesh) -> u64 {
     let mut sum = 0;
     for instance in mesh.instances().await {
         let admin = instance.metadata[metadata::ADMIN].parse().expect("an address");
@@ -254,6 +272,11 @@ async fn a_node_client_obeys_route_policies() {
 #[tokio::test]
 async fn a_go_client_obeys_route_policies() {
     obeys_policies(Lang::Go, "a_go_client_obeys_route_policies").await;
+}
+
+#[tokio::test]
+async fn a_java_client_obeys_route_policies() {
+    obeys_policies(Lang::Java, "a_java_client_obeys_route_policies").await;
 }
 
 async fn calls_by_mutual_tls(lang: Lang, test: &str) {
@@ -284,4 +307,9 @@ async fn a_node_client_calls_by_mutual_tls() {
 #[tokio::test]
 async fn a_go_client_calls_by_mutual_tls() {
     calls_by_mutual_tls(Lang::Go, "a_go_client_calls_by_mutual_tls").await;
+}
+
+#[tokio::test]
+async fn a_java_client_calls_by_mutual_tls() {
+    calls_by_mutual_tls(Lang::Java, "a_java_client_calls_by_mutual_tls").await;
 }

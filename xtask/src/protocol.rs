@@ -9,6 +9,10 @@
 //! | `WEFT_TEST_BIN` | directory of the workspace's binaries (`weft`, `users`, testkit's own), freshly built |
 //! | `WEFT_TEST_PYTHON` | a Python interpreter with grpcio, grpcio-tools, grpcio-reflection, grpcio-health-checking and prometheus_client |
 //! | `WEFT_TEST_GRPCURL` | the grpcurl program |
+//! | `WEFT_TEST_NODE_MODULES` | directory of node modules with @grpc/grpc-js, @grpc/grpc-js-xds and @grpc/proto-loader |
+//! | `WEFT_TEST_GO` | the go program; what `tests/e2e/xds/go` is made of is in its cache |
+//! | `WEFT_TEST_JAVA_CLIENT` | directory of what `tests/e2e/xds/java` came to: `classes`, and `lib` with grpc-java |
+//! | `WEFT_TEST_ENVOY` | Envoy |
 //! | `WEFT_TEST_PROMTOOL` | Prometheus' promtool |
 //! | `WEFT_TEST_KUSTOMIZE` | the kustomize program |
 //! | `WEFT_TEST_KUBERNETES_VALIDATE` | the kubernetes-validate program |
@@ -27,6 +31,14 @@ pub(crate) const BIN: &str = "WEFT_TEST_BIN";
 pub(crate) const PYTHON: &str = "WEFT_TEST_PYTHON";
 /// The grpcurl program.
 pub(crate) const GRPCURL: &str = "WEFT_TEST_GRPCURL";
+/// Node modules of stock gRPC.
+pub(crate) const NODE_MODULES: &str = "WEFT_TEST_NODE_MODULES";
+/// The go program.
+pub(crate) const GO: &str = "WEFT_TEST_GO";
+/// The built client of grpc-java.
+pub(crate) const JAVA_CLIENT: &str = "WEFT_TEST_JAVA_CLIENT";
+/// Envoy.
+pub(crate) const ENVOY: &str = "WEFT_TEST_ENVOY";
 /// The promtool program.
 pub(crate) const PROMTOOL: &str = "WEFT_TEST_PROMTOOL";
 /// The kustomize program.

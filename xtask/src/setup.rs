@@ -39,11 +39,25 @@ const NEEDS: &[Need] = &[
     },
     Need {
         what: "Go",
-        for_what: "tests against grpcurl",
+        for_what: "tests against grpcurl and grpc-go",
         // Since 1.21 an older Go fetches the one that grpcurl asks for by itself.
         probe: &["sh", "-c", r"go version | grep -Eq 'go1\.(2[1-9]|[3-9][0-9])'"],
         packages: &["golang-go"],
         otherwise: "this system's package is too old: take Go 1.25 or newer from go.dev",
+    },
+    Need {
+        what: "Node with npm",
+        for_what: "tests against grpc-js-xds",
+        probe: &["sh", "-c", "node --version && npm --version"],
+        packages: &["nodejs", "npm"],
+        otherwise: "Node 18 or newer is needed, with npm",
+    },
+    Need {
+        what: "Java with Maven",
+        for_what: "tests against grpc-java",
+        probe: &["sh", "-c", "javac -version && mvn --version"],
+        packages: &["default-jdk-headless", "maven"],
+        otherwise: "a JDK 17 or newer is needed, with Maven",
     },
     Need {
         what: "promtool",

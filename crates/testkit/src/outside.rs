@@ -31,6 +31,11 @@ pub fn go() -> Option<PathBuf> {
     variable("WEFT_TEST_GO")
 }
 
+/// Returns the directory of the test client of grpc-java: `classes`, and `lib` with what it stands on.
+pub fn java_client() -> Option<PathBuf> {
+    variable("WEFT_TEST_JAVA_CLIENT")
+}
+
 /// Returns Envoy.
 pub fn envoy() -> Option<PathBuf> {
     variable("WEFT_TEST_ENVOY")

@@ -23,6 +23,24 @@ pub(super) enum Lang {
     Python,
     Node,
     Go,
+    Java,
+}
+
+impl Lang {
+    /// As `weft bootstrap` has it.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Python => "python",
+            Self::Node => "node",
+            Self::Go => "go",
+            Self::Java => "java",
+        }
+    }
+
+    /// grpc-js-xds does not.
+    const fn speaks_tls_to_its_server(self) -> bool {
+        matches!(self, Self::Python | Self::Go | Self::Java)
+    }
 }
 
 /// Whether its library is there, or else says loudly that the test named skips.
@@ -31,6 +49,7 @@ pub(super) fn there(lang: Lang, test: &str) -> bool {
         Lang::Python => outside::need(outside::python(), test, "Python with grpcio-tools").is_some(),
         Lang::Node => outside::need(outside::node_modules(), test, "Node's grpc-js-xds").is_some(),
         Lang::Go => outside::need(outside::go(), test, "Go with grpc-go").is_some(),
+        Lang::Java => outside::need(outside::java_client(), test, "Java with grpc-java").is_some(),
     }
 }
 
@@ -65,8 +84,24 @@ impl Client {
     /// Starts a client of a target. With certificates it asks the registry by TLS if its library can, and calls by mutual TLS; else it asks the
     /// sidecar of the mesh's first instance, and calls in plaintext.
     pub(super) async fn start(lang: Lang, mesh: &mut Mesh, target: &str, certificates: Option<&Path>) -> Self {
+        let server = match certificates {
+            Some(_) if lang.speaks_tls_to_its_server() => format!("https://{}", mesh.registry_at()),
+            Some(_) | None => {
+                let sidecar = &mut mesh.members.first_mut().expect("the mesh has an instance").sidecar;
+                format!("http://{}", sidecar.address("outbound").await)
+            }
+        };
+        Self::start_with(lang, mesh, target, &server, certificates).await
+    }
+
+    /// Starts a client that asks this server, and calls in plaintext.
+    pub(super) async fn start_at(lang: Lang, mesh: &Mesh, target: &str, server: &str) -> Self {
+        Self::start_with(lang, mesh, target, server, None).await
+    }
+
+    async fn start_with(lang: Lang, mesh: &Mesh, target: &str, server: &str, certificates: Option<&Path>) -> Self {
         let files = TempDir::new().expect("a temporary directory can be made");
-        let bootstrap = bootstrap(lang, mesh, files.path(), certificates).await;
+        let bootstrap = bootstrap(lang, mesh, files.path(), server, certificates).await;
         let mut command = program(lang, files.path()).await;
         command.arg(target);
         if lang == Lang::Node {
@@ -114,29 +149,17 @@ fn protos() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto")
 }
 
-async fn succeed(command: &mut Command) {
+pub(super) async fn succeed(command: &mut Command) {
     let done = command.kill_on_drop(true).output().await.expect("the tool starts");
     let (stdout, stderr) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     assert!(done.status.success(), "{command:?} failed: {stdout}{stderr}");
 }
 
 /// Writes the file by which a client finds the mesh, as a person would.
-async fn bootstrap(lang: Lang, mesh: &mut Mesh, dir: &Path, certificates: Option<&Path>) -> PathBuf {
-    let (name, by_tls) = match lang {
-        Lang::Python => ("python", true),
-        Lang::Node => ("node", false), // grpc-js-xds speaks no TLS to its server
-        Lang::Go => ("go", true),
-    };
-    let server = match certificates {
-        Some(_) if by_tls => format!("https://{}", mesh.registry_at()),
-        Some(_) | None => {
-            let sidecar = &mut mesh.members.first_mut().expect("the mesh has an instance").sidecar;
-            format!("http://{}", sidecar.address("outbound").await)
-        }
-    };
+async fn bootstrap(lang: Lang, mesh: &Mesh, dir: &Path, server: &str, certificates: Option<&Path>) -> PathBuf {
     let out = dir.join("bootstrap.json");
     let mut command = Command::new(mesh.weft());
-    command.args(["bootstrap", "--lang", name, "--server", &server, "--out"]).arg(&out);
+    command.args(["bootstrap", "--lang", lang.name(), "--server", server, "--out"]).arg(&out);
     if let Some(certificates) = certificates {
         command.arg("--identity").arg(certificates);
     }
@@ -178,6 +201,13 @@ async fn program(lang: Lang, files: &Path) -> Command {
             build.args(["build", "-o"]).arg(&program).arg(".").current_dir(here().join("go"));
             succeed(build.env("GOFLAGS", "-mod=readonly").env("GOPROXY", "off")).await;
             Command::new(program)
+        }
+        Lang::Java => {
+            let home = outside::java_client().expect("asked for before");
+            let classes = format!("{0}/classes:{0}/lib/*", home.display());
+            let mut command = Command::new("java");
+            command.args(["-cp", &classes, "Client"]);
+            command
         }
     }
 }

@@ -1,0 +1,241 @@
+//! The knock-out matrix: between a stock client and the registry stands a relay that takes one field out of what the registry says. What then goes
+//! wrong, if anything, is what the field is for; that nothing goes wrong without the relay is what the other tests show.
+//!
+//! Lives here: the faults, the relay, what each client is known to make of each. Does not: rules on what we send (the registry's tests).
+//! A client's refusal goes on to the registry, which counts it and shows it in `weft clients`.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex},
+};
+
+use envoy_types::pb::{
+    envoy::{
+        config::{
+            cluster::v3::{Cluster, cluster},
+            core::v3::{HealthStatus, address::Address},
+            endpoint::v3::{ClusterLoadAssignment, lb_endpoint::HostIdentifier},
+            listener::v3::Listener,
+            route::v3::{Route, VirtualHost},
+        },
+        extensions::filters::network::http_connection_manager::v3::{
+            HttpConnectionManager, http_connection_manager::RouteSpecifier,
+        },
+        service::discovery::v3::{
+            DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+            aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
+            aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer},
+        },
+    },
+    google::protobuf::Any,
+};
+use prost::{Message, Name};
+use tokio::net::TcpListener;
+use tokio_stream::{Stream, StreamExt, wrappers::TcpListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming, transport::Channel};
+
+use super::{
+    mesh, rejections,
+    stock::{self, Client, Lang},
+};
+use crate::ALONE;
+
+/// What a client makes of a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Makes {
+    /// Nothing: the call succeeds.
+    Nothing,
+    /// It rejects the response, and its calls fail.
+    Rejects,
+    /// It takes the response, or says nothing, and its calls fail.
+    Fails,
+}
+
+use Makes::{Fails, Nothing, Rejects};
+
+struct Knockout {
+    what: &'static str,
+    python: Makes,
+    node: Makes,
+    out: fn(&mut Any),
+}
+
+/// The matrix.
+fn knockouts() -> Vec<Knockout> {
+    let row = |what, python, node, out| Knockout { what, python, node, out };
+    vec![
+        row("nothing", Nothing, Nothing, |_| {}),
+        row("Listener.name is another", Fails, Fails, |any| change(any, |it: &mut Listener| it.name = "other".into())),
+        row("Listener.api_listener", Rejects, Rejects, |any| change(any, |it: &mut Listener| it.api_listener = None)),
+        row("http_filters", Rejects, Nothing, |any| manager(any, |it| it.http_filters.clear())),
+        row("virtual_hosts.domains", Rejects, Fails, |any| host(any, |it| it.domains.clear())),
+        row("routes.match", Rejects, Rejects, |any| routes(any, |it| it.r#match = None)),
+        row("routes.match.path_specifier", Rejects, Rejects, |any| {
+            routes(any, |it| it.r#match.as_mut().expect("it is set").path_specifier = None);
+        }),
+        row("Cluster.type", Rejects, Rejects, |any| change(any, |it: &mut Cluster| it.cluster_discovery_type = None)),
+        row("Cluster.lb_policy is RANDOM", Rejects, Rejects, |any| {
+            change(any, |it: &mut Cluster| {
+                it.load_balancing_policy = None;
+                it.lb_policy = cluster::LbPolicy::Random.into();
+            });
+        }),
+        row("eds_config", Rejects, Rejects, |any| {
+            change(any, |it: &mut Cluster| it.eds_cluster_config.as_mut().expect("it is set").eds_config = None);
+        }),
+        row("cluster_name is another", Fails, Fails, |any| {
+            change(any, |it: &mut ClusterLoadAssignment| it.cluster_name = "other".into());
+        }),
+        row("endpoints.locality", Rejects, Rejects, |any| {
+            change(any, |it: &mut ClusterLoadAssignment| it.endpoints.iter_mut().for_each(|it| it.locality = None));
+        }),
+        row("endpoints.load_balancing_weight", Fails, Fails, |any| {
+            change(any, |it: &mut ClusterLoadAssignment| {
+                it.endpoints.iter_mut().for_each(|it| it.load_balancing_weight = None);
+            });
+        }),
+        row("health is DRAINING", Fails, Fails, |any| {
+            change(any, |it: &mut ClusterLoadAssignment| {
+                let all = it.endpoints.iter_mut().flat_map(|it| &mut it.lb_endpoints);
+                all.for_each(|it| it.health_status = HealthStatus::Draining.into());
+            });
+        }),
+        row("an address is a host's name", Rejects, Rejects, |any| {
+            change(any, |it: &mut ClusterLoadAssignment| {
+                for endpoint in it.endpoints.iter_mut().flat_map(|it| &mut it.lb_endpoints) {
+                    let Some(HostIdentifier::Endpoint(it)) = &mut endpoint.host_identifier else { continue };
+                    let Some(Address::SocketAddress(it)) = it.address.as_mut().and_then(|it| it.address.as_mut())
+                    else {
+                        continue;
+                    };
+                    it.address = "localhost".into();
+                }
+            });
+        }),
+        row("endpoints", Fails, Fails, |any| change(any, |it: &mut ClusterLoadAssignment| it.endpoints.clear())),
+    ]
+}
+
+/// Changes a resource of this type.
+fn change<M: Message + Name + Default>(any: &mut Any, how: impl FnOnce(&mut M)) {
+    if any.type_url == M::type_url() {
+        let mut message = M::decode(any.value.as_slice()).expect("the registry sends what it says");
+        how(&mut message);
+        any.value = message.encode_to_vec();
+    }
+}
+
+fn manager(any: &mut Any, how: impl FnOnce(&mut HttpConnectionManager)) {
+    change(any, |it: &mut Listener| {
+        let inner = it.api_listener.as_mut().and_then(|it| it.api_listener.as_mut()).expect("a client's listener");
+        change(inner, how);
+    });
+}
+
+fn host(any: &mut Any, how: impl Fn(&mut VirtualHost)) {
+    manager(any, |it| {
+        let Some(RouteSpecifier::RouteConfig(routes)) = &mut it.route_specifier else { panic!("routes are inline") };
+        routes.virtual_hosts.iter_mut().for_each(how);
+    });
+}
+
+fn routes(any: &mut Any, how: impl Fn(&mut Route)) {
+    host(any, |it| it.routes.iter_mut().for_each(&how));
+}
+
+/// Stands between, for one client.
+struct Relay {
+    registry: Channel,
+    out: fn(&mut Any),
+    /// What the client said when it rejected something.
+    rejected: Arc<Mutex<Vec<String>>>,
+}
+
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Relay {
+    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        let (rejected, out) = (Arc::clone(&self.rejected), self.out);
+        let requests = request.into_inner().map_while(Result::ok).inspect(move |it| {
+            if let Some(error) = &it.error_detail {
+                rejected.lock().expect("nobody panics with it").push(error.message.clone());
+            }
+        });
+        let mut registry = AggregatedDiscoveryServiceClient::new(self.registry.clone());
+        let responses = registry.stream_aggregated_resources(requests).await?.into_inner();
+        let responses = responses.map(move |response| {
+            response.map(|mut it| {
+                it.resources.iter_mut().for_each(out);
+                it
+            })
+        });
+        Ok(Response::new(Box::pin(responses)))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        _: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented("no gRPC client asks for it"))
+    }
+}
+
+async fn relay(
+    registry: Channel,
+    out: fn(&mut Any),
+    ended: CancellationToken,
+) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+    let (at, rejected) = (listener.local_addr().expect("it is bound"), Arc::default());
+    let relay = Relay { registry, out, rejected: Arc::clone(&rejected) };
+    let server = tonic::transport::Server::builder().add_service(AggregatedDiscoveryServiceServer::new(relay));
+    let served = server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), ended.cancelled_owned());
+    #[expect(clippy::disallowed_methods, reason = "it ends with the token of its test")]
+    tokio::spawn(served);
+    (at, rejected)
+}
+
+async fn knocked_out(lang: Lang, test: &str) {
+    if !stock::there(lang, test) {
+        return;
+    }
+    let _shared = ALONE.read().await;
+    let Some(mut mesh) = mesh(test, 1).await else { return };
+    for knockout in knockouts() {
+        let ended = CancellationToken::new();
+        let (at, rejected) = relay(mesh.registry_channel(), knockout.out, ended.clone()).await;
+        let before = rejections(&mut mesh).await;
+        let mut client = Client::start_at(lang, &mesh, "xds:///echo", &format!("http://{at}")).await;
+        let told = client.calls(1, "timeout=4").await;
+        let reasons = rejected.lock().expect("nobody panics with it").clone();
+        let made = match (told.failed.is_empty(), reasons.is_empty()) {
+            (true, true) => Nothing,
+            (_, false) => Rejects,
+            (false, true) => Fails,
+        };
+        let expected = if lang == Lang::Python { knockout.python } else { knockout.node };
+        assert_eq!(made, expected, "without {}: {told:?}, rejected {reasons:?}", knockout.what);
+        let counted = rejections(&mut mesh).await - before;
+        assert_eq!(counted > 0, made == Rejects, "without {}: the registry counted {counted}", knockout.what);
+        ended.cancel();
+    }
+}
+
+#[tokio::test]
+async fn what_is_missing_is_missed_by_python() {
+    knocked_out(Lang::Python, "what_is_missing_is_missed_by_python").await;
+}
+
+#[tokio::test]
+async fn what_is_missing_is_missed_by_node() {
+    knocked_out(Lang::Node, "what_is_missing_is_missed_by_node").await;
+}

@@ -149,9 +149,10 @@ pub(crate) async fn bootstrap(args: BootstrapArgs, context: Context) -> anyhow::
     let file = match args.lang {
         Lang::Envoy => {
             if let Some(identity) = &wanted.identity {
-                let secrets = identity.file(envoy::SECRETS);
-                write(Path::new(&secrets), &envoy::secrets(identity))?;
-                eprintln!("{secrets}: tells Envoy which files its certificates are in");
+                for (file, secret) in envoy::secrets(identity) {
+                    write(Path::new(&file), &secret)?;
+                    eprintln!("{file}: tells Envoy where its certificates are");
+                }
             }
             envoy::file(&wanted, args.listen, args.admin, args.delta)
         }
@@ -184,9 +185,10 @@ fn wanted(args: &BootstrapArgs, context: &Context) -> anyhow::Result<Wanted> {
             let says = format!("--server https://{} needs --identity, the directory of `weft identity --out`", tls.at);
             return Err(Usage::new(says).into());
         }
-        if args.lang == Lang::Node {
-            let says = "grpc-js-xds speaks no TLS to its server: give the http:// address of a sidecar's outbound";
-            return Err(Usage::new(says).into());
+        // grpc-js-xds knows no credentials of type `tls`, grpc-java (1.85) does and ignores which roots and certificate it is given.
+        if let Lang::Node | Lang::Java = args.lang {
+            let says = "this library cannot be told whom to believe: give the http:// address of a sidecar's outbound";
+            return Err(Usage::new(format!("--server https://{}: {says}", tls.at)).into());
         }
     }
     if args.lang == Lang::Envoy && servers.len() > 1 {
@@ -284,8 +286,14 @@ mod tests {
         let name =
             &socket["combined_validation_context"]["default_validation_context"]["match_typed_subject_alt_names"][0];
         assert_eq!(name["matcher"]["exact"], "spiffe://weft.local/ns/weft/svc/registry");
-        let secrets = envoy::secrets(secured().identity.as_ref().unwrap());
-        assert_eq!(secrets["resources"][0]["tls_certificate"]["certificate_chain"]["filename"], "/run/id/svid.pem");
+        let [(file, own), (_, roots)] = envoy::secrets(secured().identity.as_ref().unwrap());
+        assert_eq!(file, "/run/id/weft_identity.json");
+        assert_eq!(own["resources"][0]["tls_certificate"]["certificate_chain"]["filename"], "/run/id/svid.pem");
+        assert_eq!(roots["resources"][0]["validation_context"]["trusted_ca"]["filename"], "/run/id/bundle.pem");
+        assert!(
+            [own, roots].iter().all(|it| it["resources"].as_array().unwrap().len() == 1),
+            "Envoy takes no file of two"
+        );
         let file = envoy::file(&plain(), at, at, false);
         assert_eq!(file["dynamic_resources"]["ads_config"]["api_type"], "GRPC");
         assert_eq!(file["static_resources"]["clusters"][0].get("transport_socket"), None);

@@ -266,7 +266,7 @@ Examples:
   weft bootstrap --lang python --out bootstrap.json          beside a sidecar, which tells its app WEFT_OUTBOUND
   weft bootstrap --lang go --server http://127.0.0.1:7301
   weft identity --service web --token-file web.token --out certs &
-  weft bootstrap --lang java --server https://registry.example:7100 --identity certs --out bootstrap.json
+  weft bootstrap --lang go --server https://registry.example:7100 --identity certs --out bootstrap.json
   weft bootstrap --lang envoy --server https://10.0.0.1:7100 --identity certs --out envoy.json
 
 The program itself stays as it is. It is told of the file by a variable, and dials xds:///NAME of a service:
@@ -277,6 +277,7 @@ The program itself stays as it is. It is told of the file by a variable, and dia
   node    require('@grpc/grpc-js-xds').register(); new Client('xds:///users', …)
   envoy   envoy -c envoy.json; calls go to --listen with the service as authority
 
+Java and Node ask a sidecar: they cannot be told whom to believe by TLS.
 Without --identity a client reaches the instances that take plaintext (sidecar --plaintext). With it, and with credentials of xDS in the program
 (xds.NewClientCredentials, XdsChannelCredentials, grpc.xds_channel_credentials, XdsChannelCredentials of grpc-js-xds), calls go by mutual TLS.";
 const CLAIMS: &str = "\

@@ -42,8 +42,15 @@ async fn one(channel: &Channel, request: EchoRequest) -> Result<(), Status> {
     EchoClient::new(channel.clone()).unary(request).await.map(drop)
 }
 
-async fn until<T>(what: &str, mut holds: impl AsyncFnMut() -> Option<T>) -> T {
-    weft_testkit::wait::until(what, LIMIT, async || holds().await).await
+/// Asks again until there is something.
+async fn until<T>(what: &str, mut asked: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = tokio::time::Instant::now() + LIMIT;
+    loop {
+        if let Some(found) = asked().await {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "timed out waiting for {what}");
+    }
 }
 
 #[tokio::test]
@@ -76,10 +83,10 @@ async fn gateway_and_sidecar_obey_route_policies() {
     xds::apply(&mesh, vec![xds::rule(policy::RouteRule { timeout_ms: 300, ..policy::RouteRule::default() })]).await;
     for (way, channel) in &ways {
         let slow = EchoRequest { delay_ms: 20_000, ..EchoRequest::default() };
-        let ended = until(&format!("{way} to end calls"), async || {
+        until(&format!("{way} to end calls"), async || {
             one(channel, slow.clone()).await.err().filter(|it| it.code() == Code::DeadlineExceeded)
-        });
-        ended.await;
+        })
+        .await;
     }
 
     let retry = policy::RetryRule { on: vec!["resource-exhausted".into()], retries: 3, ..policy::RetryRule::default() };

@@ -1,8 +1,8 @@
-//! The bootstrap file of an Envoy, and the file that tells it where its certificates are.
+//! The bootstrap file of an Envoy, and the two files that tell it where its certificates are.
 //!
 //! Lives here: their content, as JSON, which is YAML. Does not: where it comes from (`bootstrap`).
-//! Certificates come from files by a source of secrets, since Envoy reads a rotated file only so. The names of the secrets are those that the registry's
-//! clusters refer to.
+//! Certificates come from files by a source of secrets, since Envoy reads a rotated file only so; one file a secret, since Envoy takes no other. The names of
+//! the secrets are those that the registry's clusters refer to, and those of the files are made of them.
 
 use std::net::SocketAddr;
 
@@ -11,8 +11,6 @@ use weft_identity::{TrustDomain, name, pem};
 
 use super::{Identity, PROVIDER, Server, Wanted};
 
-/// File of the secrets, beside the certificates.
-pub(super) const SECRETS: &str = "secrets.json";
 /// Names of the secrets; the registry's clusters refer to them.
 const IDENTITY: &str = "weft_identity";
 const ROOTS: &str = "weft_roots";
@@ -86,7 +84,7 @@ fn context(identity: &Identity) -> Value {
     let secret = |name: &str| {
         json!({ "name": name, "sds_config": {
             "resource_api_version": "V3",
-            "path_config_source": { "path": identity.file(SECRETS) },
+            "path_config_source": { "path": secret_file(identity, name) },
         } })
     };
     let registry = TrustDomain::of(&identity.id).service(&name::registry());
@@ -103,23 +101,21 @@ fn context(identity: &Identity) -> Value {
     })
 }
 
-/// The content of the file of secrets.
-pub(super) fn secrets(identity: &Identity) -> Value {
+fn secret_file(identity: &Identity, name: &str) -> String {
+    identity.file(&format!("{name}.json"))
+}
+
+/// The files of the secrets, beside the certificates, and their content.
+pub(super) fn secrets(identity: &Identity) -> [(String, Value); 2] {
     const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
     let file = |name: &str| json!({ "filename": identity.file(name) });
     let watched = json!({ "path": identity.dir });
-    json!({
-        "resources": [
-            { "@type": SECRET, "name": IDENTITY, "tls_certificate": {
-                "certificate_chain": file(pem::CHAIN),
-                "private_key": file(pem::KEY),
-                "watched_directory": watched,
-            } },
-            { "@type": SECRET, "name": ROOTS, "validation_context": {
-                "trusted_ca": file(pem::BUNDLE),
-                "watched_directory": watched,
-            } },
-        ],
+    let own =
+        json!({ "certificate_chain": file(pem::CHAIN), "private_key": file(pem::KEY), "watched_directory": watched });
+    let roots = json!({ "trusted_ca": file(pem::BUNDLE), "watched_directory": watched });
+    [(IDENTITY, "tls_certificate", own), (ROOTS, "validation_context", roots)].map(|(name, kind, secret)| {
+        let only = json!({ "@type": SECRET, "name": name, kind: secret });
+        (secret_file(identity, name), json!({ "resources": [only] }))
     })
 }
 

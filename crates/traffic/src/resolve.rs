@@ -56,7 +56,10 @@ fn route(world: &World, options: &crate::CallOptions, authority: Option<Authorit
         Ok(slot) => {
             let authority = authority.unwrap_or_else(|| routes.authority(slot).clone());
             match world.serving(slot, path) {
-                Some(cluster) => Route::To { cluster: cluster.clone(), authority },
+                Some(cluster) => {
+                    let rules = world.at(slot).and_then(|whole| whole.rules.clone());
+                    Route::To { cluster: cluster.clone(), rules, authority }
+                }
                 None => Route::Unsubscribed { service: routes.name(slot).clone(), authority },
             }
         }

@@ -16,7 +16,7 @@ use crate::{
     answer::Answer,
     cluster::Cluster,
     stage::{Called, Route, Selected, Stage},
-    world::rules::Directed,
+    world::rules::{Directed, Rules},
 };
 
 /// Finds a call's cluster, or waits for it.
@@ -31,19 +31,16 @@ impl<S> Select<S> {
         tower::layer::layer_fn(move |inner| Self { inner, worlds: worlds.clone(), patience })
     }
 
-    /// The cluster that the call names, perhaps one without endpoints.
-    async fn named(
-        &self,
-        route: Route,
-        path: &str,
-        until: Instant,
-    ) -> Result<(Arc<Cluster>, http::uri::Authority), Error> {
+    /// The cluster that the call names, perhaps one without endpoints, and the rules of its service.
+    async fn named(&self, route: Route, path: &str, until: Instant) -> Result<Named, Error> {
         match route {
             Route::Nowhere(error) => Err(error),
-            Route::To { cluster, authority } => Ok((cluster, authority)),
+            Route::To { cluster, rules, authority } => Ok((cluster, rules, authority)),
             Route::Unsubscribed { service, authority } => {
                 self.worlds.want(&service);
-                Ok((subscribed(&self.worlds, &service, path, until).await?, authority))
+                let cluster = subscribed(&self.worlds, &service, path, until).await?;
+                let rules = self.worlds.load().cluster(&service).and_then(|whole| whole.rules.clone());
+                Ok((cluster, rules, authority))
             }
         }
     }
@@ -78,39 +75,18 @@ impl<S> Select<S> {
         let until = until.min(self.end_of_patience(&cluster));
         endpoints(&self.worlds, cluster.name(), path, until).await
     }
-
-    /// What the rules of the service that the call names say of it.
-    fn directed(&self, named: &Cluster, call: &Directable<'_>) -> Option<Directed> {
-        if call.pinned {
-            return None;
-        }
-        match &named.rules {
-            Some(rules) => rules.direct(call.path, call.headers, &mut rand::rng()),
-            // the rules are those of the whole, of which this may be a part
-            None => {
-                let world = self.worlds.borrow();
-                let rules = world.cluster(named.name())?.rules.as_ref()?;
-                rules.direct(call.path, call.headers, &mut rand::rng())
-            }
-        }
-    }
 }
 
-/// What rules look at.
-struct Directable<'a> {
-    path: &'a str,
-    headers: &'a http::HeaderMap,
-    pinned: bool,
-}
+type Named = (Arc<Cluster>, Option<Arc<Rules>>, http::uri::Authority);
 
 impl<S: Stage<Selected>> Stage<Called> for Select<S> {
     async fn call(&self, call: Called) -> Result<Response<Answer>, Error> {
         let Called { head, body, options, method, route, deadline, trace } = call;
         let give_up = Instant::now() + self.patience;
         let (path, pinned) = (head.uri.path(), options.instance);
-        let (named, authority) = self.named(route, path, give_up).await?;
-        let asked = Directable { path, headers: &head.headers, pinned: pinned.is_some() };
-        let directed = self.directed(&named, &asked);
+        let (named, rules, authority) = self.named(route, path, give_up).await?;
+        let rules = rules.filter(|_| pinned.is_none());
+        let directed = rules.and_then(|rules| rules.direct(path, &head.headers, &mut rand::rng()));
         let Directed { to, timeout, retry } = directed.unwrap_or_default();
         let mut cluster = match &to {
             Some(to) if to != named.name() => self.sent_on(to, path, give_up).await?,

@@ -10,7 +10,13 @@ use http::{Request, Response, request::Parts, uri::Authority};
 use tokio::time::Instant;
 use weft_model::{InstanceId, RetryRule, ServiceName};
 
-use crate::{Body, CallOptions, Error, answer::Answer, cluster::Cluster, span::CallTrace, world::routes::Method};
+use crate::{
+    Body, CallOptions, Error,
+    answer::Answer,
+    cluster::Cluster,
+    span::CallTrace,
+    world::{routes::Method, rules::Rules},
+};
 
 /// A layer, or what it stands on.
 pub(crate) trait Stage<R>: Send + Sync {
@@ -38,8 +44,8 @@ pub(crate) struct Called {
 
 /// Where a call leads, in the world it was resolved in.
 pub(crate) enum Route {
-    /// To a cluster, perhaps one without endpoints.
-    To { cluster: Arc<Cluster>, authority: Authority },
+    /// To a cluster, perhaps one without endpoints, unless the rules send it elsewhere.
+    To { cluster: Arc<Cluster>, rules: Option<Arc<Rules>>, authority: Authority },
     /// To a service of the directory whose endpoints are not known.
     Unsubscribed { service: ServiceName, authority: Authority },
     /// Nowhere.

@@ -74,7 +74,7 @@ impl<S: Stage<Called>> Stage<Came> for ToCluster<S> {
         let named = || self.cluster.name().to_string().parse().expect("a service name is made of DNS labels");
         let authority = head::authority(&head).unwrap_or_else(named);
         let route = match allowed {
-            Ok(()) => Route::To { cluster: self.cluster.clone(), authority },
+            Ok(()) => Route::To { cluster: self.cluster.clone(), rules: None, authority }, // it has been where rules could send it
             Err(refused) => Route::Nowhere(refused),
         };
         self.inner.call(Called { head, body, options, method, route, deadline: None, trace: None }).await

@@ -165,10 +165,11 @@ impl AggregatedDiscoveryService for Relay {
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
         let (rejected, out) = (Arc::clone(&self.rejected), self.out);
-        let requests = request.into_inner().map_while(Result::ok).inspect(move |it| {
+        let requests = request.into_inner().map_while(Result::ok).map(move |it| {
             if let Some(error) = &it.error_detail {
                 rejected.lock().expect("nobody panics with it").push(error.message.clone());
             }
+            it
         });
         let mut registry = AggregatedDiscoveryServiceClient::new(self.registry.clone());
         let responses = registry.stream_aggregated_resources(requests).await?.into_inner();

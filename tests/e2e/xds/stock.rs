@@ -37,9 +37,9 @@ impl Lang {
         }
     }
 
-    /// grpc-js-xds does not.
+    /// grpc-js-xds does not, and grpc-java ignores whom it shall believe.
     const fn speaks_tls_to_its_server(self) -> bool {
-        matches!(self, Self::Python | Self::Go | Self::Java)
+        matches!(self, Self::Python | Self::Go)
     }
 }
 

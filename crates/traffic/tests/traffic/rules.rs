@@ -8,7 +8,9 @@ use weft_model::{
     CallMatch, Policy, PolicyKind, RetryOn, RetryRule, Route, RouteRule, ServiceName, ServiceSnapshot, Snapshot, Split,
     Status, Target, Version,
 };
-use weft_traffic::{Body, Code, Error, Metrics, Outbound, OutboundConfig, Pool, PoolConfig, Worlds};
+use weft_traffic::{
+    Body, CallOptions, Code, Error, Metrics, Outbound, OutboundConfig, Pool, PoolConfig, ToApp, Tracing, Worlds,
+};
 
 use crate::{
     mesh::{GET, POST, info, read, request, users},
@@ -84,6 +86,19 @@ async fn calls_go_where_the_rules_of_the_service_they_name_send_them() {
     let (usual, other) = (usual.calls(), other.calls());
     assert_eq!(usual + other, 200);
     assert!((60..=140).contains(&other), "{other} of 200 at the canary");
+}
+
+#[tokio::test]
+async fn a_call_that_has_come_to_an_instance_stays_there() {
+    let (app, other) = (Upstream::start(Call::echo).await, Upstream::start(Call::echo).await);
+    let (worlds, _interests) = Worlds::new(Metrics::default());
+    let away = RouteRule { to: to(&[("canary", 1)]), ..any_call() };
+    worlds.apply(&snapshot([service(users(), 1, &app, Some(away)), service(canary(), 2, &other, None)]));
+    let pool = Pool::new(PoolConfig::default(), Metrics::default());
+    let to_app = ToApp::new(users(), app.address, worlds, Tracing::default(), pool);
+    let answered = to_app.call_with(request(GET, Body::full("x")), CallOptions::default()).await.unwrap();
+    assert_eq!(read(answered).await.code, Code::Ok);
+    assert_eq!((app.calls(), other.calls()), (1, 0), "rules are for who calls");
 }
 
 #[tokio::test]

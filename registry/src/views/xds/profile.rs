@@ -6,7 +6,7 @@
 //! {"weft": {"certificate_providers": ["weft"], "trust_domain": "weft.local", "listen": "127.0.0.1:10000", "secrets": "/run/identity"}}
 //! ```
 //! `certificate_providers`: names that the node's bootstrap declares; TLS is sent only to nodes that declare one, and then by the first.
-//! `trust_domain`: that of its certificate. `listen`: where an Envoy shall listen for its app. `secrets`: directory of an Envoy's `secrets.json`. `node.cluster` names the service that a gRPC server is, for its server-side listeners.
+//! `trust_domain`: that of its certificate. `listen`: where an Envoy shall listen for its app. `secrets`: directory of an Envoy's files of secrets. `node.cluster` names the service that a gRPC server is, for its server-side listeners.
 //! Bounds: parts longer than a limit are read as absent, so that no node makes others pay for its metadata.
 
 use std::{collections::BTreeSet, net::SocketAddr};

@@ -3,7 +3,8 @@
 //! Lives here: the message. Does not: endpoints (`endpoints`), TLS contexts (`tls`).
 //! `lb_policy` is ROUND_ROBIN for everybody: C-core and Node refuse LEAST_REQUEST there. What a client should really do is said by the list of
 //! `load_balancing_policy`, of which it takes the first that it knows: localities by weight, endpoints within one in turn; without the outer policy
-//! gRPC ignores weights. Envoy speaks HTTP/2 to endpoints only if told so, and takes endpoints of one weight in turn, too.
+//! gRPC ignores weights. Envoy refuses that outer policy around round robin, and heeds weights of localities and endpoints if round robin says so; it
+//! speaks HTTP/2 to endpoints only if told so.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,7 +13,7 @@ use weft_model::{PolicyKind, ServiceName, ServiceSnapshot, Upstream};
 use super::{
     messages::{
         Any, CircuitBreakers, Cluster, LbPolicy, LoadBalancingPolicy, OutlierDetection, RoundRobin,
-        TypedExtensionConfig, WrrLocality, ads, any, cluster, core, http_options, labelled, number, time,
+        TypedExtensionConfig, WrrLocality, ads, any, cluster, core, http_options, labelled, lb_common, number, time,
     },
     reach::Reach,
     tls::{self, Certificates},
@@ -106,6 +107,14 @@ fn balancing() -> LoadBalancingPolicy {
     }
 }
 
+fn balancing_of_envoy() -> LoadBalancingPolicy {
+    use lb_common::{LocalityLbConfig, locality_lb_config::LocalityConfigSpecifier::LocalityWeightedLbConfig};
+    let by_weight = LocalityWeightedLbConfig(lb_common::locality_lb_config::LocalityWeightedLbConfig {});
+    let by_locality = Some(LocalityLbConfig { locality_config_specifier: Some(by_weight) });
+    let in_turn = any(&RoundRobin { locality_lb_config: by_locality, ..RoundRobin::default() });
+    LoadBalancingPolicy { policies: vec![extension("envoy.load_balancing_policies.round_robin", in_turn)] }
+}
+
 fn extension(name: &str, typed_config: Any) -> LbPolicy {
     let typed_config = Some(typed_config);
     LbPolicy { typed_extension_config: Some(TypedExtensionConfig { name: name.to_owned(), typed_config }) }
@@ -126,6 +135,7 @@ fn for_envoy(cluster: Cluster) -> Cluster {
     Cluster {
         connect_timeout: time(CONNECT),
         typed_extension_protocol_options: HashMap::from([(key, any(&options))]),
+        load_balancing_policy: Some(balancing_of_envoy()),
         ..cluster
     }
 }

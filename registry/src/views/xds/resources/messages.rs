@@ -29,7 +29,9 @@ pub(super) use envoy_types::pb::{
                     self as hcm, HttpConnectionManager, HttpFilter, http_connection_manager::RouteSpecifier,
                 },
             },
-            load_balancing_policies::{round_robin::v3::RoundRobin, wrr_locality::v3::WrrLocality},
+            load_balancing_policies::{
+                common::v3 as lb_common, round_robin::v3::RoundRobin, wrr_locality::v3::WrrLocality,
+            },
             transport_sockets::tls::v3 as tls,
             upstreams::http::v3 as http_options,
         },

@@ -2,7 +2,7 @@
 //!
 //! Lives here: contexts for both sides of a connection, by certificate provider (gRPC) and by files (Envoy). Does not: who gets one (`reach`, `profile`).
 //! Certificates never travel by xDS: a client has them in files that `weft identity --out` keeps fresh. gRPC clients name them by an instance of a
-//! certificate provider in their bootstrap, and refuse every other way (`contracts` of xDS, TLS); Envoy reads a file of secrets beside them, which
+//! certificate provider in their bootstrap, and refuse every other way; Envoy reads a file for each secret beside them, which
 //! `weft bootstrap --lang envoy` writes.
 //! The peer must show one of the expected identities as its URI; names of hosts play no part.
 
@@ -18,11 +18,11 @@ use tls::common_tls_context::{CombinedCertificateValidationContext, ValidationCo
 pub(crate) enum Certificates {
     /// An instance of a certificate provider that its bootstrap declares.
     Provider(String),
-    /// A directory that holds `secrets.json` (Envoy).
+    /// A directory that holds a file for each secret (Envoy).
     Files(String),
 }
 
-/// Names of the secrets in `secrets.json`.
+/// Names of the secrets, and of their files with `.json` behind.
 const IDENTITY: &str = "weft_identity";
 const ROOTS: &str = "weft_roots";
 
@@ -76,7 +76,7 @@ fn by_provider(name: &str, expected: Option<&BTreeSet<SpiffeId>>) -> tls::Common
 }
 
 fn by_files(directory: &str, expected: Option<&BTreeSet<SpiffeId>>) -> tls::CommonTlsContext {
-    let secret = |name: &str| tls::SdsSecretConfig { name: name.to_owned(), sds_config: Some(file(directory)) };
+    let secret = |name: &str| tls::SdsSecretConfig { name: name.to_owned(), sds_config: Some(file(directory, name)) };
     let name = |id: &SpiffeId| tls::SubjectAltNameMatcher {
         san_type: tls::subject_alt_name_matcher::SanType::Uri.into(),
         matcher: Some(exactly(id.as_str())),
@@ -103,8 +103,8 @@ fn by_files(directory: &str, expected: Option<&BTreeSet<SpiffeId>>) -> tls::Comm
     }
 }
 
-fn file(directory: &str) -> ConfigSource {
-    let source = core::PathConfigSource { path: format!("{directory}/secrets.json"), ..Default::default() };
+fn file(directory: &str, secret: &str) -> ConfigSource {
+    let source = core::PathConfigSource { path: format!("{directory}/{secret}.json"), ..Default::default() };
     ConfigSource {
         resource_api_version: core::ApiVersion::V3.into(),
         config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::PathConfigSource(source)),

@@ -17,7 +17,6 @@ use super::{
             Cluster, ClusterLoadAssignment, HttpConnectionManager, Listener, RouteConfiguration, RouteSpecifier, core,
             endpoint, route, tls,
         },
-        names,
     },
     any_mesh::world_of,
 };
@@ -392,7 +391,7 @@ fn a_fault_brings_its_filter_along() {
 fn an_envoy_has_one_listener_and_routes_by_authority_and_by_grpc_service() {
     let world = world_of([with_methods(users([instance(1)]))]);
     let envoy = Profile { family: Family::Envoy, listen: Some("127.0.0.1:10000".parse().unwrap()), ..nobody() };
-    let all = |kind| names(&world, &envoy, kind).iter().map(ToString::to_string).collect::<Vec<_>>();
+    let all = |kind| super::super::names(&world, &envoy, kind).iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(
         (all(Kind::Listener), all(Kind::Cluster)),
         (vec!["weft/outbound".to_owned()], vec!["users.default".to_owned()])
@@ -406,8 +405,15 @@ fn an_envoy_has_one_listener_and_routes_by_authority_and_by_grpc_service() {
         .map(|it| format!("{:?}", it.r#match.as_ref().unwrap().path_specifier))
         .collect();
     assert_eq!(paths, ["Some(Path(\"/u.Users/Get\"))", "Some(Prefix(\"/u.Users/\"))"]);
+    let cluster: Cluster = get(&world, &envoy, Kind::Cluster, "users.default");
+    let policies: Vec<_> = cluster.load_balancing_policy.unwrap().policies;
+    let names: Vec<_> = policies.iter().map(|it| it.typed_extension_config.as_ref().unwrap().name.as_str()).collect();
+    assert_eq!(names, ["envoy.load_balancing_policies.round_robin"], "Envoy refuses wrr_locality around round robin");
     let silent = Profile { listen: None, ..envoy };
-    assert!(names(&world, &silent, Kind::Listener).is_empty(), "an Envoy that does not say where has none");
+    assert!(
+        super::super::names(&world, &silent, Kind::Listener).is_empty(),
+        "an Envoy that does not say where has none"
+    );
 }
 
 #[test]

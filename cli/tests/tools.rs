@@ -78,7 +78,7 @@ fn probe_says_by_its_exit_code_whether_somebody_takes_calls() {
 async fn interrupted(arguments: &[&str], dir: &Path) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weft"));
     command.args(arguments).current_dir(dir);
-    let mut process = Process::spawn("weft", command).unwrap();
+    let mut process = Process::spawn("weft", command).expect("weft starts");
     let status = format!("/proc/{}/status", process.pid());
     let catches = || async {
         // Bit 1 of the caught signals is SIGINT: proc(5).

@@ -11,6 +11,7 @@ mod clients;
 mod deadlines;
 mod identity;
 mod kubernetes;
+mod languages;
 mod metrics;
 mod postgres;
 mod reliability;

@@ -29,26 +29,30 @@ use crate::{
 const START: Duration = Duration::from_secs(60);
 
 /// A mesh of registry, gateway and two instances of users, started by `weft up` in a directory of its own.
-struct Up {
+pub(crate) struct Up {
     dir: TempDir,
     weft: PathBuf,
     process: Process,
 }
 
 impl Up {
-    async fn start(test: &str) -> Option<Self> {
-        let [weft, users]: [PathBuf; 2] = outside::need_binaries(&["weft", "users"], test)?.try_into().ok()?;
-        let dir = TempDir::new().unwrap();
-        let mesh = format!(
-            "[registry]\nlisten = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n\n[gateway]\nlisten = \"127.0.0.1:0\"\n\n\
-             [services.users]\ncommand = [{:?}]\nscale = 2\ndata = \"shared\"\n",
-            users.display()
-        );
-        fs::write(dir.path().join("weft.toml"), mesh).unwrap();
+    pub(crate) async fn start(test: &str) -> Option<Self> {
+        let users = outside::need(outside::binary("users"), test, "the binary `users`")?;
+        let users = format!("[services.users]\ncommand = [{:?}]\nscale = 2\ndata = \"shared\"\n", users.display());
+        let up = Self::start_in(test, TempDir::new().unwrap(), &users).await?;
+        assert_eq!(up.serving().await, 2);
+        Some(up)
+    }
+
+    /// Starts a mesh of these services in a directory, and waits until all serve.
+    pub(crate) async fn start_in(test: &str, dir: TempDir, services: &str) -> Option<Self> {
+        let weft = outside::need(outside::binary("weft"), test, "the binary `weft`")?;
+        let roles =
+            "[registry]\nlisten = \"127.0.0.1:0\"\nhttp = \"127.0.0.1:0\"\n\n[gateway]\nlisten = \"127.0.0.1:0\"\n\n";
+        fs::write(dir.path().join("weft.toml"), format!("{roles}{services}")).unwrap();
         let mut command = Command::new(&weft);
         command.arg("up").current_dir(dir.path());
         let up = Self { process: Process::spawn("weft up", command).unwrap(), dir, weft };
-        wait::until("weft up to serve", START, || async { (up.serving().await == 2).then_some(()) }).await;
         wait::until("weft up to say that it is ready", START, || async {
             up.process.said("ready after").then_some(())
         })
@@ -57,7 +61,7 @@ impl Up {
     }
 
     /// Runs a command beside the mesh, and returns what it printed. Fails the test if the command fails.
-    async fn run(&self, args: &[&str]) -> String {
+    pub(crate) async fn run(&self, args: &[&str]) -> String {
         let (ok, said) = self.try_run(args).await;
         assert!(ok, "weft {args:?} failed: {said}");
         said
@@ -76,7 +80,8 @@ impl Up {
         if ok { serde_json::from_str(&said).expect("ps -o json prints JSON") } else { Value::Null }
     }
 
-    async fn processes(&self) -> Vec<Value> {
+    /// Every process as `ps` shows it.
+    pub(crate) async fn processes(&self) -> Vec<Value> {
         self.ps().await["processes"].as_array().cloned().unwrap_or_default()
     }
 
@@ -85,7 +90,7 @@ impl Up {
         self.processes().await.iter().filter(serves).count()
     }
 
-    async fn gateway(&self) -> std::net::SocketAddr {
+    pub(crate) async fn gateway(&self) -> std::net::SocketAddr {
         let gateway = self.processes().await.into_iter().find(|p| p["name"] == "gateway").expect("there is a gateway");
         gateway["addresses"]["http"].as_str().and_then(|a| a.parse().ok()).expect("the gateway listens")
     }

@@ -14,6 +14,7 @@ mod ci;
 mod headers;
 
 mod bench;
+mod clients;
 mod setup;
 mod tools;
 
@@ -57,6 +58,10 @@ enum Task {
     Test(testing::Arguments),
     /// Installs what the tests need from Debian (through apt, as root); says so and does nothing where all is there
     Setup,
+    /// Generates clients in other languages from proto/, each by the language's own tool; clients/README.md says what they are
+    ///
+    /// Into target/clients, with libraries fetched into ~/.cache/weft where they are not there yet.
+    Clients,
     /// Measures, in release builds; bench/README.md says what and has the figures
     ///
     /// Builds what is measured, then runs one measurement with the arguments after its name: `cargo xtask bench sampling --rounds 5`.
@@ -76,6 +81,7 @@ fn main() -> ExitCode {
     let done = Env::read().and_then(|env| match task {
         Task::Test(arguments) => testing::run(&env, &arguments),
         Task::Setup => setup::run(&env),
+        Task::Clients => clients::run(&env),
         Task::Bench(arguments) => bench::run(&env, &arguments),
         Task::Ci(arguments) => ci::run(env, &arguments),
         Task::Soak(arguments) => soak::run(&env, &arguments),

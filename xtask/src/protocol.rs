@@ -7,9 +7,9 @@
 //! | variable | value |
 //! | --- | --- |
 //! | `WEFT_TEST_BIN` | directory of the workspace's binaries (`weft`, `users`, testkit's own), freshly built |
-//! | `WEFT_TEST_PYTHON` | a Python interpreter with grpcio, grpcio-tools, grpcio-reflection, grpcio-health-checking and prometheus_client |
+//! | `WEFT_TEST_PYTHON` | a Python interpreter with grpcio, grpcio-tools, grpcio-reflection, grpcio-health-checking, prometheus_client and dnspython |
+//! | `WEFT_TEST_NODE` | a program beside `node_modules` with grpc-js, grpc-js-xds and what else `clients/node` names |
 //! | `WEFT_TEST_GRPCURL` | the grpcurl program |
-//! | `WEFT_TEST_NODE_MODULES` | directory of node modules with @grpc/grpc-js, @grpc/grpc-js-xds and @grpc/proto-loader |
 //! | `WEFT_TEST_GO` | the go program; what `tests/e2e/xds/go` is made of is in its cache |
 //! | `WEFT_TEST_JAVA_CLIENT` | directory of what `tests/e2e/xds/java` came to: `classes`, and `lib` with grpc-java |
 //! | `WEFT_TEST_ENVOY` | Envoy |
@@ -29,10 +29,10 @@ use std::collections::BTreeSet;
 pub(crate) const BIN: &str = "WEFT_TEST_BIN";
 /// Python interpreter with the pinned gRPC packages.
 pub(crate) const PYTHON: &str = "WEFT_TEST_PYTHON";
+/// A program beside the packages of `clients/node`.
+pub(crate) const NODE: &str = "WEFT_TEST_NODE";
 /// The grpcurl program.
 pub(crate) const GRPCURL: &str = "WEFT_TEST_GRPCURL";
-/// Node modules of stock gRPC.
-pub(crate) const NODE_MODULES: &str = "WEFT_TEST_NODE_MODULES";
 /// The go program.
 pub(crate) const GO: &str = "WEFT_TEST_GO";
 /// The built client of grpc-java.

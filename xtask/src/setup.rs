@@ -38,19 +38,19 @@ const NEEDS: &[Need] = &[
         otherwise: "Python 3.10 or newer is needed, with the venv module",
     },
     Need {
+        what: "Node.js",
+        for_what: "tests against grpc-js and grpc-js-xds",
+        probe: &["sh", "-c", r"node --version | grep -Eq '^v(1[89]|[2-9][0-9])\.' && npm --version"],
+        packages: &["nodejs", "npm"],
+        otherwise: "Node.js 18 or newer is needed, with npm",
+    },
+    Need {
         what: "Go",
         for_what: "tests against grpcurl and grpc-go",
         // Since 1.21 an older Go fetches the one that grpcurl asks for by itself.
         probe: &["sh", "-c", r"go version | grep -Eq 'go1\.(2[1-9]|[3-9][0-9])'"],
         packages: &["golang-go"],
         otherwise: "this system's package is too old: take Go 1.25 or newer from go.dev",
-    },
-    Need {
-        what: "Node with npm",
-        for_what: "tests against grpc-js-xds",
-        probe: &["sh", "-c", "node --version && npm --version"],
-        packages: &["nodejs", "npm"],
-        otherwise: "Node 18 or newer is needed, with npm",
     },
     Need {
         what: "Java with Maven",
@@ -60,11 +60,18 @@ const NEEDS: &[Need] = &[
         otherwise: "a JDK 17 or newer is needed, with Maven",
     },
     Need {
-        what: "promtool",
-        for_what: "tests of /metrics and of the rules for Prometheus",
-        probe: &["promtool", "--version"],
+        what: "Prometheus with promtool",
+        for_what: "tests of /metrics, of the rules, and of a server that discovers a mesh",
+        probe: &["sh", "-c", "promtool --version && prometheus --version"],
         packages: &["prometheus"],
-        otherwise: "take promtool from a release of Prometheus and put it into PATH",
+        otherwise: "take both from a release of Prometheus and put them into PATH",
+    },
+    Need {
+        what: "dig",
+        for_what: "tests of the registry's DNS",
+        probe: &["dig", "-v"],
+        packages: &["bind9-dnsutils"],
+        otherwise: "install BIND's dig",
     },
     Need {
         what: "libfaketime",

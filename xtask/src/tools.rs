@@ -17,9 +17,10 @@ use crate::run::{self, Limit};
 
 const GRPCIO: &str = "1.85.1";
 const GRPCIO_PACKAGES: [&str; 4] = ["grpcio", "grpcio-tools", "grpcio-reflection", "grpcio-health-checking"];
+const GRPC_JS: &str = "1.14.7";
 const PROMETHEUS_CLIENT: &str = "0.26.0";
-const NODE_PACKAGES: [&str; 3] = ["@grpc/grpc-js@1.14.7", "@grpc/grpc-js-xds@1.14.1", "@grpc/proto-loader@0.8.1"];
 const ENVOY: &str = "1.40.0";
+const DNSPYTHON: &str = "2.9.2";
 const GRPCURL: &str = "1.9.4";
 /// The newest that Go 1.24 builds.
 const KUSTOMIZE: &str = "5.8.1";
@@ -67,7 +68,7 @@ pub(crate) fn for_tests(env: &Env) -> ForTests {
     let mut tools = ForTests::default();
     for (name, tool) in [
         (protocol::PYTHON, python(env)),
-        (protocol::NODE_MODULES, node_modules(env)),
+        (protocol::NODE, node(env)),
         (protocol::GO, go_client(env)),
         (protocol::JAVA_CLIENT, java_client(env)),
         (protocol::ENVOY, envoy(env)),
@@ -76,10 +77,7 @@ pub(crate) fn for_tests(env: &Env) -> ForTests {
         (protocol::KUBERNETES_VALIDATE, kubernetes_validate(env)),
     ] {
         match install(env, tool) {
-            // a directory is wanted, not the program that reads it
-            Ok(_) if name == protocol::NODE_MODULES => {
-                tools.variables.push((name, node_home(env).join("node_modules")));
-            }
+            // A directory is wanted, not the program that reads it.
             Ok(_) if name == protocol::JAVA_CLIENT => tools.variables.push((name, java_home(env))),
             Ok(place) => tools.variables.push((name, place)),
             Err(error) => tools.absent.push(format!("{error:#}")),
@@ -100,6 +98,19 @@ fn postgres(env: &Env) -> Option<PathBuf> {
     let mut find = env.command(FIND_POSTGRES[0]);
     let found = find.args(&FIND_POSTGRES[1..]).output().ok().filter(|it| it.status.success())?;
     Some(String::from_utf8(found.stdout).ok()?.trim().into())
+}
+
+/// Returns a Python that has the gRPC packages.
+pub(crate) fn python_with_grpc(env: &Env) -> Result<PathBuf> {
+    install(env, python(env))
+}
+
+/// Returns the directory of the packages that clients in Node stand on.
+pub(crate) fn node_modules(env: &Env) -> Result<PathBuf> {
+    let tool = node(env);
+    let modules = tool.home.join("node_modules");
+    install(env, tool)?;
+    Ok(modules)
 }
 
 /// Returns the cargo-deny program.
@@ -134,36 +145,41 @@ fn python(env: &Env) -> Tool {
     let mut pip = python();
     pip.args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]);
     pip.args(GRPCIO_PACKAGES.map(|package| format!("{package}=={GRPCIO}")));
-    pip.arg(format!("prometheus-client=={PROMETHEUS_CLIENT}"));
+    pip.arg(format!("prometheus-client=={PROMETHEUS_CLIENT}")).arg(format!("dnspython=={DNSPYTHON}"));
     Tool {
         what: format!("Python's grpcio {GRPCIO}"),
         takes: "ten seconds",
         needs: answer(env.command("python3"), &["-c", "import venv, ensurepip"]),
-        works: answer(python(), &["-c", "import grpc, grpc_tools, grpc_reflection, grpc_health, prometheus_client"]),
+        works: answer(
+            python(),
+            &["-c", "import grpc, grpc_tools, grpc_reflection, grpc_health, prometheus_client, dns.resolver"],
+        ),
         steps: vec![venv, pip],
         home,
     }
 }
 
-fn node_home(env: &Env) -> PathBuf {
-    let version = NODE_PACKAGES[1].rsplit('@').next().unwrap_or_default();
-    env.cache().join(format!("tools/grpc-js-xds-{version}"))
-}
-
-/// Node's own gRPC, which knows xDS.
-fn node_modules(env: &Env) -> Tool {
-    let home = node_home(env);
+/// The packages that `clients/node` names, in the versions of its lock file. The program is `grpc` in their folder: node as that folder sees it.
+fn node(env: &Env) -> Tool {
+    let home = env.cache().join(format!("tools/grpc-js-{GRPC_JS}"));
+    let program = home.join("grpc");
+    let from = env.root().join("clients/node");
+    let mut files = env.command("sh");
+    files.args(["-c", "mkdir -p $0 && cp $1/package.json $1/package-lock.json $0/"]).arg(&home).arg(from);
     let mut npm = env.command("npm");
-    npm.args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"]).arg(&home).args(NODE_PACKAGES);
-    let mut works = env.command("node");
-    works.args(["-e", "require('@grpc/grpc-js-xds').register(); require('@grpc/proto-loader')"]);
-    works.env("NODE_PATH", home.join("node_modules"));
+    npm.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix"]).arg(&home);
+    let mut link = env.command("sh");
+    let script = "printf '#!/bin/sh\\ncd \"%s\" && exec node \"$@\"\\n' $0 > $0/grpc && chmod 755 $0/grpc";
+    link.args(["-c", script]).arg(&home);
     Tool {
-        what: NODE_PACKAGES[1].to_owned(),
+        what: format!("grpc-js {GRPC_JS}"),
         takes: "ten seconds",
         needs: answer(env.command("npm"), &["--version"]),
-        works,
-        steps: vec![npm],
+        works: answer(
+            env.command(program),
+            &["-e", "for (const it of ['grpc-js', 'grpc-js-xds', 'proto-loader']) require('@grpc/' + it)"],
+        ),
+        steps: vec![files, npm, link],
         home,
     }
 }

@@ -16,14 +16,14 @@ pub fn binary(name: &str) -> Option<PathBuf> {
     path.is_file().then_some(path)
 }
 
-/// Returns a Python interpreter that has grpcio, grpcio-tools, grpcio-reflection, grpcio-health-checking and prometheus_client.
+/// Returns a Python interpreter that has grpcio, grpcio-tools, grpcio-reflection, grpcio-health-checking, prometheus_client and dnspython.
 pub fn python() -> Option<PathBuf> {
     variable("WEFT_TEST_PYTHON")
 }
 
-/// Returns the directory of node modules that has grpc-js, grpc-js-xds and proto-loader.
+/// Returns the directory of the packages that `clients/node` stands on: grpc-js, grpc-js-xds and proto-loader among them.
 pub fn node_modules() -> Option<PathBuf> {
-    variable("WEFT_TEST_NODE_MODULES")
+    Some(variable("WEFT_TEST_NODE")?.parent()?.join("node_modules"))
 }
 
 /// Returns the go program; its cache has what the clients of these tests are made of.

@@ -170,7 +170,12 @@ async fn a_certificate_that_is_not_renewed_is_named_before_it_runs_out() {
     let named = Named::of(&mut mesh).await;
     let checked = named.check().await;
     checked.shows([]);
-    assert_eq!(checked.well("WEFT0305"), 3, "short lives are no fault of two instances and the registry: {:#}", checked.report);
+    assert_eq!(
+        checked.well("WEFT0305"),
+        3,
+        "short lives are no fault of two instances and the registry: {:#}",
+        checked.report
+    );
     let checked = comes_to_show(&named, ["WEFT0305"]).await;
     assert_eq!(checked.subject("WEFT0305"), "echo-9");
     assert!(checked.detail("WEFT0305").ends_with(" s left"), "{:#}", checked.report);

@@ -51,7 +51,6 @@ struct RawAny {
 }
 
 impl Resource {
-    #[cfg_attr(not(test), expect(dead_code, reason = "the resources that are made of it follow"))]
     /// Serialises a message.
     pub(crate) fn of<M: Message + Name>(message: &M) -> Self {
         Self::encoded(M::type_url(), message.encode_to_vec())

@@ -25,13 +25,11 @@ impl XdsWorld {
         self.published.snapshot.version
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "the resources that ask for it follow"))]
     /// A listed service: instances in every status, policies, facts. One without instances may be listed.
     pub(crate) fn service(&self, name: &ServiceName) -> Option<&Arc<ServiceSnapshot>> {
         self.published.snapshot.services.get(name)
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "the resources that ask for it follow"))]
     /// All listed services, by name.
     pub(crate) fn services(&self) -> impl Iterator<Item = &Arc<ServiceSnapshot>> {
         self.published.snapshot.services.values()

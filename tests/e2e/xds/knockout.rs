@@ -8,6 +8,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use envoy_types::pb::{
@@ -31,7 +32,7 @@ use envoy_types::pb::{
     google::protobuf::Any,
 };
 use prost::{Message, Name};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 use tokio_stream::{Stream, StreamExt, wrappers::TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, transport::Channel};
@@ -40,6 +41,9 @@ use super::{
     mesh, rejections,
     stock::{self, Client, Lang},
 };
+
+/// Longest time until a rejection that was sent is counted.
+const COUNTED: Duration = Duration::from_secs(10);
 use crate::ALONE;
 
 /// What a client makes of a fault.
@@ -225,7 +229,13 @@ async fn knocked_out(lang: Lang, test: &str) {
         };
         let expected = if lang == Lang::Python { knockout.python } else { knockout.node };
         assert_eq!(made, expected, "without {}: {told:?}, rejected {reasons:?}", knockout.what);
-        let counted = rejections(&mut mesh).await - before;
+        // The relay hears a rejection before the registry has counted it.
+        let until = Instant::now() + COUNTED;
+        let mut counted = rejections(&mut mesh).await - before;
+        while made == Rejects && counted == 0 && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            counted = rejections(&mut mesh).await - before;
+        }
         assert_eq!(counted > 0, made == Rejects, "without {}: the registry counted {counted}", knockout.what);
         ended.cancel();
     }

@@ -179,8 +179,8 @@ impl Gateway {
             None => Registries::new(urls),
         };
         let watcher = format!("gateway/{}:{}", self.local_addr(), std::process::id());
-        let topics = vec![Topic::All, Topic::Directory];
-        let (task, watch) = Watch::new(registries.clone(), WatchConfig { watcher, topics, last_good: None });
+        let (admin, topics) = (Some(self.admin_addr()), vec![Topic::All, Topic::Directory]);
+        let (task, watch) = Watch::new(registries.clone(), WatchConfig { watcher, admin, topics, last_good: None });
         Feed::Registry(Box::new(Following { registries, watch, task }))
     }
 

@@ -3,7 +3,8 @@
 //! Lives here: the table and the rule of a drain; synchronous, `now` an argument. Does not: sending (`views`), marking an instance (`catalog`).
 //! Invariants: a watcher holds an instance if what it was last sent lists it, or if it was sent the service before the instance drained and
 //! has not acknowledged since; a watcher that is not in the table is not waited for, such as one that cannot acknowledge.
-//! Reported by the watch view. xDS answers the same question from its sessions (`views::xds`); `drains` waits for both.
+//! Reported by the watch view. xDS answers the same question from its sessions (`views::xds`); `drains` waits for both. A polled view knows nobody,
+//! but how long its answers may be used: who asked it for a service before the instance drained is waited for that long.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -48,7 +49,14 @@ pub(crate) struct Seen<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     watchers: HashMap<WatcherId, Watcher>,
+    /// Until when what polled views told of a service may be used.
+    polled: HashMap<(&'static str, ServiceName), Instant>,
+    /// How many of these made the table look for those that are over.
+    polled_kept: usize,
 }
+
+/// Polled answers that are kept without looking for those that are over.
+const POLLED: usize = 64;
 
 impl Table {
     pub(crate) fn open(&mut self, id: WatcherId, name: &str, now: Instant) {
@@ -97,6 +105,16 @@ impl Table {
         })
     }
 
+    /// A polled view tells what it knows of a service, to be used until then.
+    pub(crate) fn told(&mut self, view: &'static str, service: &ServiceName, until: Instant, now: Instant) {
+        let held = self.polled.entry((view, service.clone())).or_insert(until);
+        *held = until.max(*held);
+        if self.polled.len() > self.polled_kept.max(POLLED) {
+            self.polled.retain(|_, until| *until > now);
+            self.polled_kept = 2 * self.polled.len(); // what is looked at was added before: a constant cost each
+        }
+    }
+
     /// Starts waiting for everyone who may still send calls to an instance that is drained as of `version`.
     pub(crate) fn drain(&self, service: &ServiceName, instance: &InstanceId, version: Version, now: Instant) -> Drain {
         let holds = |w: &Watcher| {
@@ -109,7 +127,10 @@ impl Table {
         let mut held: Vec<(WatcherId, String)> =
             self.watchers.iter().filter(|(_, w)| holds(w)).map(|(id, w)| (*id, w.name.clone())).collect();
         held.sort_by(|(_, a), (_, b)| a.cmp(b));
-        Drain { version, began: now, held }
+        let polled = self.polled.iter().filter(|((_, of), until)| of == service && **until > now);
+        let mut polled: Vec<_> = polled.map(|((view, _), until)| (*view, *until)).collect();
+        polled.sort_unstable();
+        Drain { version, began: now, held, polled }
     }
 }
 
@@ -119,6 +140,8 @@ pub(crate) struct Drain {
     version: Version,
     began: Instant,
     held: Vec<(WatcherId, String)>,
+    /// Views that told of the instance, and until when it may be used.
+    polled: Vec<(&'static str, Instant)>,
 }
 
 /// Where a drain stands.
@@ -126,7 +149,7 @@ pub(crate) struct Drain {
 pub(crate) enum Standing {
     /// Nobody is left to wait for.
     Over,
-    /// Somebody is; nobody else falls silent before this.
+    /// Somebody is; nothing changes by time alone before this.
     Until(Instant),
 }
 
@@ -143,18 +166,21 @@ impl Standing {
 impl Drain {
     pub(crate) fn standing(&self, table: &Table, now: Instant) -> Standing {
         let silent_at = |w: &Watcher| w.heard.max(self.began) + SILENT;
-        let open = self.unacknowledged(table).map(|(_, w)| silent_at(w)).filter(|at| *at > now);
+        let open = self.unacknowledged(table).map(|(_, w)| silent_at(w));
+        let open = open.chain(self.polled.iter().map(|(_, until)| *until)).filter(|at| *at > now);
         open.min().map_or(Standing::Over, Standing::Until)
     }
 
     /// Names of those who were waited for.
     pub(crate) fn waited_for(&self) -> Vec<String> {
-        self.held.iter().map(|(_, name)| name.clone()).collect()
+        let polled = self.polled.iter().map(|(view, _)| (*view).to_owned());
+        self.held.iter().map(|(_, name)| name.clone()).chain(polled).collect()
     }
 
-    /// Names of those who have not acknowledged, silent ones included; one that has gone holds nothing.
-    pub(crate) fn waiting(&self, table: &Table) -> Vec<String> {
-        self.unacknowledged(table).map(|(name, _)| name.to_owned()).collect()
+    /// Names of those who have not acknowledged, silent ones included, and of polled views whose time is not over; one that has gone holds nothing.
+    pub(crate) fn waiting(&self, table: &Table, now: Instant) -> Vec<String> {
+        let polled = self.polled.iter().filter(|(_, until)| *until > now).map(|(view, _)| *view);
+        self.unacknowledged(table).map(|(name, _)| name).chain(polled).map(str::to_owned).collect()
     }
 
     fn unacknowledged<'a>(&'a self, table: &'a Table) -> impl Iterator<Item = (&'a str, &'a Watcher)> {
@@ -223,7 +249,7 @@ mod tests {
         table.sent(GATEWAY, Version(6), &users(5, true));
         assert!(table.acked(GATEWAY, Version(6), now));
         assert_eq!(drain.standing(&table, now), Standing::Over);
-        assert_eq!(drain.waiting(&table), [] as [String; 0]);
+        assert_eq!(drain.waiting(&table, now), [] as [String; 0]);
     }
 
     #[test]
@@ -257,7 +283,7 @@ mod tests {
         table.acked(GATEWAY, Version(3), late); // it lives, but lags
         assert_eq!(drain.standing(&table, late), Standing::Until(late + SILENT));
         assert_eq!(drain.standing(&table, late + SILENT), Standing::Over);
-        assert_eq!(drain.waiting(&table), ["gateway"]);
+        assert_eq!(drain.waiting(&table, late + SILENT), ["gateway"]);
     }
 
     #[test]
@@ -267,7 +293,36 @@ mod tests {
         table.sent(GATEWAY, Version(3), &users(3, true));
         let drain = drain(&table, 5, now);
         table.close(GATEWAY);
-        assert_eq!((drain.standing(&table, now), drain.waiting(&table)), (Standing::Over, vec![]));
+        assert_eq!((drain.standing(&table, now), drain.waiting(&table, now)), (Standing::Over, vec![]));
+    }
+
+    #[test]
+    fn who_polled_before_is_waited_for_as_long_as_the_answer_may_be_used() {
+        let now = Instant::now();
+        let later = |seconds| now + Duration::from_secs(seconds);
+        let mut table = Table::default();
+        table.told("dns", &"users".parse().unwrap(), later(3), now);
+        table.told("dns", &"users".parse().unwrap(), later(2), now);
+        table.told("dns", &"posts".parse().unwrap(), later(9), now);
+        let drain = drain(&table, 5, later(1));
+        table.told("dns", &"users".parse().unwrap(), later(5), later(2)); // that answer was without the instance
+        assert_eq!(
+            (drain.waited_for(), drain.waiting(&table, later(1))),
+            (vec!["dns".to_owned()], vec!["dns".to_owned()])
+        );
+        assert_eq!(drain.standing(&table, later(2)), Standing::Until(later(3)));
+        assert_eq!((drain.standing(&table, later(3)), drain.waiting(&table, later(3))), (Standing::Over, vec![]));
+    }
+
+    #[test]
+    fn polled_answers_that_are_over_are_forgotten() {
+        let now = Instant::now();
+        let mut table = Table::default();
+        for n in 0..10_000u64 {
+            let at = now + Duration::from_secs(n);
+            table.told("dns", &format!("s{n}").parse().unwrap(), at + Duration::from_secs(10), at);
+        }
+        assert!(table.polled.len() <= 2 * POLLED, "{}", table.polled.len());
     }
 
     #[test]
@@ -276,6 +331,6 @@ mod tests {
         let mut table = opened(now);
         table.sent(GATEWAY, Version(3), &users(3, true));
         table.acked(GATEWAY, Version(u64::MAX), now);
-        assert_eq!(drain(&table, 5, now).waiting(&table), ["gateway"]);
+        assert_eq!(drain(&table, 5, now).waiting(&table, now), ["gateway"]);
     }
 }

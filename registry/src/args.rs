@@ -10,15 +10,24 @@ use weft_runtime::{LogFormat, Usage, listen::ListenAddr};
 
 use crate::ca::{Kubernetes, Settings};
 
+/// Port of DNS.
+const DNS: u16 = 7153;
+
 /// Keeps the catalog: who is alive, where, and what they offer. Speaks TLS and is the certificate authority of the mesh.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// Where sidecars, gateways and tools reach the registry: gRPC, mutual TLS
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7100")]
     pub listen: ListenAddr,
-    /// Where /healthz, /readyz and /metrics are: plaintext, and nothing can be written there
+    /// Where /healthz, /readyz, /metrics and /prometheus/sd are: plaintext, and nothing can be written there
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7180")]
     pub http: ListenAddr,
+    /// Where names below `weft.` are answered, by UDP and TCP [default: 127.0.0.1:7153; any free port if that of --http is 0]
+    #[arg(long, value_name = "ADDR")]
+    pub dns: Option<ListenAddr>,
+    /// Seconds a DNS answer may be kept, at most an hour. An instance that leaves waits for them, up to its notice
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=3_600))]
+    pub dns_ttl: u32,
     /// Directory of the catalog; made if it is not there
     #[arg(long, value_name = "DIR", default_value = ".weft/registry")]
     pub data: PathBuf,
@@ -76,6 +85,10 @@ pub struct Config {
     pub listen: ListenAddr,
     /// HTTP listener; also the admin address.
     pub http: ListenAddr,
+    /// DNS listener, UDP and TCP.
+    pub dns: ListenAddr,
+    /// How long a DNS answer may be kept; whole seconds.
+    pub dns_ttl: Duration,
     /// Directory of the catalog.
     pub data: PathBuf,
     /// The certificate authority; None speaks plaintext and issues nothing.
@@ -86,8 +99,10 @@ impl Config {
     /// Checks what clap cannot. The error says which flag is wrong and what would be right.
     pub fn load(args: Args) -> Result<Self, Usage> {
         let (listen, http, data) = (args.listen, args.http, args.data.clone());
+        let dns = args.dns.unwrap_or(ListenAddr::loopback(if http.get().port() == 0 { 0 } else { DNS }));
+        let dns_ttl = Duration::from_secs(args.dns_ttl.into());
         let identity = if args.insecure { None } else { Some(settings(args)?) };
-        Ok(Self { listen, http, data, identity })
+        Ok(Self { listen, http, dns, dns_ttl, data, identity })
     }
 }
 
@@ -150,6 +165,15 @@ mod tests {
         let config = load(&[]).unwrap();
         assert_eq!(config.listen, ListenAddr::loopback(7100));
         assert_eq!(config.http, ListenAddr::loopback(7180));
+        assert_eq!((config.dns, config.dns_ttl), (ListenAddr::loopback(7153), Duration::ZERO));
+    }
+
+    #[test]
+    fn dns_listens_anywhere_if_http_does() {
+        assert_eq!(load(&["--http", "127.0.0.1:0"]).unwrap().dns, ListenAddr::loopback(0));
+        let told = load(&["--http", "127.0.0.1:0", "--dns", "127.0.0.2:53", "--dns-ttl", "5"]).unwrap();
+        assert_eq!((told.dns.to_string().as_str(), told.dns_ttl), ("127.0.0.2:53", Duration::from_secs(5)));
+        assert!(Cli::try_parse_from(["registry", "--dns-ttl", "3601"]).is_err());
     }
 
     #[test]

@@ -143,7 +143,7 @@ impl CatalogMetrics {
 const STATUSES: [Status; 5] =
     [Status::Starting, Status::Serving, Status::NotServing, Status::Draining, Status::Crashed];
 
-fn status(it: Status) -> &'static str {
+pub(crate) fn status(it: Status) -> &'static str {
     match it {
         Status::Starting => "starting",
         Status::Serving => "serving",
@@ -338,5 +338,39 @@ impl IdentityMetrics {
     /// `rule` is one of the closed sets of `Refusal::rule`, `TokenError::rule` and the few of `ca::grpc`.
     pub(crate) fn refused(&self, rule: &'static str) {
         self.refusals.get_or_create(&OutcomeLabel { outcome: rule }).inc();
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct QueryLabels {
+    kind: &'static str,
+    rcode: &'static str,
+}
+
+/// What the DNS view counts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DnsMetrics {
+    queries: Family<QueryLabels, Counter>,
+    pub(crate) truncated: Counter,
+    pub(crate) turned_away: Counter,
+}
+
+impl DnsMetrics {
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let it = Self::default();
+        metrics.register(|r| {
+            let queries = "DNS messages by type of question and response code; `dropped` were no queries";
+            r.register("weft_registry_dns_queries", queries, it.queries.clone());
+            r.register("weft_registry_dns_truncated", "DNS answers that did not fit", it.truncated.clone());
+            let away = "DNS connections closed because there were too many";
+            r.register("weft_registry_dns_connections_refused", away, it.turned_away.clone());
+        });
+        it
+    }
+
+    /// Type and code are of the closed sets of `views::dns::wire`.
+    pub(crate) fn answered(&self, as_what: Option<(&'static str, &'static str)>) {
+        let (kind, rcode) = as_what.unwrap_or(("none", "dropped"));
+        self.queries.get_or_create(&QueryLabels { kind, rcode }).inc();
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     drains::Drains,
     metrics::IdentityMetrics,
     server::{Authority, Rooms, Server},
-    views::{watch::Watches, xds::Xds},
+    views::{dns::Dns, prometheus::Prometheus, watch::Watches, xds::Xds},
 };
 
 /// A registry, listening.
@@ -31,6 +31,7 @@ pub struct Registry {
     grpc: TcpListener,
     http: TcpListener,
     admin: Admin,
+    dns: Dns,
     catalog: Catalog,
     task: CatalogTask,
     watches: Watches,
@@ -53,6 +54,7 @@ impl Registry {
         let checks = Checks::new(&catalog, context.metrics());
         let grpc = listen::bind(config.listen)?;
         let http = listen::bind(config.http)?;
+        let dns = Dns::bind(config.dns, config.dns_ttl, &catalog, &watches, context.metrics())?;
         let authority = match config.identity {
             Some(settings) => {
                 let urls = vec![format!("https://{}", grpc.local_addr()?)];
@@ -67,10 +69,12 @@ impl Registry {
         };
         listen::announce(context, "grpc", grpc.local_addr()?);
         listen::announce(context, "admin", http.local_addr()?);
+        listen::announce(context, "dns", dns.addr()?);
         let readiness = Readiness::starting("not running yet");
         readiness.ready(); // loaded: from here on every answer is complete
-        let admin = Admin::new(context.metrics().clone(), readiness);
-        Ok(Self { grpc, http, admin, catalog, task, watches, xds, drains, checks, authority })
+        let prometheus = Prometheus::new(&catalog, &watches, http.local_addr()?);
+        let admin = Admin::new(context.metrics().clone(), readiness).pages(move |request| prometheus.page(request));
+        Ok(Self { grpc, http, admin, dns, catalog, task, watches, xds, drains, checks, authority })
     }
 
     /// Where the gRPC listener is.
@@ -78,9 +82,14 @@ impl Registry {
         self.grpc.local_addr()
     }
 
-    /// Where `/healthz`, `/readyz` and `/metrics` are.
+    /// Where `/healthz`, `/readyz`, `/metrics` and `/prometheus/sd` are.
     pub fn http_addr(&self) -> std::io::Result<SocketAddr> {
         self.http.local_addr()
+    }
+
+    /// Where DNS is, by UDP and TCP.
+    pub fn dns_addr(&self) -> std::io::Result<SocketAddr> {
+        self.dns.addr()
     }
 
     /// A handle on the catalog.
@@ -123,6 +132,8 @@ impl Registry {
         parts.spawn(async move { stop.run_until_cancelled(xds.run(follow)).await.unwrap_or_default() });
         let (stop, checks) = (readers.clone(), self.checks);
         parts.spawn(async move { stop.run_until_cancelled(checks.run()).await.unwrap_or_default() });
+        let (stop, dns) = (readers.clone(), self.dns);
+        parts.spawn(async move { stop.run_until_cancelled(dns.run()).await.unwrap_or_default() });
         let (admin, ending) = (self.admin, shutdown.child());
         let (http, until) = (self.http, ending.clone());
         parts.spawn(async move { admin.run(http, until).await });

@@ -221,7 +221,10 @@ async fn serve_tcp(stream: TcpStream, door: Option<Door>, routes: Routes, shutdo
         return;
     }
     match door {
-        None => serve(stream, routes, shutdown).await,
+        None => {
+            let from = stream.peer_addr().ok();
+            serve(stream, from, routes, shutdown).await;
+        }
         Some(door) => serve_tls(stream, &door, routes, shutdown).await,
     }
 }
@@ -252,7 +255,7 @@ async fn serve_tls(stream: TcpStream, door: &Door, routes: Routes, shutdown: Shu
     let welcome = welcome(door.identity.trust().clone(), caller, stranger);
     tokio::select! {
         (rule, why) = welcome => door.refused(from, rule, &why),
-        () = serve_as(stream, gate.before(routes), bounds, shutdown) => {}
+        () = serve_as(stream, told_whence(gate.before(routes), from), bounds, shutdown) => {}
     }
 }
 
@@ -302,8 +305,27 @@ impl Bounds {
     const STRANGER: Self = Self { streams: STREAMS_OF_STRANGERS, window: WINDOW_OF_STRANGERS };
 }
 
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, routes: Routes, shutdown: Shutdown) {
-    serve_as(stream, routes.boxed_clone(), Bounds::MEMBER, shutdown).await;
+/// Where a request came from; an extension of every request whose connection knows it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CallerAddr(pub(crate) SocketAddr);
+
+fn told_whence(stack: Stack, from: Option<SocketAddr>) -> Stack {
+    let mark = move |mut request: http::Request<hyper::body::Incoming>| {
+        if let Some(from) = from {
+            request.extensions_mut().insert(CallerAddr(from));
+        }
+        request
+    };
+    stack.map_request(mark).boxed_clone()
+}
+
+async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    from: Option<SocketAddr>,
+    routes: Routes,
+    shutdown: Shutdown,
+) {
+    serve_as(stream, told_whence(routes.boxed_clone(), from), Bounds::MEMBER, shutdown).await;
 }
 
 async fn serve_as(

@@ -2,6 +2,8 @@
 //!
 //! Lives here: the list of them.
 
+pub(crate) mod dns;
 pub(crate) mod grpc;
+pub(crate) mod prometheus;
 pub mod watch;
 pub(crate) mod xds;

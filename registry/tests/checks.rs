@@ -37,7 +37,14 @@ impl World {
     async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let anywhere = ListenAddr::loopback(0);
-        let config = Config { listen: anywhere, http: anywhere, data: dir.path().to_owned(), identity: None };
+        let config = Config {
+            listen: anywhere,
+            http: anywhere,
+            dns: anywhere,
+            dns_ttl: Duration::ZERO,
+            data: dir.path().to_owned(),
+            identity: None,
+        };
         let context = Context::for_test("registry", Env::default());
         let registry = Registry::bind(config, &context).await.unwrap();
         let catalog = registry.catalog();

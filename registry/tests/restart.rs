@@ -26,7 +26,14 @@ struct Running {
 impl Running {
     async fn start(data: &Path) -> Self {
         let anywhere = ListenAddr::loopback(0);
-        let config = Config { listen: anywhere, http: anywhere, data: data.to_owned(), identity: None };
+        let config = Config {
+            listen: anywhere,
+            http: anywhere,
+            dns: anywhere,
+            dns_ttl: Duration::ZERO,
+            data: data.to_owned(),
+            identity: None,
+        };
         let context = Context::for_test("registry", Env::default());
         let registry = Registry::bind(config, &context).await.unwrap();
         let (grpc, http, shutdown) = (registry.grpc_addr().unwrap(), registry.http_addr().unwrap(), context.shutdown());

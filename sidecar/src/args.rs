@@ -66,6 +66,10 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     pub weight: Option<Weight>,
 
+    /// Where the app tells of itself in Prometheus' form, as others reach it; the path is /metrics unless said
+    #[arg(long, value_name = "IP:PORT[/PATH]")]
+    pub metrics: Option<String>,
+
     /// Directory for the app's data, made if it is not there and told by WEFT_DATA
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,

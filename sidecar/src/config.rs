@@ -50,6 +50,8 @@ pub struct Config {
     pub locality: Locality,
     /// Its share of traffic.
     pub weight: Weight,
+    /// Where the app tells of itself in Prometheus' form, with or without a path.
+    pub metrics: Option<String>,
     /// Directory for the app's data.
     pub data: Option<PathBuf>,
     /// Directory that gets a copy of this program.
@@ -151,12 +153,23 @@ impl Config {
             slot: args.slot,
             locality: args.locality.unwrap_or_default(),
             weight: args.weight.unwrap_or(Weight::ONE),
+            metrics: args.metrics.map(metrics).transpose()?,
             data: args.data,
             share_program: args.share_program,
             command: args.command,
             trampoline: trampoline()?,
             drain: DrainLimits::default(),
         })
+    }
+}
+
+fn metrics(told: String) -> Result<String, Usage> {
+    let at = told.split_once('/').map_or(told.as_str(), |(at, _)| at);
+    match at.parse::<SocketAddr>() {
+        Ok(at) if at.port() != 0 && !at.ip().is_unspecified() => Ok(told),
+        Ok(_) | Err(_) => Err(Usage::new(format!(
+            "--metrics {told}: expected where others reach the app's metrics, like 10.0.0.7:9464 or 10.0.0.7:9464/internal/metrics"
+        ))),
     }
 }
 

@@ -127,7 +127,8 @@ impl Sidecar {
         let (source, relay) = match &config.source {
             Source::Registry(urls) => {
                 worlds.guard(config.service.clone());
-                let (control, relay) = Control::new(urls, &config, data.as_deref());
+                let admin = reached(&config, &addresses);
+                let (control, relay) = Control::new(urls, &config, admin, data.as_deref());
                 (Feed::Registry(Box::new(control)), relay)
             }
             Source::Services(path) => {
@@ -284,13 +285,13 @@ impl Sidecar {
 
     /// What tools want to know of this instance: its place, where this sidecar tells of itself, and its build.
     fn metadata(&self) -> BTreeMap<String, String> {
-        let Addresses { inbound, admin, .. } = self.addresses;
-        let reached = SocketAddr::new(self.config.advertise.unwrap_or(inbound).ip(), admin.port());
+        let admin = reached(&self.config, &self.addresses).to_string();
         let slot = self.config.slot.iter().map(|slot| (metadata::SLOT, slot.clone()));
-        let facts = [(metadata::ADMIN, reached.to_string()), (metadata::VERSION, env!("CARGO_PKG_VERSION").to_owned())];
+        let metrics = self.config.metrics.iter().map(|at| (metadata::METRICS, at.clone()));
+        let facts = [(metadata::ADMIN, admin), (metadata::VERSION, env!("CARGO_PKG_VERSION").to_owned())];
         let plaintext = self.config.plaintext.and_then(Plaintext::as_metadata);
         let plaintext = plaintext.map(|who| (metadata::PLAINTEXT, who.to_owned()));
-        slot.chain(facts).chain(plaintext).map(|(key, value)| (key.to_owned(), value)).collect()
+        slot.chain(metrics).chain(facts).chain(plaintext).map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
     fn registration(&self) -> Option<Registration> {
@@ -324,8 +325,13 @@ impl Sidecar {
     }
 }
 
+/// Where others reach the admin server: at the IP that callers are told.
+fn reached(config: &Config, addresses: &Addresses) -> SocketAddr {
+    SocketAddr::new(config.advertise.unwrap_or(addresses.inbound).ip(), addresses.admin.port())
+}
+
 impl Control {
-    fn new(urls: &RegistryUrls, config: &Config, data: Option<&Path>) -> (Self, Relay) {
+    fn new(urls: &RegistryUrls, config: &Config, admin: SocketAddr, data: Option<&Path>) -> (Self, Relay) {
         let registries = match &config.identity {
             Some(identity) => Registries::secured(urls, identity),
             None => Registries::new(urls),
@@ -336,6 +342,7 @@ impl Control {
             registries.clone(),
             WatchConfig {
                 watcher: format!("sidecar/{place}:{}", std::process::id()),
+                admin: Some(admin),
                 topics: vec![Topic::Directory, Topic::Service(config.service.clone())], // the latter for its policies
                 last_good: data.map(|data| data.join(format!(".weft-{place}.last-good"))),
             },

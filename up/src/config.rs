@@ -43,15 +43,22 @@ pub struct Config {
 pub struct Registry {
     /// `listen`: gRPC. Default 127.0.0.1:7100.
     pub listen: ListenAddr,
-    /// `http`: readiness and metrics. Default 127.0.0.1:7180.
+    /// `http`: readiness, metrics, Prometheus' discovery. Default 127.0.0.1:7180.
     pub http: ListenAddr,
+    /// `dns`: names below `weft.`, by UDP and TCP. Default 127.0.0.1:7153; any free port if that of `http` is 0.
+    pub dns: ListenAddr,
     /// `data`: directory of the catalog. Default `.weft/registry`.
     pub data: PathBuf,
 }
 
 impl Default for Registry {
     fn default() -> Self {
-        Self { listen: ListenAddr::loopback(7100), http: ListenAddr::loopback(7180), data: REGISTRY.into() }
+        Self {
+            listen: ListenAddr::loopback(7100),
+            http: ListenAddr::loopback(7180),
+            dns: ListenAddr::loopback(7153),
+            data: REGISTRY.into(),
+        }
     }
 }
 
@@ -255,6 +262,7 @@ struct RawFile {
 struct RawRegistry {
     listen: Option<Spanned<String>>,
     http: Option<Spanned<String>>,
+    dns: Option<Spanned<String>>,
     data: Option<PathBuf>,
 }
 
@@ -282,9 +290,11 @@ struct RawService {
 impl RawFile {
     fn check(self, file: &Path) -> Result<Config, Wrong> {
         let root = file.parent().unwrap_or(Path::new("/"));
+        let http = listener(self.registry.http, 7180)?;
         let registry = Registry {
             listen: listener(self.registry.listen, 7100)?,
-            http: listener(self.registry.http, 7180)?,
+            http,
+            dns: listener(self.registry.dns, if http.get().port() == 0 { 0 } else { 7153 })?,
             data: root.join(self.registry.data.unwrap_or_else(|| REGISTRY.into())),
         };
         let gateway = Gateway {
@@ -420,6 +430,7 @@ mod tests {
         let config = parse("").unwrap();
         assert_eq!(config.registry.listen, ListenAddr::loopback(7100));
         assert_eq!(config.registry.http, ListenAddr::loopback(7180));
+        assert_eq!(config.registry.dns, ListenAddr::loopback(7153));
         assert_eq!(config.registry.data, Path::new("/m/.weft/registry"));
         assert_eq!(config.gateway, Gateway { listen: ListenAddr::loopback(8080), config: None });
         assert!(config.services.is_empty());
@@ -434,6 +445,7 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.registry.data, Path::new("/elsewhere"));
+        assert_eq!(config.registry.dns, ListenAddr::loopback(0), "anywhere, as http");
         assert_eq!(config.gateway.listen, ListenAddr::loopback(0));
         let users = &config.services[&"users".parse().unwrap()];
         assert_eq!(users.run, Run::Package("weft-users".to_owned()));
@@ -450,7 +462,7 @@ mod tests {
     fn what_is_wrong_is_named_with_file_and_line() {
         let users = "[services.users]\npackage = \"p\"\n";
         let cases = [
-            ("[registry]\nport = 1\n", "2: unknown field `port`, expected one of `listen`, `http`, `data`"),
+            ("[registry]\nport = 1\n", "2: unknown field `port`, expected one of `listen`, `http`, `dns`, `data`"),
             ("\n\n[broker]\n", "3: unknown field `broker`"),
             ("[gateway]\nlisten = 8080\n", "2: invalid type: integer `8080`, expected a string"),
             ("[gateway]\nlisten = \"here\"\n", "2: \"here\" is no address to listen on"),

@@ -59,7 +59,8 @@ impl Launch {
     pub(crate) fn registry(&self, child: String, config: &Config) -> Spec {
         let registry = &config.registry;
         let args = self.role("registry").flag("--listen", registry.listen.to_string());
-        let args = args.flag("--http", registry.http.to_string()).flag("--data", &registry.data);
+        let args = args.flag("--http", registry.http.to_string()).flag("--dns", registry.dns.to_string());
+        let args = args.flag("--data", &registry.data);
         self.spec(child, args).grace(REGISTRY_GRACE)
     }
 

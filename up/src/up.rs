@@ -93,9 +93,11 @@ fn with_ports(mut config: Config) -> anyhow::Result<Config> {
     let free = |addr: ListenAddr, key: &str| listen::bind(addr.lasting()).with_context(|| format!("{key} of {file}"));
     let listen = free(config.registry.listen, "[registry] listen")?;
     let http = free(config.registry.http, "[registry] http")?;
+    let dns = free(config.registry.dns, "[registry] dns")?;
     let gateway = gateway_port(config.gateway.listen, free)?;
-    config.registry.listen = listen.local_addr()?.to_string().parse()?;
-    config.registry.http = http.local_addr()?.to_string().parse()?;
+    config.registry.listen = listen.local_addr()?.into();
+    config.registry.http = http.local_addr()?.into();
+    config.registry.dns = dns.local_addr()?.into();
     config.gateway.listen = gateway;
     Ok(config)
 }
@@ -108,7 +110,7 @@ fn gateway_port(
     let mut tries = if wanted.get().port() == 0 { PORT_TRIES } else { 1 };
     loop {
         let main = free(wanted, "[gateway] listen")?;
-        let addr: ListenAddr = main.local_addr()?.to_string().parse()?;
+        let addr: ListenAddr = main.local_addr()?.into();
         tries -= 1;
         match free(addr.admin(), "the admin port, 80 above [gateway] listen,") {
             Ok(_) => return Ok(addr),
@@ -325,7 +327,7 @@ async fn watch_registry(
     let Ok(keys) = joined.await else { std::future::pending().await }; // stopped before the registry was there
     let urls = format!("https://{}", config.registry.listen).parse().context("address of the registry")?;
     let watcher = format!("up:{}", std::process::id());
-    let watch_config = WatchConfig { watcher, topics: vec![Topic::All], last_good: None };
+    let watch_config = WatchConfig { watcher, admin: None, topics: vec![Topic::All], last_good: None };
     let (task, mut watch) = Watch::new(Registries::secured(&urls, &keys.identity()), watch_config);
     let mut running = JoinSet::new();
     running.spawn(task.run(CancellationToken::new()));

@@ -34,6 +34,7 @@ pub(crate) fn urls(gateway: SocketAddr, rows: &[Row]) -> Vec<Url> {
     urls.extend(of(&Kind::Gateway, "admin").map(|addr| url("gateway metrics", format!("http://{addr}/metrics"))));
     urls.extend(of(&Kind::Registry, "grpc").map(|addr| url("registry", format!("https://{addr}"))));
     urls.extend(of(&Kind::Registry, "admin").map(|addr| url("registry metrics", format!("http://{addr}/metrics"))));
+    urls.extend(of(&Kind::Registry, "dns").map(|addr| url("DNS", format!("dns://{addr}"))));
     urls
 }
 
@@ -56,6 +57,10 @@ pub(crate) fn text(facts: &Facts) -> String {
         line(&mut text, "or by gRPC", &format!("grpcurl -plaintext {gateway} shop.users.v1.Users/ListUsers"));
     } else {
         line(&mut text, "by gRPC", &format!("grpcurl -plaintext {gateway} list"));
+    }
+    if let Some((dns, service)) = dns(config, rows) {
+        let dig = format!("dig @{} -p {} {service} SRV", dns.ip(), dns.port());
+        line(&mut text, "find it", &dig);
     }
     if let Some((app, name)) = to_break(config, rows) {
         line(
@@ -88,6 +93,17 @@ fn security(config: &Config, gateway: SocketAddr, domain: &TrustDomain) -> Strin
 
 fn line(text: &mut String, name: &str, what: &str) {
     writeln!(text, "  {name:<17} {what}").expect("a String takes what is written to it");
+}
+
+/// Where names are asked, and that of a service.
+fn dns(config: &Config, rows: &[Row]) -> Option<(SocketAddr, String)> {
+    let registry = rows.iter().find(|row| row.kind == Kind::Registry)?;
+    let service = config.services.keys().next()?;
+    let name = match service.namespace() {
+        "default" => format!("{}.service.weft", service.name()),
+        namespace => format!("{}.service.{namespace}.ns.weft", service.name()),
+    };
+    Some((*registry.addresses.get("dns")?, name))
 }
 
 /// An app that can be missed: its service has another instance.

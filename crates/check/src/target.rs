@@ -198,9 +198,10 @@ impl Mesh {
         let written = |addr: std::net::SocketAddr| Place { host: addr.ip().to_string(), port: addr.port() };
         let (listen, http) = (written(config.registry.listen.get()), written(config.registry.http.get()));
         let (gateway, admin) = (written(config.gateway.listen.get()), written(config.gateway.listen.admin().get()));
-        let ports = [("registry", &listen), ("registry", &http), ("gateway", &gateway), ("gateway", &admin)];
-        let ports =
-            ports.into_iter().filter(|(_, place)| place.port != 0).map(|(role, place)| (role, place.clone())).collect();
+        let dns = written(config.registry.dns.get());
+        let of_registry = [&listen, &http, &dns].map(|place| ("registry", place));
+        let ports = of_registry.into_iter().chain([("gateway", &gateway), ("gateway", &admin)]);
+        let ports = ports.filter(|(_, place)| place.port != 0).map(|(role, place)| (role, place.clone())).collect();
         let registry = announced("registry", "grpc").unwrap_or(listen);
         Ok(Self {
             origin,

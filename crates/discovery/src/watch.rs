@@ -11,6 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +74,8 @@ impl Topic {
 pub struct WatchConfig {
     /// Name of the watcher for people, `gateway/host:pid`; a drain that waits for it says this name.
     pub watcher: String,
+    /// Where the watcher tells of itself, for Prometheus to find; an unspecified IP means the one it calls the registry from.
+    pub admin: Option<SocketAddr>,
     /// What is subscribed from the start.
     pub topics: Vec<Topic>,
     /// File of the last good snapshot; none keeps nothing on disk.
@@ -107,6 +110,7 @@ pub struct Subscriptions {
 pub struct WatchTask {
     registries: Registries,
     watcher: String,
+    admin: Option<SocketAddr>,
     last_good: Option<PathBuf>,
     state: State,
     topics: watch::Receiver<BTreeSet<Topic>>,
@@ -125,6 +129,7 @@ impl Watch {
         let task = WatchTask {
             registries,
             watcher: config.watcher,
+            admin: config.admin,
             last_good: config.last_good,
             state: State::default(),
             topics: subscribed,
@@ -239,7 +244,7 @@ impl WatchTask {
         self.publish(change);
         self.state.stream_opened();
         let open = tokio::select! {
-            opened = open(link, self.watcher.clone(), topics) => match opened {
+            opened = open(link, self.first(&topics), topics) => match opened {
                 Ok(open) => open,
                 Err(status) => return End::Lost(status),
             },
@@ -275,7 +280,7 @@ impl WatchTask {
                 }
                 Event::Move(Step::Due) => {
                     let (_, link) = self.registries.current();
-                    moving.open(self::open(link, self.watcher.clone(), open.topics.clone()));
+                    moving.open(self::open(link, self.first(&open.topics), open.topics.clone()));
                 }
                 Event::Move(Step::Moved(next)) => {
                     moving.leave(std::mem::replace(&mut open, *next));
@@ -380,6 +385,13 @@ impl WatchTask {
         }
     }
 
+    /// The message that opens a stream.
+    fn first(&self, topics: &BTreeSet<Topic>) -> pb::WatchRequest {
+        let admin = self.admin.map(|admin| admin.to_string()).unwrap_or_default();
+        let subscribe = topics.iter().map(Topic::wire).collect();
+        pb::WatchRequest { watcher: self.watcher.clone(), subscribe, admin, ..Default::default() }
+    }
+
     fn persist(&mut self) {
         if let Some(path) = &self.last_good {
             self.disk.start(path.clone(), &self.state);
@@ -387,11 +399,9 @@ impl WatchTask {
     }
 }
 
-/// Opens a stream.
-async fn open(link: Link, watcher: String, topics: BTreeSet<Topic>) -> Result<Open, Status> {
+/// Opens a stream with its first message.
+async fn open(link: Link, first: pb::WatchRequest, topics: BTreeSet<Topic>) -> Result<Open, Status> {
     let (requests, queue) = mpsc::channel(REQUESTS);
-    let subscribe = topics.iter().map(Topic::wire).collect();
-    let first = pb::WatchRequest { watcher, subscribe, ..Default::default() };
     requests.try_send(first).expect("the queue is new and empty");
     let mut client = DiscoveryClient::new(link.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
     let opened = timeout(OPEN, client.watch(ReceiverStream::new(queue))).await;

@@ -1,6 +1,7 @@
-//! The admin server of a role: `/healthz`, `/readyz`, `/metrics`, `/drain`.
+//! The admin server of a role: `/healthz`, `/readyz`, `/metrics`, `/drain`, and what pages a role adds.
 //!
-//! Lives here: the four answers, readiness, and asking for a drain. Does not: deciding when a role is ready or how it drains (hooks).
+//! Lives here: the four answers, readiness, and asking for a drain. Does not: deciding when a role is ready, how it drains, or what its own
+//! pages say (hooks).
 //! It runs on the control runtime: a scrape never meets a call. Three answers tell and change nothing, and go to whoever reaches the port; `/drain`
 //! takes a process out of the mesh, and goes to its own machine (in Kubernetes: its own pod) only.
 
@@ -14,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -75,18 +76,24 @@ impl Readiness {
 
 type DrainHook = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = String> + Send>> + Send + Sync>;
 
+/// An answer of a page.
+pub type Page = Response<Full<Bytes>>;
+
+type Pages = Arc<dyn Fn(&Parts) -> Option<Page> + Send + Sync>;
+
 /// An admin server before it runs.
 #[derive(Clone)]
 pub struct Admin {
     metrics: Metrics,
     readiness: Readiness,
     drain: Option<DrainHook>,
+    pages: Option<Pages>,
 }
 
 impl Admin {
     /// Serves these metrics and this readiness.
     pub fn new(metrics: Metrics, readiness: Readiness) -> Self {
-        Self { metrics, readiness, drain: None }
+        Self { metrics, readiness, drain: None, pages: None }
     }
 
     /// Answers `/drain` when the hook's future ends, with its text; a `preStop` hook waits for exactly that.
@@ -96,6 +103,14 @@ impl Admin {
         F: Future<Output = String> + Send + 'static,
     {
         self.drain = Some(Arc::new(move || Box::pin(hook())));
+        self
+    }
+
+    /// Adds pages of the role's own: asked for every path that is none of the four, answering none for those they do not know. They are answered
+    /// from what is at hand: nothing here waits.
+    #[must_use]
+    pub fn pages(mut self, pages: impl Fn(&Parts) -> Option<Page> + Send + Sync + 'static) -> Self {
+        self.pages = Some(Arc::new(pages));
         self
     }
 
@@ -126,16 +141,17 @@ impl Admin {
         }
     }
 
-    async fn answer<B>(&self, request: Request<B>, from: IpAddr) -> Result<Response<Full<Bytes>>, Infallible> {
+    async fn answer<B>(&self, request: Request<B>, from: IpAddr) -> Result<Page, Infallible> {
+        let (request, _) = request.into_parts();
         let text = "text/plain; charset=utf-8";
-        let (status, content_type, body) = match (request.uri().path(), request.method()) {
+        let (status, content_type, body) = match (request.uri.path(), &request.method) {
             ("/healthz", _) => (StatusCode::OK, text, "alive\n".to_owned()),
             ("/readyz", _) => match self.readiness.load() {
                 Ok(()) => (StatusCode::OK, text, "ready\n".to_owned()),
                 Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, text, format!("not ready: {reason}\n")),
             },
             ("/metrics", _) => {
-                let form = Exposition::accepted(request.headers());
+                let form = Exposition::accepted(&request.headers);
                 (StatusCode::OK, form.content_type(), self.metrics.encode_as(form))
             }
             ("/drain", _) if !from.to_canonical().is_loopback() => {
@@ -146,7 +162,10 @@ impl Admin {
                 Some(hook) => (StatusCode::OK, text, hook().await + "\n"),
                 None => (StatusCode::NOT_FOUND, text, "this role does not drain\n".to_owned()),
             },
-            _ => (StatusCode::NOT_FOUND, text, "try /healthz, /readyz, /metrics or /drain\n".to_owned()),
+            _ => match self.pages.as_ref().and_then(|pages| pages(&request)) {
+                Some(page) => return Ok(page),
+                None => (StatusCode::NOT_FOUND, text, "try /healthz, /readyz, /metrics or /drain\n".to_owned()),
+            },
         };
         let mut response = Response::new(Full::new(body.into()));
         *response.status_mut() = status;

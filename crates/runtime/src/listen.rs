@@ -12,7 +12,7 @@ use std::{
     str::FromStr,
 };
 
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 
 use crate::{Context, LogFormat, Usage};
 
@@ -77,6 +77,13 @@ pub enum Insecure {
 impl From<bool> for Insecure {
     fn from(flag: bool) -> Self {
         if flag { Self::Allowed } else { Self::Refused }
+    }
+}
+
+/// Exactly there.
+impl From<SocketAddr> for ListenAddr {
+    fn from(addr: SocketAddr) -> Self {
+        Self(addr)
     }
 }
 
@@ -182,6 +189,18 @@ pub fn close(listener: TcpListener) -> impl Iterator<Item = io::Result<(TcpStrea
     unheard.into_iter().chain(accepted).take_while(move |next| !std::mem::replace(&mut failed, next.is_err()))
 }
 
+/// Binds a UDP socket, as exclusively. Answers go out from the address they were asked at only if it is not one of all interfaces.
+pub fn bind_udp(addr: ListenAddr) -> Result<UdpSocket, BindError> {
+    let socket = std::net::UdpSocket::bind(addr.get()).and_then(|socket| {
+        socket.set_nonblocking(true)?;
+        UdpSocket::from_std(socket)
+    });
+    socket.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => BindError::Taken { addr, owner: holder(&UDP, addr.get()) },
+        _ => BindError::Other { addr, source },
+    })
+}
+
 /// Says where a role listens: with `--log-format json` one line on stdout, which supervisors read; else a log line for people.
 pub fn announce(context: &Context, proto: &str, addr: SocketAddr) {
     let role = context.name();
@@ -210,8 +229,17 @@ impl fmt::Display for Owner {
 /// Returns who listens on this machine where a listener at `addr` would be in the way of, or be reached in the place of: at the address or on all
 /// interfaces, read from `/proc`. None if nobody does, or where that is not ours to see.
 pub fn owner(addr: SocketAddr) -> Option<Owner> {
-    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|table| fs::read_to_string(table).unwrap_or_default());
-    let inode = tables.iter().find_map(|table| listening_inode(table, addr))?;
+    holder(&TCP, addr)
+}
+
+/// Tables of sockets, and the state in which one waits for others; format: proc(5), /proc/net/tcp.
+type Tables = ([&'static str; 2], &'static str);
+const TCP: Tables = (["/proc/net/tcp", "/proc/net/tcp6"], "0A");
+const UDP: Tables = (["/proc/net/udp", "/proc/net/udp6"], "07");
+
+fn holder((tables, state): &Tables, addr: SocketAddr) -> Option<Owner> {
+    let tables = tables.map(|table| fs::read_to_string(table).unwrap_or_default());
+    let inode = tables.iter().find_map(|table| waiting_inode(table, state, addr))?;
     let link = format!("socket:[{inode}]");
     let holds = |pid: &str| {
         let fds = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
@@ -223,14 +251,14 @@ pub fn owner(addr: SocketAddr) -> Option<Owner> {
     Some(Owner { program: program.trim().to_owned(), pid: pid.parse().ok()? })
 }
 
-/// Inode of a socket in state LISTEN (0A) that shares connections with `addr`; format: proc(5), /proc/net/tcp.
-fn listening_inode(table: &str, addr: SocketAddr) -> Option<String> {
+/// Inode of a socket in this state that shares connections with `addr`.
+fn waiting_inode(table: &str, waiting: &str, addr: SocketAddr) -> Option<String> {
     table.lines().skip(1).find_map(|line| {
         let mut columns = line.split_whitespace();
         let local = local(columns.nth(1)?)?;
         let state = columns.nth(1)?;
         let inode = columns.nth(5)?;
-        (state == "0A" && meet(local, addr)).then(|| inode.to_owned())
+        (state == waiting && meet(local, addr)).then(|| inode.to_owned())
     })
 }
 
@@ -363,6 +391,10 @@ mod tests {
         let port = first.local_addr().unwrap().port();
         let error = bind(ListenAddr::loopback(port)).unwrap_err().to_string();
         assert!(error.starts_with("WEFT0107 "), "the id of `weft check --explain`: {error}");
+        assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
+
+        let first = bind_udp(ListenAddr::loopback(0)).unwrap();
+        let error = bind_udp(first.local_addr().unwrap().into()).unwrap_err().to_string();
         assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
     }
 }

@@ -4,13 +4,13 @@
 //! A stream's task reads requests (acks above all) also while its reader is slow: one message waits in the channel, what changes meanwhile is
 //! merged into the next. The tasks belong to the tracker of the server, which waits for them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
-use weft_model::{Digest, ServiceName, Version};
+use weft_model::{Digest, Invalid, ServiceName, Version};
 use weft_proto::{
     service_update_full,
     weft::discovery::v1::{
@@ -24,6 +24,7 @@ use crate::{
     access::Access,
     catalog::{self, Catalog, Published},
     schema::DescriptorSet,
+    server::CallerAddr,
     sources::status,
     views::{
         watch::{Topic, Watcher, Watches},
@@ -54,9 +55,10 @@ impl discovery_server::Discovery for Discovery {
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
         let (out, stream) = mpsc::channel(1);
         let (watches, shutdown) = (self.watches.clone(), self.shutdown.clone());
+        let from = request.extensions().get().copied();
         let requests = request.into_inner();
         self.streams.spawn(async move {
-            if let Err(end) = serve(&watches, requests, &out, &shutdown).await {
+            if let Err(end) = serve(&watches, from, requests, &out, &shutdown).await {
                 drop(out.send(Err(end)).await); // a reader that has gone needs no reason
             }
         });
@@ -120,8 +122,7 @@ impl discovery_server::Discovery for Discovery {
 
     async fn descriptors(&self, request: Request<DescriptorsRequest>) -> Result<Response<DescriptorsResponse>, Status> {
         let request = request.into_inner();
-        let name: ServiceName =
-            request.service.parse().map_err(|e| status::invalid(&weft_model::Invalid::within(e, "service")))?;
+        let name: ServiceName = request.service.parse().map_err(|e| status::invalid(&Invalid::within(e, "service")))?;
         let wanted = match request.digest.as_ref() {
             [] => None,
             bytes => Some(status::digest(bytes, "digest")?),
@@ -177,6 +178,20 @@ async fn sent(out: &mpsc::Sender<Result<Client, Status>>, client: Client, shutdo
     }
 }
 
+/// Where a watcher tells of itself.
+fn admin(told: &str, from: Option<CallerAddr>) -> Result<Option<SocketAddr>, Invalid> {
+    if told.is_empty() {
+        return Ok(None);
+    }
+    let at: Option<SocketAddr> = told.parse().ok().filter(|at: &SocketAddr| at.port() != 0);
+    let mut at = at.ok_or_else(|| Invalid::new("admin", format!("{told:?} is no IP and port, like 10.0.0.7:8160")))?;
+    if at.ip().is_unspecified() {
+        let Some(CallerAddr(from)) = from else { return Ok(None) };
+        at.set_ip(from.ip().to_canonical());
+    }
+    Ok(Some(at))
+}
+
 enum Event {
     Request(Result<Option<WatchRequest>, Status>),
     Room(Result<(), mpsc::error::SendError<()>>),
@@ -186,6 +201,7 @@ enum Event {
 /// Serves one stream until its reader or the registry leaves. An error ends it with a status.
 async fn serve(
     watches: &Watches,
+    from: Option<CallerAddr>,
     mut requests: Streaming<WatchRequest>,
     out: &mpsc::Sender<Result<WatchResponse, Status>>,
     shutdown: &Shutdown,
@@ -196,7 +212,7 @@ async fn serve(
     };
     let Some(first) = first else { return Ok(()) };
     if first.watcher.is_empty() {
-        let missing = weft_model::Invalid::new("watcher", "the first message names the watcher");
+        let missing = Invalid::new("watcher", "the first message names the watcher");
         return Err(status::invalid(&missing));
     }
     if first.watcher.len() > LONGEST_NAME {
@@ -204,6 +220,9 @@ async fn serve(
         return Err(status::invalid(&long));
     }
     let mut watcher = watches.open(&first.watcher);
+    if let Some(admin) = admin(&first.admin, from).map_err(|e| status::invalid(&e))? {
+        watcher.tells_at(&first.watcher, admin);
+    }
     obey(&mut watcher, first)?;
     let mut half_closed = false;
     loop {

@@ -16,6 +16,7 @@ mod session;
 
 use std::{
     collections::BTreeSet,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -104,6 +105,18 @@ impl Watches {
         Watcher { id, shared: self.0.clone(), wake, session: Session::default() }
     }
 
+    /// A polled view tells what it knows of a service, to be used until then: a drain that begins later waits for that.
+    pub(crate) fn told(&self, view: &'static str, service: &ServiceName, until: Instant) {
+        self.0.hub().acks.told(view, service, until, Instant::now());
+    }
+
+    /// Names of the live watchers that tell of themselves somewhere, and where; ordered.
+    pub(crate) fn admins(&self) -> Vec<(String, SocketAddr)> {
+        let mut admins: Vec<_> = self.0.hub().admins().cloned().collect();
+        admins.sort_unstable();
+        admins
+    }
+
     /// How often a change woke a watcher that had nothing else to do.
     pub fn wakeups(&self) -> u64 {
         self.0.hub().wakeups()
@@ -158,7 +171,7 @@ impl Watches {
 
     /// Names of those who have not acknowledged, silent ones included.
     pub(crate) fn waiting(&self, drain: &Drain) -> Vec<String> {
-        drain.waiting(&self.0.hub().acks)
+        drain.waiting(&self.0.hub().acks, Instant::now())
     }
 }
 
@@ -189,6 +202,11 @@ impl Watcher {
     /// Drops topics.
     pub fn unsubscribe(&mut self, topics: impl IntoIterator<Item = Topic>) {
         self.shared.hub().unsubscribe(self.id, &topics.into_iter().collect::<BTreeSet<_>>());
+    }
+
+    /// The watcher, known to people by this name, tells of itself there.
+    pub(crate) fn tells_at(&self, name: &str, admin: SocketAddr) {
+        self.shared.hub().tells_at(self.id, name, admin);
     }
 
     /// The watcher acts on this version and holds nothing older.

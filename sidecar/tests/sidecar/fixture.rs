@@ -63,6 +63,8 @@ impl Fixture {
         let config = weft_registry::Config {
             listen: ListenAddr::loopback(self.registry.map_or(0, |addr| addr.port())),
             http: ListenAddr::loopback(0),
+            dns: ListenAddr::loopback(0),
+            dns_ttl: Duration::ZERO,
             data: self.dir.path().join("registry"),
             identity: None,
         };
@@ -114,6 +116,7 @@ impl Fixture {
             slot: Some(format!("{service}-1")),
             locality: weft_model::Locality::default(),
             weight: weft_model::Weight::ONE,
+            metrics: None,
             data: Some(data),
             share_program: None,
             command: command.iter().map(OsString::from).collect(),

@@ -63,7 +63,14 @@ impl Mesh {
         let dir = tempfile::tempdir().unwrap();
         let anywhere = "127.0.0.1:0".parse().unwrap();
         let identity = Some(settings(dir.path(), life, vec![]));
-        let config = Config { listen: anywhere, http: anywhere, data: dir.path().to_owned(), identity };
+        let config = Config {
+            listen: anywhere,
+            http: anywhere,
+            dns: anywhere,
+            dns_ttl: Duration::ZERO,
+            data: dir.path().to_owned(),
+            identity,
+        };
         let context = Context::for_test("registry", Env::default());
         let registry = Registry::bind(config, &context).await.unwrap();
         let (at, ca) = (registry.grpc_addr().unwrap(), registry.ca().unwrap());
@@ -161,7 +168,7 @@ async fn a_token_gives_an_identity_that_the_registry_knows() {
 
     let urls: RegistryUrls = mesh.url().parse().unwrap();
     let registries = Registries::secured(&urls, &users);
-    let config = WatchConfig { watcher: "test/1".into(), topics: vec![Topic::All], last_good: None };
+    let config = WatchConfig { watcher: "test/1".into(), admin: None, topics: vec![Topic::All], last_good: None };
     let (task, mut watch) = Watch::new(registries, config);
     mesh.tasks.spawn(task.run(mesh.stop.clone()));
     soon("a snapshot over mutual TLS", watch.next()).await.unwrap();
@@ -395,7 +402,7 @@ async fn a_watch_and_a_lease_live_on_through_certificates_of_two_seconds() {
     let mut mesh = Mesh::new(Duration::from_secs(2)).await;
     let users = mesh.join("users").await;
     let registries = Registries::secured(&mesh.url().parse().unwrap(), &users);
-    let config = WatchConfig { watcher: "test/1".into(), topics: vec![Topic::All], last_good: None };
+    let config = WatchConfig { watcher: "test/1".into(), admin: None, topics: vec![Topic::All], last_good: None };
     let (task, mut watch) = Watch::new(registries.clone(), config);
     mesh.tasks.spawn(task.run(mesh.stop.clone()));
     let (task, leases) = Leases::new(registries, LeaseTtl::new(Duration::from_secs(3)).unwrap());

@@ -27,6 +27,8 @@ async fn start(at: SocketAddr, data: &Path) -> (Runtime, SocketAddr) {
     let config = Config {
         listen: at.to_string().parse().unwrap(),
         http: "127.0.0.1:0".parse().unwrap(),
+        dns: "127.0.0.1:0".parse().unwrap(),
+        dns_ttl: Duration::ZERO,
         data: data.to_owned(),
         identity: None,
     };
@@ -68,7 +70,12 @@ async fn a_registry_killed_and_restarted_costs_no_endpoint_and_no_lease() {
     }
     let granted: Vec<_> = held.iter().map(|lease| lease.state()).collect();
 
-    let config = WatchConfig { watcher: "test/1".into(), topics: vec![Topic::All, Topic::Directory], last_good: None };
+    let config = WatchConfig {
+        watcher: "test/1".into(),
+        admin: None,
+        topics: vec![Topic::All, Topic::Directory],
+        last_good: None,
+    };
     let (watch_task, mut watch) = Watch::new(client, config);
     tasks.spawn(watch_task.run(stop.clone()));
     let users = "users".parse::<weft_model::ServiceName>().unwrap();
@@ -120,7 +127,7 @@ async fn a_service_that_a_registry_without_its_past_does_not_know_is_forgotten()
     tasks.spawn(posts_task.run(stop.clone()));
     let _posts = posts_leases.hold(Instance { service: posts.clone(), ..numbered(2) });
 
-    let config = WatchConfig { watcher: "test/1".into(), topics: vec![Topic::All], last_good: None };
+    let config = WatchConfig { watcher: "test/1".into(), admin: None, topics: vec![Topic::All], last_good: None };
     let (watch_task, mut watch) = Watch::new(client, config);
     tasks.spawn(watch_task.run(stop.clone()));
     loop {

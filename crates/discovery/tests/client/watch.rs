@@ -21,7 +21,7 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(registries: Registries, topics: &[Topic], last_good: Option<PathBuf>) -> Self {
-        let config = WatchConfig { watcher: "test/1".into(), topics: topics.to_vec(), last_good };
+        let config = WatchConfig { watcher: "test/1".into(), admin: None, topics: topics.to_vec(), last_good };
         let (task, watch) = Watch::new(registries, config);
         let stop = CancellationToken::new();
         Self { watch, task: JoinSet::from_iter([task.run(stop.clone())]), stop }

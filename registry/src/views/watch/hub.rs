@@ -7,6 +7,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::SocketAddr,
     sync::Arc,
 };
 
@@ -32,6 +33,8 @@ struct Entry {
     /// The last version of which everything subscribed was told.
     told: Version,
     wake: Arc<Notify>,
+    /// Its name, and where it tells of itself.
+    admin: Option<(String, SocketAddr)>,
 }
 
 /// Instances that one message may carry, unless a single service has more. At about 250 bytes each it stays well below the 4 MiB that a stock
@@ -98,6 +101,18 @@ impl Hub {
     pub(super) fn open(&mut self, id: WatcherId, name: &str, wake: Arc<Notify>, now: Instant) {
         self.entries.insert(id, Entry { wake, ..Entry::default() });
         self.acks.open(id, name, now);
+    }
+
+    /// The watcher tells of itself there.
+    pub(super) fn tells_at(&mut self, id: WatcherId, name: &str, admin: SocketAddr) {
+        if let Some(entry) = self.entries.get_mut(&id) {
+            entry.admin = Some((name.to_owned(), admin));
+        }
+    }
+
+    /// Names of watchers, and where they tell of themselves, in no order.
+    pub(super) fn admins(&self) -> impl Iterator<Item = &(String, SocketAddr)> {
+        self.entries.values().filter_map(|entry| entry.admin.as_ref())
     }
 
     pub(super) fn close(&mut self, id: WatcherId) {

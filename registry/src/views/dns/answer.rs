@@ -1,0 +1,212 @@
+//! Answers: the records that a question has, out of one snapshot.
+//!
+//! Lives here: choosing instances, records, the SOA of what is not there. Does not: names (`names`), bytes (`wire`).
+//! Invariants: an answer is made of one [`Published`]; only instances that take calls are in it; a name that exists without records of the
+//! asked type is NOERROR with the SOA, one that does not exist NXDOMAIN with it (RFC 2308).
+//! Order is shuffled: most resolvers take the first. SRV's weights are the instances'; nothing here prefers by them.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
+
+use hickory_proto::{
+    op::ResponseCode,
+    rr::{
+        Name, RData, Record, RecordType,
+        rdata::{A, AAAA, NS, SOA, SRV, TXT},
+    },
+};
+use rand::seq::SliceRandom;
+use weft_model::{Instance, ServiceName, metadata};
+
+use crate::{
+    catalog::Published,
+    views::dns::names::{self, Asked, Which},
+};
+
+/// Priority of every SRV record: one tier.
+const PRIORITY: u16 = 1;
+/// Bytes of one string of a TXT record at most (RFC 1035, 3.3.14).
+const TXT_STRING: usize = 255;
+
+/// What the zone says of itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Zone {
+    /// Seconds that an answer may be kept.
+    pub(super) ttl: u32,
+    /// Where this server is, if it listens on one address.
+    pub(super) server: Option<IpAddr>,
+}
+
+/// The sections of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Reply {
+    pub(super) code: ResponseCode,
+    pub(super) answers: Vec<Record>,
+    pub(super) authorities: Vec<Record>,
+    pub(super) additionals: Vec<Record>,
+}
+
+/// The service whose instances an answer would tell.
+pub(super) fn service_asked(published: &Published, asked: &Asked) -> Option<ServiceName> {
+    match asked {
+        Asked::Service(service, _) => Some(service.clone()),
+        Asked::Instance(id) => published.service_of(id).cloned(),
+        Asked::Apex | Asked::Server | Asked::Empty | Asked::Address(_) | Asked::Nothing => None,
+    }
+}
+
+/// Answers a question about a name below `weft.`; `name` is as the question spells it.
+pub(super) fn answer(published: &Published, zone: Zone, name: &Name, asked: &Asked, kind: RecordType) -> Reply {
+    let of_one = |ip: IpAddr| Some(addresses(name, zone.ttl, [ip], kind));
+    let found = match asked {
+        Asked::Nothing => None,
+        Asked::Empty => Some(Vec::new()),
+        Asked::Apex => Some(apex(published, zone, name, kind)),
+        Asked::Server => Some(zone.server.and_then(of_one).unwrap_or_default()),
+        Asked::Address(ip) => of_one(*ip),
+        Asked::Instance(id) => {
+            let service = published.service_of(id).and_then(|name| published.snapshot.services.get(name));
+            let instance = service.and_then(|service| service.instances.get(id)).filter(|it| it.status.takes_calls());
+            instance.map(|it| records(&[it.as_ref()], zone, name, kind, Details::Told))
+        }
+        Asked::Service(service, which) => of_service(published, zone, name, kind, (service, which)),
+    };
+    let Some(answers) = found else {
+        return negative(published, zone, ResponseCode::NXDomain);
+    };
+    if answers.is_empty() {
+        return negative(published, zone, ResponseCode::NoError);
+    }
+    let additionals = targets(&answers, zone.ttl);
+    Reply { code: ResponseCode::NoError, answers, authorities: Vec::new(), additionals }
+}
+
+fn negative(published: &Published, zone: Zone, code: ResponseCode) -> Reply {
+    let authorities = vec![Record::from_rdata(names::name(&[]), zone.ttl, soa(published))];
+    Reply { code, answers: Vec::new(), authorities, additionals: Vec::new() }
+}
+
+/// The serial is the low half of the catalog's version: nobody transfers this zone, so it only tells people whether something changed.
+fn soa(published: &Published) -> RData {
+    let serial = u32::try_from(published.snapshot.version.0 & 0xffff_ffff).expect("32 bits were kept");
+    RData::SOA(SOA::new(names::name(&["ns"]), names::name(&["postmaster"]), serial, 3600, 600, 86_400, 0))
+}
+
+fn apex(published: &Published, zone: Zone, name: &Name, kind: RecordType) -> Vec<Record> {
+    let record = |data| Record::from_rdata(name.clone(), zone.ttl, data);
+    let ns = || record(RData::NS(NS(names::name(&["ns"]))));
+    match kind {
+        RecordType::SOA => vec![record(soa(published))],
+        RecordType::NS => vec![ns()],
+        RecordType::ANY => vec![record(soa(published)), ns()],
+        _ => Vec::new(),
+    }
+}
+
+/// Whether metadata is told as TXT records: of one instance it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Details {
+    Told,
+    LeftOut,
+}
+
+/// None if there is no such service, or it has no such part.
+fn of_service(
+    published: &Published,
+    zone: Zone,
+    name: &Name,
+    kind: RecordType,
+    (service, which): (&ServiceName, &Which),
+) -> Option<Vec<Record>> {
+    let service = published.snapshot.services.get(service)?;
+    let chosen: Vec<&Instance> = service.instances.values().map(AsRef::as_ref).filter(|it| chosen(it, which)).collect();
+    let details = match which {
+        Which::All => Details::LeftOut,
+        Which::Named(_) | Which::Tagged(_) if chosen.is_empty() => return None,
+        Which::Named(_) => Details::Told,
+        Which::Tagged(_) => Details::LeftOut,
+    };
+    let ready: Vec<&Instance> = chosen.into_iter().filter(|it| it.status.takes_calls()).collect();
+    Some(records(&ready, zone, name, kind, details))
+}
+
+fn chosen(instance: &Instance, which: &Which) -> bool {
+    let fact = |key: &str| instance.metadata.get(key).map(String::as_str);
+    let tagged = |tag: &str| metadata::tags(&instance.metadata).any(|it| it.eq_ignore_ascii_case(tag));
+    match which {
+        Which::All => true,
+        Which::Tagged(tag) => tagged(tag),
+        Which::Named(label) => {
+            fact(metadata::SLOT).is_some_and(|slot| slot.eq_ignore_ascii_case(label))
+                || label.parse().is_ok_and(|id| instance.id == id)
+                || tagged(label)
+        }
+    }
+}
+
+fn records(instances: &[&Instance], zone: Zone, name: &Name, kind: RecordType, details: Details) -> Vec<Record> {
+    let mut records = match kind {
+        RecordType::A | RecordType::AAAA | RecordType::ANY => {
+            // One process may be two instances and one machine many: each address once.
+            let ips: BTreeSet<IpAddr> = instances.iter().map(|it| it.endpoint.address.ip()).collect();
+            addresses(name, zone.ttl, ips, kind)
+        }
+        RecordType::SRV => {
+            instances.iter().map(|it| srv(name, zone.ttl, it.endpoint.address, it.weight.get())).collect()
+        }
+        RecordType::TXT if details == Details::Told => {
+            instances.iter().flat_map(|it| facts(it, name, zone.ttl)).collect()
+        }
+        _ => Vec::new(),
+    };
+    records.shuffle(&mut rand::rng());
+    records
+}
+
+fn srv(name: &Name, ttl: u32, at: SocketAddr, weight: u16) -> Record {
+    let data = SRV::new(PRIORITY, weight, at.port(), names::of_address(at.ip()));
+    Record::from_rdata(name.clone(), ttl, RData::SRV(data))
+}
+
+/// The addresses of the asked family.
+fn addresses(name: &Name, ttl: u32, ips: impl IntoIterator<Item = IpAddr>, kind: RecordType) -> Vec<Record> {
+    let data = |ip| match ip {
+        IpAddr::V4(ip) if kind != RecordType::AAAA => Some(RData::A(A(ip))),
+        IpAddr::V6(ip) if kind != RecordType::A => Some(RData::AAAA(AAAA(ip))),
+        IpAddr::V4(_) | IpAddr::V6(_) => None,
+    };
+    let of_family = matches!(kind, RecordType::A | RecordType::AAAA | RecordType::ANY);
+    let data = ips.into_iter().filter(|_| of_family).filter_map(data);
+    data.map(|data| Record::from_rdata(name.clone(), ttl, data)).collect()
+}
+
+/// Addresses of SRV targets, each once.
+fn targets(answers: &[Record], ttl: u32) -> Vec<Record> {
+    let targets: BTreeSet<&Name> = answers
+        .iter()
+        .filter_map(|record| match &record.data {
+            RData::SRV(srv) => Some(&srv.target),
+            _ => None,
+        })
+        .collect();
+    let ip = |target: &Name| match names::read(target) {
+        Some(Asked::Address(ip)) => Some(ip),
+        _ => None,
+    };
+    targets.into_iter().flat_map(|it| addresses(it, ttl, ip(it), RecordType::ANY)).collect()
+}
+
+/// Metadata as `key=value` strings (RFC 1464); a key that starts with `rfc1035-` is told by its value alone, as Consul does.
+fn facts(instance: &Instance, name: &Name, ttl: u32) -> Vec<Record> {
+    let text = |(key, value): (&String, &String)| match key.strip_prefix("rfc1035-") {
+        Some(_) => value.clone(),
+        None => format!("{}={value}", key.replace('=', "`=")),
+    };
+    let record = |text: String| {
+        let strings = text.as_bytes().chunks(TXT_STRING).collect();
+        Record::from_rdata(name.clone(), ttl, RData::TXT(TXT::from_bytes(strings)))
+    };
+    instance.metadata.iter().map(text).map(record).collect()
+}

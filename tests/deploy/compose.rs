@@ -300,19 +300,29 @@ fn nothing_of_ours_writes_outside_of_a_volume_or_gains_rights() {
 }
 
 #[test]
-fn prometheus_scrapes_the_admin_port_of_every_process() {
+fn prometheus_scrapes_registry_and_gateway_by_name_and_asks_the_registry_for_the_rest() {
     let compose = compose();
-    let mut wanted = BTreeSet::new();
+    let (mut wanted, mut registry) = (BTreeSet::new(), String::new());
     for (name, process) in compose.processes() {
-        let mode = compose.services[name].network_mode.as_deref();
-        let host = mode.and_then(|it| it.strip_prefix("service:")).unwrap_or(name);
-        wanted.insert((format!("weft-{}", process.role), format!("{host}:{}", process.admin)));
+        let at = format!("{name}:{}", process.admin);
+        if process.role == "registry" {
+            registry.clone_from(&at);
+        }
+        if process.role != "sidecar" {
+            wanted.insert((format!("weft-{}", process.role), at));
+        }
     }
     let mut scraped = BTreeSet::new();
+    let mut asked = Vec::new();
     for job in files::list(&files::document("deploy/prometheus/prometheus.yml")["scrape_configs"]) {
-        for target in files::strings(&job["static_configs"][0]["targets"]) {
-            scraped.insert((files::string(&job["job_name"]).to_owned(), target));
+        let name = files::string(&job["job_name"]).to_owned();
+        match job.get("http_sd_configs") {
+            Some(discovery) => asked.push((name, files::string(&discovery[0]["url"]).to_owned())),
+            None => scraped
+                .extend(files::strings(&job["static_configs"][0]["targets"]).into_iter().map(|it| (name.clone(), it))),
         }
     }
     assert_eq!(scraped, wanted);
+    let url = format!("http://{registry}/prometheus/sd?role=sidecar&role=service");
+    assert_eq!(asked, [("weft-sidecar".to_owned(), url)]);
 }

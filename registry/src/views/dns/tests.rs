@@ -17,11 +17,16 @@ use weft_model::{Endpoint, Epoch, Instance, InstanceId, LeaseTtl, Locality, Prot
 use weft_runtime::Metrics;
 
 use super::*;
-use crate::catalog::{Health, Word};
+use crate::{
+    catalog::{Health, Word},
+    drains::Drains,
+    views::xds::Xds,
+};
 
 /// A view over a catalog of its own.
 struct World {
     view: View,
+    drains: Drains,
     tasks: JoinSet<()>,
 }
 
@@ -29,13 +34,15 @@ impl World {
     fn new(ttl: u32) -> Self {
         let metrics = Metrics::default();
         let (catalog, task) = Catalog::in_memory(&metrics);
-        let watches = Watches::new(&catalog, &metrics);
+        let (watches, xds) = (Watches::new(&catalog, &metrics), Xds::new(&catalog, &metrics));
+        let drains = Drains::new(&watches, &xds, &metrics);
         let mut tasks = JoinSet::new();
         tasks.spawn(task.run(CancellationToken::new()));
         tasks.spawn(watches.clone().run(catalog.follow()));
+        tasks.spawn(xds.run(catalog.follow()));
         let zone = Zone { ttl, server: Some(Ipv4Addr::LOCALHOST.into()) };
         let view = View(Arc::new(Inner { catalog, watches, zone, metrics: DnsMetrics::register(&metrics) }));
-        Self { view, tasks }
+        Self { view, drains, tasks }
     }
 
     async fn register(&self, service: &str, n: u16, address: &str, status: Status) -> InstanceId {
@@ -233,12 +240,12 @@ async fn a_drain_waits_for_answers_that_may_still_be_used_and_for_no_others() {
     let world = World::new(3);
     let first = world.register("users", 1, "10.0.0.1:7300", Status::Serving).await;
     let second = world.register("posts", 2, "10.0.0.2:7300", Status::Serving).await;
-    let Inner { catalog, watches, .. } = &*world.view.0;
+    let (catalog, drains) = (&world.view.0.catalog, &world.drains);
     let drained = async |service: &str, id, notice| {
         let version = catalog.drain(id, Word::Operator).await.unwrap().service.unwrap().1;
         let until = Instant::now() + Duration::from_secs(notice);
         let began = Instant::now();
-        let drained = watches.drained(&service.parse().unwrap(), &id, version, until).await;
+        let drained = drains.drained(&service.parse().unwrap(), &id, version, until).await;
         (drained.acknowledged, drained.waited_for, drained.waiting, began.elapsed().as_secs_f64().round())
     };
     assert_eq!(world.ask("users.service.weft.", RecordType::A).answers[0].ttl, 3);

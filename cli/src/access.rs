@@ -78,7 +78,6 @@ impl Registry {
 /// A channel on which each call has a deadline.
 pub(crate) type Asked = InterceptedService<Channel, fn(Request<()>) -> Result<Request<()>, Status>>;
 
-#[expect(clippy::result_large_err, reason = "the signature is tonic's")]
 fn in_time(mut request: Request<()>) -> Result<Request<()>, Status> {
     request.set_timeout(ANSWER);
     Ok(request)

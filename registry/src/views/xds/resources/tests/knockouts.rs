@@ -53,11 +53,14 @@ fn sound<M: prost::Message + prost::Name + Default>(kind: Kind, name: &str) -> M
     decode(&built.resource.expect("there is one"))
 }
 
+/// What the verdict says, and what is taken out or put in.
+type Row<M> = (&'static str, fn(&mut M));
+
 fn check<M: prost::Message + prost::Name + Default>(
     kind: Kind,
     name: &str,
     rules: impl Fn(&M) -> Verdict,
-    rows: Vec<(&str, fn(&mut M))>,
+    rows: Vec<Row<M>>,
 ) {
     assert_eq!(rules(&sound(kind, name)), Ok(()));
     for (says, out) in rows {
@@ -93,7 +96,7 @@ fn action(it: &mut Listener, how: impl FnOnce(&mut route::RouteAction)) {
 
 #[test]
 fn a_listener_without_a_field_is_no_listener() {
-    let rows: Vec<(&str, fn(&mut Listener))> = vec![
+    let rows: Vec<Row<Listener>> = vec![
         ("name is", |it| it.name = "other".into()),
         ("address is set beside api_listener", |it| it.address = Some(core::Address::default())),
         ("api_listener.api_listener is not set", |it| it.api_listener = None),
@@ -155,7 +158,7 @@ fn context(it: &mut Cluster, how: impl FnOnce(&mut tls::CommonTlsContext)) {
 
 #[test]
 fn a_cluster_without_a_field_is_no_cluster() {
-    let rows: Vec<(&str, fn(&mut Cluster))> = vec![
+    let rows: Vec<Row<Cluster>> = vec![
         ("name is", |it| it.name.clear()),
         ("type is not EDS", |it| it.cluster_discovery_type = None),
         ("eds_cluster_config is not set", |it| it.eds_cluster_config = None),
@@ -191,7 +194,7 @@ fn socket(it: &mut ClusterLoadAssignment) -> &mut core::SocketAddress {
 
 #[test]
 fn endpoints_without_a_field_are_none() {
-    let rows: Vec<(&str, fn(&mut ClusterLoadAssignment))> = vec![
+    let rows: Vec<Row<ClusterLoadAssignment>> = vec![
         ("cluster_name is", |it| it.cluster_name.clear()),
         ("locality is not set", |it| it.endpoints[0].locality = None),
         ("the locality is ignored in silence", |it| it.endpoints[0].load_balancing_weight = None),

@@ -62,7 +62,7 @@ enum Task {
     ///
     /// Into target/clients, with libraries fetched into ~/.cache/weft where they are not there yet.
     Clients,
-    /// Measures, in release builds; bench/README.md says what and has the figures
+    /// Measures, in release builds; bench/README.md says what
     ///
     /// Builds what is measured, then runs one measurement with the arguments after its name: `cargo xtask bench sampling --rounds 5`.
     Bench(bench::Arguments),

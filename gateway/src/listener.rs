@@ -33,7 +33,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
-use weft_runtime::Shutdown;
+use weft_runtime::{Shutdown, linger::lingering};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -103,7 +103,8 @@ impl Http {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        let (mut read, write) = stream.into_split();
+        let (stream, remains) = lingering(stream);
+        let (mut read, write) = tokio::io::split(stream);
         let detected = tokio::select! {
             detected = timeout(self.bounds.detect, detect(&mut read)) => detected,
             () = last_call(&shutdown) => return,
@@ -117,6 +118,7 @@ impl Http {
         if let Err(error) = served {
             tracing::debug!(%error, "connection ended early");
         }
+        remains.close().await;
     }
 
     async fn serve_http1<I, S, B>(&self, io: I, service: S, shutdown: Shutdown) -> hyper::Result<()>

@@ -36,6 +36,7 @@ use weft_proto::{
 use weft_reflection::{Health, Reflection};
 use weft_runtime::{
     Shutdown,
+    linger::lingering,
     strangers::{Crowd, Member},
 };
 
@@ -223,7 +224,9 @@ async fn serve_tcp(stream: TcpStream, door: Option<Door>, routes: Routes, shutdo
     match door {
         None => {
             let from = stream.peer_addr().ok();
+            let (stream, remains) = lingering(stream);
             serve(stream, from, routes, shutdown).await;
+            remains.close().await;
         }
         Some(door) => serve_tls(stream, &door, routes, shutdown).await,
     }
@@ -231,6 +234,7 @@ async fn serve_tcp(stream: TcpStream, door: Option<Door>, routes: Routes, shutdo
 
 async fn serve_tls(stream: TcpStream, door: &Door, routes: Routes, shutdown: Shutdown) {
     let from = stream.peer_addr().ok();
+    let (stream, remains) = lingering(stream);
     let stranger = door.strangers.enter();
     let acceptor = TlsAcceptor::from(door.identity.server_config(Callers::MayShow));
     let accepted = tokio::select! {
@@ -255,7 +259,7 @@ async fn serve_tls(stream: TcpStream, door: &Door, routes: Routes, shutdown: Shu
     let welcome = welcome(door.identity.trust().clone(), caller, stranger);
     tokio::select! {
         (rule, why) = welcome => door.refused(from, rule, &why),
-        () = serve_as(stream, told_whence(gate.before(routes), from), bounds, shutdown) => {}
+        () = serve_as(stream, told_whence(gate.before(routes), from), bounds, shutdown) => remains.close().await,
     }
 }
 

@@ -25,6 +25,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 use weft_identity::{Callers, Identity, Peer, Refusal, Svid};
 use weft_model::Caller;
+use weft_runtime::linger::{Lingering, Remains, lingering};
 use weft_runtime::strangers::{Crowd, Rarely};
 
 use crate::metrics::Metrics;
@@ -79,11 +80,13 @@ pub(crate) struct Door {
 }
 
 /// A connection's bytes.
-pub(crate) type Wire = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+pub(crate) type Wire = Either<Lingering, Box<TlsStream<Lingering>>>;
 
 /// A connection that came in.
 pub(crate) struct Entered {
     pub(crate) wire: Wire,
+    /// Closes it once it was served.
+    pub(crate) remains: Remains,
     pub(crate) caller: Caller,
     /// None for plaintext.
     pub(crate) bond: Option<Bond>,
@@ -186,18 +189,19 @@ impl Door {
         let (rotations, shown) = (identity.rotations(), identity.svid());
         // Asked for anew each time: a config lives no longer than the SVID and the trust it was made of.
         let acceptor = TlsAcceptor::from(identity.server_config(callers));
-        let tls = match acceptor.accept(stream).into_fallible().await {
+        let (stream, remains) = lingering(stream);
+        let tls = match acceptor.accept(stream).await {
             Ok(tls) => tls,
-            Err((error, stream)) => {
+            Err(error) => {
                 let no = failure(&error);
-                told::linger(stream).await; // a reset would overtake the alert
+                remains.close().await; // a reset would overtake the alert
                 return Err(no);
             }
         };
         let peer = identity.accepted(proved(&tls))?;
         let caller = peer.as_ref().map_or(Caller::Anonymous, |peer| Caller::Identity(peer.id().clone()));
         let bond = Bond { identity: identity.clone(), rotations, shown, peer };
-        Ok(Entered { wire: Either::Right(Box::new(tls)), caller, bond: Some(bond) })
+        Ok(Entered { wire: Either::Right(Box::new(tls)), remains, caller, bond: Some(bond) })
     }
 
     /// Counts and logs a refusal.
@@ -213,7 +217,8 @@ impl Door {
 
 impl Entered {
     fn plain(stream: TcpStream) -> Self {
-        Self { wire: Either::Left(stream), caller: Caller::Anonymous, bond: None }
+        let (stream, remains) = lingering(stream);
+        Self { wire: Either::Left(stream), remains, caller: Caller::Anonymous, bond: None }
     }
 }
 
@@ -243,7 +248,7 @@ impl Bond {
     }
 }
 
-fn proved(tls: &TlsStream<TcpStream>) -> &ServerConnection {
+fn proved(tls: &TlsStream<Lingering>) -> &ServerConnection {
     tls.get_ref().1
 }
 

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use weft_identity::Refusal;
+use weft_runtime::linger::{Remains, lingering};
 use weft_runtime::listen;
 use weft_runtime::threads::{Connection, DataThreads, Load, ThreadEnded};
 use weft_traffic::{Body, Reset};
@@ -99,7 +100,8 @@ impl Side {
     {
         let _counted = self.counted();
         let Connection { stream, load, .. } = connection;
-        drop(self.carry(Wire::Left(stream), load, self.words(None), call).await);
+        let (stream, remains) = lingering(stream);
+        drop(self.carry(Wire::Left(stream), remains, load, self.words(None), call).await);
     }
 
     /// Like [`Side::serve`], for a connection that `door` lets in. Each request says who sent it, by a [`Caller`] among its extensions.
@@ -114,12 +116,12 @@ impl Side {
             entered = door.enter(stream, downstream) => entered,
             () = self.last_call() => return,
         };
-        let Some(Entered { wire, caller, bond }) = entered else { return };
+        let Some(Entered { wire, remains, caller, bond }) = entered else { return };
         let call = move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(caller.clone());
             call(request)
         };
-        if let Some(refusal) = self.carry(wire, load, self.words(bond), call).await {
+        if let Some(refusal) = self.carry(wire, remains, load, self.words(bond), call).await {
             door.refused(downstream, refusal.rule(), &refusal);
         }
     }
@@ -147,7 +149,7 @@ impl Side {
     }
 
     /// Carries calls until the connection ends, or was cut. Returns why, if its caller is no longer welcome.
-    async fn carry<S, F>(&self, wire: Wire, load: Load, mut words: Words, call: S) -> Option<Refusal>
+    async fn carry<S, F>(&self, wire: Wire, remains: Remains, load: Load, mut words: Words, call: S) -> Option<Refusal>
     where
         S: Fn(Request<Incoming>) -> F,
         F: Future<Output = Result<Response<Body>, Reset>> + Send + 'static,
@@ -170,22 +172,26 @@ impl Side {
             .max_header_list_size(HEADERS)
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_TIMEOUT);
-        let mut served = pin!(http.serve_connection(TokioIo::new(wire), service));
-        loop {
-            tokio::select! {
-                ended = served.as_mut() => {
-                    if let Err(error) = ended {
-                        tracing::debug!(%error, "a connection broke");
+        {
+            let mut served = pin!(http.serve_connection(TokioIo::new(wire), service));
+            loop {
+                tokio::select! {
+                    ended = served.as_mut() => {
+                        if let Err(error) = ended {
+                            tracing::debug!(%error, "a connection broke");
+                        }
+                        break;
                     }
-                    return None;
+                    Some(word) = words.next() => match word {
+                        // GOAWAY now, and again with the last id once the caller has seen the first.
+                        Word::Finish => served.as_mut().graceful_shutdown(),
+                        Word::Cut(why) => return why,
+                    },
                 }
-                Some(word) = words.next() => match word {
-                    // GOAWAY now, and again with the last id once the caller has seen the first.
-                    Word::Finish => served.as_mut().graceful_shutdown(),
-                    Word::Cut(why) => return why,
-                },
             }
         }
+        self.cut.run_until_cancelled(remains.close()).await;
+        None
     }
 
     /// Takes nothing new, lets calls finish for at most `limit`, then ends the rest. Returns how many connections had to be ended.

@@ -31,6 +31,8 @@ use crate::{Metrics, Shutdown, metrics::Exposition};
 /// Admin connections at once; more are closed at accept.
 const MAX_CONNECTIONS: usize = 64;
 const HEADER_LIMIT: Duration = Duration::from_secs(5);
+/// Time the answers under way have when the server ends; one of them tells who asked for the drain that it is done.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// Longest answer to a drain that is read.
 const LONGEST: usize = 64 << 10;
 
@@ -114,22 +116,17 @@ impl Admin {
         self
     }
 
-    /// Serves until `abort`: metrics and `/drain` are wanted while the role drains. Owners that end earlier drop the future.
+    /// Serves until `abort`: metrics and `/drain` are wanted while the role drains. What is being answered then is finished within a second; an owner that
+    /// drops the future cuts it off.
     pub async fn run(self, listener: TcpListener, shutdown: Shutdown) {
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
-                () = shutdown.aborting() => return,
+                () = shutdown.aborting() => break,
                 Some(_) = connections.join_next() => {}
                 accepted = listener.accept() => match accepted {
                     Ok((stream, from)) if connections.len() < MAX_CONNECTIONS => {
-                        let admin = self.clone();
-                        connections.spawn(async move {
-                            let service = service_fn(|request: Request<Incoming>| admin.answer(request, from.ip()));
-                            let mut http = hyper::server::conn::http1::Builder::new();
-                            http.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
-                            drop(http.serve_connection(TokioIo::new(stream), service).await); // a broken scrape is the scraper's news
-                        });
+                        connections.spawn(self.clone().serve(stream, from.ip(), shutdown.clone()));
                     }
                     Ok(_) => {}
                     Err(error) => {
@@ -139,6 +136,23 @@ impl Admin {
                 },
             }
         }
+        drop(listener);
+        drop(timeout(LAST_ANSWERS, async { while connections.join_next().await.is_some() {} }).await);
+    }
+
+    async fn serve(self, stream: TcpStream, from: IpAddr, shutdown: Shutdown) {
+        let service = service_fn(|request: Request<Incoming>| self.answer(request, from));
+        let mut http = hyper::server::conn::http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT);
+        let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
+        let served = tokio::select! {
+            served = connection.as_mut() => served,
+            () = shutdown.aborting() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        drop(served); // a broken scrape is the scraper's news
     }
 
     async fn answer<B>(&self, request: Request<B>, from: IpAddr) -> Result<Page, Infallible> {
@@ -244,6 +258,23 @@ mod tests {
         let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let refused = drain(silent.local_addr().unwrap(), Duration::from_millis(50)).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn an_answer_under_way_when_the_server_ends_arrives() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (at, shutdown) = (listener.local_addr().unwrap(), Shutdown::new());
+        let until = shutdown.clone();
+        let drained = Admin::new(Metrics::default(), Readiness::starting("not yet")).drain(move || {
+            let until = until.clone();
+            async move {
+                until.abort(); // the drain is done when the process is about to end
+                tokio::task::yield_now().await;
+                "left".to_owned()
+            }
+        });
+        let (told, ()) = tokio::join!(drain(at, HEADER_LIMIT), drained.run(listener, shutdown));
+        assert_eq!(told.unwrap(), "left");
     }
 
     #[tokio::test]

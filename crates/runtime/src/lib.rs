@@ -10,6 +10,7 @@ pub mod call;
 pub mod clock;
 mod duration;
 pub mod env;
+pub mod linger;
 pub mod listen;
 pub mod metrics;
 mod process;

@@ -17,7 +17,10 @@ use rcgen::{
     SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::Instant,
+};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use weft_identity::{Bundle, Callers, Clock, Identity, Revocations, Serial, Svid, Trust, TrustDomain};
 use weft_model::SpiffeId;
@@ -148,7 +151,7 @@ impl Authority {
 }
 
 /// Accepts a connection as `identity`, as a sidecar does.
-pub async fn accept(identity: &Identity, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(identity: &Identity, socket: S) -> io::Result<TlsStream<S>> {
     let tls = TlsAcceptor::from(identity.server_config(Callers::MustShow)).accept(socket).await?;
     identity.accepted(tls.get_ref().1).map_err(io::Error::other)?;
     Ok(tls)

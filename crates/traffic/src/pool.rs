@@ -29,6 +29,7 @@ mod connect;
 mod keep;
 mod line;
 mod seal;
+mod socket;
 mod wire;
 
 /// How connections are made and kept. Defaults fit the inside of a mesh.

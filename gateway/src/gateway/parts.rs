@@ -29,8 +29,8 @@ use crate::{
 const NOTICE: Duration = Duration::from_secs(5);
 /// Time a descriptor set may take to arrive.
 const FETCH: Duration = Duration::from_secs(5);
-/// Time the parts have to end; nothing of theirs is worth waiting for.
-const END: Duration = Duration::from_secs(1);
+/// Time the parts have to end; of theirs only the admin server's last answers are worth waiting for, which has less time.
+const END: Duration = Duration::from_secs(2);
 
 /// What brings services and endpoints.
 pub(super) enum Feed {
@@ -106,7 +106,11 @@ impl Parts {
                 "draining: finishing the calls in flight".to_owned()
             }
         });
-        self.run("admin server", admin.run(listener, self.shutdown.clone()));
+        let until = self.shutdown.clone();
+        self.running.spawn(async move {
+            admin.run(listener, until).await; // to its own end: the last answers
+            "admin server"
+        });
     }
 
     /// Keeps world and route table in step with what `feed` brings.

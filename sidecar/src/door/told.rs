@@ -1,6 +1,6 @@
 //! What a refused caller is told, in the protocol it speaks.
 //!
-//! Lives here: an answer for HTTP/2 and one for HTTP/1.1, and closing so that it arrives. Does not: who is refused (`door`).
+//! Lives here: an answer for HTTP/2 and one for HTTP/1.1. Does not: who is refused (`door`), closing so that it arrives (`weft_runtime::linger`).
 //! A caller of gRPC gets a status, since it takes a closed connection for an outage and calls again; a person with curl gets a line.
 
 use std::convert::Infallible;
@@ -12,18 +12,17 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
+use weft_runtime::linger::{self, lingering};
 use weft_traffic::{Body, Code};
 
 /// Start of the HTTP/2 preface that no request of HTTP/1.1 shares.
 const HTTP2: &[u8] = b"PRI * HTTP/2.0";
 /// Time a caller has to make the call that is answered, and to close after it.
 const TELL: Duration = Duration::from_secs(1);
-/// Bytes of a refused caller that are read and thrown away at most.
-const LINGER: u64 = 64 << 10;
 
 /// Answers `why` to a caller of either version of HTTP and closes; to others it just closes.
 pub(super) async fn tell(mut stream: TcpStream, why: &str) {
@@ -35,19 +34,10 @@ pub(super) async fn tell(mut stream: TcpStream, why: &str) {
             answer_http2(stream, why).await;
         } else if start.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\r' | b'\n')) {
             drop(stream.write_all(http1(why).as_bytes()).await);
-            linger(stream).await;
+            linger::close(stream).await;
         }
     };
     drop(timeout(TELL, told).await);
-}
-
-/// Closes so that what was said last arrives: with unread bytes left, the kernel would send a reset that overtakes it.
-pub(super) async fn linger(mut stream: TcpStream) {
-    let closing = async {
-        stream.shutdown().await?;
-        tokio::io::copy(&mut (&mut stream).take(LINGER), &mut tokio::io::sink()).await
-    };
-    drop(timeout(TELL, closing).await);
 }
 
 /// Answers the first calls with a status, then says GOAWAY.
@@ -62,12 +52,16 @@ async fn answer_http2(stream: TcpStream, why: &str) {
         std::future::ready(Ok::<_, Infallible>(response))
     });
     let mut http = http2::Builder::new(TokioExecutor::new());
-    let mut served = pin!(http.max_concurrent_streams(8).serve_connection(TokioIo::new(stream), service));
-    tokio::select! {
-        _ = served.as_mut() => return,
-        () = answered.notified() => served.as_mut().graceful_shutdown(),
+    let (stream, remains) = lingering(stream);
+    {
+        let mut served = pin!(http.max_concurrent_streams(8).serve_connection(TokioIo::new(stream), service));
+        tokio::select! {
+            _ = served.as_mut() => return,
+            () = answered.notified() => served.as_mut().graceful_shutdown(),
+        }
+        drop(served.await);
     }
-    drop(served.await);
+    remains.close().await;
 }
 
 fn http1(why: &str) -> String {

@@ -25,6 +25,7 @@ use weft_model::{Endpoint, SpiffeId, Transport};
 use super::{
     Pings, PoolConfig,
     seal::{Proof, failure, seal},
+    socket::{Deaf, Socket},
     wire::{First, Wire},
 };
 use crate::replay::SendBody;
@@ -140,6 +141,7 @@ pub(super) struct Opened {
     pub(super) sender: Sender,
     pub(super) dispatcher: Dispatcher,
     pub(super) io: Io,
+    pub(super) deaf: Deaf,
     /// None for plaintext.
     pub(super) proof: Option<Proof>,
 }
@@ -163,16 +165,18 @@ async fn open_unbounded(endpoint: &Endpoint, config: &PoolConfig, tasks: &TaskTr
     };
     let socket = TcpStream::connect(endpoint.address).await.map_err(ConnectError::Io)?;
     prepare(&socket).map_err(ConnectError::Io)?;
+    let socket = Socket::new(socket);
+    let deaf = socket.deaf();
     match seal_as {
         None => {
             let (sender, dispatcher, io) = speak(Wire::Plain(socket), endpoint, config, tasks).await?;
-            Ok(Opened { sender, dispatcher, io, proof: None })
+            Ok(Opened { sender, dispatcher, io, deaf, proof: None })
         }
         Some((identity, expected)) => {
             let (sealed, first, proof) = seal(socket, endpoint.address, identity, expected).await?;
             let (sender, dispatcher, mut io) = speak(Wire::Sealed(Box::new(sealed)), endpoint, config, tasks).await?;
             heard(first, &mut io).await?;
-            Ok(Opened { sender, dispatcher, io, proof: Some(proof) })
+            Ok(Opened { sender, dispatcher, io, deaf, proof: Some(proof) })
         }
     }
 }

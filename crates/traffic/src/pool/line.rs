@@ -32,6 +32,7 @@ use super::{
     Pool,
     connect::{self, ConnectError, Dispatcher, Io, Opened, Sender},
     keep::Keeper,
+    socket::Deaf,
 };
 use crate::{endpoint::Endpoint, replay::SendBody};
 
@@ -202,7 +203,7 @@ impl Line {
         }
     }
 
-    fn add(self: &Arc<Self>, Opened { sender, dispatcher, io, proof }: Opened, pool: &Pool) {
+    fn add(self: &Arc<Self>, Opened { sender, dispatcher, io, deaf, proof }: Opened, pool: &Pool) {
         let connection = Arc::new(Connection {
             sender,
             streams: AtomicUsize::new(0),
@@ -212,6 +213,7 @@ impl Line {
         let drive = Drive {
             dispatcher: Some(dispatcher),
             io,
+            deaf,
             connection: Arc::downgrade(&connection),
             line: Arc::downgrade(self),
             gone: Box::pin(self.gone.clone().cancelled_owned()),
@@ -289,6 +291,8 @@ struct Drive {
     /// None once it takes no more requests; streams may be left.
     dispatcher: Option<Dispatcher>,
     io: Io,
+    /// Once set, requests are kept until the I/O has read its end; they are handed back then.
+    deaf: Deaf,
     connection: Weak<Connection>,
     line: Weak<Line>,
     gone: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -327,7 +331,9 @@ impl Future for Drive {
         if self.line.strong_count() > 0 && self.gone.as_mut().poll(cx).is_ready() {
             self.let_go();
         }
-        self.dispatch(cx); // first, so that what it opens is written at once
+        if !self.deaf.is_set() {
+            self.dispatch(cx); // first, so that what it opens is written at once
+        }
         std::task::ready!(self.io.as_mut().poll(cx));
         self.dispatch(cx); // its end hands back what still waits
         self.let_go();

@@ -6,13 +6,13 @@
 use std::{io, net::SocketAddr, sync::Arc};
 
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use weft_identity::{Identity, Peer, Refusal, Svid};
 use weft_model::SpiffeId;
 
 use super::{
     connect::ConnectError,
+    socket::Socket,
     wire::{First, Sealed},
 };
 
@@ -30,7 +30,7 @@ pub(super) struct Proof {
 
 /// Shakes hands as `identity` and demands to meet `expected`.
 pub(super) async fn seal(
-    socket: TcpStream,
+    socket: Socket,
     address: SocketAddr,
     identity: &Identity,
     expected: &SpiffeId,

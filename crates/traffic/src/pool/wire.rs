@@ -10,19 +10,20 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     sync::oneshot,
 };
 use tokio_rustls::client::TlsStream;
 
+use super::socket::Socket;
+
 /// A connection's bytes.
 pub(super) enum Wire {
-    Plain(TcpStream),
+    Plain(Socket),
     Sealed(Box<Sealed>),
 }
 
 pub(super) struct Sealed {
-    tls: TlsStream<TcpStream>,
+    tls: TlsStream<Socket>,
     /// None once it was told.
     first: Option<oneshot::Sender<io::Result<()>>>,
 }
@@ -32,7 +33,7 @@ pub(super) struct Sealed {
 pub(super) type First = oneshot::Receiver<io::Result<()>>;
 
 impl Sealed {
-    pub(super) fn new(tls: TlsStream<TcpStream>) -> (Self, First) {
+    pub(super) fn new(tls: TlsStream<Socket>) -> (Self, First) {
         let (tell, first) = oneshot::channel();
         (Self { tls, first: Some(tell) }, first)
     }

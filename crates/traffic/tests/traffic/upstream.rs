@@ -22,6 +22,7 @@ use tokio::{
     task::JoinSet,
 };
 use weft_identity::Identity;
+use weft_runtime::linger::lingering;
 
 use weft_testkit::authority;
 
@@ -154,6 +155,7 @@ async fn connection(
     seen.connections.fetch_add(1, SeqCst);
     seen.open.fetch_add(1, SeqCst);
     let _open = Leave(seen.clone());
+    let (socket, remains) = lingering(socket);
     match &settings.identity {
         None => serve(socket, &settings, &seen, &handler).await,
         Some(identity) => {
@@ -162,6 +164,7 @@ async fn connection(
             serve(tls, &settings, &seen, &handler).await;
         }
     }
+    remains.close().await;
 }
 
 async fn serve(io: impl AsyncRead + AsyncWrite + Unpin, settings: &Settings, seen: &Arc<Seen>, handler: &Handler) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
+use tokio::time::timeout;
 use tonic::{Status, body::Body, transport::Channel};
 use tower::{Service, ServiceExt};
 use weft_proto::weft::discovery::v1::{ListRequest, discovery_client::DiscoveryClient};
@@ -18,7 +19,7 @@ use crate::registries::{CallError, Registries};
 const NOBODY: &str = "nobody.weft";
 
 impl Registries {
-    /// Carries a call to a registry that answers, found `within` this time, and returns its answer; neither body is read here.
+    /// Carries a call to a registry that answers, found `within` this time, and returns its answer, begun within as much again; neither body is read here.
     ///
     /// # Errors
     /// None answers, or the one that did broke off before it had taken the call. The call is lost then.
@@ -35,9 +36,12 @@ impl Registries {
         let (url, link) = self.current();
         let mut channel = link.channel;
         let answer = async { channel.ready().await?.call(call.map(Body::new)).await };
-        answer.await.map_err(|error: tonic::transport::Error| {
-            self.give_up_on(url);
-            CallError::OutOfReach { within, source: Some(Box::new(Status::from_error(Box::new(error)))) }
-        })
+        let lost = match timeout(within, answer).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => Status::from_error(Box::new(error)),
+            Err(_elapsed) => Status::deadline_exceeded("it took the call and did not begin an answer"),
+        };
+        self.give_up_on(url);
+        Err(CallError::OutOfReach { within, source: Some(Box::new(lost)) })
     }
 }

@@ -79,9 +79,14 @@ impl Shared {
         Self { name, budget: Budget::default(), metrics, last_used: AtomicU64::new(now.nanos()) }
     }
 
-    /// Counts a call.
+    /// Counts a call to its endpoints.
     pub(crate) fn used(&self, now: Ticks) {
         self.budget.deposit(now);
+        self.named(now);
+    }
+
+    /// A call names the service, wherever its rules send it.
+    pub(crate) fn named(&self, now: Ticks) {
         self.last_used.store(now.nanos(), Relaxed);
     }
 

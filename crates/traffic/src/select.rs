@@ -83,26 +83,32 @@ impl<S: Stage<Selected>> Stage<Called> for Select<S> {
     async fn call(&self, call: Called) -> Result<Response<Answer>, Error> {
         let Called { head, body, options, method, route, deadline, trace } = call;
         let give_up = Instant::now() + self.patience;
-        let (path, pinned) = (head.uri.path(), options.instance);
-        let (named, rules, authority) = self.named(route, path, give_up).await?;
+        let pinned = options.instance;
+        let (named, rules, authority) = self.named(route, head.uri.path(), give_up).await?;
         let rules = rules.filter(|_| pinned.is_none());
-        let directed = rules.and_then(|rules| rules.direct(path, &head.headers, &mut rand::rng()));
+        let directed = rules.and_then(|rules| rules.direct(head.uri.path(), &head.headers, &mut rand::rng()));
         let Directed { to, timeout, retry } = directed.unwrap_or_default();
-        let mut cluster = match &to {
-            Some(to) if to != named.name() => self.sent_on(to, path, give_up).await?,
-            Some(_) | None => self.filled(named, path, give_up).await?,
-        };
-        if let Some(instance) = pinned {
-            let only = cluster.only(instance);
-            cluster = Arc::new(only.ok_or_else(|| Error::NoEndpoint { service: cluster.name().clone() })?);
-        }
-        cluster.used(self.worlds.clock().at(options.received));
+        let received = self.worlds.clock().at(options.received);
+        named.shared.named(received);
         let by_rule = timeout.and_then(|timeout| options.received.checked_add(timeout));
         let sooner = by_rule.filter(|it| deadline.is_none_or(|deadline| *it < deadline));
         let deadline = sooner.or(deadline);
-        let selected = Selected { head, body, method, authority, cluster, deadline, trace, pinned, retry, give_up };
-        let Some(sooner) = sooner else { return self.inner.call(selected).await };
-        match tokio::time::timeout_at(sooner, self.inner.call(selected)).await {
+        let called = async {
+            let path = head.uri.path();
+            let mut cluster = match &to {
+                Some(to) if to != named.name() => self.sent_on(to, path, give_up).await?,
+                Some(_) | None => self.filled(named, path, give_up).await?,
+            };
+            if let Some(instance) = pinned {
+                let only = cluster.only(instance);
+                cluster = Arc::new(only.ok_or_else(|| Error::NoEndpoint { service: cluster.name().clone() })?);
+            }
+            cluster.used(received);
+            let selected = Selected { head, body, method, authority, cluster, deadline, trace, pinned, retry, give_up };
+            self.inner.call(selected).await
+        };
+        let Some(sooner) = sooner else { return called.await };
+        match tokio::time::timeout_at(sooner, called).await {
             Ok(answered) => answered.map(|response| response.map(|answer| answer.until(sooner))),
             Err(_elapsed) => Err(Error::Deadline), // as `deadline` does for the caller's own
         }

@@ -141,6 +141,34 @@ async fn a_rules_timeout_ends_a_call_that_has_no_deadline() {
 }
 
 #[tokio::test]
+async fn a_rules_timeout_counts_while_nobody_is_there_to_take_the_call() {
+    let server = Upstream::start(Call::echo).await;
+    let (worlds, _interests) = Worlds::new(Metrics::default());
+    let timeout = Some(Duration::from_millis(50));
+    let rule = RouteRule { to: to(&[("canary", 1)]), timeout, ..any_call() };
+    let mut nobody = ServiceSnapshot::clone(&service(canary(), 2, &server, None));
+    let starting = instance(2, server.address, Status::Starting);
+    nobody.instances.insert(starting.id, Arc::new(starting));
+    worlds.apply(&snapshot([service(users(), 1, &server, Some(rule)), Arc::new(nobody)]));
+    let error = outbound(&worlds).call(request(POST, Body::full("x"))).await.unwrap_err();
+    assert!(matches!(error, Error::Deadline), "{error:?}");
+    assert_eq!(server.calls(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_whose_rules_send_every_call_elsewhere_is_in_use() {
+    let (usual, other) = (Upstream::start(Call::echo).await, Upstream::start(Call::echo).await);
+    let (worlds, _interests) = Worlds::new(Metrics::default());
+    let away = RouteRule { to: to(&[("canary", 1)]), ..any_call() };
+    worlds.apply(&snapshot([service(users(), 1, &usual, Some(away)), service(canary(), 2, &other, None)]));
+    let idle = Duration::from_secs(600);
+    tokio::time::advance(idle).await;
+    assert_eq!(worlds.unused_for(idle).len(), 2);
+    assert_eq!(code(&outbound(&worlds), GET).await, Code::Ok);
+    assert_eq!(worlds.unused_for(idle), [], "the call named one and went to the other");
+}
+
+#[tokio::test]
 async fn a_rules_retry_takes_the_place_of_what_the_method_allows() {
     let with = async |retries, path: &str| {
         let server = Upstream::start(|call: Call| async move { call.trailers_only("8", &[]) }).await;

@@ -8,7 +8,7 @@ use std::{env, fs, path::Path};
 use anyhow::Context;
 
 /// Entry files, one a package of ours. Each gets its own raw descriptor set, so that a service reflects what it offers and nothing else.
-const ROOTS: [&str; 9] = [
+const ROOTS: [&str; 10] = [
     "weft/model/v1/model.proto",
     "weft/policy/v1/policy.proto",
     "weft/registry/v1/registry.proto",
@@ -18,6 +18,7 @@ const ROOTS: [&str; 9] = [
     "shop/users/v1/users.proto",
     "shop/posts/v1/posts.proto",
     "shop/comments/v1/comments.proto",
+    "shop/ring/v1/rust.proto",
 ];
 
 /// Further services of a package above, with a set of their own: not every process that offers the one offers the other.

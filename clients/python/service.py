@@ -15,6 +15,7 @@ from channels import by_sidecar
 from shop.ring.v1 import python_pb2, python_pb2_grpc, ring_pb2
 
 NAME = python_pb2.DESCRIPTOR.services_by_name["Python"].full_name
+LANGUAGES = ("go", "java", "node", "python", "rust")
 MOST_HOPS = 100
 FINISH = 10
 FOREVER = 10**6
@@ -45,6 +46,8 @@ class Ring(python_pb2_grpc.PythonServicer):
     def ask(self, route, metadata, context):
         """Passes on to the first of the route, in what is left of the time, and ends as the next one ends."""
         following = route[0]
+        if following not in LANGUAGES:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{following} is not of the ring")
         channel = self.channels.get(following) or self.channels.setdefault(following, by_sidecar(following))
         call = channel.unary_unary(
             f"/shop.ring.v1.{following.capitalize()}/Pass",

@@ -31,6 +31,8 @@ pub const SHOP_USERS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shop.use
 pub const SHOP_POSTS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shop.posts.v1.binpb"));
 /// `shop.comments.v1` and what it imports.
 pub const SHOP_COMMENTS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shop.comments.v1.binpb"));
+/// `shop.ring.v1.Rust`, one service of the ring, and what it imports.
+pub const SHOP_RING: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shop.ring.v1.binpb"));
 
 /// A file of a set.
 #[derive(Debug, Clone, PartialEq)]

@@ -79,6 +79,11 @@ mod generated {
                 tonic::include_proto!("shop.comments.v1");
             }
         }
+        pub mod ring {
+            pub mod v1 {
+                tonic::include_proto!("shop.ring.v1");
+            }
+        }
     }
 }
 

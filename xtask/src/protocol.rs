@@ -7,6 +7,7 @@
 //! | variable | value |
 //! | --- | --- |
 //! | `WEFT_TEST_BIN` | directory of the workspace's binaries (`weft`, `users`, testkit's own), freshly built |
+//! | `WEFT_TEST_CLIENTS` | directory of what `cargo xtask clients` makes: a folder for each language that could be made |
 //! | `WEFT_TEST_PYTHON` | a Python interpreter with grpcio, grpcio-tools, grpcio-reflection, grpcio-health-checking, prometheus_client and dnspython |
 //! | `WEFT_TEST_NODE` | a program beside `node_modules` with grpc-js, grpc-js-xds and what else `clients/node` names |
 //! | `WEFT_TEST_GRPCURL` | the grpcurl program |
@@ -27,6 +28,8 @@ use std::collections::BTreeSet;
 
 /// Directory of the workspace's binaries.
 pub(crate) const BIN: &str = "WEFT_TEST_BIN";
+/// What `cargo xtask clients` makes.
+pub(crate) const CLIENTS: &str = "WEFT_TEST_CLIENTS";
 /// Python interpreter with the pinned gRPC packages.
 pub(crate) const PYTHON: &str = "WEFT_TEST_PYTHON";
 /// A program beside the packages of `clients/node`.

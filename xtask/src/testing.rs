@@ -1,4 +1,4 @@
-//! `cargo xtask test`: fetches what tests want, builds once, runs all tests with cargo, says how it went.
+//! `cargo xtask test`: fetches and makes what tests want, builds once, runs all tests with cargo, says how it went.
 //!
 //! Lives here: the order of these steps and the closing report. Does not: what is said to the tests (`protocol`), reading cargo's
 //! lines (`tally`). Nothing is written inside the work tree but in the target directory.
@@ -15,7 +15,7 @@ use crate::env::Env;
 use crate::protocol::{self, Skip};
 use crate::run::{self, Hear, Limit};
 use crate::tally::Tally;
-use crate::{metadata, tools};
+use crate::{clients, metadata, tools};
 
 /// Minutes after which tests that nobody watches are given up.
 const LIMIT: u64 = 120;
@@ -70,6 +70,7 @@ pub(crate) fn execute_with(
     limit: Limit,
 ) -> Result<Report> {
     let tools = tools::for_tests(env);
+    let clients = clients::for_tests(env)?;
     let binaries = build(env, limit)?;
     let skips = metadata::load(env)?.target_directory.join("weft-test-skips");
     fs::write(&skips, "").with_context(|| format!("cannot write {}", skips.display()))?;
@@ -84,6 +85,7 @@ pub(crate) fn execute_with(
     }
     cargo.envs(told.iter().map(|(name, value)| (*name, value)));
     cargo.envs(tools.variables).env(protocol::BIN, binaries).env(protocol::SKIPS, &skips);
+    cargo.env(protocol::CLIENTS, clients.directory);
     let mut tally = Tally::default();
     let ended = run::lines(cargo, Hear::Both, limit, |line| {
         println!("{line}");
@@ -95,7 +97,8 @@ pub(crate) fn execute_with(
         Ok(())
     });
     let skips = fs::read_to_string(&skips).with_context(|| format!("cannot read {}", skips.display()))?;
-    Ok(Report { tally, skips: protocol::skips(&skips).into_iter().collect(), absent: tools.absent, cargo })
+    let absent = [tools.absent, clients.absent].concat();
+    Ok(Report { tally, skips: protocol::skips(&skips).into_iter().collect(), absent, cargo })
 }
 
 /// Builds the workspace with its tests. Returns the directory of the binaries.

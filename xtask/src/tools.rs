@@ -113,6 +113,13 @@ pub(crate) fn node_modules(env: &Env) -> Result<PathBuf> {
     Ok(modules)
 }
 
+/// Fails unless the machine has a program that answers to `asked`.
+pub(crate) fn on_this_machine(env: &Env, program: &str, asked: &str) -> Result<()> {
+    let there = run::answers(&mut answer(env.command(program), &[asked]));
+    ensure!(there, "no usable `{program}` here; `cargo xtask setup` adds it");
+    Ok(())
+}
+
 /// Returns the cargo-deny program.
 pub(crate) fn cargo_deny(env: &Env) -> Result<PathBuf> {
     let home = env.cache().join(format!("tools/cargo-deny-{CARGO_DENY}"));

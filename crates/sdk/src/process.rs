@@ -21,6 +21,7 @@ pub const DEFAULT_PORT: u16 = 50051;
 #[derive(Clone)] // no `Debug`: the database's URL may hold a password
 pub struct App {
     name: String,
+    instance: Option<String>,
     data: PathBuf,
     database_url: Option<String>,
     outbound: Option<Uri>,
@@ -29,15 +30,21 @@ pub struct App {
 impl App {
     fn new(context: &Context) -> Result<Self, Usage> {
         let name = context.env().service().unwrap_or(context.name()).to_owned();
+        let instance = context.env().instance().map(str::to_owned);
         let data = context.env().data().unwrap_or_else(|| [".weft", "data", &name].iter().collect());
         let outbound = context.env().outbound().map(outbound).transpose()?;
         let database_url = context.env().database_url().map(str::to_owned);
-        Ok(App { name, data, database_url, outbound })
+        Ok(App { name, instance, data, database_url, outbound })
     }
 
     /// Returns the name of the service: `WEFT_SERVICE`, else the one given to [`serve`].
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Returns the id of this instance in the mesh: `WEFT_INSTANCE`, which a sidecar sets.
+    pub fn instance(&self) -> Option<&str> {
+        self.instance.as_deref()
     }
 
     /// Returns the directory for its data, created if it was not there: `WEFT_DATA`, else `.weft/data/<name>` in the working

@@ -16,6 +16,11 @@ pub fn binary(name: &str) -> Option<PathBuf> {
     path.is_file().then_some(path)
 }
 
+/// Returns the folder of a language in what `cargo xtask clients` makes.
+pub fn clients(language: &str) -> Option<PathBuf> {
+    Some(variable("WEFT_TEST_CLIENTS")?.join(language)).filter(|folder| folder.is_dir())
+}
+
 /// Returns a Python interpreter that has grpcio, grpcio-tools, grpcio-reflection, grpcio-health-checking, prometheus_client and dnspython.
 pub fn python() -> Option<PathBuf> {
     variable("WEFT_TEST_PYTHON")

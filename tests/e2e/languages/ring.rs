@@ -1,0 +1,210 @@
+//! Five services in five languages that call each other in a ring through their sidecars: one trace, mutual TLS between any two, and nobody who dies costs a call.
+//!
+//! Lives here: what is promised of the ring. Does not: the mesh (`languages`).
+
+use std::{net::SocketAddr, time::Duration};
+
+use http::{Uri, uri::PathAndQuery};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Status, client::Grpc, codegen::Service};
+use tonic_prost::ProstCodec;
+use weft_proto::shop::ring::v1::{Hop, PassRequest, PassResponse};
+use weft_testkit::{
+    collector::{Collector, tree},
+    mesh, process,
+    up::Up,
+    wait,
+};
+
+use super::{RING, mesh as start, round_from};
+use crate::ALONE;
+
+/// For what takes moments, on a busy machine.
+const SOON: Duration = Duration::from_secs(60);
+/// A call's time.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Rounds a second under load; each is a call of all five.
+const RATE: u32 = 40;
+
+/// Hands the pass to the first of the route.
+async fn pass<C>(channel: C, route: &[&str]) -> Result<Vec<Hop>, Status>
+where
+    C: Service<http::Request<tonic::body::Body>, Response = http::Response<tonic::body::Body>>,
+    C::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut letters = route[0].chars();
+    let name: String = letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect();
+    let method: PathAndQuery = format!("/shop.ring.v1.{name}/Pass").parse().expect("a method is a path");
+    let mut client = Grpc::new(channel);
+    client.ready().await.map_err(|error| Status::unavailable(error.into().to_string()))?;
+    let mut request = Request::new(PassRequest { route: route[1..].iter().map(|it| (*it).to_owned()).collect() });
+    request.set_timeout(DEADLINE);
+    let answer: PassResponse = client.unary(request, method, ProstCodec::default()).await?.into_inner();
+    Ok(answer.hops)
+}
+
+/// The same as the app of the sidecar whose outbound this is.
+async fn pass_as(outbound: SocketAddr, route: &[&str]) -> Result<Vec<Hop>, Status> {
+    let outbound: Uri = format!("http://{outbound}").parse().expect("an address is a valid authority");
+    pass(weft::Channel::new(Some(outbound), route[0]), route).await
+}
+
+fn assert_round(hops: &[Hop], route: &[&str]) {
+    assert_eq!(hops.iter().map(|it| it.service.as_str()).collect::<Vec<_>>(), route, "{hops:?}");
+}
+
+/// No service but the one in Rust makes spans: a sidecar stands for the others.
+const ROUND: &str = "\
+gateway SERVER shop.ring.v1.Go/Pass
+  gateway CLIENT shop.ring.v1.Go/Pass
+    go-sidecar SERVER shop.ring.v1.Go/Pass
+      go-sidecar CLIENT shop.ring.v1.Java/Pass
+        java-sidecar SERVER shop.ring.v1.Java/Pass
+          java-sidecar CLIENT shop.ring.v1.Node/Pass
+            node-sidecar SERVER shop.ring.v1.Node/Pass
+              node-sidecar CLIENT shop.ring.v1.Python/Pass
+                python-sidecar SERVER shop.ring.v1.Python/Pass
+                  python-sidecar CLIENT shop.ring.v1.Rust/Pass
+                    rust-sidecar SERVER shop.ring.v1.Rust/Pass
+                      rust SERVER shop.ring.v1.Rust/Pass
+                        rust CLIENT shop.ring.v1.Go/Pass
+                          rust-sidecar CLIENT shop.ring.v1.Go/Pass
+                            go-sidecar SERVER shop.ring.v1.Go/Pass
+";
+
+#[tokio::test]
+async fn a_pass_around_five_languages_is_one_trace_and_each_hop_proves_who_it_is() {
+    let test = "a_pass_around_five_languages_is_one_trace_and_each_hop_proves_who_it_is";
+    let _shared = ALONE.read().await;
+    let collector = Collector::start().await;
+    let endpoint = collector.endpoint();
+    let Some(up) = start(test, 1, &[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)]).await else { return };
+
+    let route = ["go", "java", "node", "python", "rust", "go"];
+    let hops = pass(mesh::channel(up.address("gateway", "http").await), &route).await.unwrap();
+    assert_round(&hops, &route);
+    let trace = hops[0].trace_id.clone();
+    assert!(hops.iter().all(|it| it.trace_id == trace && it.trace_id.len() == 32), "{hops:?}");
+    let spans = wait::until("the whole trace", SOON, || async {
+        let spans = collector.trace(&trace);
+        (spans.len() >= ROUND.lines().count()).then_some(spans)
+    })
+    .await;
+    assert_eq!(tree(&spans), ROUND);
+    assert!(spans.iter().all(|it| !it.error), "{spans:?}");
+
+    only_the_one_before(&up).await;
+}
+
+/// Lets each service be called by the one before it in the ring and by nobody else. Who calls is what the certificate of a sidecar says, so that a hop is
+/// allowed by mutual TLS or not at all: over plaintext, which these sidecars take from this machine, the caller is anonymous.
+async fn only_the_one_before(up: &Up) {
+    let mut outbounds = Vec::new();
+    for (at, service) in RING.iter().enumerate() {
+        outbounds.push(up.address(&format!("{service}-1"), "outbound").await);
+        let before = RING[(at + RING.len() - 1) % RING.len()];
+        let rule = format!("{{ name: the-one-before, from: {{ services: [{before}] }} }}");
+        let policy = format!("name: {service}-callers\nservice: {service}\naccess:\n  rules:\n    - {rule}\n");
+        let file = up.dir().join(format!("{service}.yaml"));
+        std::fs::write(&file, policy).unwrap();
+        up.run(&["apply", "-f", &file.display().to_string()]).await;
+    }
+    for (at, service) in RING.iter().enumerate() {
+        let (before, itself) = (outbounds[(at + RING.len() - 1) % RING.len()], outbounds[at]);
+        let refused = |answer: Result<Vec<Hop>, Status>| answer.is_err_and(|it| it.code() == Code::PermissionDenied);
+        wait::until(&format!("{service} to refuse itself"), SOON, || async {
+            refused(pass_as(itself, &[service]).await).then_some(())
+        })
+        .await;
+        let inbound = mesh::channel(up.address(&format!("{service}-1"), "inbound").await);
+        assert!(refused(pass(inbound, &[service]).await), "{service} refuses a caller without a certificate");
+        let round = round_from(at);
+        assert_round(&pass_as(before, &round).await.unwrap(), &round);
+        let back: Vec<_> = std::iter::once(*service).chain([before_of(at)]).collect();
+        let answer = pass_as(before, &back).await;
+        assert!(refused(answer), "nobody calls the one before: {back:?}");
+    }
+}
+
+fn before_of(at: usize) -> &'static str {
+    RING[(at + RING.len() - 1) % RING.len()]
+}
+
+/// Passes around, begun at each language in turn, at a fixed rate until `stop`. Returns how many, and what failed.
+async fn rounds(gateway: SocketAddr, stop: CancellationToken) -> (usize, Vec<String>) {
+    let channel = mesh::channel(gateway);
+    let began = Instant::now();
+    let mut ticks = interval(Duration::from_secs(1) / RATE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst); // an open loop: who is slow finds more waiting
+    let mut calls = JoinSet::new();
+    for first in 0.. {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            _ = ticks.tick() => {}
+        }
+        let channel = channel.clone();
+        calls.spawn(async move {
+            let (route, sent) = (round_from(first % RING.len()), began.elapsed());
+            match pass(channel, &route).await {
+                Ok(hops) if hops.iter().map(|it| it.service.as_str()).eq(route) => None,
+                other => Some(format!("{route:?} sent after {sent:?}, ended after {:?}: {other:?}", began.elapsed())),
+            }
+        });
+    }
+    let outcomes = calls.join_all().await;
+    (outcomes.len(), outcomes.into_iter().flatten().collect())
+}
+
+/// The app that a sidecar runs now.
+fn app_of(sidecar: u32) -> Option<u32> {
+    process::children(sidecar).into_iter().find(|pid| process::runs(*pid))
+}
+
+async fn sidecar_of(up: &Up, name: &str) -> u32 {
+    up.row(name).await["pid"].as_u64().and_then(|it| it.try_into().ok()).expect("it runs")
+}
+
+/// Kills a process of an instance, and waits until the instance answers calls again, by another app.
+async fn kill(up: &Up, name: &str, pid: u32) {
+    let before = app_of(sidecar_of(up, name).await);
+    process::kill(pid);
+    process::gone(pid, SOON).await;
+    let (service, _) = name.split_once('-').expect("a slot has a number");
+    wait::until(&format!("{name} to answer again"), SOON, || async {
+        let row = up.row(name).await;
+        let app = app_of(row["pid"].as_u64()?.try_into().ok()?)?;
+        let inbound = row["addresses"]["inbound"].as_str()?.parse().ok()?;
+        (Some(app) != before).then_some(())?;
+        pass(mesh::channel(inbound), &[service]).await.ok().map(|_| ())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn kill_9_of_any_language_under_load_fails_no_call() {
+    let test = "kill_9_of_any_language_under_load_fails_no_call";
+    let _alone = ALONE.write().await;
+    let Some(up) = start(test, 2, &[]).await else { return };
+    let gateway = up.address("gateway", "http").await;
+    let stop = CancellationToken::new();
+    let mut load = JoinSet::new();
+    load.spawn(rounds(gateway, stop.clone()));
+    for service in RING {
+        let name = format!("{service}-1");
+        let app = app_of(sidecar_of(&up, &name).await).expect("it has an app");
+        kill(&up, &name, app).await;
+    }
+    kill(&up, "java-2", sidecar_of(&up, "java-2").await).await;
+    stop.cancel();
+    let (count, failed) = load.join_next().await.unwrap().unwrap();
+    println!(
+        "kill -9 of an app of each language, and of a sidecar: {count} rounds of five calls, {} failed",
+        failed.len()
+    );
+    assert!(failed.is_empty(), "{} of {count} failed: {:#?}", failed.len(), &failed[..failed.len().min(10)]);
+}

@@ -6,11 +6,29 @@ use std::{
     collections::BTreeSet,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
-use tokio::process::{Child, Command};
-use tonic::transport::{Channel, Endpoint};
-use weft_proto::weft::testkit::v1::{EchoRequest, echo_client::EchoClient};
+use tokio::{
+    process::{Child, Command},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
+use weft_proto::{
+    shop::users::v1::{ListUsersRequest, users_client::UsersClient},
+    weft::{
+        model::v1::Status as Health,
+        testkit::v1::{EchoRequest, echo_client::EchoClient},
+    },
+};
 use weft_testkit::{
     mesh::{App, Mesh},
     outside, wait,
@@ -18,6 +36,9 @@ use weft_testkit::{
 
 use super::{LIMIT, leave, serving, stock};
 use crate::ALONE;
+
+/// A caller's pause between calls.
+const PACE: Duration = Duration::from_millis(5);
 
 /// Addresses that are free now; Envoy cannot tell which it took.
 fn free() -> [SocketAddr; 2] {
@@ -59,7 +80,7 @@ impl Envoy {
     }
 
     /// Who answers, over a few calls by this authority; an error if one failed.
-    async fn answers(&self, authority: &str) -> Result<BTreeSet<String>, tonic::Status> {
+    async fn answers(&self, authority: &str) -> Result<BTreeSet<String>, Status> {
         let mut echo = EchoClient::new(self.channel(authority));
         let mut instances = BTreeSet::new();
         for _ in 0..12 {
@@ -76,6 +97,48 @@ impl Envoy {
     }
 }
 
+/// Sixteen callers through one connection that go on until they are told to end.
+struct Callers {
+    going: JoinSet<Vec<Status>>,
+    enough: CancellationToken,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Callers {
+    fn start<F>(call: impl Fn() -> F + Clone + Send + 'static) -> Self
+    where
+        F: Future<Output = Result<(), Status>> + Send + 'static,
+    {
+        let (mut going, enough, calls) = (JoinSet::new(), CancellationToken::new(), Arc::<AtomicUsize>::default());
+        for _ in 0..16 {
+            let (call, enough, calls) = (call.clone(), enough.clone(), calls.clone());
+            going.spawn(async move {
+                let mut failed = Vec::new();
+                while !enough.is_cancelled() {
+                    failed.extend(call().await.err());
+                    calls.fetch_add(1, Relaxed);
+                    tokio::time::sleep(PACE).await;
+                }
+                failed
+            });
+        }
+        Self { going, enough, calls }
+    }
+
+    /// Waits until they have made this many more calls.
+    async fn go_on(&self, more: usize) {
+        let wanted = self.calls.load(Relaxed) + more;
+        wait::until("more calls", LIMIT, async || (self.calls.load(Relaxed) >= wanted).then_some(())).await;
+    }
+
+    /// Ends them; no call may have failed.
+    async fn lost_none(self) {
+        self.enough.cancel();
+        let failed = self.going.join_all().await.concat();
+        assert!(failed.is_empty(), "{} of {} calls failed: {failed:?}", failed.len(), self.calls.load(Relaxed));
+    }
+}
+
 async fn metrics_page(admin: SocketAddr) -> String {
     weft_testkit::http::send(admin, http::Method::GET, "/stats", "").await.map(|it| it.body).unwrap_or_default()
 }
@@ -83,7 +146,8 @@ async fn metrics_page(admin: SocketAddr) -> String {
 async fn envoy_follows(delta: bool, test: &str) {
     let Some(program) = outside::need(outside::envoy(), test, "Envoy") else { return };
     let _alone = ALONE.write().await;
-    let Some(mut mesh) = Mesh::start(test, &[App::Echo, App::Echo, App::Users]).await else { return };
+    let apps = [App::Echo, App::Echo, App::Users, App::Users, App::Users];
+    let Some(mut mesh) = Mesh::start(test, &apps).await else { return };
     let envoy = Envoy::start(&mesh, program, delta).await;
     let set = async |mesh: &Mesh| serving(mesh).await.into_iter().collect::<BTreeSet<_>>();
     let reaches = async |authority: &str, wanted: BTreeSet<String>| {
@@ -98,6 +162,13 @@ async fn envoy_follows(delta: bool, test: &str) {
     }
     reaches("somewhere.example", both).await; // by the gRPC service in the path
 
+    let callers = {
+        let echo = EchoClient::new(envoy.channel("echo"));
+        Callers::start(move || {
+            let mut echo = echo.clone();
+            async move { echo.unary(EchoRequest::default()).await.map(drop) }
+        })
+    };
     mesh.add(App::Echo);
     mesh.all_serving().await;
     reaches("echo", set(&mesh).await).await;
@@ -106,6 +177,27 @@ async fn envoy_follows(delta: bool, test: &str) {
     let one = set(&mesh).await;
     assert_eq!(one.len(), 1);
     reaches("echo", one).await;
+    callers.lost_none().await;
+
+    // A kill gives no notice: what can be repeated is, elsewhere.
+    let callers = {
+        let users = UsersClient::new(envoy.channel("users"));
+        Callers::start(move || {
+            let mut users = users.clone();
+            async move { users.list_users(ListUsersRequest::default()).await.map(drop) }
+        })
+    };
+    callers.go_on(200).await;
+    let users = mesh.members.iter().position(|it| it.app == App::Users).expect("three were started");
+    let mut killed = mesh.members.remove(users);
+    killed.sidecar.kill();
+    wait::until("the registry to miss the instance", LIMIT, async || {
+        let left = mesh.instances().await.into_iter().filter(|it| it.service == "users.default");
+        (left.filter(|it| it.status() == Health::Serving).count() == 2).then_some(())
+    })
+    .await;
+    callers.go_on(200).await;
+    callers.lost_none().await;
 
     assert!(envoy.sum("update_success").await > 0);
     assert_eq!(envoy.sum("update_rejected").await, 0, "{}", metrics_page(envoy.admin).await);

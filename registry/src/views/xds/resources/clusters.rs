@@ -13,13 +13,24 @@ use weft_model::{PolicyKind, ServiceName, ServiceSnapshot, Upstream};
 use super::{
     messages::{
         Any, CircuitBreakers, Cluster, LbPolicy, LoadBalancingPolicy, OutlierDetection, RoundRobin,
-        TypedExtensionConfig, WrrLocality, ads, any, cluster, core, http_options, labelled, lb_common, number, time,
+        TypedExtensionConfig, WrrLocality, ads, any,
+        cluster::{
+            self,
+            circuit_breakers::{Thresholds, thresholds::RetryBudget},
+        },
+        core, http_options, labelled, lb_common, number, time, types,
     },
     reach::Reach,
     tls::{self, Certificates},
 };
 use crate::views::xds::profile::Family;
 
+/// No bound, also for clients whose numbers have a sign.
+const UNBOUNDED: u32 = i32::MAX as u32;
+/// Calls of a service that Envoy may try again at once, as a share of those in flight; as our own proxies' budget.
+const RETRIES_PERCENT: f64 = 20.0;
+/// And as many in any case.
+const RETRIES_AT_LEAST: u32 = 100;
 /// Envoy's wait for a connection; gRPC has its own.
 const CONNECT: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -46,7 +57,7 @@ pub(super) fn cluster(
         }),
         lb_policy: cluster::cluster::LbPolicy::RoundRobin.into(),
         load_balancing_policy: Some(balancing()),
-        circuit_breakers: policies(service).find_map(|it| it.max_requests).map(at_most),
+        circuit_breakers: Some(bounds(policies(service).find_map(|it| it.max_requests), family)),
         outlier_detection: policies(service).find_map(|it| it.outliers.as_ref()).map(outliers),
         transport_socket,
         ..Cluster::default()
@@ -66,8 +77,24 @@ fn policies(service: &ServiceSnapshot) -> impl Iterator<Item = &Upstream> {
     })
 }
 
-fn at_most(requests: u32) -> CircuitBreakers {
-    let threshold = cluster::circuit_breakers::Thresholds { max_requests: number(requests), ..Default::default() };
+/// Calls to the service at once: as many as a policy says, else as many as come, like those of our own proxies. Said in any case: who hears nothing stops at 1,024,
+/// and Envoy tries 3 calls again at a time, fewer than an instance carries that is killed.
+fn bounds(requests: Option<u32>, family: Family) -> CircuitBreakers {
+    let max_requests = number(requests.unwrap_or(UNBOUNDED));
+    let threshold = match family {
+        Family::Grpc => Thresholds { max_requests, ..Thresholds::default() },
+        Family::Envoy => Thresholds {
+            max_requests,
+            max_connections: number(UNBOUNDED),
+            max_pending_requests: number(UNBOUNDED),
+            retry_budget: Some(RetryBudget {
+                budget_percent: Some(types::Percent { value: RETRIES_PERCENT }),
+                min_retry_concurrency: number(RETRIES_AT_LEAST),
+                ..RetryBudget::default()
+            }),
+            ..Thresholds::default()
+        },
+    };
     CircuitBreakers { thresholds: vec![threshold], ..CircuitBreakers::default() }
 }
 

@@ -32,6 +32,7 @@ pub(super) use envoy_types::pb::{
             load_balancing_policies::{
                 common::v3 as lb_common, round_robin::v3::RoundRobin, wrr_locality::v3::WrrLocality,
             },
+            retry::host::previous_hosts::v3::PreviousHostsPredicate as PreviousHosts,
             transport_sockets::tls::v3 as tls,
             upstreams::http::v3 as http_options,
         },

@@ -11,7 +11,8 @@ use weft_model::{self as model, CallMatch, HeaderValue, PathPattern, RouteRule, 
 
 use super::{
     messages::{
-        Any, Route, RouteAction, RouteMatch, any, fault, fault_common, http_filter, matcher, number, route, time, types,
+        Any, PreviousHosts, Route, RouteAction, RouteMatch, any, fault, fault_common, http_filter, matcher, number,
+        route, time, types,
     },
     routes,
 };
@@ -21,6 +22,8 @@ use crate::views::xds::{profile::Family, resources::messages::HttpFilter};
 const REPEATABLE: usize = 256;
 /// How often a repeatable call is tried beyond the first time.
 const RETRIES: u32 = 2;
+/// How often Envoy chooses anew when it meets an instance that the call has tried.
+const CHOICES: i64 = 5;
 /// Name of the filter that makes calls go wrong; routes refer to it.
 const FAULT: &str = "envoy.filters.http.fault";
 
@@ -166,7 +169,15 @@ fn retry(rule: &model::RetryRule, family: Family) -> Option<route::RetryPolicy> 
     if rule.retries() == 0 {
         return never_sent(family);
     }
-    let on: Vec<&str> = rule.on().iter().map(|it| it.as_str()).collect();
+    let mut on: Vec<&str> = rule.on().iter().map(|it| it.as_str()).collect();
+    if family == Family::Envoy {
+        // Envoy knows a broken connection from a status. What no instance has seen is sent again whatever a rule names, as everywhere; a call that broke off
+        // is UNAVAILABLE to everybody else.
+        on.extend(["connect-failure", "refused-stream"]);
+        if rule.on().contains(&model::RetryOn::Unavailable) {
+            on.push("reset");
+        }
+    }
     let back_off = route::retry_policy::RetryBackOff {
         base_interval: time(rule.back_off()),
         max_interval: time(rule.max_back_off()),
@@ -175,8 +186,24 @@ fn retry(rule: &model::RetryRule, family: Family) -> Option<route::RetryPolicy> 
         retry_on: on.join(","),
         num_retries: number(rule.retries()),
         retry_back_off: Some(back_off),
-        ..route::RetryPolicy::default()
+        ..elsewhere(family)
     })
+}
+
+/// A second try goes to another instance, which gRPC clients see to by themselves.
+fn elsewhere(family: Family) -> route::RetryPolicy {
+    let not_again = |name: &str| route::retry_policy::RetryHostPredicate {
+        name: name.to_owned(),
+        config_type: Some(route::retry_policy::retry_host_predicate::ConfigType::TypedConfig(any(&PreviousHosts {}))),
+    };
+    match family {
+        Family::Grpc => route::RetryPolicy::default(),
+        Family::Envoy => route::RetryPolicy {
+            retry_host_predicate: vec![not_again("envoy.retry_host_predicates.previous_hosts")],
+            host_selection_retry_max_attempts: CHOICES,
+            ..route::RetryPolicy::default()
+        },
+    }
 }
 
 /// A repeatable call goes elsewhere when an instance cannot answer.
@@ -185,7 +212,7 @@ fn repeat(family: Family) -> route::RetryPolicy {
         Family::Grpc => "unavailable",
         Family::Envoy => "unavailable,connect-failure,refused-stream,reset",
     };
-    route::RetryPolicy { retry_on: on.to_owned(), num_retries: number(RETRIES), ..route::RetryPolicy::default() }
+    route::RetryPolicy { retry_on: on.to_owned(), num_retries: number(RETRIES), ..elsewhere(family) }
 }
 
 /// What no instance has seen is sent again whatever it is. gRPC clients do that by themselves.
@@ -194,7 +221,7 @@ fn never_sent(family: Family) -> Option<route::RetryPolicy> {
     (family == Family::Envoy).then(|| route::RetryPolicy {
         retry_on,
         num_retries: number(RETRIES),
-        ..route::RetryPolicy::default()
+        ..elsewhere(family)
     })
 }
 

@@ -417,6 +417,25 @@ fn an_envoy_has_one_listener_and_routes_by_authority_and_by_grpc_service() {
 }
 
 #[test]
+fn an_envoy_tries_again_what_our_own_proxies_do_and_elsewhere() {
+    let service = with_policies(with_methods(users([instance(1)])), &["method=u.Users/Create retry=3"]);
+    let world = world_of([service]);
+    let envoy = Profile { family: Family::Envoy, listen: Some("127.0.0.1:10000".parse().unwrap()), ..nobody() };
+    let it: RouteConfiguration = get(&world, &envoy, Kind::Route, "weft/outbound");
+    let on = it.virtual_hosts[1].routes.iter().map(|it| {
+        let Some(route::route::Action::Route(action)) = &it.action else { panic!("{it:?}") };
+        let retry = action.retry_policy.as_ref().unwrap();
+        assert_eq!(retry.retry_host_predicate[0].name, "envoy.retry_host_predicates.previous_hosts");
+        retry.retry_on.as_str()
+    });
+    let broken_off = "unavailable,connect-failure,refused-stream,reset";
+    assert_eq!(on.collect::<Vec<_>>(), [broken_off, broken_off, "connect-failure,refused-stream"]);
+    let cluster: Cluster = get(&world, &envoy, Kind::Cluster, "users.default");
+    let bounds = &cluster.circuit_breakers.unwrap().thresholds[0];
+    assert!(bounds.max_retries.is_none() && bounds.retry_budget.is_some(), "its own default is 3 at once");
+}
+
+#[test]
 fn a_server_enforces_the_access_policies_of_its_service() {
     let name = format!("{SERVER_LISTENER}0.0.0.0:50051");
     let filters = |service: ServiceSnapshot| {

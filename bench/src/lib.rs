@@ -5,4 +5,3 @@
 
 pub mod cpu;
 pub mod figures;
-pub mod memory;

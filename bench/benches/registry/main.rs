@@ -24,8 +24,8 @@ use anyhow::{Context, ensure};
 use clap::Parser;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 use tonic::transport::{Channel, Endpoint};
-use weft_bench::{cpu, memory};
-use weft_testkit::{outside, process::Process};
+use weft_bench::cpu;
+use weft_testkit::{memory, outside, process::Process};
 
 use crate::{
     native::{Seen, Stage, State},

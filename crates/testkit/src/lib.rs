@@ -13,6 +13,7 @@ pub mod foreign;
 pub mod http;
 pub mod kubernetes;
 pub mod load;
+pub mod memory;
 pub mod mesh;
 pub mod outside;
 pub mod postgres;

@@ -5,10 +5,12 @@
 //! catalog ─► Xds::run ─ builds what depends on the changed services, outside the lock ─► Hub::update ─ marks ─► sessions ─ wakes ─► streams
 //! stream  ─► Stream::request ─► session                          Stream::respond ─► the latest of what is marked ─► one message in the channel
 //! ```
-//! Bounds: a stream has one message in its channel and one mark a name. A stream that is not read costs that and its subscription.
+//! Bounds: a stream has one message in its channel, one on its way, and one mark a name. Messages share the bytes of their resources (`body`), so a stream
+//! that is not read costs little more than its subscription.
 //! Locking: one mutex around the hub, held for one request, one response, or the marking of one version. Building is done outside of it,
 //! but for a resource that a request asks for first.
 
+mod body;
 mod clients;
 mod csds;
 mod hub;

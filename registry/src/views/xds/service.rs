@@ -16,25 +16,24 @@ use tokio::{
     sync::mpsc,
     time::{sleep_until, timeout},
 };
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
-use tonic::{
-    Request, Response, Status, Streaming,
-    body::Body,
-    server::{Grpc, NamedService, StreamingService},
-};
-use tonic_prost::ProstCodec;
+use tonic::{Status, Streaming, body::Body, codec::BufferSettings, metadata::GRPC_CONTENT_TYPE, server::NamedService};
+use tonic_prost::ProstDecoder;
 use weft_runtime::Shutdown;
 
 use super::{
     Profile, Xds,
+    body::Answers,
     hub::{Peer, Refused},
+    session::Response,
     wire::{Delta, Form, Whole},
 };
 use crate::{server::Caller, sources::status};
 
 /// How long a stream may be open before it asks for something.
 const FIRST: Duration = Duration::from_secs(30);
+/// Bytes of a request that are made room for before it comes; longer ones cost what they need.
+const REQUEST: usize = 1 << 10;
 /// Longest part of a node that we keep, in bytes.
 const LONGEST: usize = 256;
 
@@ -50,7 +49,7 @@ impl NamedService for Ads {
     const NAME: &'static str = SERVICE_NAME;
 }
 
-// By hand, since the generated server takes each resource apart only to put it together for every stream.
+// By hand, since the generated server takes each resource apart only to put it together for every stream, and tonic's copies it.
 impl<B> tower::Service<http::Request<B>> for Ads
 where
     B: HttpBody + Send + 'static,
@@ -80,30 +79,24 @@ where
     B: HttpBody + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
 {
-    let codec: ProstCodec<F::Response, F::Request> = ProstCodec::default();
-    Grpc::new(codec).streaming(Method::<F>(ads, std::marker::PhantomData), request).await
-}
-
-#[derive(Debug)]
-struct Method<F>(Ads, std::marker::PhantomData<F>);
-
-impl<F: Form> StreamingService<F::Request> for Method<F> {
-    type Response = F::Response;
-    type ResponseStream = ReceiverStream<Result<F::Response, Status>>;
-    type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
-
-    fn call(&mut self, request: Request<Streaming<F::Request>>) -> Self::Future {
-        let (out, stream) = mpsc::channel(1);
-        let Ads { xds, streams, shutdown } = self.0.clone();
-        let peer = peer(request.extensions().get::<Caller>());
-        let requests = request.into_inner();
-        streams.spawn(async move {
-            if let Err(end) = serve::<F>(&xds, peer, requests, &out, &shutdown).await {
-                drop(out.send(Err(end)).await); // a client that has gone needs no reason
-            }
-        });
-        async move { Ok(Response::new(ReceiverStream::new(stream))) }.boxed()
+    let encoding = request.headers().get("grpc-encoding");
+    if encoding.is_some_and(|it| it != "identity") {
+        return Status::unimplemented("ADS takes no compressed requests").into_http();
     }
+    let (out, responses) = mpsc::channel(1);
+    let Ads { xds, streams, shutdown } = ads;
+    let peer = peer(request.extensions().get::<Caller>());
+    let buffers = BufferSettings::new(REQUEST, REQUEST);
+    let decoder = ProstDecoder::<F::Request>::new(buffers);
+    let requests = Streaming::new_request(decoder, request.into_body(), None, None);
+    streams.spawn(async move {
+        if let Err(end) = serve::<F>(&xds, peer, requests, &out, &shutdown).await {
+            drop(out.send(Err(end)).await); // a client that has gone needs no reason
+        }
+    });
+    let mut response = http::Response::new(Body::new(Answers::<F>::new(responses)));
+    response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    response
 }
 
 /// Serves one stream until its client or the registry leaves. An error ends it with a status.
@@ -111,7 +104,7 @@ async fn serve<F: Form>(
     xds: &Xds,
     peer: Peer,
     mut requests: Streaming<F::Request>,
-    out: &mpsc::Sender<Result<F::Response, Status>>,
+    out: &mpsc::Sender<Result<Response, Status>>,
     shutdown: &Shutdown,
 ) -> Result<(), Status> {
     let first = tokio::select! {
@@ -140,7 +133,7 @@ async fn serve<F: Form>(
             },
             // Cancel-safe: the permit is given back, the marks stay.
             permit = out.reserve(), if due => match permit {
-                Ok(permit) => if let Some(response) = stream.respond() { permit.send(Ok(F::response(response))) },
+                Ok(permit) => if let Some(response) = stream.respond() { permit.send(Ok(response)) },
                 Err(_) => return Ok(()),
             },
             () = stream.woken(), if !due => {}

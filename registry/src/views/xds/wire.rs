@@ -1,11 +1,11 @@
 //! xDS on the wire: requests in, responses with their resources as the bytes they are.
 //!
-//! Lives here: the two forms of ADS, nonces and versions as text. Does not: streams (`service`), what is answered (`session`).
-//! The responses have the field numbers of envoy.service.discovery.v3, and `bytes` where that has messages we have encoded already.
+//! Lives here: the two forms of ADS, nonces and versions as text. Does not: streams (`service`), what is answered (`session`), sending (`body`).
+//! The responses have the field numbers of envoy.service.discovery.v3. Their resources follow all other fields, since these we have encoded already.
 
 use std::fmt::Debug;
 
-use bytes::Bytes;
+use bytes::{BufMut, BytesMut};
 use envoy_types::pb::{
     envoy::{
         config::core::v3::Node,
@@ -17,20 +17,25 @@ use prost::Message;
 use weft_model::Version;
 
 use super::{
-    Kind,
+    Kind, Resource,
     session::{Ask, Protocol, Request, Response},
 };
 
 /// A form of ADS.
 pub(super) trait Form: Debug + Send + Sync + 'static {
     type Request: Message + Default + Send + 'static;
-    type Response: Message + Send + 'static;
     const PROTOCOL: Protocol;
 
     /// Takes a request apart; only the first of a stream has a node.
     fn parse(request: Self::Request) -> Incoming;
-    fn response(response: Response) -> Self::Response;
+    /// Writes a response without its resources.
+    fn envelope(response: &Response, out: &mut BytesMut);
+    /// Writes what comes before the bytes of a resource.
+    fn head(name: &str, resource: &Resource, out: &mut BytesMut);
 }
+
+/// Field 2, of bytes or a message: resources in a response, and the resource in a `Resource`.
+const RESOURCE: u8 = 2 << 3 | 2;
 
 /// A request as it came.
 #[derive(Debug)]
@@ -48,48 +53,48 @@ pub(super) struct Whole;
 #[derive(Debug)]
 pub(super) struct Delta;
 
-/// `DiscoveryResponse`.
+/// `DiscoveryResponse` or `DeltaDiscoveryResponse`: they differ in what we write apart.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct WholeResponse {
+struct Envelope {
     #[prost(string, tag = "1")]
-    pub(super) version_info: String,
-    #[prost(bytes = "bytes", repeated, tag = "2")]
-    pub(super) resources: Vec<Bytes>,
+    version: String,
     #[prost(string, tag = "4")]
-    pub(super) type_url: String,
+    type_url: String,
     #[prost(string, tag = "5")]
-    pub(super) nonce: String,
-}
-
-/// `DeltaDiscoveryResponse`.
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct DeltaResponse {
-    #[prost(string, tag = "1")]
-    pub(super) system_version_info: String,
-    #[prost(message, repeated, tag = "2")]
-    pub(super) resources: Vec<NamedResource>,
-    #[prost(string, tag = "4")]
-    pub(super) type_url: String,
-    #[prost(string, tag = "5")]
-    pub(super) nonce: String,
+    nonce: String,
+    /// By delta only.
     #[prost(string, repeated, tag = "6")]
-    pub(super) removed_resources: Vec<String>,
+    removed: Vec<String>,
 }
 
-/// `Resource`.
+impl Envelope {
+    fn of(it: &Response) -> Self {
+        let type_url = it.kind.type_url().to_owned();
+        Self { version: version(it.version), type_url, nonce: nonce(it.nonce), removed: Vec::new() }
+    }
+
+    fn write(&self, out: &mut BytesMut) {
+        self.encode(out).expect("a growing buffer has room");
+    }
+}
+
+/// `Resource`, without the resource.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct NamedResource {
+struct Named {
     #[prost(string, tag = "1")]
-    pub(super) version: String,
-    #[prost(bytes = "bytes", tag = "2")]
-    pub(super) resource: Bytes,
+    version: String,
     #[prost(string, tag = "3")]
-    pub(super) name: String,
+    name: String,
+}
+
+/// Begins a field of this length.
+fn begin(length: usize, out: &mut BytesMut) {
+    out.put_u8(RESOURCE);
+    prost::encode_length_delimiter(length, out).expect("a growing buffer has room");
 }
 
 impl Form for Whole {
     type Request = DiscoveryRequest;
-    type Response = WholeResponse;
     const PROTOCOL: Protocol = Protocol::StateOfTheWorld;
 
     fn parse(it: DiscoveryRequest) -> Incoming {
@@ -102,19 +107,17 @@ impl Form for Whole {
         Incoming { node: it.node, request }
     }
 
-    fn response(it: Response) -> WholeResponse {
-        WholeResponse {
-            version_info: version(it.version),
-            resources: it.resources.into_iter().map(|(_, resource)| resource.bytes.clone()).collect(),
-            type_url: it.kind.type_url().to_owned(),
-            nonce: nonce(it.nonce),
-        }
+    fn envelope(response: &Response, out: &mut BytesMut) {
+        Envelope::of(response).write(out);
+    }
+
+    fn head(_: &str, resource: &Resource, out: &mut BytesMut) {
+        begin(resource.bytes.len(), out);
     }
 }
 
 impl Form for Delta {
     type Request = DeltaDiscoveryRequest;
-    type Response = DeltaResponse;
     const PROTOCOL: Protocol = Protocol::Delta;
 
     fn parse(it: DeltaDiscoveryRequest) -> Incoming {
@@ -131,19 +134,18 @@ impl Form for Delta {
         Incoming { node: it.node, request }
     }
 
-    fn response(it: Response) -> DeltaResponse {
-        let resource = |(name, resource): (super::session::Name, std::sync::Arc<super::Resource>)| NamedResource {
-            version: resource_version(resource.version),
-            resource: resource.bytes.clone(),
-            name: name.as_ref().to_owned(),
-        };
-        DeltaResponse {
-            system_version_info: version(it.version),
-            resources: it.resources.into_iter().map(resource).collect(),
-            type_url: it.kind.type_url().to_owned(),
-            nonce: nonce(it.nonce),
-            removed_resources: it.removed.iter().map(|name| name.as_ref().to_owned()).collect(),
-        }
+    fn envelope(response: &Response, out: &mut BytesMut) {
+        let removed = response.removed.iter().map(|name| name.as_ref().to_owned()).collect();
+        Envelope { removed, ..Envelope::of(response) }.write(out);
+    }
+
+    fn head(name: &str, resource: &Resource, out: &mut BytesMut) {
+        let named = Named { version: resource_version(resource.version), name: name.to_owned() };
+        let bytes = resource.bytes.len();
+        let rest = 1 + prost::length_delimiter_len(bytes) + bytes;
+        begin(named.encoded_len() + rest, out);
+        named.encode(out).expect("a growing buffer has room");
+        begin(bytes, out);
     }
 }
 
@@ -169,49 +171,4 @@ pub(super) fn resource_version(it: u64) -> String {
 /// Reads what [`resource_version`] made. None: it is of somebody else's making.
 pub(super) fn parse_version(text: &str) -> Option<u64> {
     if text.len() == 16 { u64::from_str_radix(text, 16).ok() } else { None }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use envoy_types::pb::envoy::{
-        config::cluster::v3::Cluster,
-        service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse},
-    };
-    use prost::Name;
-
-    use super::*;
-    use crate::views::xds::Resource;
-
-    fn response() -> Response {
-        let cluster = Cluster { name: "users".into(), ..Cluster::default() };
-        Response {
-            kind: Kind::Cluster,
-            nonce: 31,
-            version: Version(7 << 32 | 42),
-            resources: vec![("users".into(), Arc::new(Resource::of(&cluster)))],
-            removed: vec!["posts".into()],
-            gone: vec![],
-        }
-    }
-
-    #[test]
-    fn what_we_write_is_what_others_read() {
-        let bytes = Whole::response(response()).encode_to_vec();
-        let whole = DiscoveryResponse::decode(bytes.as_slice()).unwrap();
-        assert_eq!((whole.version_info.as_str(), whole.nonce.as_str()), ("7.42", "1f"));
-        assert_eq!(whole.type_url, Cluster::type_url());
-        assert_eq!(Cluster::decode(whole.resources[0].value.as_ref()).unwrap().name, "users");
-
-        let bytes = Delta::response(response()).encode_to_vec();
-        let delta = DeltaDiscoveryResponse::decode(bytes.as_slice()).unwrap();
-        assert_eq!((delta.system_version_info.as_str(), delta.nonce.as_str()), ("7.42", "1f"));
-        assert_eq!(delta.removed_resources, ["posts"]);
-        let resource = &delta.resources[0];
-        assert_eq!((resource.name.as_str(), parse_version(&resource.version).is_some()), ("users", true));
-        let any = resource.resource.as_ref().unwrap();
-        assert_eq!(any.type_url, Cluster::type_url());
-        assert_eq!(Cluster::decode(any.value.as_ref()).unwrap().name, "users");
-    }
 }

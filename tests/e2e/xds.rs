@@ -4,6 +4,7 @@
 //! Lives here: what each of them must see; the same for all languages. Does not: the clients (`xds/stock` and the programs beside it), rules of single
 //! fields (the registry's own tests).
 
+mod crowd;
 mod envoy;
 mod knockout;
 mod stock;

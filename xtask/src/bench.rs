@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
 enum What {
     /// What traces cost at a ratio of 0, 1 and 100 %
     Sampling,
-    /// What a registry carries, beside etcd with `--etcd PROGRAM`
+    /// What a registry carries, beside etcd
     Registry,
 }
 

@@ -67,6 +67,13 @@ const NEEDS: &[Need] = &[
         otherwise: "take both from a release of Prometheus and put them into PATH",
     },
     Need {
+        what: "etcd",
+        for_what: "`cargo xtask bench registry`, which measures beside it",
+        probe: &["etcd", "--version"],
+        packages: &["etcd-server"],
+        otherwise: "take etcd from one of its releases and put it into PATH",
+    },
+    Need {
         what: "dig",
         for_what: "tests of the registry's DNS",
         probe: &["dig", "-v"],

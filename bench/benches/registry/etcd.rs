@@ -1,35 +1,29 @@
-//! The same changes through etcd's own watch: the peer.
+//! etcd, the peer: the same population as keys, the same changes by its own watch.
 //!
-//! Lives here: starting etcd, writing the population as keys, watching by range. Does not: leases, since weft's are compared with nobody's.
-//! An instance is the key `/i/SERVICE/ID` with the encoded instance as its value; a replacement deletes one key and writes another, as with
-//! weft. A watch of a service is the range below `/i/SERVICE/`; all watches of a watcher share one stream.
+//! Lives here: starting etcd, keys, reading and watching ranges. Does not: leases, since weft's are compared with nobody's.
+//! An instance is the key `/i/SERVICE/ID` with the encoded instance as its value. A reader reads the range of each of its services and watches it from
+//! the revision it has read; all watches of a reader share one stream. etcd wants no acknowledgement.
 
 use std::{
+    future::pending,
     net::{SocketAddr, TcpListener},
     path::Path,
     process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
     time::Duration,
 };
 
 use anyhow::{Context, ensure};
 use prost::Message;
-use rand::Rng;
 use tokio::{
-    sync::{mpsc, watch},
-    task::JoinSet,
-    time::{Instant, sleep, sleep_until, timeout},
+    sync::mpsc,
+    time::{Instant, sleep},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
-use uuid::Uuid;
+use tonic::{Streaming, transport::Channel};
 use weft_proto::{
     etcdserverpb::{
-        DeleteRangeRequest, PutRequest, RangeRequest, WatchCreateRequest, WatchRequest, kv_client::KvClient,
-        watch_client::WatchClient, watch_request::RequestUnion,
+        DeleteRangeRequest, PutRequest, RangeRequest, WatchCreateRequest, WatchRequest, WatchResponse,
+        kv_client::KvClient, watch_client::WatchClient, watch_request::RequestUnion,
     },
     mvccpb::event::EventType,
     weft::model::v1::Instance,
@@ -38,10 +32,14 @@ use weft_testkit::process::Process;
 
 use crate::{
     connect,
-    native::{Seen, Stage, asked_at},
-    population::Population,
-    registrants::{Counts, Mode},
+    population::number_of,
+    readers::{ALL, Reader, State},
+    tally::Change,
+    writers::{Beaten, Writer},
 };
+
+/// How long it may take to start.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Starts an etcd with its data below `dir`, one member, durable as by default.
 pub(crate) async fn start(program: &Path, dir: &Path) -> anyhow::Result<(Process, SocketAddr)> {
@@ -56,7 +54,7 @@ pub(crate) async fn start(program: &Path, dir: &Path) -> anyhow::Result<(Process
         "--quota-backend-bytes=8589934592".to_owned(),
     ]);
     let mut etcd = Process::spawn("etcd", command)?;
-    let until = Instant::now() + Duration::from_secs(30);
+    let until = Instant::now() + PATIENCE;
     loop {
         if let Some(how) = etcd.ended() {
             anyhow::bail!("etcd ended ({how}):\n{}", etcd.log());
@@ -75,161 +73,138 @@ fn free() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
-fn key(service: &str, id: &str) -> Vec<u8> {
-    format!("/i/{service}/{id}").into_bytes()
+/// What the store itself says.
+pub(crate) async fn catalog(etcd: SocketAddr) -> anyhow::Result<State> {
+    let (mut client, mut state) = (kv(connect(etcd).await?), State::new());
+    read(&mut client, ALL, &mut state).await?;
+    Ok(state)
 }
 
-/// Starts writers that share the slots; they know `Calm`, `Churning` and `Leaving`.
-pub(crate) fn writers(
-    etcd: SocketAddr,
-    population: Population,
-    writers: usize,
-    counts: &Arc<Counts>,
-    mode: &watch::Receiver<Mode>,
-) -> JoinSet<anyhow::Result<()>> {
-    let mut all = JoinSet::new();
-    for number in 0..writers {
-        let slots: Vec<usize> = (number..population.instances).step_by(writers).collect();
-        let (counts, mode) = (counts.clone(), mode.clone());
-        all.spawn(write(etcd, population, slots, counts, mode));
+fn kv(channel: Channel) -> KvClient<Channel> {
+    KvClient::new(channel).max_decoding_message_size(usize::MAX)
+}
+
+/// The first key of a service, and the first that is none of its.
+fn range(service: &str) -> (Vec<u8>, Vec<u8>) {
+    match service {
+        ALL => (b"/i/".to_vec(), b"/i0".to_vec()),
+        service => (format!("/i/{service}/").into_bytes(), format!("/i/{service}0").into_bytes()),
     }
-    all
 }
 
-async fn put(
-    client: &mut KvClient<Channel>,
-    population: &Population,
-    slot: usize,
-    generation: usize,
-) -> anyhow::Result<Instance> {
-    let instance = population.instance(slot, generation);
-    let (key, value) = (key(&instance.service, &instance.id), instance.encode_to_vec());
-    client.put(PutRequest { key: key.into(), value: value.into(), lease: 0 }).await?;
-    Ok(instance)
+/// Takes a key apart.
+fn parse(key: &[u8]) -> anyhow::Result<(&str, u64)> {
+    let parts = std::str::from_utf8(key)?.strip_prefix("/i/").and_then(|it| it.split_once('/'));
+    let (service, id) = parts.context("a key of an instance")?;
+    Ok((service, number_of(id)?))
 }
 
-async fn write(
-    etcd: SocketAddr,
-    population: Population,
-    slots: Vec<usize>,
-    counts: Arc<Counts>,
-    mut mode: watch::Receiver<Mode>,
-) -> anyhow::Result<()> {
-    let mut client = KvClient::new(connect(etcd).await?);
-    let mut held = Vec::with_capacity(slots.len());
-    let mut latencies = Vec::new();
-    for slot in slots {
-        let began = Instant::now();
-        held.push((slot, 0, put(&mut client, &population, slot, 0).await?));
-        latencies.push(u64::try_from(began.elapsed().as_nanos())?);
-        counts.registered.fetch_add(1, Ordering::Relaxed);
+/// Reads the instances of a service; returns the revision.
+async fn read(client: &mut KvClient<Channel>, service: &str, state: &mut State) -> anyhow::Result<i64> {
+    let (key, range_end) = range(service);
+    let request = RangeRequest { key: key.into(), range_end: range_end.into(), ..RangeRequest::default() };
+    let answer = client.range(request).await?.into_inner();
+    if service != ALL {
+        state.insert(service.to_owned(), Default::default());
     }
-    counts.register.extend(latencies);
-    let mut now = *mode.borrow_and_update();
-    let mut churn_at = Instant::now();
-    loop {
-        tokio::select! {
-            () = sleep_until(churn_at), if matches!(now, Mode::Churning(_)) => {
-                if let Mode::Churning(every) = now {
-                    churn_at += every;
-                }
-                let index = rand::rng().random_range(0..held.len());
-                let (slot, generation, ref old) = held[index];
-                counts.departures.note(Uuid::parse_str(&old.id)?.as_u128(), population.now());
-                let gone = DeleteRangeRequest { key: key(&old.service, &old.id).into(), ..DeleteRangeRequest::default() };
-                client.delete_range(gone).await?;
-                held[index] = (slot, generation + 1, put(&mut client, &population, slot, generation + 1).await?);
-            }
-            changed = mode.changed() => {
-                changed?;
-                now = *mode.borrow_and_update();
-                match now {
-                    Mode::Churning(every) => churn_at = Instant::now() + rand::rng().random_range(Duration::ZERO..every),
-                    Mode::Leaving => return Ok(()),
-                    Mode::Calm | Mode::Beating => {}
-                }
-            }
+    for pair in &answer.kvs {
+        let (service, number) = parse(&pair.key)?;
+        state.entry(service.to_owned()).or_default().insert(number);
+    }
+    Ok(answer.header.context("an answer has a header")?.revision)
+}
+
+/// A process that writes keys.
+#[derive(Debug)]
+pub(crate) struct Keys(KvClient<Channel>);
+
+impl Writer for Keys {
+    /// The key.
+    type Held = Vec<u8>;
+
+    async fn open(to: SocketAddr) -> anyhow::Result<Self> {
+        Ok(Self(kv(connect(to).await?)))
+    }
+
+    async fn register(&mut self, instance: Instance) -> anyhow::Result<Vec<u8>> {
+        let key = format!("/i/{}/{}", instance.service, instance.id).into_bytes();
+        let value = instance.encode_to_vec();
+        self.0.put(PutRequest { key: key.clone().into(), value: value.into(), lease: 0 }).await?;
+        Ok(key)
+    }
+
+    async fn deregister(&mut self, held: &Vec<u8>) -> anyhow::Result<()> {
+        self.0.delete_range(DeleteRangeRequest { key: held.clone().into(), ..DeleteRangeRequest::default() }).await?;
+        Ok(())
+    }
+
+    async fn beat<'a>(&mut self, _: impl Iterator<Item = &'a Vec<u8>> + Send) -> anyhow::Result<()> {
+        Ok(()) // keys without a lease stay
+    }
+
+    async fn answered(&mut self) -> anyhow::Result<Beaten> {
+        pending().await
+    }
+}
+
+/// A stream with a watch for each service.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    _requests: mpsc::Sender<WatchRequest>,
+    answers: Streaming<WatchResponse>,
+    watches: usize,
+    created: usize,
+    state: State,
+}
+
+impl Reader for Watch {
+    async fn open(to: SocketAddr, _: String, services: Vec<String>) -> anyhow::Result<Self> {
+        let channel = connect(to).await?;
+        let (mut client, mut state) = (kv(channel.clone()), State::new());
+        let (requests, outgoing) = mpsc::channel(services.len().max(1));
+        for service in &services {
+            let start_revision = read(&mut client, service, &mut state).await? + 1;
+            let (key, range_end) = range(service);
+            let (key, range_end) = (key.into(), range_end.into());
+            let create = WatchCreateRequest { key, range_end, start_revision, ..WatchCreateRequest::default() };
+            requests.send(WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }).await?;
         }
+        let mut client = WatchClient::new(channel).max_decoding_message_size(usize::MAX);
+        let answers = client.watch(ReceiverStream::new(outgoing)).await?.into_inner();
+        Ok(Self { _requests: requests, answers, watches: services.len(), created: 0, state })
     }
-}
 
-/// Starts watchers, each with the services it looks at; `*` is all of them.
-pub(crate) fn watchers(
-    etcd: SocketAddr,
-    population: Population,
-    watched: Vec<Vec<String>>,
-    seen: &Arc<Seen>,
-    counts: &Arc<Counts>,
-    stage: &watch::Receiver<Stage>,
-) -> JoinSet<anyhow::Result<u64>> {
-    let mut all = JoinSet::new();
-    for services in watched {
-        all.spawn(watch(etcd, population, services, seen.clone(), counts.clone(), stage.clone()));
-    }
-    all
-}
-
-async fn watch(
-    etcd: SocketAddr,
-    population: Population,
-    services: Vec<String>,
-    seen: Arc<Seen>,
-    counts: Arc<Counts>,
-    mut stage: watch::Receiver<Stage>,
-) -> anyhow::Result<u64> {
-    let mut client = WatchClient::new(connect(etcd).await?).max_decoding_message_size(usize::MAX);
-    let (requests, outgoing) = mpsc::channel(services.len().max(1));
-    for service in &services {
-        let (key, range_end) = if service == "*" {
-            ("/i/".to_owned(), "/i0".to_owned())
-        } else {
-            (format!("/i/{service}/"), format!("/i/{service}0"))
-        };
-        let create =
-            WatchCreateRequest { key: key.into(), range_end: range_end.into(), ..WatchCreateRequest::default() };
-        requests.send(WatchRequest { request_union: Some(RequestUnion::CreateRequest(create)) }).await?;
-    }
-    let mut stream = client.watch(ReceiverStream::new(outgoing)).await?.into_inner();
-    let (mut created, events) = (0, AtomicU64::new(0));
-    let mut latencies = Vec::new();
-    loop {
-        let now = *stage.borrow_and_update();
-        let message = if now == Stage::Ending {
-            match timeout(Duration::from_secs(3), stream.message()).await {
-                Ok(message) => message?,
-                Err(_) => break,
-            }
-        } else {
-            tokio::select! {
-                message = stream.message() => message?,
-                changed = stage.changed() => { changed?; continue }
-            }
-        };
-        let message = message.context("etcd ended a watch")?;
+    async fn next(&mut self) -> anyhow::Result<Vec<Change>> {
+        let message = self.answers.message().await?.context("etcd ended a watch")?;
         ensure!(!message.canceled, "etcd cancelled a watch: {}", message.cancel_reason);
-        if message.created {
-            created += 1;
-            if created == services.len() {
-                seen.ready.fetch_add(1, Ordering::Relaxed);
-            }
-            continue;
-        }
-        seen.messages.fetch_add(1, Ordering::Relaxed);
+        self.created += usize::from(message.created);
+        let mut changes = Vec::new();
         for event in &message.events {
-            events.fetch_add(1, Ordering::Relaxed);
-            let pair = event.kv.as_ref().context("an event has a key")?;
-            let asked = match event.r#type() {
-                EventType::Put => asked_at(&Instance::decode(pair.value.clone())?),
-                EventType::Delete => {
-                    let id = pair.key.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-                    counts.departures.when(Uuid::try_parse_ascii(id)?.as_u128())
+            let (service, number) = parse(&event.kv.as_ref().context("an event has a key")?.key)?;
+            let known = self.state.entry(service.to_owned()).or_default();
+            match event.r#type() {
+                EventType::Put => {
+                    known.insert(number);
+                    changes.push(Change::Comes(number));
                 }
-            };
-            if now == Stage::Measuring {
-                latencies.extend(asked.map(|asked| population.now().saturating_sub(asked)));
+                EventType::Delete => {
+                    known.remove(&number);
+                    changes.push(Change::Goes(number));
+                }
             }
         }
+        Ok(changes)
     }
-    seen.latencies.extend(latencies);
-    Ok(events.into_inner())
+
+    async fn acknowledge(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn is_ready(&self) -> bool {
+        self.created == self.watches
+    }
+
+    fn state(self) -> State {
+        self.state
+    }
 }

@@ -1,10 +1,11 @@
-//! What a run counts: latencies by kind of reader, and when what was removed.
+//! What a run counts: latencies by kind of reader, and when each change was asked for.
 //!
-//! Lives here: collecting and summing up. Does not: clocks (`population`), printing.
+//! Lives here: collecting and summing up. Does not: printing (`run`).
 
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 /// Latencies in µs, from many tasks.
@@ -25,9 +26,9 @@ pub(crate) struct Spread {
 }
 
 impl Latencies {
-    /// Adds what one task saw, in ns.
-    pub(crate) fn extend(&self, nanos: impl IntoIterator<Item = u64>) {
-        let micros = nanos.into_iter().map(|it| u32::try_from(it / 1_000).unwrap_or(u32::MAX));
+    /// Adds what one task saw.
+    pub(crate) fn extend(&self, seen: impl IntoIterator<Item = Duration>) {
+        let micros = seen.into_iter().map(|it| u32::try_from(it.as_micros()).unwrap_or(u32::MAX));
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(micros);
     }
 
@@ -43,30 +44,40 @@ impl Latencies {
     }
 }
 
-const SHARDS: usize = 64;
+/// A change of the population.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Change {
+    /// The instance with this number registers.
+    Comes(u64),
+    /// It leaves.
+    Goes(u64),
+}
 
-/// When which instance was asked to leave, ns since the run began.
+const SHARDS: u64 = 64;
+
+/// When which change was asked for.
 #[derive(Debug)]
-pub(crate) struct Departures([Mutex<HashMap<u128, u64>>; SHARDS]);
+pub(crate) struct Asked([Mutex<HashMap<Change, Instant>>; SHARDS as usize]);
 
-impl Default for Departures {
+impl Default for Asked {
     fn default() -> Self {
         Self(std::array::from_fn(|_| Mutex::default()))
     }
 }
 
-impl Departures {
-    fn shard(&self, id: u128) -> &Mutex<HashMap<u128, u64>> {
-        &self.0[(id % SHARDS as u128) as usize]
+impl Asked {
+    fn shard(&self, change: Change) -> &Mutex<HashMap<Change, Instant>> {
+        let (Change::Comes(number) | Change::Goes(number)) = change;
+        &self.0[(number % SHARDS) as usize]
     }
 
-    /// It is asked to leave at `now`.
-    pub(crate) fn note(&self, id: u128, now: u64) {
-        self.shard(id).lock().unwrap_or_else(PoisonError::into_inner).insert(id, now);
+    /// It is asked for now.
+    pub(crate) fn note(&self, change: Change) {
+        self.shard(change).lock().unwrap_or_else(PoisonError::into_inner).insert(change, Instant::now());
     }
 
-    /// When it was asked to leave.
-    pub(crate) fn when(&self, id: u128) -> Option<u64> {
-        self.shard(id).lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied()
+    /// How long ago it was asked for.
+    pub(crate) fn since(&self, change: Change) -> Option<Duration> {
+        Some(self.shard(change).lock().unwrap_or_else(PoisonError::into_inner).get(&change)?.elapsed())
     }
 }

@@ -1,0 +1,200 @@
+//! The processes that register: each has a connection of its own and its share of the instances.
+//!
+//! Lives here: registering, beating, replacing, with whatever is measured. Does not: how a registry is spoken to ([`Writer`]'s makers).
+//! Each registers its instances one after the other, then beats every 5 s as a sidecar does, in every mode.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context;
+use rand::Rng;
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+use weft_proto::weft::model::v1::Instance;
+
+use crate::{
+    population::Population,
+    tally::{Asked, Change, Latencies},
+};
+
+const BEAT: Duration = Duration::from_secs(5);
+
+/// How instances are registered.
+pub(crate) trait Writer: Sized + Send + 'static {
+    /// What is held of one that is registered.
+    type Held: Send + Sync;
+
+    fn open(to: SocketAddr) -> impl Future<Output = anyhow::Result<Self>> + Send;
+    fn register(&mut self, instance: Instance) -> impl Future<Output = anyhow::Result<Self::Held>> + Send;
+    fn deregister(&mut self, held: &Self::Held) -> impl Future<Output = anyhow::Result<()>> + Send;
+    /// Renews all of these.
+    fn beat<'a>(
+        &mut self,
+        held: impl Iterator<Item = &'a Self::Held> + Send,
+    ) -> impl Future<Output = anyhow::Result<()>> + Send
+    where
+        Self::Held: 'a;
+    /// Waits for the answer to a beat. Cancel-safe.
+    fn answered(&mut self) -> impl Future<Output = anyhow::Result<Beaten>> + Send;
+}
+
+/// What a beat came to.
+#[derive(Debug)]
+pub(crate) struct Beaten {
+    pub(crate) renewed: u64,
+    pub(crate) refused: u64,
+}
+
+/// What all writers do.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Mode {
+    /// Beat every 5 s.
+    Calm,
+    /// Send the next beats as soon as the last ones are answered.
+    Beating,
+    /// Replace an instance every so often, besides beating.
+    Churning(Duration),
+    /// Leave and end.
+    Leaving,
+}
+
+/// What writers count.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    /// Instances registered.
+    pub(crate) registered: AtomicU64,
+    /// Beats that renewed.
+    pub(crate) renewed: AtomicU64,
+    /// Beats that did not.
+    pub(crate) refused: AtomicU64,
+    /// Time of a registration.
+    pub(crate) register: Latencies,
+    /// When changes were asked for.
+    pub(crate) asked: Asked,
+}
+
+/// Starts `writers` that share the instances. Each ends with `Leaving`, or with an error.
+pub(crate) fn start<W: Writer>(
+    to: SocketAddr,
+    population: Population,
+    writers: usize,
+    counts: &Arc<Counts>,
+    mode: &watch::Receiver<Mode>,
+) -> JoinSet<anyhow::Result<()>> {
+    let mut all = JoinSet::new();
+    for first in 0..writers {
+        let numbers = (first as u64..population.instances as u64).step_by(writers);
+        let (counts, mode) = (counts.clone(), mode.clone());
+        all.spawn(async move {
+            let writer = W::open(to).await.context("opening a writer's connection")?;
+            let mut it = Process { writer, population, held: Vec::new(), counts, latencies: Vec::new() };
+            it.register_all(numbers).await.context("registering")?;
+            it.run(mode).await
+        });
+    }
+    all
+}
+
+struct Process<W: Writer> {
+    writer: W,
+    population: Population,
+    /// By number.
+    held: Vec<(u64, W::Held)>,
+    counts: Arc<Counts>,
+    latencies: Vec<Duration>,
+}
+
+impl<W: Writer> Process<W> {
+    async fn register_all(&mut self, numbers: impl Iterator<Item = u64>) -> anyhow::Result<()> {
+        let mut beat_at = Instant::now() + BEAT;
+        for number in numbers {
+            let held = self.register(number).await?;
+            self.held.push((number, held));
+            self.counts.registered.fetch_add(1, Ordering::Relaxed);
+            if Instant::now() >= beat_at {
+                beat_at += BEAT;
+                self.beat().await?;
+            }
+        }
+        self.tell();
+        Ok(())
+    }
+
+    async fn register(&mut self, number: u64) -> anyhow::Result<W::Held> {
+        let instance = self.population.instance(number);
+        self.counts.asked.note(Change::Comes(number));
+        let began = Instant::now();
+        let held = self.writer.register(instance).await?;
+        self.latencies.push(began.elapsed());
+        Ok(held)
+    }
+
+    async fn replace(&mut self) -> anyhow::Result<()> {
+        let index = rand::rng().random_range(0..self.held.len());
+        let (number, ref held) = self.held[index];
+        self.counts.asked.note(Change::Goes(number));
+        self.writer.deregister(held).await?;
+        let next = self.population.successor(number);
+        self.held[index] = (next, self.register(next).await?);
+        Ok(())
+    }
+
+    async fn beat(&mut self) -> anyhow::Result<()> {
+        self.writer.beat(self.held.iter().map(|(_, held)| held)).await
+    }
+
+    fn tell(&mut self) {
+        self.counts.register.extend(self.latencies.drain(..));
+    }
+
+    async fn run(mut self, mut mode: watch::Receiver<Mode>) -> anyhow::Result<()> {
+        let mut now = *mode.borrow_and_update();
+        let mut beat_at = Instant::now() + rand::rng().random_range(Duration::ZERO..BEAT);
+        let mut churn_at = Instant::now();
+        loop {
+            tokio::select! {
+                answer = self.writer.answered() => {
+                    let Beaten { renewed, refused } = answer?;
+                    self.counts.renewed.fetch_add(renewed, Ordering::Relaxed);
+                    self.counts.refused.fetch_add(refused, Ordering::Relaxed);
+                    if now == Mode::Beating {
+                        self.beat().await?;
+                    }
+                }
+                () = sleep_until(beat_at) => {
+                    beat_at += BEAT;
+                    if now != Mode::Beating {
+                        self.beat().await?;
+                    }
+                }
+                () = sleep_until(churn_at), if matches!(now, Mode::Churning(_)) => {
+                    if let Mode::Churning(every) = now {
+                        churn_at += every;
+                    }
+                    self.replace().await?;
+                }
+                changed = mode.changed() => {
+                    changed?;
+                    now = *mode.borrow_and_update();
+                    match now {
+                        Mode::Calm => self.tell(),
+                        Mode::Beating => self.beat().await?,
+                        Mode::Churning(every) => {
+                            churn_at = Instant::now() + rand::rng().random_range(Duration::ZERO..every);
+                        }
+                        Mode::Leaving => return Ok(()),
+                    }
+                }
+            }
+        }
+    }
+}

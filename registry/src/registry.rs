@@ -23,7 +23,12 @@ use crate::{
     drains::Drains,
     metrics::IdentityMetrics,
     server::{Authority, Rooms, Server},
-    views::{dns::Dns, prometheus::Prometheus, watch::Watches, xds::Xds},
+    views::{
+        dns::Dns,
+        prometheus::Prometheus,
+        watch::Watches,
+        xds::{Mesh, Xds},
+    },
 };
 
 /// A registry, listening.
@@ -49,7 +54,11 @@ impl Registry {
         let instances: usize = snapshot.services.values().map(|service| service.instances.len()).sum();
         tracing::info!(instances, version = %snapshot.version, data = %config.data.display(), "catalog loaded");
         let watches = Watches::new(&catalog, context.metrics());
-        let xds = Xds::new(&catalog, context.metrics());
+        let mesh = match &config.identity {
+            Some(_) => Mesh::Secured,
+            None => Mesh::Open,
+        };
+        let xds = Xds::new(&catalog, mesh, context.metrics());
         let drains = Drains::new(&watches, &xds, context.metrics());
         let checks = Checks::new(&catalog, context.metrics());
         let grpc = listen::bind(config.listen)?;

@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc};
 
 use imbl::OrdMap;
 
-use crate::{Digest, Instance, InstanceId, Policy, ServiceName};
+use crate::{Digest, Instance, InstanceId, PlaintextUpstream, Policy, PolicyKind, ServiceName, Transport};
 
 /// Version of a snapshot. Rises across restarts of the registry: generation in the high 32 bits, counter in the low.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -87,6 +87,13 @@ impl ServiceSnapshot {
     pub fn empty(name: ServiceName, version: Version) -> Self {
         let (instances, info, policies) = (OrdMap::new(), Arc::default(), Arc::default());
         Self { name, version, instances, authoritative: true, info, policies }
+    }
+
+    /// Whether callers with an identity leave this instance out: it speaks plaintext, and no policy of the service allows that.
+    pub fn hides(&self, instance: &Instance) -> bool {
+        let said = |mode| self.policies.iter().any(|it| it.kind == PolicyKind::PlaintextUpstream(mode));
+        let plaintext = matches!(instance.endpoint.transport, Transport::Plaintext);
+        plaintext && (!said(PlaintextUpstream::Allow) || said(PlaintextUpstream::Refuse))
     }
 }
 

@@ -26,7 +26,10 @@ use weft_proto::weft::{
 use weft_runtime::Metrics;
 
 use super::*;
-use crate::checks::Checks;
+use crate::{
+    checks::Checks,
+    views::xds::{Maker, Mesh},
+};
 
 /// A registry without sockets or disk, and a client of it.
 struct World {
@@ -47,11 +50,20 @@ const WARM: Duration = Duration::from_secs(21);
 
 impl World {
     async fn new() -> Self {
+        Self::with(Mesh::Open, crate::views::xds::testing::MAKER).await
+    }
+
+    /// A registry of a mesh with identities that tells what a registry tells.
+    async fn real() -> Self {
+        Self::with(Mesh::Secured, Maker::REAL).await
+    }
+
+    async fn with(mesh: Mesh, maker: Maker) -> Self {
         let (metrics, shutdown) = (Metrics::default(), Shutdown::new());
         let (catalog, task) = Catalog::in_memory(&metrics);
         let watches = Watches::new(&catalog, &metrics);
         let checks = Checks::new(&catalog, &metrics);
-        let xds = Xds::with_maker(&catalog, &metrics, crate::views::xds::testing::MAKER);
+        let xds = Xds::with_maker(&catalog, mesh, &metrics, maker);
         let drains = Drains::new(&watches, &xds, &metrics);
         let rooms = Rooms { catalog: &catalog, watches: &watches, xds: &xds, drains, heard: checks.heard() };
         let server = Server::new(rooms, None, &shutdown).unwrap();
@@ -254,5 +266,6 @@ mod fields;
 mod leases;
 mod policies;
 mod schemas;
+mod told;
 mod watches;
 mod xds;

@@ -44,7 +44,7 @@ pub(crate) use profile::Profile;
 pub(crate) use resource::{Built, Resource};
 pub(crate) use service::Ads;
 pub(crate) use session::Protocol;
-pub(crate) use world::XdsWorld;
+pub(crate) use world::{Mesh, XdsWorld};
 
 use crate::{
     acks::{SILENT, Standing},
@@ -67,6 +67,7 @@ pub(crate) struct Xds(Arc<Shared>);
 struct Shared {
     hub: Mutex<Hub>,
     maker: Maker,
+    mesh: Mesh,
     /// Moves when something happened that a drain may wait for.
     progress: watch::Sender<()>,
     metrics: XdsMetrics,
@@ -80,14 +81,14 @@ impl Shared {
 
 impl Xds {
     /// The xDS view of this catalog. It learns of changes while `run` runs.
-    pub(crate) fn new(catalog: &Catalog, metrics: &weft_runtime::Metrics) -> Self {
-        Self::with_maker(catalog, metrics, Maker { build: resources::build, names: resources::names })
+    pub(crate) fn new(catalog: &Catalog, mesh: Mesh, metrics: &weft_runtime::Metrics) -> Self {
+        Self::with_maker(catalog, mesh, metrics, Maker::REAL)
     }
 
-    pub(crate) fn with_maker(catalog: &Catalog, metrics: &weft_runtime::Metrics, maker: Maker) -> Self {
-        let hub = Mutex::new(Hub::new(XdsWorld::new(catalog.published()), maker));
+    pub(crate) fn with_maker(catalog: &Catalog, mesh: Mesh, metrics: &weft_runtime::Metrics, maker: Maker) -> Self {
+        let hub = Mutex::new(Hub::new(XdsWorld::new(catalog.published(), mesh), maker));
         let metrics = XdsMetrics::register(metrics);
-        Self(Arc::new(Shared { hub, maker, progress: watch::Sender::new(()), metrics }))
+        Self(Arc::new(Shared { hub, maker, mesh, progress: watch::Sender::new(()), metrics }))
     }
 
     /// Tells what changes until the catalog ends.
@@ -101,7 +102,7 @@ impl Xds {
     }
 
     async fn update(&self, published: Arc<Published>) {
-        let (at, next) = (published.at, XdsWorld::new(published));
+        let (at, next) = (published.at, XdsWorld::new(published, self.0.mesh));
         let affected = self.0.hub().affected(&next);
         let mut built = BTreeMap::new();
         for (index, place) in affected.into_iter().enumerate() {
@@ -114,7 +115,7 @@ impl Xds {
         self.0.metrics.builds.inc_by(built.len() as u64);
         let (woken, resources) = {
             let mut hub = self.0.hub();
-            (hub.update(next, built, at), hub.resources())
+            (hub.update(next, built, at, Instant::now()), hub.resources())
         };
         self.0.metrics.wakeups.inc_by(woken);
         self.0.metrics.resources.set(i64::try_from(resources).unwrap_or(i64::MAX));

@@ -5,10 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use weft_model::{
-    self as model, Digest, Instance, PlaintextUpstream, PolicyKind, Protocol, ServiceInfo, ServiceName,
-    ServiceSnapshot, Snapshot, Transport,
-};
+use weft_model::{self as model, Digest, Instance, Protocol, ServiceInfo, ServiceName, ServiceSnapshot, Snapshot};
 
 use crate::{
     Claims, Metrics, StaticCluster,
@@ -138,7 +135,7 @@ impl Origin {
             Self::Snapshot(service) => service
                 .instances
                 .values()
-                .filter(|instance| usable(instance) && !(secured && hidden(service, instance)))
+                .filter(|instance| usable(instance) && !(secured && service.hides(instance)))
                 .map(|it| Wanted {
                     key: Key { instance: Some(it.id), endpoint: it.endpoint.clone() },
                     weight: f32::from(it.weight.get()),
@@ -157,7 +154,7 @@ impl Origin {
     fn hope(&self, secured: bool, fits: impl Fn(Option<Digest>) -> bool) -> Hope {
         let all_hidden = |service: &ServiceSnapshot| {
             let mut usable = service.instances.values().filter(|it| usable(it) && fits(it.descriptors)).peekable();
-            secured && usable.peek().is_some() && usable.all(|it| hidden(service, it))
+            secured && usable.peek().is_some() && usable.all(|it| service.hides(it))
         };
         match self {
             Self::Snapshot(service) if all_hidden(service) => Hope::PlaintextOnly,
@@ -212,13 +209,6 @@ impl Facts<'_> {
 
 fn usable(instance: &Instance) -> bool {
     instance.status.takes_calls() && instance.endpoint.protocol == Protocol::H2
-}
-
-/// Whether a process with an identity leaves the instance out: it speaks plaintext, and no policy of its service allows that.
-fn hidden(service: &ServiceSnapshot, instance: &Instance) -> bool {
-    let said = |mode| service.policies.iter().any(|it| it.kind == PolicyKind::PlaintextUpstream(mode));
-    let plaintext = matches!(instance.endpoint.transport, Transport::Plaintext);
-    plaintext && (!said(PlaintextUpstream::Allow) || said(PlaintextUpstream::Refuse))
 }
 
 fn cluster(

@@ -20,7 +20,7 @@ use super::*;
 use crate::{
     catalog::{Health, Word},
     drains::Drains,
-    views::xds::Xds,
+    views::xds::{Mesh, Xds},
 };
 
 /// A view over a catalog of its own.
@@ -34,7 +34,7 @@ impl World {
     fn new(ttl: u32) -> Self {
         let metrics = Metrics::default();
         let (catalog, task) = Catalog::in_memory(&metrics);
-        let (watches, xds) = (Watches::new(&catalog, &metrics), Xds::new(&catalog, &metrics));
+        let (watches, xds) = (Watches::new(&catalog, &metrics), Xds::new(&catalog, Mesh::Open, &metrics));
         let drains = Drains::new(&watches, &xds, &metrics);
         let mut tasks = JoinSet::new();
         tasks.spawn(task.run(CancellationToken::new()));

@@ -20,7 +20,7 @@ pub(super) use table::Tables;
 use table::{Place, Profiles, Seen};
 
 use super::{
-    Built, Kind, Profile, XdsWorld,
+    Built, Kind, Profile, XdsWorld, resources,
     session::{Answer, Change, Name, Protocol, Request, Response, Session},
 };
 
@@ -64,6 +64,10 @@ pub(super) struct Stream {
 pub(crate) struct Maker {
     pub(crate) build: fn(&XdsWorld, &Profile, Kind, &str) -> Built,
     pub(crate) names: fn(&XdsWorld, &Profile, Kind) -> Vec<Arc<str>>,
+}
+
+impl Maker {
+    pub(crate) const REAL: Self = Self { build: resources::build, names: resources::names };
 }
 
 /// Why a stream cannot go on.
@@ -214,8 +218,15 @@ impl Hub {
         single.chain(list.into_iter().flatten().cloned()).collect()
     }
 
-    /// Takes the next world, and what was built of it outside; the rest is built here. Returns how many streams have something to be told.
-    pub(super) fn update(&mut self, next: XdsWorld, mut built: BTreeMap<Place, Built>, at: Instant) -> u64 {
+    /// Takes the next world, of a change made `at`, and what was built of it outside; the rest is built here. Returns how many streams have something
+    /// to be told `now`; others look again by themselves when they may be told.
+    pub(super) fn update(
+        &mut self,
+        next: XdsWorld,
+        mut built: BTreeMap<Place, Built>,
+        at: Instant,
+        now: Instant,
+    ) -> u64 {
         for place in self.affected(&next) {
             if let Entry::Vacant(late) = built.entry(place) {
                 let place = late.key();
@@ -245,7 +256,7 @@ impl Hub {
             self.streams.values_mut().for_each(|stream| stream.session.warming(warming));
             touched.extend(self.streams.keys());
         }
-        let due = touched.into_iter().filter_map(|id| self.streams.get(&id)).filter(|it| it.session.is_due(at));
+        let due = touched.into_iter().filter_map(|id| self.streams.get(&id)).filter(|it| it.session.is_due(now));
         due.map(|stream| stream.wake.notify_one()).count() as u64
     }
 

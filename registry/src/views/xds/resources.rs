@@ -27,10 +27,13 @@ mod tls;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use prost::Name;
-use weft_model::{ServiceName, ServiceSnapshot};
+use weft_model::{Protocol, ServiceName, ServiceSnapshot, Transport};
 
 use self::{
     endpoints::Spread,
@@ -47,6 +50,8 @@ use super::{
 /// Why endpoints that serve are not told.
 const TLS_ONLY: &str = "they take mutual TLS only: start the client with a bootstrap of `weft bootstrap --identity DIR`; \
     it gets them if all instances of the service speak mutual TLS";
+const NOT_ALLOWED: &str = "they speak plaintext, which no policy of the service allows: give them a sidecar, or apply `plaintext_upstream: allow`";
+const OTHER_TLS: &str = "they speak TLS with a certificate from outside of the mesh, which xDS clients are not told of";
 
 /// Builds a resource for nodes of a profile: a pure function of the services it names in `depends_on`. `profile` has only what is relevant
 /// for the kind and name ([`Profile::relevant`]).
@@ -129,9 +134,12 @@ fn assignment(world: &XdsWorld, profile: &Profile, family: Family, name: &str) -
         Family::Envoy => Spread::Endpoints,
     };
     let listed = world.service(&service);
-    let told = listed.and_then(|it| endpoints::assignment(name, it, set, &profile.locality, spread));
-    let left_out = listed.map(|it| left_out(it, set)).unwrap_or_default();
-    of(service, told.map(|message| Resource { left_out, ..Resource::of(&message) }))
+    let told = listed.and_then(|it| {
+        let members = reach::Members { service: it, set, mesh: world.mesh() };
+        let message = endpoints::assignment(name, members, &profile.locality, spread)?;
+        Some(Resource { left_out: left_out(members), ..Resource::of(&message) })
+    });
+    of(service, told)
 }
 
 /// A service as it is listed, or as one that nobody knows.
@@ -148,12 +156,18 @@ fn certificates(profile: &Profile) -> Option<Certificates> {
     }
 }
 
-fn left_out(service: &ServiceSnapshot, set: Set) -> Vec<LeftOut> {
-    let hidden = |it: &&Arc<weft_model::Instance>| it.status.takes_calls() && Set::Mtls.holds(it) && !set.holds(it);
-    match service.instances.values().filter(hidden).count() {
-        0 => Vec::new(),
-        endpoints => vec![LeftOut { endpoints, why: TLS_ONLY }],
+fn left_out(members: reach::Members<'_>) -> Vec<LeftOut> {
+    let mut counts = BTreeMap::new();
+    let serving = members.service.instances.values().filter(|it| it.status.takes_calls());
+    for instance in serving.filter(|it| it.endpoint.protocol == Protocol::H2 && !members.hold(it)) {
+        let why = match instance.endpoint.transport {
+            Transport::Mtls { .. } => TLS_ONLY,
+            Transport::Plaintext => NOT_ALLOWED,
+            Transport::Tls { .. } => OTHER_TLS,
+        };
+        *counts.entry(why).or_insert(0) += 1;
     }
+    counts.into_iter().map(|(why, endpoints)| LeftOut { endpoints, why }).collect()
 }
 
 /// Reads a resource back.

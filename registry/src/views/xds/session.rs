@@ -202,11 +202,10 @@ impl Session {
         Kind::ALL.into_iter().any(|kind| self.may_go(kind, now))
     }
 
-    /// When to look again although nothing happened. None: when something happens.
+    /// When to look again although nothing happened: when an answer is no longer waited for. Also if there is nothing to tell yet, since who
+    /// marks something until then wakes nobody. None: when something happens.
     pub(super) fn wake_at(&self, now: Instant) -> Option<Instant> {
-        let waits = self.channels.iter().any(Channel::has_work);
-        let held = self.channels.iter().filter_map(Channel::held_until).filter(|at| waits && *at > now);
-        held.min()
+        self.channels.iter().filter_map(Channel::held_until).filter(|at| *at > now).min()
     }
 
     /// Makes the next response. None: nothing to tell for now.

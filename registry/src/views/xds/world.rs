@@ -9,15 +9,30 @@ use weft_model::{ServiceName, ServiceSnapshot, Version};
 
 use crate::catalog::Published;
 
+/// Whether callers can be told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mesh {
+    /// Whoever is somebody has an identity.
+    Secured,
+    /// There are no identities: everything is plaintext, as `--insecure` says.
+    Open,
+}
+
 /// The catalog at one version. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(crate) struct XdsWorld {
     published: Arc<Published>,
+    mesh: Mesh,
 }
 
 impl XdsWorld {
-    pub(crate) fn new(published: Arc<Published>) -> Self {
-        Self { published }
+    pub(crate) fn new(published: Arc<Published>, mesh: Mesh) -> Self {
+        Self { published, mesh }
+    }
+
+    /// The mesh that it is the catalog of.
+    pub(crate) const fn mesh(&self) -> Mesh {
+        self.mesh
     }
 
     /// Version of the catalog.

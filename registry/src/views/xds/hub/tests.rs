@@ -12,6 +12,7 @@ use crate::{
     catalog::{Catalog, Published},
     views::xds::{
         Kind::{Cluster, Endpoint as Eds, Listener},
+        Mesh,
         session::{
             Ask,
             Protocol::{Delta, StateOfTheWorld},
@@ -31,7 +32,7 @@ impl Bench {
         let (catalog, _task) = Catalog::in_memory(&Metrics::default());
         let published = catalog.published();
         BUILT.set(0);
-        Self { hub: Hub::new(XdsWorld::new(published.clone()), MAKER), published, now: Instant::now() }
+        Self { hub: Hub::new(XdsWorld::new(published.clone(), Mesh::Open), MAKER), published, now: Instant::now() }
     }
 
     /// Publishes a service with instances at these ports, or takes it away; returns how many streams were woken.
@@ -51,7 +52,7 @@ impl Bench {
             None => drop(snapshot.services.remove(&name)),
         }
         self.publish(snapshot);
-        self.hub.update(XdsWorld::new(self.published.clone()), BTreeMap::new(), self.now)
+        self.hub.update(XdsWorld::new(self.published.clone(), Mesh::Open), BTreeMap::new(), self.now, self.now)
     }
 
     fn publish(&mut self, snapshot: Snapshot) {
@@ -218,7 +219,7 @@ fn nothing_is_left_when_the_last_stream_has_gone() {
     assert!(bench.hub.resources() > 3);
     streams.into_iter().for_each(|id| bench.hub.close(id));
     assert_eq!((bench.hub.resources(), bench.hub.subscriptions, bench.hub.streams().len()), (0, 0, 0));
-    assert_eq!(bench.hub.affected(&XdsWorld::new(Bench::new().published)).len(), 0);
+    assert_eq!(bench.hub.affected(&XdsWorld::new(Bench::new().published, Mesh::Open)).len(), 0);
     assert_eq!(bench.set("users", None), 0);
 }
 

@@ -12,12 +12,12 @@ use std::{
     net::SocketAddr,
 };
 
-use weft_model::{Instance, Locality, ServiceSnapshot};
+use weft_model::{Instance, Locality};
 
 use super::{
     messages::{ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints, address, core, endpoint, number},
     places::{self, Population},
-    reach::{Set, is_meant},
+    reach::{Members, is_meant},
 };
 
 /// How a client spreads calls within a locality.
@@ -32,14 +32,13 @@ pub(super) enum Spread {
 /// Returns the endpoints as a client in this place is to be told; none if it had better keep what it has.
 pub(super) fn assignment(
     name: &str,
-    service: &ServiceSnapshot,
-    set: Set,
+    members: Members<'_>,
     from: &Locality,
     spread: Spread,
 ) -> Option<ClusterLoadAssignment> {
-    let groups = groups(service, set, spread);
+    let groups = groups(members, spread);
     let serving = groups.values().any(|group| !group.serving.is_empty());
-    if !serving && !service.authoritative {
+    if !serving && !members.service.authoritative {
         return None;
     }
     let populations = groups.iter().map(|(at, group)| (at.clone(), group.population())).collect();
@@ -75,11 +74,11 @@ impl Group<'_> {
     }
 }
 
-fn groups(service: &ServiceSnapshot, set: Set, spread: Spread) -> BTreeMap<Locality, Group<'_>> {
+fn groups(members: Members<'_>, spread: Spread) -> BTreeMap<Locality, Group<'_>> {
     let mut groups: BTreeMap<Locality, Group<'_>> = BTreeMap::new();
     let mut addresses: HashSet<SocketAddr> = HashSet::new();
     // From the newest: an instance that follows another on its port has the address, even while the old lease lives.
-    for instance in service.instances.values().rev().filter(|it| is_meant(it.status) && set.holds(it)) {
+    for instance in members.service.instances.values().rev().filter(|it| is_meant(it.status) && members.hold(it)) {
         let group = groups.entry(instance.locality.clone()).or_default();
         group.meant += u64::from(instance.weight.get());
         if instance.status.takes_calls() && addresses.insert(instance.endpoint.address) {

@@ -3,12 +3,16 @@
 //! Lives here: the rule of mixed transports, whom a connection must meet. Does not: places and weights (`places`), messages (`tls`, `endpoints`).
 //! A cluster of xDS has one transport for all its endpoints. It is mutual TLS for a client whose bootstrap declares a certificate provider, if all
 //! instances of the service speak it; every other client gets the instances that it can reach in plaintext, and the rest is left out, countably.
+//! A plaintext instance that no policy allows is nobody's, as for sidecars ([`ServiceSnapshot::hides`]): it is not told, and takes mutual TLS from nobody.
+//! In a mesh without identities there is nothing to take.
 //! The two sets have names of their own (`users.default`, `users.default/mtls`), so that a client changes transport and endpoints at once: there is
 //! no moment in which it speaks plaintext to a TLS port.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use weft_model::{Instance, Protocol, ServiceName, ServiceSnapshot, SpiffeId, Status, Transport, metadata};
+
+use crate::views::xds::Mesh;
 
 /// How a client is to connect to a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,14 +24,16 @@ pub(super) enum Reach {
 }
 
 impl Reach {
-    /// What a client can do that has certificates or not, within a trust domain if it told of one.
+    /// What a client can do that has certificates or not, within a trust domain if it told of one. An instance that is in neither set decides
+    /// nothing: one registration must not be able to make plaintext of what was protected.
     pub(super) fn of(service: &ServiceSnapshot, secured: Option<&TrustDomain>) -> Self {
         let Some(domain) = secured else { return Self::Plaintext };
         let mut identities: BTreeSet<SpiffeId> = domain.identity(&service.name).into_iter().collect();
         for instance in service.instances.values().filter(|it| it.endpoint.protocol == Protocol::H2) {
             match &instance.endpoint.transport {
                 Transport::Mtls { identity } => drop(identities.insert(identity.clone())),
-                Transport::Plaintext | Transport::Tls { .. } => return Self::Plaintext,
+                Transport::Plaintext if !service.hides(instance) => return Self::Plaintext,
+                Transport::Plaintext | Transport::Tls { .. } => {}
             }
         }
         // Nobody to go by, and no domain: plaintext to nobody.
@@ -75,12 +81,26 @@ impl Set {
         };
         Some((ServiceName::from_authority(service)?, set))
     }
+}
 
-    /// Whether an instance can be reached so.
-    pub(super) fn holds(self, instance: &Instance) -> bool {
-        let mtls = matches!(instance.endpoint.transport, Transport::Mtls { .. });
+/// A set of endpoints of a service.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Members<'a> {
+    pub(super) service: &'a ServiceSnapshot,
+    pub(super) set: Set,
+    pub(super) mesh: Mesh,
+}
+
+impl Members<'_> {
+    /// Whether an instance can be reached so, and may be.
+    pub(super) fn hold(&self, instance: &Instance) -> bool {
+        let hidden = self.mesh == Mesh::Secured && self.service.hides(instance);
         instance.endpoint.protocol == Protocol::H2
-            && if self == Self::Mtls { mtls } else { accepts_plaintext(instance) }
+            && !hidden
+            && match self.set {
+                Set::Mtls => matches!(instance.endpoint.transport, Transport::Mtls { .. }),
+                Set::Plaintext => accepts_plaintext(instance),
+            }
     }
 }
 

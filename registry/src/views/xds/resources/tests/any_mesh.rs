@@ -8,9 +8,10 @@ use imbl::OrdMap;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use uuid::Uuid;
 use weft_model::{
-    CallMatch, Endpoint, Epoch, FailurePercentage, GrpcService, HeaderMatch, HeaderValue, Instance, InstanceId,
-    Locality, Method, Outliers, Part, Policy, PolicyKind, Protocol, RetryOn, RetryRule, Route, RouteRule, Rule,
-    ServiceInfo, ServiceName, ServiceSnapshot, Snapshot, Split, Status, Target, Transport, Upstream, Version, Weight,
+    Access, Action, CallMatch, Callers, Endpoint, Epoch, FailurePercentage, GrpcService, HeaderMatch, HeaderValue,
+    Instance, InstanceId, Locality, Method, Outliers, Part, PlaintextUpstream, Policy, PolicyKind, Protocol, RetryOn,
+    RetryRule, Route, RouteRule, Rule, ServiceInfo, ServiceName, ServiceSnapshot, Snapshot, Split, Status, Target,
+    Transport, Upstream, Version, Weight,
 };
 
 use super::{
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     catalog::Published,
     views::xds::{
-        Kind, Profile, XdsWorld,
+        Kind, Mesh, Profile, XdsWorld,
         profile::{Family, SERVER_LISTENER},
     },
 };
@@ -106,7 +107,24 @@ fn kind() -> impl Strategy<Value = PolicyKind> {
         let outliers = judged.then(|| Outliers { failure_percentage: Some(failures), ..Outliers::default() });
         PolicyKind::Upstream(Upstream { max_requests: Some(most), outliers })
     });
-    prop_oneof![route, upstream]
+    let plaintext = select(vec![PlaintextUpstream::Allow, PlaintextUpstream::Allow, PlaintextUpstream::Refuse]);
+    prop_oneof![route, upstream, plaintext.prop_map(PolicyKind::PlaintextUpstream), access()]
+}
+
+fn access() -> impl Strategy<Value = PolicyKind> {
+    let callers = select(vec![
+        Callers { authenticated: true, ..Callers::default() },
+        Callers { anonymous: true, ..Callers::default() },
+        Callers { services: ["users".parse().unwrap()].into(), ..Callers::default() },
+    ]);
+    let methods = vec(select(vec!["shop.users.v1.Users/GetUser", "a.B/*"]), 0..2);
+    vec((select(vec![Action::Allow, Action::Deny]), callers, methods), 0..3).prop_map(|rules| {
+        let rule = |(index, (action, from, methods)): (usize, (Action, Callers, Vec<&str>))| {
+            let methods = methods.iter().map(|it| it.parse().unwrap()).collect();
+            Rule::new(Rule::name_of_place(index), action, from, methods).unwrap()
+        };
+        PolicyKind::Access(Access::new(rules.into_iter().enumerate().map(rule).collect()).unwrap())
+    })
 }
 
 fn info() -> impl Strategy<Value = ServiceInfo> {
@@ -143,16 +161,20 @@ fn service(name: &'static str) -> impl Strategy<Value = ServiceSnapshot> {
     )
 }
 
-pub(super) fn world_of(services: impl IntoIterator<Item = ServiceSnapshot>) -> XdsWorld {
+pub(super) fn world_in(mesh: Mesh, services: impl IntoIterator<Item = ServiceSnapshot>) -> XdsWorld {
     let services: OrdMap<_, _> = services.into_iter().map(|it| (it.name.clone(), Arc::new(it))).collect();
     let snapshot = Snapshot { version: Version(1), services, ..Snapshot::default() };
-    XdsWorld::new(Arc::new(Published::of_snapshot(snapshot, false)))
+    XdsWorld::new(Arc::new(Published::of_snapshot(snapshot, false)), mesh)
+}
+
+pub(super) fn world_of(services: impl IntoIterator<Item = ServiceSnapshot>) -> XdsWorld {
+    world_in(Mesh::Open, services)
 }
 
 fn world() -> impl Strategy<Value = XdsWorld> {
     let listed = |name| option::weighted(0.8, service(name));
-    (listed(SERVICES[0]), listed(SERVICES[1]), listed(SERVICES[2]))
-        .prop_map(|(a, b, c)| world_of([a, b, c].into_iter().flatten()))
+    (select(vec![Mesh::Open, Mesh::Secured]), listed(SERVICES[0]), listed(SERVICES[1]), listed(SERVICES[2]))
+        .prop_map(|(mesh, a, b, c)| world_in(mesh, [a, b, c].into_iter().flatten()))
 }
 
 fn profile() -> impl Strategy<Value = Profile> {
@@ -194,7 +216,24 @@ fn check(world: &XdsWorld, profile: &Profile) -> Result<(), TestCaseError> {
         }
         let endpoints = cluster.eds_cluster_config.map(|it| it.service_name).unwrap_or_default();
         prop_assert!(!endpoints.ends_with("/mtls") || cluster.transport_socket.is_some());
+        let listed = world.service(&service.parse().unwrap());
+        let allowed = |it: &&Arc<Instance>| listed.is_some_and(|service| !service.hides(it));
+        let instances = || listed.into_iter().flat_map(|it| it.instances.values());
+        let clear = instances().filter(allowed).any(|it| it.endpoint.transport == Transport::Plaintext);
+        let secured = profile.trust_domain.is_some() && (profile.family == Family::Grpc || profile.secrets.is_some());
+        prop_assert!(
+            clear && instances().any(|it| it.endpoint.protocol == Protocol::H2)
+                || !secured
+                || cluster.transport_socket.is_some(),
+            "nothing but what a policy allows takes mutual TLS from who has certificates"
+        );
         if let Some(it) = get(Kind::Endpoint, &endpoints) {
+            if world.mesh() == Mesh::Secured {
+                let text = |it: &Arc<Instance>| format!("{}:{}", it.endpoint.address.ip(), it.endpoint.address.port());
+                let addresses: Vec<_> = instances().filter(allowed).map(text).collect();
+                let told: Vec<_> = super::cases::addresses(&decode(&it)).concat();
+                prop_assert!(told.iter().all(|it| addresses.contains(it)), "{told:?} of {addresses:?}");
+            }
             rules::endpoints_of(&decode(&it), &endpoints).map_err(|wrong| fail(&endpoints, wrong))?;
         }
     }

@@ -6,22 +6,22 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use uuid::Uuid;
 use weft_model::{
-    Access, Action, Callers, Endpoint, Epoch, GrpcService, Instance, InstanceId, Locality, Method, Policy, PolicyKind,
-    Protocol, Rule, ServiceInfo, ServiceName, ServiceSnapshot, Status, Transport, Version, Weight,
+    Access, Action, Callers, Endpoint, Epoch, GrpcService, Instance, InstanceId, Locality, Method, PlaintextUpstream,
+    Policy, PolicyKind, Protocol, Rule, ServiceInfo, ServiceName, ServiceSnapshot, Status, Transport, Version, Weight,
 };
 
 use super::{
     super::{
-        build, decode,
+        NOT_ALLOWED, OTHER_TLS, build, decode,
         messages::{
             Cluster, ClusterLoadAssignment, HttpConnectionManager, Listener, RouteConfiguration, RouteSpecifier, core,
             endpoint, route, tls,
         },
     },
-    any_mesh::world_of,
+    any_mesh::{world_in, world_of},
 };
 use crate::views::xds::{
-    Kind, Profile, XdsWorld,
+    Kind, Mesh, Profile, XdsWorld,
     profile::{Family, SERVER_LISTENER},
 };
 
@@ -124,7 +124,7 @@ fn get<M: prost::Message + prost::Name + Default>(world: &XdsWorld, profile: &Pr
     decode(&built.resource.unwrap_or_else(|| panic!("no {name}")))
 }
 
-fn addresses(it: &ClusterLoadAssignment) -> Vec<Vec<String>> {
+pub(super) fn addresses(it: &ClusterLoadAssignment) -> Vec<Vec<String>> {
     let address = |it: &endpoint::LbEndpoint| {
         let Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(it)) = &it.host_identifier else { panic!("{it:?}") };
         match it.address.as_ref().and_then(|it| it.address.as_ref()) {
@@ -271,12 +271,52 @@ fn tls_is_only_for_nodes_that_declare_a_provider() {
     assert!(built.left_out[0].why.contains("weft bootstrap --identity"));
 }
 
+fn saying(service: ServiceSnapshot, modes: &[PlaintextUpstream]) -> ServiceSnapshot {
+    let policy = |(index, mode): (usize, &PlaintextUpstream)| {
+        let (name, kind) = (format!("p{index}").parse().unwrap(), PolicyKind::PlaintextUpstream(*mode));
+        Arc::new(Policy { name, service: service.name.clone(), version: Version(1), kind })
+    };
+    ServiceSnapshot { policies: modes.iter().enumerate().map(policy).collect(), ..service }
+}
+
 #[test]
-fn a_service_that_is_not_secured_as_a_whole_is_told_in_plaintext_to_all() {
-    let world = world_of([users([secured(1), instance(2)])]);
-    for profile in [nobody(), certified()] {
-        assert_eq!(told(&world, &profile), [["127.0.0.1:2"]]);
+fn a_plaintext_instance_that_no_policy_allows_is_not_told_and_takes_mutual_tls_from_nobody() {
+    use PlaintextUpstream::{Allow, Refuse};
+    let envoy = Profile { family: Family::Envoy, secrets: Some("/run/identity".into()), ..certified() };
+    let mixed = |modes: &[PlaintextUpstream]| saying(users([secured(1), instance(2)]), modes);
+    let nobody_told: [[String; 0]; 0] = [];
+    for modes in [&[][..], &[Refuse], &[Allow, Refuse]] {
+        let world = world_in(Mesh::Secured, [mixed(modes)]);
+        for profile in [certified(), envoy.clone()] {
+            assert_eq!(told(&world, &profile), [["127.0.0.1:1"]], "{modes:?}");
+            let cluster: Cluster = get(&world, &profile, Kind::Cluster, "users.default");
+            assert!(cluster.transport_socket.is_some(), "{modes:?}");
+        }
+        assert_eq!(told(&world, &nobody()), nobody_told, "{modes:?}");
+        let left_out = |name: &str| build(&world, &nobody(), Kind::Endpoint, name).resource.unwrap().left_out;
+        let why = |name: &str| left_out(name).iter().map(|it| (it.endpoints, it.why)).collect::<Vec<_>>();
+        assert_eq!(why("users.default/mtls"), [(1, NOT_ALLOWED)]);
+        assert_eq!(why("users.default").len(), 2, "and those who take mutual TLS only");
     }
+    let world = world_in(Mesh::Secured, [mixed(&[Allow])]);
+    for profile in [nobody(), certified(), envoy.clone()] {
+        assert_eq!(told(&world, &profile), [["127.0.0.1:2"]], "an operator's word makes plaintext of the whole");
+        let cluster: Cluster = get(&world, &profile, Kind::Cluster, "users.default");
+        assert_eq!(cluster.transport_socket, None);
+    }
+    let world = world_in(Mesh::Open, [mixed(&[])]);
+    assert_eq!(told(&world, &nobody()), [["127.0.0.1:2"]], "where nobody has an identity, plaintext is all there is");
+    assert_eq!(told(&world, &certified()), [["127.0.0.1:1"]], "who has one anyway acts as a sidecar that has");
+}
+
+#[test]
+fn an_instance_that_no_client_can_be_told_of_decides_nothing_about_the_others() {
+    let mut outside = instance(2);
+    outside.endpoint.transport = Transport::Tls { server_name: "a.example".into() };
+    let world = world_in(Mesh::Secured, [users([secured(1), outside])]);
+    assert_eq!(told(&world, &certified()), [["127.0.0.1:1"]]);
+    let built = build(&world, &nobody(), Kind::Endpoint, "users.default/mtls").resource.unwrap();
+    assert_eq!(built.left_out.iter().map(|it| (it.endpoints, it.why)).collect::<Vec<_>>(), [(1, OTHER_TLS)]);
 }
 
 #[test]

@@ -31,7 +31,7 @@ use crate::{
     metrics::DnsMetrics,
     views::{
         dns::{
-            answer::{Reply, Zone},
+            answer::{Question, Reply, Zone},
             wire::Carrier,
         },
         watch::Watches,
@@ -184,7 +184,7 @@ struct Inner {
 
 impl View {
     fn respond(&self, packet: &[u8], carrier: Carrier) -> Option<Vec<u8>> {
-        let answered = wire::respond(packet, carrier, |query| self.resolve(query));
+        let answered = wire::respond(packet, carrier, |query, most| self.resolve(query, most));
         self.0.metrics.answered(answered.as_ref().map(|it| (it.kind, it.code)));
         let answered = answered?;
         if answered.truncated {
@@ -193,7 +193,7 @@ impl View {
         Some(answered.bytes)
     }
 
-    fn resolve(&self, query: &Query) -> Option<Reply> {
+    fn resolve(&self, query: &Query, most: usize) -> Option<Reply> {
         let Inner { catalog, watches, zone, .. } = &*self.0;
         let asked = names::read(query.name())?;
         if zone.ttl > 0
@@ -202,7 +202,8 @@ impl View {
             // Said before the snapshot is loaded: a drain that this answer does not know of is told of it.
             watches.told(VIEW, &service, Instant::now() + Duration::from_secs(zone.ttl.into()));
         }
-        Some(answer::answer(&catalog.published(), *zone, query.name(), &asked, query.query_type()))
+        let question = Question { name: query.name(), kind: query.query_type(), most };
+        Some(answer::answer(&catalog.published(), *zone, &asked, question))
     }
 }
 

@@ -4,6 +4,7 @@
 //! Invariants: an answer is made of one [`Published`]; only instances that take calls are in it; a name that exists without records of the
 //! asked type is NOERROR with the SOA, one that does not exist NXDOMAIN with it (RFC 2308).
 //! Order is shuffled: most resolvers take the first. SRV's weights are the instances'; nothing here prefers by them.
+//! Cost: records are made of as many instances as an answer can hold, drawn anew for each; of the others it is only asked whether they are ready.
 
 use std::{
     collections::BTreeSet,
@@ -17,7 +18,7 @@ use hickory_proto::{
         rdata::{A, AAAA, NS, SOA, SRV, TXT},
     },
 };
-use rand::seq::SliceRandom;
+use rand::seq::{IteratorRandom, SliceRandom};
 use weft_model::{Instance, ServiceName, metadata};
 
 use crate::{
@@ -57,8 +58,19 @@ pub(super) fn service_asked(published: &Published, asked: &Asked) -> Option<Serv
     }
 }
 
-/// Answers a question about a name below `weft.`; `name` is as the question spells it.
-pub(super) fn answer(published: &Published, zone: Zone, name: &Name, asked: &Asked, kind: RecordType) -> Reply {
+/// A question, and how much of an answer is of use.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Question<'a> {
+    /// As it was spelled.
+    pub(super) name: &'a Name,
+    pub(super) kind: RecordType,
+    /// Records that fit at most; one more is made, so that it is seen that some are missing.
+    pub(super) most: usize,
+}
+
+/// Answers a question about a name below `weft.`.
+pub(super) fn answer(published: &Published, zone: Zone, asked: &Asked, question: Question<'_>) -> Reply {
+    let Question { name, kind, .. } = question;
     let of_one = |ip: IpAddr| Some(addresses(name, zone.ttl, [ip], kind));
     let found = match asked {
         Asked::Nothing => None,
@@ -69,9 +81,9 @@ pub(super) fn answer(published: &Published, zone: Zone, name: &Name, asked: &Ask
         Asked::Instance(id) => {
             let service = published.service_of(id).and_then(|name| published.snapshot.services.get(name));
             let instance = service.and_then(|service| service.instances.get(id)).filter(|it| it.status.takes_calls());
-            instance.map(|it| records(&[it.as_ref()], zone, name, kind, Details::Told))
+            instance.map(|it| records(std::iter::once(it.as_ref()), zone, question, Details::Told))
         }
-        Asked::Service(service, which) => of_service(published, zone, name, kind, (service, which)),
+        Asked::Service(service, which) => of_service(published, zone, question, (service, which)),
     };
     let Some(answers) = found else {
         return negative(published, zone, ResponseCode::NXDomain);
@@ -116,20 +128,19 @@ enum Details {
 fn of_service(
     published: &Published,
     zone: Zone,
-    name: &Name,
-    kind: RecordType,
+    question: Question<'_>,
     (service, which): (&ServiceName, &Which),
 ) -> Option<Vec<Record>> {
     let service = published.snapshot.services.get(service)?;
-    let chosen: Vec<&Instance> = service.instances.values().map(AsRef::as_ref).filter(|it| chosen(it, which)).collect();
     let details = match which {
-        Which::All => Details::LeftOut,
-        Which::Named(_) | Which::Tagged(_) if chosen.is_empty() => return None,
+        Which::All | Which::Tagged(_) => Details::LeftOut,
         Which::Named(_) => Details::Told,
-        Which::Tagged(_) => Details::LeftOut,
     };
-    let ready: Vec<&Instance> = chosen.into_iter().filter(|it| it.status.takes_calls()).collect();
-    Some(records(&ready, zone, name, kind, details))
+    let mut exists = matches!(which, Which::All);
+    let chosen =
+        service.instances.values().map(AsRef::as_ref).filter(|it| chosen(it, which)).inspect(|_| exists = true);
+    let records = records(chosen.filter(|it: &&Instance| it.status.takes_calls()), zone, question, details);
+    exists.then_some(records)
 }
 
 fn chosen(instance: &Instance, which: &Which) -> bool {
@@ -146,22 +157,34 @@ fn chosen(instance: &Instance, which: &Which) -> bool {
     }
 }
 
-fn records(instances: &[&Instance], zone: Zone, name: &Name, kind: RecordType, details: Details) -> Vec<Record> {
+fn records<'a>(
+    instances: impl Iterator<Item = &'a Instance>,
+    zone: Zone,
+    Question { name, kind, most }: Question<'_>,
+    details: Details,
+) -> Vec<Record> {
+    let (mut random, most) = (rand::rng(), most.saturating_add(1));
     let mut records = match kind {
         RecordType::A | RecordType::AAAA | RecordType::ANY => {
             // One process may be two instances and one machine many: each address once.
-            let ips: BTreeSet<IpAddr> = instances.iter().map(|it| it.endpoint.address.ip()).collect();
-            addresses(name, zone.ttl, ips, kind)
+            let ips: BTreeSet<IpAddr> =
+                instances.map(|it| it.endpoint.address.ip()).filter(|ip| is_of(*ip, kind)).collect();
+            addresses(name, zone.ttl, ips.into_iter().choose_multiple(&mut random, most), kind)
         }
         RecordType::SRV => {
-            instances.iter().map(|it| srv(name, zone.ttl, it.endpoint.address, it.weight.get())).collect()
+            let some = instances.choose_multiple(&mut random, most).into_iter();
+            some.map(|it| srv(name, zone.ttl, it.endpoint.address, it.weight.get())).collect()
         }
         RecordType::TXT if details == Details::Told => {
-            instances.iter().flat_map(|it| facts(it, name, zone.ttl)).collect()
+            let some = instances.choose_multiple(&mut random, most).into_iter();
+            some.flat_map(|it| facts(it, name, zone.ttl)).take(most).collect()
         }
-        _ => Vec::new(),
+        _ => {
+            instances.for_each(drop); // whether there is one decides between NOERROR and NXDOMAIN
+            Vec::new()
+        }
     };
-    records.shuffle(&mut rand::rng());
+    records.shuffle(&mut random);
     records
 }
 
@@ -170,15 +193,21 @@ fn srv(name: &Name, ttl: u32, at: SocketAddr, weight: u16) -> Record {
     Record::from_rdata(name.clone(), ttl, RData::SRV(data))
 }
 
+fn is_of(ip: IpAddr, kind: RecordType) -> bool {
+    match ip {
+        IpAddr::V4(_) => kind != RecordType::AAAA,
+        IpAddr::V6(_) => kind != RecordType::A,
+    }
+}
+
 /// The addresses of the asked family.
 fn addresses(name: &Name, ttl: u32, ips: impl IntoIterator<Item = IpAddr>, kind: RecordType) -> Vec<Record> {
     let data = |ip| match ip {
-        IpAddr::V4(ip) if kind != RecordType::AAAA => Some(RData::A(A(ip))),
-        IpAddr::V6(ip) if kind != RecordType::A => Some(RData::AAAA(AAAA(ip))),
-        IpAddr::V4(_) | IpAddr::V6(_) => None,
+        IpAddr::V4(ip) => RData::A(A(ip)),
+        IpAddr::V6(ip) => RData::AAAA(AAAA(ip)),
     };
     let of_family = matches!(kind, RecordType::A | RecordType::AAAA | RecordType::ANY);
-    let data = ips.into_iter().filter(|_| of_family).filter_map(data);
+    let data = ips.into_iter().filter(|ip| of_family && is_of(*ip, kind)).map(data);
     data.map(|data| Record::from_rdata(name.clone(), ttl, data)).collect()
 }
 

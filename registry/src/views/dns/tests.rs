@@ -298,6 +298,38 @@ async fn more_than_the_largest_message_holds_is_truncated_by_tcp_too() {
 }
 
 #[tokio::test]
+async fn records_are_made_of_as_many_instances_as_an_answer_can_hold_and_drawn_from_all() {
+    let world = World::new(0);
+    for n in 0..300u16 {
+        let [high, low] = n.to_be_bytes();
+        world.register("many", n, &format!("10.1.{high}.{low}:7300"), Status::Serving).await;
+    }
+    let name = Name::from_str("many.service.weft.").unwrap();
+    let asked = names::read(&name).unwrap();
+    let of = |kind, most| {
+        let question = Question { name: &name, kind, most };
+        answer::answer(&world.view.0.catalog.published(), world.view.0.zone, &asked, question)
+    };
+    for kind in [RecordType::SRV, RecordType::A] {
+        assert_eq!(of(kind, 77).answers.len(), 78, "{kind}: one more, so that it is seen that some are missing");
+        assert_eq!(of(kind, 4_096).answers.len(), 300, "{kind}");
+    }
+    assert_eq!(of(RecordType::SRV, 77).additionals.len(), 78);
+    let mut seen = std::collections::BTreeSet::new();
+    wait_for_all(|| {
+        seen.extend(of(RecordType::SRV, 77).answers.iter().map(ToString::to_string));
+        seen.len() == 300
+    });
+    let part = world.ask_by("many.service.weft.", RecordType::SRV, Carrier::Udp, Some(1_232));
+    assert!(part.truncation && !part.answers.is_empty());
+}
+
+/// A draw of 78 of 300 leaves one out a thousand times in a row less than once in 10^130.
+fn wait_for_all(mut draw: impl FnMut() -> bool) {
+    assert!((0..1_000).any(|_| draw()), "some are never told");
+}
+
+#[tokio::test]
 async fn the_order_changes_from_answer_to_answer() {
     let world = World::new(0);
     for n in 0..20 {

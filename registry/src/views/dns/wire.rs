@@ -40,11 +40,11 @@ pub(super) struct Answered {
     pub(super) truncated: bool,
 }
 
-/// Answers a packet; `resolve` gives none for names that are not ours. None if the packet deserves no answer.
+/// Answers a packet; `resolve`, told how many records fit at most, gives none for names that are not ours. None if the packet deserves no answer.
 pub(super) fn respond(
     packet: &[u8],
     carrier: Carrier,
-    resolve: impl FnOnce(&Query) -> Option<Reply>,
+    resolve: impl FnOnce(&Query, usize) -> Option<Reply>,
 ) -> Option<Answered> {
     let mut decoder = BinDecoder::new(packet);
     let header = Header::read(&mut decoder).ok()?;
@@ -72,10 +72,14 @@ pub(super) fn respond(
     if version != 0 {
         return finish(message, ResponseCode::BADVERS, kind);
     }
+    let limit = match carrier {
+        Carrier::Udp => taken.unwrap_or(UDP_LEAST).clamp(UDP_LEAST, UDP_MOST),
+        Carrier::Tcp => u16::MAX,
+    };
     let query = &message.queries[0];
     let transfer = matches!(query.query_type(), RecordType::AXFR | RecordType::IXFR);
     let ours = matches!(query.query_class(), DNSClass::IN | DNSClass::ANY) && !transfer;
-    let Some(reply) = ours.then(|| resolve(query)).flatten() else {
+    let Some(reply) = ours.then(|| resolve(query, usize::from(limit) / RECORD_LEAST)).flatten() else {
         return finish(message, ResponseCode::Refused, kind);
     };
     message.metadata.authoritative = true;
@@ -83,10 +87,6 @@ pub(super) fn respond(
     message.authorities = reply.authorities;
     message.additionals = reply.additionals;
     message.metadata.response_code = reply.code;
-    let limit = match carrier {
-        Carrier::Udp => taken.unwrap_or(UDP_LEAST).clamp(UDP_LEAST, UDP_MOST),
-        Carrier::Tcp => u16::MAX,
-    };
     fit(message, limit, kind)
 }
 

@@ -137,8 +137,10 @@ impl Subscription {
             format!("{} of {} rejected at {at}: {}", self.kind, it.resources.join(", "), it.error)
         });
         let missing = self.missing.iter().map(|name| format!("there is no {name} ({})", self.kind));
-        let left_out =
-            self.left_out.iter().map(|it| format!("{}: {} endpoints left out, {}", it.resource, it.endpoints, it.why));
+        let left_out = self.left_out.iter().map(|it| match it.endpoints {
+            0 => format!("{} left out, {}", it.resource, it.why),
+            count => format!("{}: {count} endpoints left out, {}", it.resource, it.why),
+        });
         rejection.chain(missing).chain(left_out)
     }
 }

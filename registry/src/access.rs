@@ -14,6 +14,25 @@ use crate::{
     server::Caller,
 };
 
+/// Which of those whom the registry tells something a caller may look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// All.
+    All,
+    /// Those of its own identity.
+    Own(String),
+}
+
+impl Sight {
+    /// Whether it may look at a client of this identity; empty if nobody knows.
+    pub(crate) fn sees(&self, identity: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Own(own) => identity == own,
+        }
+    }
+}
+
 /// The caller of one request, asked before each write.
 #[derive(Debug, Clone)]
 pub(crate) struct Access {
@@ -51,6 +70,16 @@ impl Access {
         }
     }
 
+    /// Whom the caller may look at: what others hold and refused is for operators.
+    pub(crate) fn to_clients(&self) -> Result<Sight, Status> {
+        match &self.caller {
+            None => Ok(Sight::All),
+            Some((Caller::Anonymous, refusals)) => Err(refusals.nobody()),
+            Some((Caller::Known(peer), _)) if name::service_of(peer.id()) == Some(name::operator()) => Ok(Sight::All),
+            Some((Caller::Known(peer), _)) => Ok(Sight::Own(peer.id().to_string())),
+        }
+    }
+
     /// Whether the caller may have the registry ask this. Whoever may names an address and a path that the registry calls from where it stands, and
     /// the endpoint is the caller's word, too: so an operator only, but for TTL checks, which call nobody.
     pub(crate) fn to_check(&self, check: &Check) -> Result<(), Status> {
@@ -77,5 +106,19 @@ impl Access {
                 None => Ok(()),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workload_sees_clients_of_its_own_identity() {
+        let own = "spiffe://weft.local/ns/default/svc/users";
+        let sight = Sight::Own(own.to_owned());
+        assert!(sight.sees(own));
+        assert!(!sight.sees("spiffe://weft.local/ns/default/svc/posts") && !sight.sees(""));
+        assert!(Sight::All.sees(own) && Sight::All.sees(""));
     }
 }

@@ -20,7 +20,7 @@ pub use instance::{
     Check, CheckKind, Digest, Epoch, Instance, InstanceId, LeaseTtl, Locality, REVOKED, RemovalReason, Status, Weight,
 };
 pub use invalid::Invalid;
-pub use name::{ServiceName, SpiffeId};
+pub use name::{DEFAULT_NAMESPACE, ServiceName, SpiffeId};
 pub use policy::{
     Access, Action, CallMatch, Callers, FailurePercentage, Fault, HeaderMatch, HeaderValue, MethodPattern, Namespace,
     Outliers, Part, PathPattern, PlaintextUpstream, Policy, PolicyKind, PolicyName, RetryOn, RetryRule, Route,

@@ -7,7 +7,8 @@ use std::{fmt, str::FromStr, sync::Arc};
 use crate::Invalid;
 
 /// Namespace of a service that names none.
-const DEFAULT_NAMESPACE: &str = "default";
+/// Namespace of a service that says none.
+pub const DEFAULT_NAMESPACE: &str = "default";
 
 /// A name callers address: `users`, or `users.<namespace>`. Both parts are DNS labels (RFC 1123): 1 to 63 of a-z, 0-9 and inner `-`.
 ///

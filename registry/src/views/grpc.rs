@@ -21,7 +21,7 @@ use weft_proto::{
 use weft_runtime::Shutdown;
 
 use crate::{
-    access::Access,
+    access::{Access, Sight},
     catalog::{self, Catalog, Published},
     schema::DescriptorSet,
     server::CallerAddr,
@@ -96,13 +96,15 @@ impl discovery_server::Discovery for Discovery {
     }
 
     async fn clients(&self, request: Request<ClientsRequest>) -> Result<Response<Self::ClientsStream>, Status> {
-        Access::of(&request).to_anything()?;
+        let sight = Access::of(&request).to_clients()?;
         let ClientsRequest { name, resources } = request.into_inner();
         let (out, stream) = mpsc::channel(16);
         let (watches, xds, shutdown) = (self.watches.clone(), self.xds.clone(), self.shutdown.clone());
         self.streams.spawn(async move {
-            let mut watchers = watches.clients(&name).into_iter().peekable();
-            for (node, id) in xds.clients(&name) {
+            // Watchers are known by a name that they choose.
+            let watchers = if sight == Sight::All { watches.clients(&name) } else { Vec::new() };
+            let mut watchers = watchers.into_iter().peekable();
+            for (node, id) in xds.clients(&name, &sight) {
                 let earlier =
                     std::iter::from_fn(|| watchers.next_if(|watcher| watcher.name <= node)).collect::<Vec<_>>();
                 for client in earlier.into_iter().chain(xds.client(id, resources)) {

@@ -7,8 +7,8 @@
 //! ```
 //! Bounds: a stream has one message in its channel, one on its way, and one mark a name. Messages share the bytes of their resources (`body`), so a stream
 //! that is not read costs little more than its subscription.
-//! Locking: one mutex around the hub, held for one request, one response, or the marking of one version. Building is done outside of it,
-//! but for a resource that a request asks for first.
+//! Locking: one mutex around the hub, held for one request, one response, or the marking of one version. What a change touches is built outside of it;
+//! what a request is the first to ask for is built under it, a few at a time, so that it is built once, and others have their turn between.
 
 mod body;
 mod clients;
@@ -36,6 +36,7 @@ use tokio::{
     time::Instant,
 };
 use weft_model::{ServiceName, Version};
+use weft_runtime::strangers::Rarely;
 
 pub(crate) use csds::Csds;
 pub(crate) use hub::Maker;
@@ -51,13 +52,13 @@ use crate::{
     catalog::{Catalog, Follow, Published},
     metrics::XdsMetrics,
     views::xds::{
-        hub::{Holder, Hub, Peer, Refused, StreamId},
+        hub::{Holder, Hub, Names, Peer, Refused, StreamId, Taken},
         session::{Answer, Request, Response},
     },
 };
 
-/// Resources built before other tasks get their turn.
-const BUILD_AT_ONCE: usize = 32;
+/// Resources built before others get their turn.
+const BUILD_AT_ONCE: usize = 16;
 
 /// All xDS streams of a registry. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -71,6 +72,8 @@ struct Shared {
     /// Moves when something happened that a drain may wait for.
     progress: watch::Sender<()>,
     metrics: XdsMetrics,
+    /// Rejections that were logged.
+    rejections: Rarely,
 }
 
 impl Shared {
@@ -88,7 +91,14 @@ impl Xds {
     pub(crate) fn with_maker(catalog: &Catalog, mesh: Mesh, metrics: &weft_runtime::Metrics, maker: Maker) -> Self {
         let hub = Mutex::new(Hub::new(XdsWorld::new(catalog.published(), mesh), maker));
         let metrics = XdsMetrics::register(metrics);
-        Self(Arc::new(Shared { hub, maker, mesh, progress: watch::Sender::new(()), metrics }))
+        Self(Arc::new(Shared {
+            hub,
+            maker,
+            mesh,
+            progress: watch::Sender::new(()),
+            metrics,
+            rejections: Rarely::default(),
+        }))
     }
 
     /// Tells what changes until the catalog ends.
@@ -103,9 +113,20 @@ impl Xds {
 
     async fn update(&self, published: Arc<Published>) {
         let (at, next) = (published.at, XdsWorld::new(published, self.0.mesh));
-        let affected = self.0.hub().affected(&next);
+        let (affected, wildcards) = {
+            let hub = self.0.hub();
+            (hub.affected(&next), hub.wildcards(&next))
+        };
+        let names: Names = wildcards
+            .into_iter()
+            .map(|it| {
+                let names = (self.0.maker.names)(&next, &it.0, it.1);
+                (it, names)
+            })
+            .collect();
+        let coming = if names.is_empty() { Vec::new() } else { self.0.hub().coming(&names) };
         let mut built = BTreeMap::new();
-        for (index, place) in affected.into_iter().enumerate() {
+        for (index, place) in affected.into_iter().chain(coming).enumerate() {
             if index % BUILD_AT_ONCE == BUILD_AT_ONCE - 1 {
                 tokio::task::yield_now().await;
             }
@@ -115,7 +136,7 @@ impl Xds {
         self.0.metrics.builds.inc_by(built.len() as u64);
         let (woken, resources) = {
             let mut hub = self.0.hub();
-            (hub.update(next, built, at, Instant::now()), hub.resources())
+            (hub.update(next, built, &names, at, Instant::now()), hub.resources())
         };
         self.0.metrics.wakeups.inc_by(woken);
         self.0.metrics.resources.set(i64::try_from(resources).unwrap_or(i64::MAX));
@@ -183,28 +204,43 @@ struct Stream {
 }
 
 impl Stream {
-    /// Takes a request. An error ends the stream.
-    fn request(&self, request: Request) -> Result<(), Refused> {
+    /// Takes a request, and joins what it asks for. An error ends the stream. Not cancel-safe: it may have taken it.
+    async fn request(&self, request: Request) -> Result<(), Refused> {
         let (kind, error) = (request.kind, request.error.clone());
         let (shared, now) = (&self.xds.0, Instant::now());
-        let (answer, node) = {
-            let mut hub = shared.hub();
-            let answer = hub.request(self.id, request, now)?;
-            shared.metrics.resources.set(i64::try_from(hub.resources()).unwrap_or(i64::MAX));
-            (answer, hub.stream(self.id).map(|stream| stream.peer.clone()))
-        };
+        let Taken { answer, more } = shared.hub().request(self.id, request, now)?;
+        self.note(answer, kind, error, now);
+        let mut more = more.into_iter();
+        while !more.as_slice().is_empty() {
+            {
+                let mut hub = shared.hub();
+                hub.join(self.id, kind, more.by_ref().take(BUILD_AT_ONCE))?;
+                shared.metrics.resources.set(i64::try_from(hub.resources()).unwrap_or(i64::MAX));
+            }
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    fn note(&self, answer: Answer, kind: Kind, error: Option<String>, now: Instant) {
+        let shared = &self.xds.0;
         match answer {
-            Answer::None => return Ok(()),
+            Answer::None => return,
             Answer::Stale => drop(shared.metrics.stale.inc()),
             Answer::Acked { changed_at } => shared.metrics.acked(kind, changed_at.map(|at| now.duration_since(at))),
             Answer::Rejected => {
                 shared.metrics.rejected(kind);
+                let node = shared.hub().stream(self.id).map(|it| it.peer.clone());
                 let (node, error) = (node.map(|it| it.node.clone()).unwrap_or_default(), error.unwrap_or_default());
-                tracing::warn!(%node, kind = kind.name(), error, "an xDS client rejects what it was sent");
+                // One that comes back with the same again and again does not write our log; `weft clients` has them all.
+                if shared.rejections.may_log(kind.name(), now) {
+                    tracing::warn!(%node, kind = kind.name(), error, "an xDS client rejects what it was sent");
+                } else {
+                    tracing::debug!(%node, kind = kind.name(), error, "an xDS client rejects what it was sent");
+                }
             }
         };
         shared.progress.send_replace(());
-        Ok(())
     }
 
     /// Whether there is something to tell, and else when to look again although nothing happened.

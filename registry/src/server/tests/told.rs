@@ -3,8 +3,14 @@
 use envoy_types::pb::{
     envoy::{
         config::{
-            cluster::v3::Cluster, core::v3::Node, endpoint::v3::ClusterLoadAssignment, listener::v3::Listener,
-            route::v3::RouteConfiguration,
+            cluster::v3::Cluster,
+            core::v3::Node,
+            endpoint::v3::ClusterLoadAssignment,
+            listener::v3::Listener,
+            route::v3::{RouteConfiguration, route, route_action},
+        },
+        extensions::filters::network::http_connection_manager::v3::{
+            HttpConnectionManager, http_connection_manager::RouteSpecifier,
         },
         service::discovery::v3::{
             DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
@@ -312,5 +318,102 @@ async fn a_listener_is_told_when_the_wait_for_a_cluster_is_over() {
         assert_eq!(reader.settle().await, 0, "{form:?}: the cluster is not warm");
         assert!(reader.take(Duration::from_secs(11)).await, "{form:?}: it may never be");
         assert_eq!(reader.names::<Listener>(), ["posts", "users"]);
+    }
+}
+
+/// An Envoy that follows everything.
+async fn follow_all(reader: &mut Reader) {
+    reader.want::<Cluster>(&[]).await;
+    reader.want::<Listener>(&[]).await;
+    reader.want::<RouteConfiguration>(&["weft/outbound"]).await;
+    reader.settle().await;
+}
+
+/// Services that an Envoy has routes to.
+fn routed(reader: &Reader) -> Vec<String> {
+    let routes: RouteConfiguration = reader.holds("weft/outbound").expect("routes");
+    routes.virtual_hosts.into_iter().map(|it| it.name).filter(|it| it.contains('.')).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_to_a_registry_that_has_just_started_keeps_what_it_does_not_know_yet() {
+    for form in FORMS {
+        let mut before = World::real().await;
+        for service in ["posts", "users"] {
+            before.register(secured(service, 1 + u16::from(service == "users"))).await.unwrap();
+        }
+        let mut reader = Reader::open(&before, form, envoy()).await;
+        follow_all(&mut reader).await;
+        let both = ["posts.default", "users.default"];
+        assert_eq!((routed(&reader), reader.names::<Cluster>()), (both.map(str::to_owned).into(), both.to_vec()));
+
+        // A new one, with nothing on its disk. Users are quick to register again, posts come late, or not at all.
+        for comes in [true, false] {
+            let mut after = World::real().await;
+            after.register(secured("users", 2)).await.unwrap();
+            reader = reader.resume(&after).await;
+            reader.settle().await;
+            assert_eq!(routed(&reader), both, "{form:?}");
+            assert_eq!(reader.names::<Cluster>(), both, "{form:?}");
+            if comes {
+                after.register(secured("posts", 1)).await.unwrap();
+            }
+            assert!(reader.settle().await < 10);
+            assert_eq!(routed(&reader), both, "{form:?}");
+            sleep(WARM).await;
+            reader.settle().await;
+            assert_eq!(routed(&reader).contains(&both[0].to_owned()), comes, "{form:?}: now it knows");
+            assert_eq!(reader.names::<Cluster>().contains(&both[0]), comes, "{form:?}");
+        }
+    }
+}
+
+/// The cluster that calls of a gRPC channel go to.
+fn target(reader: &Reader, name: &str) -> String {
+    let listener: Listener = reader.holds(name).expect("a listener");
+    let manager = listener.api_listener.unwrap().api_listener.unwrap();
+    let manager = <HttpConnectionManager as prost::Message>::decode(manager.value.as_slice()).unwrap();
+    let Some(RouteSpecifier::RouteConfig(routes)) = manager.route_specifier else { panic!("routes are inline") };
+    let last = routes.virtual_hosts[0].routes.last().unwrap().action.clone();
+    let Some(route::Action::Route(action)) = last else { panic!("{last:?}") };
+    match action.cluster_specifier {
+        Some(route_action::ClusterSpecifier::Cluster(name)) => name,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_without_a_namespace_means_a_service_of_the_callers_own_first() {
+    let of = |cluster: &str, node: Node| Node { cluster: cluster.into(), ..node };
+    for form in FORMS {
+        let mut world = World::real().await;
+        world.register(secured("users", 1)).await.unwrap();
+        let mut here = Reader::open(&world, form, of("web.shop", certified())).await;
+        let mut there = Reader::open(&world, form, of("web", certified())).await;
+        let mut envoys = Reader::open(&world, form, of("web.shop", envoy())).await;
+        for reader in [&mut here, &mut there] {
+            reader.want::<Listener>(&["users", "users:80", "users.default"]).await;
+            reader.settle().await;
+            assert_eq!(target(reader, "users"), "users.default", "{form:?}: there is no other");
+        }
+        follow_all(&mut envoys).await;
+        let means = |reader: &Reader, domain: &str| {
+            let routes: RouteConfiguration = reader.holds("weft/outbound").unwrap();
+            let hosts = routes.virtual_hosts.into_iter().filter(|it| it.domains.iter().any(|it| it == domain));
+            hosts.map(|it| it.name).collect::<Vec<_>>()
+        };
+        assert_eq!(means(&envoys, "users"), ["users.default"]);
+
+        world.register(secured("users.shop", 2)).await.unwrap();
+        for reader in [&mut here, &mut there, &mut envoys] {
+            reader.settle().await;
+        }
+        assert_eq!((target(&here, "users"), target(&here, "users:80")), ("users.shop".into(), "users.shop".into()));
+        assert_eq!(target(&here, "users.default"), "users.default");
+        assert_eq!(target(&there, "users"), "users.default", "{form:?}: nothing changes for services of `default`");
+        assert_eq!(means(&envoys, "users"), ["users.shop"]);
+        assert_eq!(means(&envoys, "users.default"), ["users.default"]);
+        here.want::<Cluster>(&["users.shop"]).await;
+        assert_eq!(here.cluster("users.shop").await, (true, vec![10_002]));
     }
 }

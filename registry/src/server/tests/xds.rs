@@ -166,6 +166,27 @@ async fn a_silent_ads_client_stops_counting_after_five_seconds_but_is_named() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_ads_client_that_talks_without_answering_counts_no_longer_than_a_silent_one() {
+    let mut world = World::new().await;
+    let lease = world.users(1).await;
+    let mut ads = Ads::open(&world, "wedged").await;
+    ads.ask::<ClusterLoadAssignment>(&["users"], None, None).await;
+    assert_eq!(ads.endpoints("users").await, [10_001]);
+    let talking = async {
+        for n in 0.. {
+            ads.ask::<Listener>(&[&format!("some-{n}")], None, None).await;
+            sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let (answer, took) = tokio::select! {
+        drained = world.drain(&lease, 60_000) => drained,
+        () = talking => unreachable!("it talks on"),
+    };
+    assert_eq!((answer.acknowledged, answer.waiting.as_slice()), (false, &["wedged".to_owned()][..]));
+    assert!((5_000 * MS..=5_020 * MS).contains(&took), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_ads_client_that_leaves_is_not_waited_for() {
     let mut world = World::new().await;
     let lease = world.users(1).await;

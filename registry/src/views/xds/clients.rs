@@ -19,7 +19,11 @@ use super::{
     session::{Channel, Name, State, View},
     wire,
 };
+use crate::access::Sight;
 
+/// Why a resource as such is left out.
+const TOO_MUCH: &str =
+    "with it the answer would be larger than a gRPC client takes (4 MiB): use fewer targets in one process";
 /// Names listed of each sort.
 const FIRST: usize = 16;
 
@@ -35,10 +39,11 @@ pub(super) struct Held {
 }
 
 impl Xds {
-    /// Clients by name, all or those of one.
-    pub(crate) fn clients(&self, name: &str) -> Vec<(String, StreamId)> {
+    /// Clients by name, all or those of one, as far as somebody may look at them.
+    pub(crate) fn clients(&self, name: &str, sight: &Sight) -> Vec<(String, StreamId)> {
         let hub = self.0.hub();
-        let named = hub.streams().iter().map(|(id, stream)| (stream.peer.node.clone(), *id));
+        let seen = hub.streams().iter().filter(|(_, stream)| sight.sees(&stream.peer.identity));
+        let named = seen.map(|(id, stream)| (stream.peer.node.clone(), *id));
         let mut named: Vec<_> = named.filter(|(node, _)| name.is_empty() || node == name).collect();
         named.sort();
         named
@@ -87,6 +92,11 @@ fn subscription(hub: &Hub, id: StreamId, stream: &Stream, kind: Kind, resources:
             why: left.why.to_owned(),
         })
     });
+    let too_much = channel.too_much().iter().map(|name| LeftOut {
+        resource: name.to_string(),
+        endpoints: 0,
+        why: TOO_MUCH.to_owned(),
+    });
     let rejection = channel.rejected().map(|it| Rejection {
         version: it.version.0,
         error: it.error.to_string(),
@@ -101,7 +111,7 @@ fn subscription(hub: &Hub, id: StreamId, stream: &Stream, kind: Kind, resources:
         settled: channel.is_settled(),
         missing: missing.take(FIRST).map(|it| it.name.to_string()).collect(),
         rejection,
-        left_out: left_out.collect(),
+        left_out: left_out.chain(too_much.take(FIRST)).collect(),
         resources: if resources { held.iter().map(to_wire).collect() } else { Vec::new() },
     }
 }

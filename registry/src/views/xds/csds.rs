@@ -25,7 +25,10 @@ use weft_proto::weft::discovery::v1::subscription::resource::State as Standing;
 use weft_runtime::Shutdown;
 
 use super::{Xds, clients::Held, hub::Peer, wire};
-use crate::{access::Access, sources::status};
+use crate::{
+    access::{Access, Sight},
+    sources::status,
+};
 
 /// Largest answer, in bytes of resources: the protocol has one message for all clients.
 const LARGEST: usize = 16 << 20;
@@ -46,7 +49,7 @@ impl client_status_discovery_service_server::ClientStatusDiscoveryService for Cs
         &self,
         request: Request<Streaming<ClientStatusRequest>>,
     ) -> Result<Response<Self::StreamClientStatusStream>, Status> {
-        Access::of(&request).to_anything()?;
+        let sight = Access::of(&request).to_clients()?;
         let (out, answers) = mpsc::channel(1);
         let (csds, mut requests) = (self.clone(), request.into_inner());
         self.streams.spawn(async move {
@@ -57,7 +60,7 @@ impl client_status_discovery_service_server::ClientStatusDiscoveryService for Cs
                     () = csds.shutdown.draining() => Err(Status::unavailable("the registry is leaving")),
                 };
                 let answer = match request {
-                    Ok(Some(request)) => csds.answer(&request),
+                    Ok(Some(request)) => csds.answer(&request, &sight),
                     Ok(None) => return,
                     Err(status) => Err(status),
                 };
@@ -74,16 +77,16 @@ impl client_status_discovery_service_server::ClientStatusDiscoveryService for Cs
         &self,
         request: Request<ClientStatusRequest>,
     ) -> Result<Response<ClientStatusResponse>, Status> {
-        Access::of(&request).to_anything()?;
-        self.answer(request.get_ref()).map(Response::new)
+        let sight = Access::of(&request).to_clients()?;
+        self.answer(request.get_ref(), &sight).map(Response::new)
     }
 }
 
 impl Csds {
-    fn answer(&self, request: &ClientStatusRequest) -> Result<ClientStatusResponse, Status> {
+    fn answer(&self, request: &ClientStatusRequest, sight: &Sight) -> Result<ClientStatusResponse, Status> {
         check(&request.node_matchers).map_err(|e| status::invalid(&e))?;
         let (mut config, mut size) = (Vec::new(), 0);
-        for (node, id) in self.xds.clients("") {
+        for (node, id) in self.xds.clients("", sight) {
             if !request.node_matchers.is_empty() && !request.node_matchers.iter().any(|it| matches(it, &node)) {
                 continue;
             }

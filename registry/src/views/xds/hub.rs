@@ -1,10 +1,11 @@
 //! The hub: all streams, and every resource that one of them subscribes, built once for all nodes of a profile.
 //!
 //! Lives here: who subscribes what, which of it a change of the catalog touches, the sessions; synchronous. Does not: tasks (`service`).
-//! Bounds: a resource is held while somebody subscribes it; subscriptions and streams have a limit each.
+//! Bounds: a resource is held while somebody subscribes it; streams and the bytes of all that is held are bounded as a whole and by identity (`accounts`).
 //! Invariants: every resource is that of the present world; who subscribes a resource is told when its bytes changed and not otherwise; an
 //! update costs what depends on the changed services times who subscribes it.
 
+mod accounts;
 mod table;
 
 use std::{
@@ -16,18 +17,18 @@ use imbl::ordmap::DiffItem;
 use tokio::{sync::Notify, time::Instant};
 use weft_model::{Invalid, ServiceName, ServiceSnapshot, Version};
 
-pub(super) use table::Tables;
-use table::{Place, Profiles, Seen};
+pub(super) use table::{Names, Place, Tables};
+use table::{Profiles, Seen};
 
 use super::{
-    Built, Kind, Profile, XdsWorld, resources,
+    Built, Kind, Profile, XdsWorld,
+    profile::Family,
+    resources,
     session::{Answer, Change, Name, Protocol, Request, Response, Session},
 };
 
-/// Streams at most.
-const MOST_STREAMS: usize = 50_000;
-/// Subscriptions of all streams at most.
-const MOST_SUBSCRIPTIONS: usize = 5_000_000;
+/// Bytes of listeners, or of clusters, that a gRPC client may be sent: it takes no message of more than 4 MiB.
+const LARGEST_OF_GRPC: usize = 7 << 19;
 
 /// A stream, for as long as it lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -53,6 +54,8 @@ pub(super) struct Stream {
     pub(super) session: Session,
     /// When the client last said something.
     pub(super) heard: Instant,
+    /// When it last answered a response of each kind.
+    answered: [Instant; Kind::COUNT],
     profiles: Profiles,
     /// Resources that are told to it.
     subscribed: BTreeSet<(Kind, Name)>,
@@ -79,6 +82,17 @@ pub(super) enum Refused {
     /// The registry carries as much as it may.
     #[error("this registry carries as many xDS {0} as it may; ask another one, or later")]
     Full(&'static str),
+    /// Others shall have something, too.
+    #[error("this identity has as many xDS {0} as one may: use fewer streams and names, or several identities")]
+    Share(&'static str),
+}
+
+/// What a request came to.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) answer: Answer,
+    /// What it subscribes newly, to be joined.
+    pub(super) more: Vec<Name>,
 }
 
 /// Who may still act on an old state of a service's endpoints.
@@ -133,15 +147,17 @@ impl Hub {
         wake: Arc<Notify>,
         now: Instant,
     ) -> Result<StreamId, Refused> {
-        if self.streams.len() >= MOST_STREAMS {
-            return Err(Refused::Full("streams"));
-        }
+        let id = StreamId(self.next + 1);
+        self.tables.accounts.open(id, &peer.identity)?;
         self.next += 1;
-        let id = StreamId(self.next);
-        let session = Session::new(protocol, self.world.is_warming());
+        let largest = match profile.family {
+            Family::Grpc => LARGEST_OF_GRPC,
+            Family::Envoy => usize::MAX,
+        };
+        let session = Session::new(protocol, self.world.is_warming(), largest);
         let (peer, subscribed) = (Arc::new(peer), BTreeSet::new());
         let profiles = self.tables.profiles(profile);
-        let stream = Stream { peer, session, heard: now, profiles, subscribed, wake };
+        let stream = Stream { peer, session, heard: now, answered: [now; Kind::COUNT], profiles, subscribed, wake };
         self.streams.insert(id, stream);
         Ok(id)
     }
@@ -155,13 +171,21 @@ impl Hub {
         self.tables.closed(id, &stream.profiles);
     }
 
-    /// Takes a request. An error ends the stream.
-    pub(super) fn request(&mut self, id: StreamId, request: Request, now: Instant) -> Result<Answer, Refused> {
+    /// Takes a request. What it subscribes newly is to be joined before the stream is told anything. An error ends the stream.
+    pub(super) fn request(&mut self, id: StreamId, request: Request, now: Instant) -> Result<Taken, Refused> {
         let Self { world, maker, tables, streams, subscriptions, .. } = self;
-        let Some(stream) = streams.get_mut(&id) else { return Ok(Answer::None) };
+        let Some(stream) = streams.get_mut(&id) else { return Ok(Taken { answer: Answer::None, more: Vec::new() }) };
         stream.heard = now;
         let kind = request.kind;
         let heard = stream.session.request(request)?;
+        match heard.answer {
+            Answer::Acked { .. } | Answer::Rejected => stream.answered[kind as usize] = now,
+            Answer::None | Answer::Stale => {}
+        }
+        if heard.held > 0 {
+            tables.accounts.charge(id, heard.held);
+            tables.accounts.room(id)?;
+        }
         let mut more = heard.added;
         match heard.wildcard {
             Some(true) => {
@@ -183,16 +207,30 @@ impl Hub {
         for name in heard.removed {
             *subscriptions -= usize::from(tables.unsubscribe(stream, kind, &name, id));
         }
-        for name in more {
+        Ok(Taken { answer: heard.answer, more })
+    }
+
+    /// Subscribes names that a request added, and builds what nobody had yet. An error ends the stream.
+    pub(super) fn join(&mut self, id: StreamId, kind: Kind, names: impl Iterator<Item = Name>) -> Result<(), Refused> {
+        let Self { world, maker, tables, streams, subscriptions, .. } = self;
+        let Some(stream) = streams.get_mut(&id) else { return Ok(()) };
+        for name in names {
+            let channel = stream.session.channel(kind);
+            let of_all = || channel.is_wildcard() && tables.stands_for(stream.profiles.of_kind(kind), kind, &name);
+            if !channel.named().contains(&name) && !of_all() {
+                continue; // it was one of all when it was asked for, and went since
+            }
+            let subscription = (kind, name);
+            if !stream.subscribed.contains(&subscription) {
+                tables.accounts.room(id)?;
+            }
+            let name = subscription.1.clone();
+            *subscriptions += usize::from(stream.subscribed.insert(subscription));
             let place = stream.profiles.place(kind, &name);
             tables.join(&place, id, |place| (maker.build)(world, &place.profile, kind, &name));
-            *subscriptions += usize::from(stream.subscribed.insert((kind, name.clone())));
             stream.session.mark(kind, &name, None);
         }
-        if *subscriptions > MOST_SUBSCRIPTIONS {
-            return Err(Refused::Full("subscriptions"));
-        }
-        Ok(heard.answer)
+        Ok(())
     }
 
     /// Makes the next response of a stream. None: nothing to tell for now.
@@ -218,12 +256,29 @@ impl Hub {
         single.chain(list.into_iter().flatten().cloned()).collect()
     }
 
+    /// Wildcards as they are, for [`Hub::coming`].
+    pub(super) fn wildcards(&self, next: &XdsWorld) -> Vec<(Arc<Profile>, Kind)> {
+        let list_changed = changes(&self.world, next).iter().any(|(_, list)| *list);
+        self.tables.wildcards().filter(|_| list_changed).cloned().collect()
+    }
+
+    /// What nobody has yet of what wildcards are about to stand for.
+    pub(super) fn coming(&self, names: &Names) -> Vec<Place> {
+        let place = |profile: &Arc<Profile>, kind: Kind, name: &Name| {
+            let (profile, name) = (profile.clone(), name.clone());
+            Place { kind, name, profile }
+        };
+        let all = names.iter().flat_map(|((profile, kind), names)| names.iter().map(|it| place(profile, *kind, it)));
+        all.filter(|place| !self.tables.has(place)).collect()
+    }
+
     /// Takes the next world, of a change made `at`, and what was built of it outside; the rest is built here. Returns how many streams have something
     /// to be told `now`; others look again by themselves when they may be told.
     pub(super) fn update(
         &mut self,
         next: XdsWorld,
         mut built: BTreeMap<Place, Built>,
+        names: &Names,
         at: Instant,
         now: Instant,
     ) -> u64 {
@@ -240,7 +295,9 @@ impl Hub {
         let warmed = self.world.is_warming() != next.is_warming();
         self.world = next;
         let mut touched: BTreeSet<StreamId> = BTreeSet::new();
-        for (place, built) in built {
+        let (here, mut coming): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            built.into_iter().partition(|(place, _)| self.tables.has(place));
+        for (place, built) in here {
             for id in self.tables.install(&place, built) {
                 if let Some(stream) = self.streams.get_mut(&id) {
                     stream.session.mark(place.kind, &place.name, Some(change));
@@ -249,7 +306,7 @@ impl Hub {
             }
         }
         if list_changed {
-            self.update_wildcards(change, &mut touched);
+            self.update_wildcards(change, names, &mut coming, &mut touched);
         }
         if warmed {
             let warming = self.world.is_warming();
@@ -260,16 +317,27 @@ impl Hub {
         due.map(|stream| stream.wake.notify_one()).count() as u64
     }
 
-    fn update_wildcards(&mut self, change: Change, touched: &mut BTreeSet<StreamId>) {
+    fn update_wildcards(
+        &mut self,
+        change: Change,
+        names: &Names,
+        coming: &mut BTreeMap<Place, Built>,
+        touched: &mut BTreeSet<StreamId>,
+    ) {
         let Self { world, maker, tables, streams, subscriptions, .. } = self;
-        for shift in tables.update_wildcards(|profile, kind| (maker.names)(world, profile, kind)) {
+        let now = |profile: &Arc<Profile>, kind| match names.get(&(profile.clone(), kind)) {
+            Some(names) => names.clone(),
+            None => (maker.names)(world, profile, kind),
+        };
+        for shift in tables.update_wildcards(now) {
             let kind = shift.kind;
             for id in &shift.streams {
                 let Some(stream) = streams.get_mut(id) else { continue };
                 touched.insert(*id);
                 for name in &shift.came {
                     let place = stream.profiles.place(kind, name);
-                    tables.join(&place, *id, |place| (maker.build)(world, &place.profile, kind, name));
+                    let build = |place: &Place| (maker.build)(world, &place.profile, kind, name);
+                    tables.join(&place, *id, |place| coming.remove(place).unwrap_or_else(|| build(place)));
                     *subscriptions += usize::from(stream.subscribed.insert((kind, name.clone())));
                     stream.session.mark(kind, name, Some(change));
                 }
@@ -309,10 +377,10 @@ impl Hub {
         Some(holders)
     }
 
-    /// When a holder was last heard of, if it still holds a state from before `version`.
+    /// When a holder last answered, if it still holds a state from before `version`. What it says otherwise is no sign that it will.
     pub(super) fn holds(&self, holder: &Holder, version: Version) -> Option<Instant> {
         let stream = self.streams.get(&holder.stream)?;
-        stream.session.owes(Kind::Endpoint, &holder.name, version).then_some(stream.heard)
+        stream.session.owes(Kind::Endpoint, &holder.name, version).then_some(stream.answered[Kind::Endpoint as usize])
     }
 }
 

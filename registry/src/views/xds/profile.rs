@@ -6,7 +6,7 @@
 //! {"weft": {"certificate_providers": ["weft"], "trust_domain": "weft.local", "listen": "127.0.0.1:10000", "secrets": "/run/identity"}}
 //! ```
 //! `certificate_providers`: names that the node's bootstrap declares; TLS is sent only to nodes that declare one, and then by the first.
-//! `trust_domain`: that of its certificate. `listen`: where an Envoy shall listen for its app. `secrets`: directory of an Envoy's files of secrets. `node.cluster` names the service that a gRPC server is, for its server-side listeners.
+//! `trust_domain`: that of its certificate. `listen`: where an Envoy shall listen for its app. `secrets`: directory of an Envoy's files of secrets. `node.cluster` names the service that a node is, where its connection proves nothing (`service`).
 //! Bounds: parts longer than a limit are read as absent, so that no node makes others pay for its metadata.
 
 use std::{collections::BTreeSet, net::SocketAddr};
@@ -15,7 +15,7 @@ use envoy_types::pb::{
     envoy::config::core::v3::Node,
     google::protobuf::{Value, value::Kind as Json},
 };
-use weft_model::{Locality, ServiceName};
+use weft_model::{DEFAULT_NAMESPACE, Locality, ServiceName};
 
 use super::Kind;
 
@@ -45,8 +45,10 @@ pub(crate) struct Profile {
     pub(crate) providers: BTreeSet<String>,
     /// Where it is.
     pub(crate) locality: Locality,
-    /// The service that it is, if it says so.
+    /// The service that it is, if it is one.
     pub(crate) service: Option<ServiceName>,
+    /// Namespace of that, unless it is the default one: a name without a namespace means a service of it first.
+    pub(crate) home: Option<String>,
     /// Where it shall listen, if it is an Envoy.
     pub(crate) listen: Option<SocketAddr>,
     /// Trust domain of its certificate.
@@ -68,22 +70,33 @@ impl Profile {
                 zone: short(locality.zone),
                 sub_zone: short(locality.sub_zone),
             },
-            service: node.cluster.parse().ok(),
+            service: None,
+            home: None,
             listen: weft("listen").and_then(text).and_then(|it| it.parse().ok()),
             trust_domain: weft("trust_domain").and_then(short_text),
             secrets: weft("secrets").and_then(short_text),
         }
+        .of_service(node.cluster.parse().ok())
+    }
+
+    /// The same of a node that is this service.
+    pub(crate) fn of_service(self, service: Option<ServiceName>) -> Self {
+        let home = service.as_ref().map(ServiceName::namespace).filter(|it| *it != DEFAULT_NAMESPACE);
+        let home = home.map(str::to_owned);
+        Self { service, home, ..self }
     }
 
     /// The part of it that decides about resources of this kind and name, so that nodes that differ in other parts share these.
     pub(crate) fn relevant(&self, kind: Kind, name: &str) -> Self {
         let server_side = name.starts_with(SERVER_LISTENER);
         let secured = kind == Kind::Cluster || server_side;
+        let by_name = kind == Kind::Route || kind == Kind::Listener && self.family == Family::Grpc && !server_side;
         Self {
             family: self.family,
             providers: if secured { self.providers.clone() } else { BTreeSet::new() },
             locality: if kind == Kind::Endpoint { self.locality.clone() } else { Locality::default() },
             service: if server_side { self.service.clone() } else { None },
+            home: self.home.clone().filter(|_| by_name),
             listen: if kind == Kind::Listener { self.listen } else { None },
             trust_domain: self.trust_domain.clone().filter(|_| secured),
             secrets: self.secrets.clone().filter(|_| secured),
@@ -167,6 +180,7 @@ mod tests {
             providers: ["weft", "other"].map(str::to_owned).into(),
             locality: Locality { region: "r".into(), zone: "z".into(), sub_zone: String::new() },
             service: Some("users".parse().unwrap()),
+            home: None,
             listen: Some("127.0.0.1:10000".parse().unwrap()),
             trust_domain: Some("weft.local".into()),
             secrets: Some("/run/identity".into()),

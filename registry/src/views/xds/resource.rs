@@ -19,6 +19,10 @@ pub(crate) struct Built {
     pub(crate) depends_on: BTreeSet<ServiceName>,
     /// It rests on the list of services as well: built anew when one comes or goes, or its facts or policies change.
     pub(crate) depends_on_list: bool,
+    /// Somebody who is not listed yet might make another of it: while the registry warms up, who has one from earlier had better keep that.
+    pub(crate) is_guess: bool,
+    /// There is none for now, and who has one had better keep it.
+    pub(crate) is_in_doubt: bool,
 }
 
 /// One resource for one profile.

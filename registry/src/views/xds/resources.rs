@@ -10,6 +10,8 @@
 //! Cluster    users.default
 //! Endpoint   users.default: those who take plaintext · users.default/mtls: those who speak mutual TLS
 //! ```
+//! A name without a namespace means a service of the node's own namespace first, then one of `default`, for its listener and its routes, as with
+//! sidecars; names of clusters and endpoints are full.
 //! A service's listener, routes and cluster exist by the name alone. Its endpoints exist when it is listed, so that a client waits for a service that
 //! is about to come, keeps what it has while a restarted registry does not know it yet, and fails at once where a listed service has nobody.
 
@@ -27,10 +29,7 @@ mod tls;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use prost::Name;
 use weft_model::{Protocol, ServiceName, ServiceSnapshot, Transport};
@@ -59,13 +58,15 @@ pub(crate) fn build(world: &XdsWorld, profile: &Profile, kind: Kind, name: &str)
     match (kind, profile.family) {
         (Kind::Listener, _) if name.starts_with(SERVER_LISTENER) => servers_listener(world, profile, name),
         (Kind::Listener, Family::Envoy) => envoys_listener(world, profile, name),
-        (Kind::Listener, Family::Grpc) => of_service(world, name, |service| {
+        (Kind::Listener, Family::Grpc) => of_service(world, profile, name, |service| {
             let routes = routes::of_service(service.name.full(), service);
             let filters = rules::filters(std::iter::once(service));
             Resource::of(&listeners::for_channel(name, routes, filters))
         }),
-        (Kind::Route, _) if name == routes::ALL => all_routes(world),
-        (Kind::Route, _) => of_service(world, name, |service| Resource::of(&routes::of_service(name, service))),
+        (Kind::Route, _) if name == routes::ALL => all_routes(world, profile),
+        (Kind::Route, _) => {
+            of_service(world, profile, name, |service| Resource::of(&routes::of_service(name, service)))
+        }
         (Kind::Cluster, _) => cluster(world, profile, name),
         (Kind::Endpoint, family) => assignment(world, profile, family, name),
     }
@@ -80,10 +81,22 @@ pub(crate) fn names(world: &XdsWorld, profile: &Profile, kind: Kind) -> Vec<Arc<
     }
 }
 
-fn of_service(world: &XdsWorld, name: &str, make: impl FnOnce(&Arc<ServiceSnapshot>) -> Resource) -> Built {
+fn of_service(
+    world: &XdsWorld,
+    profile: &Profile,
+    name: &str,
+    make: impl FnOnce(&Arc<ServiceSnapshot>) -> Resource,
+) -> Built {
     let Some(service) = ServiceName::from_authority(name) else { return Built::default() };
-    let resource = make(&known(world, &service));
-    of(service, Some(resource))
+    let bare = !name.contains('.'); // a port has no dots
+    let home = profile.home.as_ref().filter(|_| bare);
+    let Some(own) = home.and_then(|home| format!("{}.{home}", service.name()).parse::<ServiceName>().ok()) else {
+        return of(service.clone(), Some(make(&known(world, &service))));
+    };
+    let is_guess = world.service(&own).is_none();
+    let meant = if is_guess && world.service(&service).is_some() { &service } else { &own };
+    let resource = Some(make(&known(world, meant)));
+    Built { resource, depends_on: [service, own].into(), is_guess, ..Built::default() }
 }
 
 /// The one listener of an Envoy. Whether it has the filter of faults depends on all services, as its routes do.
@@ -93,19 +106,19 @@ fn envoys_listener(world: &XdsWorld, profile: &Profile, name: &str) -> Built {
     of_list(Resource::of(&listeners::for_envoy(name, at, routes::ALL, filters)))
 }
 
-fn all_routes(world: &XdsWorld) -> Built {
+fn all_routes(world: &XdsWorld, profile: &Profile) -> Built {
     let services: Vec<&ServiceSnapshot> = world.services().map(AsRef::as_ref).collect();
-    of_list(Resource::of(&routes::of_all(&services)))
+    of_list(Resource::of(&routes::of_all(&services, profile.home.as_deref())))
 }
 
 /// What rests on one service.
 fn of(service: ServiceName, resource: Option<Resource>) -> Built {
-    Built { resource, depends_on: BTreeSet::from([service]), depends_on_list: false }
+    Built { resource, depends_on: [service].into(), ..Built::default() }
 }
 
-/// What rests on the list of services.
+/// What rests on the list of services: whoever is missing is missing in it.
 fn of_list(resource: Resource) -> Built {
-    Built { resource: Some(resource), depends_on: BTreeSet::new(), depends_on_list: true }
+    Built { resource: Some(resource), depends_on_list: true, is_guess: true, ..Built::default() }
 }
 
 fn servers_listener(world: &XdsWorld, profile: &Profile, name: &str) -> Built {
@@ -114,7 +127,7 @@ fn servers_listener(world: &XdsWorld, profile: &Profile, name: &str) -> Built {
     let service = profile.service.as_ref().map(|it| known(world, it));
     let listener = servers::listener(name, address, service.as_deref(), certificates(profile).as_ref());
     let depends_on = profile.service.iter().cloned().collect();
-    Built { resource: Some(Resource::of(&listener)), depends_on, depends_on_list: false }
+    Built { resource: Some(Resource::of(&listener)), depends_on, ..Built::default() }
 }
 
 fn cluster(world: &XdsWorld, profile: &Profile, name: &str) -> Built {
@@ -139,7 +152,8 @@ fn assignment(world: &XdsWorld, profile: &Profile, family: Family, name: &str) -
         let message = endpoints::assignment(name, members, &profile.locality, spread)?;
         Some(Resource { left_out: left_out(members), ..Resource::of(&message) })
     });
-    of(service, told)
+    let is_in_doubt = listed.is_some() && told.is_none();
+    Built { is_in_doubt, ..of(service.clone(), told) }
 }
 
 /// A service as it is listed, or as one that nobody knows.

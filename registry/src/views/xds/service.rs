@@ -3,6 +3,8 @@
 //! Lives here: requests in, responses out, statuses, who is at the other end. Does not: what is told (`session`, `hub`).
 //! A stream's task reads requests also while its client does not read: one response waits in the channel, what changes meanwhile is merged
 //! into the next. Who may come in is the gate's matter (`server::gate`): who has an identity, or anybody where the registry speaks plaintext.
+//! Which service a node is decides whose policies its servers enforce and what names without a namespace mean: that is the service of the
+//! stream's identity, behind a relay the sidecar's, and not what the node says.
 
 use std::{convert::Infallible, pin::pin, task, time::Duration};
 
@@ -19,6 +21,8 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 use tonic::{Status, Streaming, body::Body, codec::BufferSettings, metadata::GRPC_CONTENT_TYPE, server::NamedService};
 use tonic_prost::ProstDecoder;
+use weft_identity::name;
+use weft_model::ServiceName;
 use weft_runtime::Shutdown;
 
 use super::{
@@ -26,7 +30,7 @@ use super::{
     body::Answers,
     hub::{Peer, Refused},
     session::Response,
-    wire::{Delta, Form, Whole},
+    wire::{Delta, Form, Incoming, Whole},
 };
 use crate::{server::Caller, sources::status};
 
@@ -85,12 +89,13 @@ where
     }
     let (out, responses) = mpsc::channel(1);
     let Ads { xds, streams, shutdown } = ads;
-    let peer = peer(request.extensions().get::<Caller>());
+    let caller = request.extensions().get::<Caller>();
+    let (peer, speaker) = (peer(caller), Speaker::of(caller));
     let buffers = BufferSettings::new(REQUEST, REQUEST);
     let decoder = ProstDecoder::<F::Request>::new(buffers);
     let requests = Streaming::new_request(decoder, request.into_body(), None, None);
     streams.spawn(async move {
-        if let Err(end) = serve::<F>(&xds, peer, requests, &out, &shutdown).await {
+        if let Err(end) = serve::<F>(&xds, peer, speaker, requests, &out, &shutdown).await {
             drop(out.send(Err(end)).await); // a client that has gone needs no reason
         }
     });
@@ -103,6 +108,7 @@ where
 async fn serve<F: Form>(
     xds: &Xds,
     peer: Peer,
+    speaker: Speaker,
     mut requests: Streaming<F::Request>,
     out: &mpsc::Sender<Result<Response, Status>>,
     shutdown: &Shutdown,
@@ -113,10 +119,10 @@ async fn serve<F: Form>(
     };
     let Some(first) = first.map(F::parse) else { return Ok(()) };
     let node = first.node.unwrap_or_default();
-    let stream = xds.open(F::PROTOCOL, introduced(peer, &node), Profile::of(&node)).map_err(refused)?;
+    let stream = xds.open(F::PROTOCOL, introduced(peer, &node), speaker.is(Profile::of(&node))).map_err(refused)?;
     drop(node);
     if let Some(request) = first.request {
-        stream.request(request).map_err(refused)?;
+        stream.request(request).await.map_err(refused)?;
     }
     loop {
         let (due, wake_at) = stream.next();
@@ -128,7 +134,8 @@ async fn serve<F: Form>(
         };
         tokio::select! {
             request = requests.message() => match request?.map(F::parse) {
-                Some(it) => it.request.map_or(Ok(()), |request| stream.request(request)).map_err(refused)?,
+                Some(Incoming { request: Some(request), .. }) => stream.request(request).await.map_err(refused)?,
+                Some(Incoming { request: None, .. }) => {}
                 None => return Ok(()),
             },
             // Cancel-safe: the permit is given back, the marks stay.
@@ -154,6 +161,40 @@ fn peer(caller: Option<&Caller>) -> Peer {
     Peer { transport, identity, ..Peer::default() }
 }
 
+/// For whom a connection may speak.
+#[derive(Debug)]
+enum Speaker {
+    /// For whomever it says: there are no identities here, or it is an operator.
+    Anybody,
+    /// For this service, whatever it says.
+    Service(ServiceName),
+    /// For no service.
+    Nobody,
+}
+
+impl Speaker {
+    fn of(caller: Option<&Caller>) -> Self {
+        match caller {
+            None => Self::Anybody,
+            Some(Caller::Anonymous) => Self::Nobody,
+            Some(Caller::Known(peer)) => match name::service_of(peer.id()) {
+                Some(service) if service == name::operator() => Self::Anybody,
+                Some(service) => Self::Service(service),
+                None => Self::Nobody,
+            },
+        }
+    }
+
+    /// What a node is, of what it says.
+    fn is(self, said: Profile) -> Profile {
+        match self {
+            Self::Anybody => said,
+            Self::Service(service) => said.of_service(Some(service)),
+            Self::Nobody => said.of_service(None),
+        }
+    }
+}
+
 /// And who it says it is.
 fn introduced(peer: Peer, node: &Node) -> Peer {
     let version = match &node.user_agent_version_type {
@@ -175,10 +216,30 @@ fn short(text: &str) -> String {
 fn refused(why: Refused) -> Status {
     match why {
         Refused::Invalid(invalid) => status::invalid(&invalid),
-        Refused::Full(_) => Status::resource_exhausted(why.to_string()),
+        Refused::Full(_) | Refused::Share(_) => Status::resource_exhausted(why.to_string()),
     }
 }
 
 fn leaving() -> Status {
     Status::unavailable("the registry is leaving; keep what you have and come back")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_the_service_of_its_identity_and_not_what_it_says() {
+        let said = || Profile::of(&Node { cluster: "posts.eu".into(), ..Node::default() });
+        let is = |speaker: Speaker| {
+            let profile = speaker.is(said());
+            (profile.service.map(|it| it.to_string()), profile.home)
+        };
+        let posts = (Some("posts.eu".to_owned()), Some("eu".to_owned()));
+        assert_eq!(is(Speaker::Anybody), posts);
+        let users = |full: &str| Speaker::Service(full.parse().unwrap());
+        assert_eq!(is(users("users")), (Some("users".to_owned()), None));
+        assert_eq!(is(users("users.shop")), (Some("users.shop".to_owned()), Some("shop".to_owned())));
+        assert_eq!(is(Speaker::Nobody), (None, None));
+    }
 }

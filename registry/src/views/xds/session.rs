@@ -10,7 +10,9 @@
 //! - Listeners and routes wait until clusters and endpoints are answered; clusters leave only when listeners and routes are answered.
 //!   Envoy keeps its ACK of clusters back until they are warm, which takes their endpoints: so endpoints never wait for clusters.
 //! - A client that does not answer for [`HOLD`] is no longer waited for, so that one kind cannot stop the others for good.
-//! - While the registry is warming up, a client that resumes is told of no removal: what is missing may be about to come back.
+//! - While the registry is warming up, a client that resumes is told of no removal, and of nothing that whoever is missing may make another of:
+//!   what is missing may be about to come back.
+//! - What cannot be told (endpoints in doubt; by state of the world, those that are gone) is owed on: a drain must not take it for acknowledged.
 //!
 //! Bounds: names of a kind and their length; what was told is kept as versions, 8 bytes a name.
 
@@ -69,6 +71,8 @@ pub(super) struct Heard {
     pub(super) removed: Vec<Name>,
     /// The wildcard, if it was switched.
     pub(super) wildcard: Option<bool>,
+    /// Bytes of what the client says it holds, which are kept.
+    pub(super) held: usize,
     pub(super) answer: Answer,
 }
 
@@ -107,6 +111,10 @@ pub(super) struct Found {
     pub(super) now: Option<Arc<Resource>>,
     /// What it was before it went.
     pub(super) last: Option<Arc<Resource>>,
+    /// As in [`Built`](super::Built).
+    pub(super) is_guess: bool,
+    /// As in [`Built`](super::Built).
+    pub(super) is_in_doubt: bool,
 }
 
 /// What the stream's node may see.
@@ -135,11 +143,14 @@ pub(super) struct Session {
     channels: [Channel; Kind::COUNT],
     nonce: u64,
     warming: bool,
+    /// Bytes of a complete answer at most.
+    largest: usize,
 }
 
 impl Session {
-    pub(super) fn new(protocol: Protocol, warming: bool) -> Self {
-        Self { protocol, channels: Default::default(), nonce: 0, warming }
+    /// `largest`: bytes of resources that its client takes where an answer must be complete.
+    pub(super) fn new(protocol: Protocol, warming: bool, largest: usize) -> Self {
+        Self { protocol, channels: Default::default(), nonce: 0, warming, largest }
     }
 
     pub(super) const fn protocol(&self) -> Protocol {
@@ -218,6 +229,7 @@ impl Session {
                     nonce: self.nonce + 1,
                     removals: self.may_remove(kind, now),
                     warming: self.warming,
+                    largest: self.largest,
                 };
                 let Some(response) = self.channel_mut(kind).respond(turn, view, now) else { continue };
                 self.nonce = turn.nonce;
@@ -248,7 +260,7 @@ impl Session {
             }),
             Kind::Listener | Kind::Route => true,
         };
-        unused && !(self.warming && self.channel(kind).is_resumed())
+        unused && !(self.warming && self.channel(kind).came_back())
     }
 }
 

@@ -35,7 +35,7 @@ fn build(world: &XdsWorld, _: &Profile, kind: Kind, name: &str) -> Built {
             listed.map(|_| Resource::of(&RouteConfiguration { name: name.into(), ..RouteConfiguration::default() }))
         }
     };
-    Built { resource, depends_on: BTreeSet::from([service]), depends_on_list: false }
+    Built { resource, depends_on: BTreeSet::from([service]), ..Built::default() }
 }
 
 fn endpoints(name: &str, service: &ServiceSnapshot) -> ClusterLoadAssignment {

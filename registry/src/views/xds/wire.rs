@@ -21,6 +21,9 @@ use super::{
     session::{Ask, Protocol, Request, Response},
 };
 
+/// Longest text of a NACK that is read, in bytes.
+const LONGEST_ERROR: usize = 2_048;
+
 /// A form of ADS.
 pub(super) trait Form: Debug + Send + Sync + 'static {
     type Request: Message + Default + Send + 'static;
@@ -150,7 +153,9 @@ impl Form for Delta {
 }
 
 fn text(status: rpc::Status) -> String {
-    if status.message.is_empty() { format!("code {}", status.code) } else { status.message }
+    let mut text = if status.message.is_empty() { format!("code {}", status.code) } else { status.message };
+    text.truncate(text.floor_char_boundary(LONGEST_ERROR));
+    text
 }
 
 /// A version of the catalog, `7.42`.

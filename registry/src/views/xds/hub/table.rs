@@ -1,7 +1,7 @@
 //! The resources that somebody subscribes, by profile, kind and name.
 //!
 //! Lives here: entries, their subscribers, which services they rest on, what the wildcard stands for. Does not: sessions (`hub`).
-//! An entry lives as long as it has a subscriber: nothing is cached for nobody.
+//! An entry lives as long as it has a subscriber: nothing is cached for nobody. One of its subscribers pays for its bytes.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -10,7 +10,7 @@ use std::{
 
 use weft_model::{ServiceName, Version};
 
-use super::{Stream, StreamId};
+use super::{Stream, StreamId, accounts::Accounts};
 use crate::views::xds::{
     Built, Kind, Profile, Resource,
     profile::SERVER_LISTENER,
@@ -47,12 +47,32 @@ impl Profiles {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Entry {
     now: Option<Arc<Resource>>,
     last: Option<Arc<Resource>>,
+    is_guess: bool,
+    is_in_doubt: bool,
     rests: Rests,
     streams: BTreeSet<StreamId>,
+    /// The subscriber that pays for it.
+    payer: StreamId,
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        self.now.iter().chain(&self.last).map(|it| it.bytes.len()).sum()
+    }
+}
+
+/// What a subscription costs beside its name: marks, what was told, sets of names.
+const SUBSCRIPTION: usize = 256;
+/// What it costs more where a place has a profile of its own.
+const PROFILE: usize = 8 << 10;
+
+fn cost(place: &Place) -> usize {
+    let profile = if place.name.starts_with(SERVER_LISTENER) { PROFILE } else { 0 };
+    SUBSCRIPTION + place.name.len() + profile
 }
 
 /// What an entry rests on.
@@ -92,6 +112,7 @@ pub(in crate::views::xds) struct Tables {
     by_list: BTreeSet<Place>,
     wildcards: HashMap<(Arc<Profile>, Kind), Wildcard>,
     profiles: BTreeSet<Arc<Profile>>,
+    pub(super) accounts: Accounts,
 }
 
 /// Profiles that may lie around unused.
@@ -116,19 +137,34 @@ impl Tables {
 
     pub(super) fn join(&mut self, place: &Place, id: StreamId, build: impl FnOnce(&Place) -> Built) {
         if let Some(entry) = self.entries.get_mut(place) {
-            entry.streams.insert(id);
+            if entry.streams.insert(id) {
+                self.accounts.charge(id, cost(place));
+            }
             return;
         }
         let mut built = build(place);
         let rests = Rests::of(&mut built);
         self.link(place, &rests);
-        let entry = Entry { now: built.resource.map(Arc::new), last: None, rests, streams: [id].into() };
+        let Built { resource, is_guess, is_in_doubt, .. } = built;
+        let (now, streams) = (resource.map(Arc::new), [id].into());
+        let entry = Entry { now, last: None, is_guess, is_in_doubt, rests, streams, payer: id };
+        self.accounts.charge(id, cost(place) + entry.bytes());
         self.entries.insert(place.clone(), entry);
     }
 
     pub(super) fn leave(&mut self, place: &Place, id: StreamId) {
         let Some(entry) = self.entries.get_mut(place) else { return };
-        entry.streams.remove(&id);
+        if !entry.streams.remove(&id) {
+            return;
+        }
+        self.accounts.credit(id, cost(place));
+        if entry.payer == id {
+            self.accounts.credit(id, entry.bytes());
+            if let Some(next) = entry.streams.first() {
+                entry.payer = *next;
+                self.accounts.charge(*next, entry.bytes());
+            }
+        }
         if entry.streams.is_empty()
             && let Some(entry) = self.entries.remove(place)
         {
@@ -138,8 +174,8 @@ impl Tables {
 
     /// Ends a subscription unless the wildcard covers it. Returns whether it did.
     pub(super) fn unsubscribe(&mut self, stream: &mut Stream, kind: Kind, name: &Name, id: StreamId) -> bool {
-        let wildcard = self.wildcards.get(&(stream.profiles.of_kind(kind).clone(), kind));
-        let covered = stream.session.channel(kind).is_wildcard() && wildcard.is_some_and(|it| it.names.contains(name));
+        let covered =
+            stream.session.channel(kind).is_wildcard() && self.stands_for(stream.profiles.of_kind(kind), kind, name);
         if covered || !stream.subscribed.remove(&(kind, name.clone())) {
             return false;
         }
@@ -189,10 +225,13 @@ impl Tables {
         let before = std::mem::replace(&mut entry.rests, rests.clone());
         let (old, new) = (entry.now.as_ref().map(|it| it.version), built.resource.as_ref().map(|it| it.version));
         let mut told = BTreeSet::new();
-        if old != new {
+        let bytes = entry.bytes();
+        let doubt = std::mem::replace(&mut entry.is_in_doubt, built.is_in_doubt) != built.is_in_doubt;
+        entry.is_guess = built.is_guess;
+        if old != new || doubt {
             let old = std::mem::replace(&mut entry.now, built.resource.map(Arc::new));
             if entry.now.is_none() {
-                entry.last = old;
+                entry.last = old.or(entry.last.take());
             }
             told = entry.streams.clone();
         } else if let (Some(now), Some(resource)) = (&mut entry.now, built.resource) {
@@ -201,6 +240,8 @@ impl Tables {
                 *now = Arc::new(Resource { bytes: now.bytes.clone(), ..resource });
             }
         }
+        self.accounts.credit(entry.payer, bytes);
+        self.accounts.charge(entry.payer, entry.bytes());
         if before != rests {
             self.unlink(place, &before);
             self.link(place, &rests);
@@ -236,6 +277,7 @@ impl Tables {
 
     /// A stream has left all its places.
     pub(super) fn closed(&mut self, id: StreamId, profiles: &Profiles) {
+        self.accounts.close(id);
         for kind in Kind::ALL {
             self.leave_wildcard(profiles.of_kind(kind), kind, id);
         }
@@ -244,8 +286,22 @@ impl Tables {
         }
     }
 
+    /// Wildcards that somebody subscribes.
+    pub(super) fn wildcards(&self) -> impl Iterator<Item = &(Arc<Profile>, Kind)> {
+        self.wildcards.keys()
+    }
+
+    /// Whether a wildcard stands for this name.
+    pub(super) fn stands_for(&self, profile: &Arc<Profile>, kind: Kind, name: &Name) -> bool {
+        self.wildcards.get(&(profile.clone(), kind)).is_some_and(|it| it.names.contains(name))
+    }
+
+    pub(super) fn has(&self, place: &Place) -> bool {
+        self.entries.contains_key(place)
+    }
+
     /// Looks anew at what wildcards stand for.
-    pub(super) fn update_wildcards(&mut self, names: impl Fn(&Profile, Kind) -> Vec<Name>) -> Vec<Shift> {
+    pub(super) fn update_wildcards(&mut self, names: impl Fn(&Arc<Profile>, Kind) -> Vec<Name>) -> Vec<Shift> {
         let mut shifts = Vec::new();
         for ((profile, kind), wildcard) in &mut self.wildcards {
             let now: BTreeSet<Name> = names(profile, *kind).into_iter().collect();
@@ -275,7 +331,11 @@ impl View for Seen<'_> {
 
     fn find(&self, kind: Kind, name: &Name) -> Found {
         let entry = self.tables.entries.get(&self.profiles.place(kind, name));
-        entry.map(|it| Found { now: it.now.clone(), last: it.last.clone() }).unwrap_or_default()
+        let found = |it: &Entry| {
+            let Entry { is_guess, is_in_doubt, .. } = *it;
+            Found { now: it.now.clone(), last: it.last.clone(), is_guess, is_in_doubt }
+        };
+        entry.map(found).unwrap_or_default()
     }
 
     fn all(&self, kind: Kind) -> Vec<Name> {
@@ -286,6 +346,9 @@ impl View for Seen<'_> {
         self.wildcard(kind).is_some_and(|it| it.names.contains(name))
     }
 }
+
+/// Names that wildcards stand for, made outside of the lock.
+pub(in crate::views::xds) type Names = HashMap<(Arc<Profile>, Kind), Vec<Name>>;
 
 impl Seen<'_> {
     fn wildcard(&self, kind: Kind) -> Option<&Wildcard> {

@@ -52,7 +52,13 @@ impl Bench {
             None => drop(snapshot.services.remove(&name)),
         }
         self.publish(snapshot);
-        self.hub.update(XdsWorld::new(self.published.clone(), Mesh::Open), BTreeMap::new(), self.now, self.now)
+        self.hub.update(
+            XdsWorld::new(self.published.clone(), Mesh::Open),
+            BTreeMap::new(),
+            &Names::new(),
+            self.now,
+            self.now,
+        )
     }
 
     fn publish(&mut self, snapshot: Snapshot) {
@@ -70,7 +76,13 @@ impl Bench {
         let names = names.iter().map(|it| it.to_string()).collect();
         let nonce = if nonce == 0 { String::new() } else { super::super::wire::nonce(nonce) };
         let ask = Ask::Names { names, version_info: String::new() };
-        self.hub.request(id, Request { kind, nonce, error: None, ask }, self.now).unwrap();
+        self.request(id, Request { kind, nonce, error: None, ask }).unwrap();
+    }
+
+    fn request(&mut self, id: StreamId, request: Request) -> Result<(), Refused> {
+        let kind = request.kind;
+        let Taken { more, .. } = self.hub.request(id, request, self.now)?;
+        self.hub.join(id, kind, more.into_iter())
     }
 
     fn told(&mut self, id: StreamId) -> Vec<String> {
@@ -147,6 +159,66 @@ fn an_update_builds_and_wakes_only_what_the_changed_service_is_in() {
 }
 
 #[test]
+fn a_request_builds_nothing_by_itself_and_what_it_asks_for_may_change_before_it_is_joined() {
+    let mut bench = Bench::new();
+    for service in ["posts", "users"] {
+        bench.set(service, Some(&[1]));
+    }
+    let id = bench.open("a");
+    let ask = Ask::Names { names: vec!["*".into(), "other".into()], version_info: String::new() };
+    BUILT.set(0);
+    let request = Request { kind: Cluster, nonce: String::new(), error: None, ask };
+    let Taken { more, .. } = bench.hub.request(id, request, bench.now).unwrap();
+    assert_eq!((more.len(), BUILT.get()), (3, 0));
+    let mut more = more.into_iter();
+    bench.hub.join(id, Cluster, more.by_ref().take(1)).unwrap();
+    assert_eq!(BUILT.get(), 1);
+    bench.set("users", None);
+    bench.hub.join(id, Cluster, more).unwrap();
+    assert_eq!(bench.hub.subscriptions, 2, "what went meanwhile is not joined");
+    assert_eq!(bench.told(id), ["other", "posts.default"]);
+}
+
+#[test]
+fn who_has_its_share_is_refused_more_and_answers_freely() {
+    let mut bench = Bench::new();
+    bench.set("users", Some(&[1]));
+    let greedy = Peer { identity: "spiffe://weft.local/ns/default/svc/greedy".into(), ..Peer::default() };
+    let id = bench.hub.open(StateOfTheWorld, greedy, Profile::default(), Arc::default(), bench.now).unwrap();
+    let other = bench.open("other");
+    bench.ask(id, Eds, &["users"], 0);
+    bench.told(id);
+    bench.hub.tables.accounts.charge(id, 1 << 30);
+    bench.ask(id, Eds, &["users"], 1);
+    let names = vec!["users".to_owned(), "posts".to_owned()];
+    let ask = Ask::Names { names, version_info: String::new() };
+    BUILT.set(0);
+    let refused = bench.request(id, Request { kind: Eds, nonce: String::new(), error: None, ask }).unwrap_err();
+    assert_eq!((refused, BUILT.get()), (Refused::Share("subscriptions"), 0), "before anything is built");
+    bench.ask(other, Eds, &["posts"], 0);
+}
+
+#[test]
+fn who_pays_for_a_resource_leaves_it_to_another_who_has_it() {
+    let mut bench = Bench::new();
+    bench.set("users", Some(&[1]));
+    let (first, second) = (bench.open("a"), bench.open("b"));
+    bench.ask(first, Eds, &["users"], 0);
+    let held = |bench: &Bench| bench.hub.tables.accounts.held();
+    let alone = held(&bench);
+    bench.ask(second, Eds, &["users"], 0);
+    let both = held(&bench);
+    assert!(both > alone && both < 2 * alone, "the bytes are there once");
+    bench.set("users", Some(&[1, 2, 3]));
+    let grown = held(&bench) - both;
+    assert!(grown > 0);
+    bench.hub.close(first);
+    assert_eq!(held(&bench), alone + grown);
+    bench.hub.close(second);
+    assert_eq!(held(&bench), 0);
+}
+
+#[test]
 fn a_name_is_told_when_its_service_comes_and_deleted_when_it_goes() {
     let mut bench = Bench::new();
     let id = bench.open("a");
@@ -196,9 +268,9 @@ fn a_wildcard_by_delta_is_told_of_what_is_none_of_all_any_more() {
         error: None,
         ask: Ask::Change { subscribe: vec![], unsubscribe: vec![], initial: BTreeMap::new() },
     };
-    bench.hub.request(id, ask(""), bench.now).unwrap();
+    bench.request(id, ask("")).unwrap();
     assert_eq!(bench.told(id), ["posts.default", "users.default"]);
-    bench.hub.request(id, ask("1"), bench.now).unwrap();
+    bench.request(id, ask("1")).unwrap();
     bench.set("posts", None);
     let response = bench.hub.respond(id, bench.now).unwrap();
     assert_eq!((response.resources.len(), response.removed.as_slice()), (0, &["posts.default".into()][..]));
@@ -219,6 +291,7 @@ fn nothing_is_left_when_the_last_stream_has_gone() {
     assert!(bench.hub.resources() > 3);
     streams.into_iter().for_each(|id| bench.hub.close(id));
     assert_eq!((bench.hub.resources(), bench.hub.subscriptions, bench.hub.streams().len()), (0, 0, 0));
+    assert_eq!(bench.hub.tables.accounts.held(), 0, "nobody pays for anything");
     assert_eq!(bench.hub.affected(&XdsWorld::new(Bench::new().published, Mesh::Open)).len(), 0);
     assert_eq!(bench.set("users", None), 0);
 }

@@ -5,6 +5,8 @@
 //! all services: by authority, and where the authority is none of ours by the gRPC service in the path.
 //! The order of a service's routes: the rules of its route policies, policies by name; then everything else, to the service itself.
 
+use std::collections::BTreeSet;
+
 use weft_model::{PolicyKind, RouteRule, ServiceName, ServiceSnapshot};
 
 use super::{
@@ -27,11 +29,13 @@ pub(super) fn of_service(name: &str, service: &ServiceSnapshot) -> RouteConfigur
     RouteConfiguration { name: name.to_owned(), virtual_hosts: vec![host], ..RouteConfiguration::default() }
 }
 
-/// Routes of all services, for an Envoy.
-pub(super) fn of_all(services: &[&ServiceSnapshot]) -> RouteConfiguration {
+/// Routes of all services, for an Envoy. A name without a namespace is one of its home, if that has such a service.
+pub(super) fn of_all(services: &[&ServiceSnapshot], home: Option<&str>) -> RouteConfiguration {
+    let at_home = services.iter().map(|it| &it.name).filter(|it| Some(it.namespace()) == home);
+    let at_home: BTreeSet<&str> = at_home.map(ServiceName::name).collect();
     let by_authority = services.iter().map(|service| VirtualHost {
         name: service.name.full().to_owned(),
-        domains: names(&service.name),
+        domains: names(&service.name, home, &at_home),
         routes: routes(service, Family::Envoy),
         ..VirtualHost::default()
     });
@@ -49,10 +53,15 @@ pub(super) fn of_all(services: &[&ServiceSnapshot]) -> RouteConfiguration {
     RouteConfiguration { name: ALL.to_owned(), virtual_hosts, ..RouteConfiguration::default() }
 }
 
-/// Every authority that names a service.
-fn names(service: &ServiceName) -> Vec<String> {
+/// Every authority that names a service; an Envoy takes no domain twice.
+fn names(service: &ServiceName, home: Option<&str>, at_home: &BTreeSet<&str>) -> Vec<String> {
     let full = service.full();
-    let mut names = vec![service.to_string(), full.to_owned(), format!("{full}.weft")];
+    let bare = match Some(service.namespace()) == home {
+        true => service.name().to_owned(),
+        false if at_home.contains(service.name()) => full.to_owned(),
+        false => service.to_string(),
+    };
+    let mut names = vec![bare, full.to_owned(), format!("{full}.weft")];
     names.dedup();
     names
 }

@@ -18,9 +18,6 @@ pub(in crate::views::xds::session) use tell::Turn;
 
 use super::{Answer, Change, HOLD, Name};
 
-/// Longest text of a NACK that is kept, in bytes.
-const LONGEST_ERROR: usize = 2_048;
-
 /// What became of a resource that was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
@@ -77,6 +74,8 @@ pub(crate) struct Channel {
     wildcard: bool,
     /// The client holds something from an earlier stream, as far as we know.
     resumed: bool,
+    /// It did when it came, and the registry has not warmed up since.
+    came_back: bool,
     named: BTreeSet<Name>,
     told: BTreeMap<Name, Told>,
     /// Names to look at.
@@ -84,6 +83,10 @@ pub(crate) struct Channel {
     changed_at: Option<Instant>,
     /// Names that are gone and whose removal waits for its turn.
     leaving: BTreeSet<Name>,
+    /// What the client may act on although there is something newer that it cannot be told, or not now.
+    unsaid: BTreeMap<Name, Since>,
+    /// Names of what is left out since the client would not take an answer as large.
+    too_much: BTreeSet<Name>,
     /// Answer even if there is nothing to tell.
     greet: bool,
     /// What there is to tell would delete what may be about to come back.
@@ -124,12 +127,17 @@ impl Channel {
         self.rejected.as_ref()
     }
 
+    /// Names of what is left out since the client would not take an answer as large.
+    pub(in crate::views::xds) const fn too_much(&self) -> &BTreeSet<Name> {
+        &self.too_much
+    }
+
     pub(in crate::views::xds) const fn was_asked(&self) -> bool {
         self.asked
     }
 
-    pub(super) const fn is_resumed(&self) -> bool {
-        self.resumed
+    pub(super) const fn came_back(&self) -> bool {
+        self.came_back
     }
 
     /// A nonce of the first request is one of another stream, as some clients send it; it says nothing.
@@ -161,8 +169,7 @@ impl Channel {
     }
 
     /// Clients apply what is valid and name what is not (gRFC A46); one that names nothing is taken to have refused everything.
-    fn refused(&mut self, it: Outstanding, mut error: String) -> Answer {
-        error.truncate(error.floor_char_boundary(LONGEST_ERROR));
+    fn refused(&mut self, it: Outstanding, error: String) -> Answer {
         let blamed: BTreeSet<Name> = it.names.keys().filter(|name| mentions(&error, name)).cloned().collect();
         let mut names = it.names;
         if !blamed.is_empty() {
@@ -194,7 +201,7 @@ impl Channel {
 
     /// The registry knows all it can know.
     pub(super) fn warmed(&mut self) {
-        self.parked = false;
+        (self.parked, self.came_back) = (false, false);
     }
 
     /// Drops what is not subscribed any more; nothing is owed of it.
@@ -202,6 +209,8 @@ impl Channel {
         self.told.remove(name);
         self.marks.remove(name);
         self.leaving.remove(name);
+        self.unsaid.remove(name);
+        self.too_much.remove(name);
         self.settle(name);
         if let Some(outstanding) = &mut self.outstanding {
             outstanding.names.remove(name);
@@ -215,8 +224,9 @@ impl Channel {
             None if self.resumed => Some(Version(0)),
             Some(_) | None => None,
         };
+        let since = oldest(since, self.unsaid.remove(name).flatten());
         match self.marks.entry(name.clone()) {
-            Entry::Occupied(_) => {} // the first mark says since when
+            Entry::Occupied(mut entry) => drop(entry.insert(oldest(*entry.get(), since))),
             Entry::Vacant(entry) => {
                 entry.insert(since);
                 if let Some(change) = change {
@@ -230,8 +240,17 @@ impl Channel {
         let of =
             |names: &BTreeMap<Name, Since>| names.get(name).copied().flatten().is_some_and(|since| since <= version);
         of(&self.marks)
+            || of(&self.unsaid)
             || self.outstanding.as_ref().is_some_and(|it| of(&it.names))
             || self.rejected.as_ref().is_some_and(|it| of(&it.names))
+    }
+
+    /// Has a name told anew although the client has it; until it answers, it may act on what it has.
+    fn retell(&mut self, name: &Name) {
+        let held = self.told.remove(name).map(|_| Version(0));
+        let since = oldest(held, self.unsaid.remove(name).flatten());
+        let mark = self.marks.entry(name.clone()).or_insert(since);
+        *mark = oldest(*mark, since);
     }
 
     /// Nothing waits to be sent or answered.

@@ -2,6 +2,8 @@
 
 mod model;
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::views::xds::resource::tests::resource;
 
@@ -11,6 +13,8 @@ pub(super) struct World {
     version: u64,
     now: BTreeMap<(Kind, Name), Arc<Resource>>,
     last: BTreeMap<(Kind, Name), Arc<Resource>>,
+    guesses: BTreeSet<(Kind, Name)>,
+    in_doubt: BTreeSet<(Kind, Name)>,
 }
 
 impl View for World {
@@ -20,7 +24,8 @@ impl View for World {
 
     fn find(&self, kind: Kind, name: &Name) -> Found {
         let key = (kind, name.clone());
-        Found { now: self.now.get(&key).cloned(), last: self.last.get(&key).cloned() }
+        let (is_guess, is_in_doubt) = (self.guesses.contains(&key), self.in_doubt.contains(&key));
+        Found { now: self.now.get(&key).cloned(), last: self.last.get(&key).cloned(), is_guess, is_in_doubt }
     }
 
     fn all(&self, kind: Kind) -> Vec<Name> {
@@ -42,7 +47,7 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new(protocol: Protocol) -> Self {
-        Self { world: World::default(), session: Session::new(protocol, false), now: Instant::now() }
+        Self { world: World::default(), session: Session::new(protocol, false, usize::MAX), now: Instant::now() }
     }
 
     /// Sets a resource, or removes it.
@@ -451,6 +456,145 @@ fn an_update_is_owed_until_it_is_acknowledged() {
     let mut bench = sotw();
     bench.ask(resumed(Endpoint, &["a"]));
     assert!(bench.session.owes(Endpoint, "a", at(&bench)), "it may act on what an earlier stream told");
+}
+
+#[test]
+fn what_is_missing_is_not_removed_by_delta_while_the_registry_warms_up_whatever_was_acknowledged() {
+    let mut bench = delta();
+    bench.session.warming(true);
+    let ask = |kind, names: &[&str]| {
+        let initial = names.iter().map(|it| ((*it).to_owned(), "0".repeat(16))).collect();
+        let ask = Ask::Change { subscribe: vec![], unsubscribe: vec![], initial };
+        Request { ask, ..super::tests::names(kind, &[], 0) }
+    };
+    bench.ask(ask(Cluster, &["a", "lost"]));
+    assert_eq!(bench.told(), ["cds:a,b"]);
+    bench.ask(change(Cluster, &[], &[], 1));
+    assert_eq!(bench.told(), NOTHING, "it may be about to come back");
+    bench.set(Cluster, "a", Some(2));
+    assert_eq!(bench.told(), ["cds:a"]);
+    bench.ask(change(Cluster, &[], &[], 2));
+    bench.session.warming(false);
+    assert_eq!(bench.told(), ["cds: -lost"]);
+}
+
+#[test]
+fn what_the_missing_may_make_another_of_is_withheld_from_who_resumes_until_the_registry_is_warm() {
+    for protocol in [Protocol::StateOfTheWorld, Protocol::Delta] {
+        let mut bench = Bench { world: sotw().world, ..Bench::new(protocol) };
+        bench.world.guesses.insert((Route, "a".into()));
+        bench.session.warming(true);
+        let initial = [("a".to_owned(), "0".repeat(16)), ("b".to_owned(), "0".repeat(16))].into();
+        bench.ask(match protocol {
+            Protocol::StateOfTheWorld => resumed(Route, &["a", "b"]),
+            Protocol::Delta => Request {
+                ask: Ask::Change { subscribe: vec!["a".into(), "b".into()], unsubscribe: vec![], initial },
+                ..names(Route, &[], 0)
+            },
+        });
+        assert_eq!(bench.told(), ["rds:b"], "{protocol:?}");
+        bench.ask(match protocol {
+            Protocol::StateOfTheWorld => names(Route, &["a", "b"], 1),
+            Protocol::Delta => change(Route, &[], &[], 1),
+        });
+        bench.set(Route, "a", Some(2));
+        assert_eq!(bench.told(), NOTHING, "{protocol:?}");
+        bench.session.warming(false);
+        assert_eq!(bench.told(), ["rds:a"], "{protocol:?}");
+        let mut fresh = Bench { world: sotw().world, ..Bench::new(protocol) };
+        fresh.world.guesses.insert((Route, "a".into()));
+        fresh.session.warming(true);
+        fresh.ask(match protocol {
+            Protocol::StateOfTheWorld => names(Route, &["a"], 0),
+            Protocol::Delta => change(Route, &["a"], &[], 0),
+        });
+        assert_eq!(fresh.told(), ["rds:a"], "{protocol:?}: who has nothing is better off with that");
+    }
+}
+
+#[test]
+fn what_is_told_again_or_cannot_be_told_is_owed() {
+    // By delta, who asks again acts on what it has until it has the answer.
+    let mut bench = delta();
+    bench.ask(change(Endpoint, &["a"], &[], 0));
+    bench.told();
+    bench.ask(change(Endpoint, &["a"], &[], 1));
+    bench.set(Endpoint, "a", Some(2));
+    let drained = Version(bench.world.version);
+    assert!(bench.session.owes(Endpoint, "a", drained), "marked");
+    assert_eq!(bench.told(), ["eds:a"]);
+    assert!(bench.session.owes(Endpoint, "a", drained), "on its way");
+    bench.ask(change(Endpoint, &[], &[], 2));
+    assert!(!bench.session.owes(Endpoint, "a", drained));
+    // By state of the world nobody can be told that endpoints are gone.
+    let mut bench = sotw();
+    bench.ask(names(Endpoint, &["a"], 0));
+    bench.told();
+    bench.ask(names(Endpoint, &["a"], 1));
+    bench.set(Endpoint, "a", None);
+    let drained = Version(bench.world.version);
+    assert_eq!(bench.told(), NOTHING);
+    assert!(bench.session.owes(Endpoint, "a", drained), "it still acts on them");
+    bench.set(Endpoint, "a", Some(3));
+    assert_eq!(bench.told(), ["eds:a"]);
+    bench.ask(names(Endpoint, &["a"], 2));
+    assert!(!bench.session.owes(Endpoint, "a", drained));
+    // By delta they are removed, unless it is in doubt that they are meant to be gone.
+    let mut bench = delta();
+    bench.ask(change(Endpoint, &["a", "b"], &[], 0));
+    bench.told();
+    bench.ask(change(Endpoint, &[], &[], 1));
+    bench.world.in_doubt.insert((Endpoint, "a".into()));
+    bench.set(Endpoint, "a", None);
+    let drained = Version(bench.world.version);
+    assert_eq!(bench.told(), NOTHING);
+    assert!(bench.session.owes(Endpoint, "a", drained));
+    bench.world.in_doubt.clear();
+    bench.session.mark(Endpoint, &"a".into(), None);
+    assert_eq!(bench.told(), ["eds: -a"]);
+    assert!(bench.session.owes(Endpoint, "a", drained));
+    bench.ask(change(Endpoint, &[], &[], 2));
+    assert!(!bench.session.owes(Endpoint, "a", drained));
+}
+
+#[test]
+fn a_wildcard_that_no_name_asked_for_ends_by_its_name() {
+    let mut bench = delta();
+    bench.ask(change(Cluster, &[], &[], 0));
+    assert_eq!(bench.told(), ["cds:a,b"]);
+    bench.ask(change(Cluster, &["a"], &["*"], 1));
+    assert_eq!(bench.told(), NOTHING);
+    bench.set(Cluster, "b", Some(2));
+    assert_eq!(bench.told(), NOTHING, "it is none of all any more");
+    bench.set(Cluster, "a", Some(2));
+    assert_eq!(bench.told(), ["cds:a"]);
+}
+
+#[test]
+fn a_name_that_is_given_up_for_all_is_answered_also_if_it_is_gone() {
+    let mut bench = delta();
+    bench.ask(change(Listener, &["a"], &[], 0));
+    assert_eq!(bench.told(), ["lds:a"]);
+    bench.set(Listener, "a", None);
+    bench.ask(change(Listener, &["*"], &["a"], 0));
+    bench.now += HOLD;
+    assert_eq!(bench.told(), ["lds:b -a"], "what was on its way says otherwise");
+}
+
+#[test]
+fn an_answer_that_must_be_complete_is_as_large_as_its_client_takes() {
+    let one = resource(Cluster, "a=1").bytes.len();
+    let mut bench = Bench { world: sotw().world, ..Bench::new(Protocol::StateOfTheWorld) };
+    bench.session = Session::new(Protocol::StateOfTheWorld, false, 2 * one);
+    bench.set(Cluster, "c", Some(1));
+    bench.ask(names(Cluster, &["b", "c"], 0));
+    assert_eq!(bench.told(), ["cds:b,c"]);
+    bench.ask(names(Cluster, &["a", "b", "c"], 1));
+    assert_eq!(bench.told(), NOTHING, "who has something keeps it");
+    assert!(bench.session.channel(Cluster).too_much().contains("a"));
+    bench.ask(names(Cluster, &["a", "b"], 1));
+    assert_eq!(bench.told(), ["cds:b,a"], "there is room now");
+    assert!(bench.session.channel(Cluster).too_much().is_empty());
 }
 
 #[test]

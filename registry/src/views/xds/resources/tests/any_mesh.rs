@@ -189,6 +189,7 @@ fn profile() -> impl Strategy<Value = Profile> {
         providers: secured.then(|| "weft".to_owned()).into_iter().collect(),
         locality,
         service: Some("users".parse().unwrap()),
+        home: domain.then(|| "eu".to_owned()),
         listen: Some("127.0.0.1:10000".parse().unwrap()),
         trust_domain: (secured && domain).then(|| "weft.local".to_owned()),
         secrets: (secured && family == Family::Envoy).then(|| "/run/identity".to_owned()),

@@ -16,8 +16,10 @@ use crate::views::xds::{
 
 /// Names a stream may subscribe of one kind.
 const MOST_NAMES: usize = 10_000;
-/// Longest name, in bytes.
-const LONGEST_NAME: usize = 1_024;
+/// Longest name, in bytes; that of a service has less than 150.
+const LONGEST_NAME: usize = 512;
+/// What a resource costs that a client says it holds, beside its name.
+const HELD: usize = 64;
 const WILDCARD: &str = "*";
 
 impl Channel {
@@ -38,9 +40,18 @@ impl Channel {
         self.named = wanted;
         // Whoever names one is answered, also if it is one of all and was told as such.
         for name in &heard.added {
-            self.told.remove(name);
+            if self.told.contains_key(name) {
+                self.retell(name);
+            }
         }
         heard.removed.iter().for_each(|name| self.forget(name));
+        if !heard.removed.is_empty() {
+            // There may be room now.
+            let waiting = std::mem::take(&mut self.too_much);
+            for name in waiting {
+                self.marks.entry(name).or_insert(None);
+            }
+        }
         self.narrow(&heard);
         Ok(heard)
     }
@@ -53,25 +64,29 @@ impl Channel {
         initial: BTreeMap<String, String>,
     ) -> Result<Heard, Invalid> {
         let first = self.start(!initial.is_empty());
+        let mut bytes = 0;
         if first {
             // A version of somebody else's making is equal to none of ours, so its resource is told anew.
             let held = checked("initial_resource_versions", initial.keys().cloned().collect())?;
             for name in held {
                 let version = initial.get(&name).and_then(|it| wire::parse_version(it)).unwrap_or(0);
+                bytes += name.len() + HELD;
                 self.told.insert(name.into(), Told { version, state: State::Acked });
             }
         }
         let mut more: BTreeSet<Name> = checked("resource_names_subscribe", subscribe)?.map(Name::from).collect();
         let mut less: BTreeSet<Name> = checked("resource_names_unsubscribe", unsubscribe)?.map(Name::from).collect();
         let (all, not_all) = (more.remove(WILDCARD), less.remove(WILDCARD));
-        self.explicit |= all || !more.is_empty();
+        self.explicit |= all || not_all || !more.is_empty();
         let wildcard = kind.has_wildcard() && (all || !self.explicit || self.wildcard && !not_all);
-        let mut heard = self.switch(wildcard, first);
+        let mut heard = Heard { held: bytes, ..self.switch(wildcard, first) };
         for name in less {
             if self.named.remove(&name) {
                 self.forget(&name);
                 if self.wildcard {
-                    self.marks.entry(name.clone()).or_insert(None); // it may still be one of all: the client wants to know
+                    // It may still be one of all, and what was told may be on its way: the client wants to know, whichever it is.
+                    self.told.insert(name.clone(), Told { version: 0, state: State::Acked });
+                    self.marks.entry(name.clone()).or_insert(None);
                 }
                 heard.removed.push(name);
             }
@@ -80,8 +95,7 @@ impl Channel {
             if self.named.insert(name.clone()) {
                 heard.added.push(name);
             } else {
-                self.told.remove(&name); // who asks again wants it again
-                self.marks.entry(name).or_insert(None);
+                self.retell(&name); // who asks again wants it again
             }
         }
         if self.named.len() > MOST_NAMES {
@@ -102,6 +116,7 @@ impl Channel {
         self.parked = false;
         let first = !std::mem::replace(&mut self.asked, true);
         self.resumed |= first && resumed;
+        self.came_back |= first && resumed;
         first
     }
 
@@ -120,6 +135,8 @@ impl Channel {
             self.told.retain(|name, _| named.contains(name));
             self.marks.retain(|name, _| named.contains(name));
             self.leaving.retain(|name| named.contains(name));
+            self.unsaid.retain(|name, _| named.contains(name));
+            self.too_much.retain(|name| named.contains(name));
         }
     }
 }

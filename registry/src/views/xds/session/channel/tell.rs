@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Channel, Outstanding, Since, State, Told, oldest};
 use crate::views::xds::{
     Kind, Resource,
-    session::{Name, Protocol, Response, View},
+    session::{Found, Name, Protocol, Response, View},
 };
 
 /// About how large a response may be where it may be split: clients take 4 MiB.
@@ -24,6 +24,8 @@ pub(in crate::views::xds::session) struct Turn {
     /// What is gone may be told.
     pub(in crate::views::xds::session) removals: bool,
     pub(in crate::views::xds::session) warming: bool,
+    /// Bytes of a complete answer at most.
+    pub(in crate::views::xds::session) largest: usize,
 }
 
 #[derive(Debug, Default)]
@@ -33,6 +35,8 @@ struct Content {
     gone: Vec<Name>,
     names: BTreeMap<Name, Since>,
     news: bool,
+    /// Something is marked on that may not be told yet.
+    withheld: bool,
 }
 
 impl Channel {
@@ -42,21 +46,23 @@ impl Channel {
         view: &impl View,
         now: Instant,
     ) -> Option<Response> {
-        let Turn { protocol, kind, nonce, removals, warming } = turn;
+        let Turn { protocol, kind, nonce, removals, warming, largest } = turn;
         let complete = protocol == Protocol::StateOfTheWorld && kind.is_complete();
-        if complete && warming && self.resumed && self.may_lack(kind, view) {
+        let careful = warming && self.came_back;
+        if complete && careful && self.may_lack(kind, view) {
             self.parked = true;
             return None;
         }
         let greet = std::mem::take(&mut self.greet);
         let content = match protocol {
-            Protocol::StateOfTheWorld if complete => self.complete(kind, removals, view),
-            Protocol::StateOfTheWorld => self.changed(kind, None, view),
-            Protocol::Delta => self.changed(kind, Some(removals), view),
+            Protocol::StateOfTheWorld if complete => self.complete(kind, removals, largest, view),
+            Protocol::StateOfTheWorld => self.changed(kind, None, careful, view),
+            Protocol::Delta => self.changed(kind, Some(removals), careful, view),
         };
-        let Content { resources, removed, gone, names, news } = content;
+        let Content { resources, removed, gone, names, news, withheld } = content;
         let changed_at = if self.marks.is_empty() { self.changed_at.take() } else { self.changed_at };
         if !news && !greet {
+            self.parked |= withheld;
             return None;
         }
         let mut fresh = false;
@@ -79,11 +85,13 @@ impl Channel {
 
     /// Whether something may be subscribed that the registry does not know.
     fn may_lack(&self, kind: Kind, view: &impl View) -> bool {
-        self.wildcard || self.named.iter().any(|name| view.find(kind, name).now.is_none())
+        let lacks = |found: Found| found.now.is_none() || found.is_guess;
+        self.wildcard || self.named.iter().any(|name| lacks(view.find(kind, name)))
     }
 
-    /// All that is subscribed; what is left out is thereby deleted.
-    fn complete(&mut self, kind: Kind, removals: bool, view: &impl View) -> Content {
+    /// All that is subscribed; what is left out is thereby deleted. Of more than fits, what the client has comes first: one message that is too large would
+    /// end its stream, again and again.
+    fn complete(&mut self, kind: Kind, removals: bool, largest: usize, view: &impl View) -> Content {
         let mut content = Content { names: std::mem::take(&mut self.marks), ..Content::default() };
         let mut wanted = self.named.clone();
         if self.wildcard {
@@ -109,8 +117,22 @@ impl Channel {
                 }
             }
         }
-        for name in wanted {
+        self.too_much.clear();
+        let mut size: usize = content.resources.iter().map(|(_, it)| it.bytes.len()).sum();
+        let (old, new): (Vec<Name>, Vec<Name>) = wanted.into_iter().partition(|name| self.told.contains_key(name));
+        for name in old.into_iter().chain(new) {
             if let Some(now) = view.find(kind, &name).now {
+                size += now.bytes.len();
+                if size > largest {
+                    size -= now.bytes.len();
+                    content.names.remove(&name);
+                    if self.told.remove(&name).is_some() {
+                        content.news = true;
+                        content.gone.push(name.clone());
+                    }
+                    self.too_much.insert(name);
+                    continue;
+                }
                 content.news |= self.told.get(&name).is_none_or(|told| told.version != now.version);
                 content.names.entry(name.clone()).or_insert(None);
                 content.resources.push((name, now));
@@ -119,21 +141,30 @@ impl Channel {
         content
     }
 
-    /// What is marked and differs from what was told. `removals`: none by state of the world, which cannot say it; else whether now.
-    fn changed(&mut self, kind: Kind, removals: Option<bool>, view: &impl View) -> Content {
+    /// What is marked and differs from what was told. `removals`: none by state of the world, which cannot say it; else whether now. `careful`: who is
+    /// missing may be about to come back.
+    fn changed(&mut self, kind: Kind, removals: Option<bool>, careful: bool, view: &impl View) -> Content {
         let mut content = Content::default();
         if removals == Some(true) {
             for name in std::mem::take(&mut self.leaving) {
-                self.marks.entry(name).or_insert(None);
+                let since = self.unsaid.remove(&name).flatten();
+                let mark = self.marks.entry(name).or_insert(since);
+                *mark = oldest(*mark, since);
             }
         }
+        let mut withheld = BTreeMap::new();
         let mut size = 0;
         while size < LARGE
             && let Some((name, since)) = self.marks.pop_first()
         {
             let told = self.told.get(&name).map(|told| told.version);
             let wanted = self.named.contains(&name) || self.wildcard && view.has(kind, &name);
-            match view.find(kind, &name).now.filter(|_| wanted) {
+            let Found { now, is_guess, is_in_doubt, .. } = view.find(kind, &name);
+            if careful && is_guess && wanted {
+                withheld.insert(name, since);
+                continue;
+            }
+            match now.filter(|_| wanted) {
                 Some(now) if told == Some(now.version) => {
                     self.leaving.remove(&name);
                 }
@@ -144,10 +175,14 @@ impl Channel {
                     content.names.insert(name, since);
                 }
                 None => match removals {
-                    None => {}
+                    None => self.owe_on(name, since),
+                    Some(_) if is_in_doubt && wanted && told.is_some() => self.owe_on(name, since),
                     // Who asked for something that is not there wants to know.
                     Some(_) if told.is_none() && !self.named.contains(&name) => {}
-                    Some(false) if told.is_some() => drop(self.leaving.insert(name)),
+                    Some(false) if told.is_some() => {
+                        self.leaving.insert(name.clone());
+                        self.owe_on(name, since);
+                    }
                     Some(_) => {
                         self.told.remove(&name);
                         size += name.len();
@@ -159,6 +194,15 @@ impl Channel {
             }
         }
         content.news = !content.resources.is_empty() || !content.removed.is_empty();
+        content.withheld = !withheld.is_empty();
+        self.marks.extend(withheld);
         content
+    }
+
+    fn owe_on(&mut self, name: Name, since: Since) {
+        if since.is_some() {
+            let unsaid = self.unsaid.entry(name).or_insert(since);
+            *unsaid = oldest(*unsaid, since);
+        }
     }
 }

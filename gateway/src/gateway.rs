@@ -258,7 +258,7 @@ impl Gateway {
         parts.follow(self.feed, self.worlds, keeper);
 
         let ended = accept(self.listener, threads, &mut parts, &shutdown).await;
-        self.readiness.not_ready("draining");
+        self.readiness.leave("draining");
         leaving.cancel(); // streams of our own end, which would hold the connections
         let result = match ended {
             Ok(threads) => {

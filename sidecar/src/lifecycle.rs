@@ -160,7 +160,7 @@ impl Lifecycle {
                 Next::Leave(why) => break why,
             }
         };
-        self.parts.readiness.not_ready("leaving");
+        self.parts.readiness.leave("leaving");
         tokio::select! {
             result = self.leave(why, &shutdown) => result,
             () = shutdown.aborting() => Err(anyhow!("aborted before the drain was over")),

@@ -38,40 +38,61 @@ const LONGEST: usize = 64 << 10;
 
 /// Whether a role takes work, and why not. Cheap to clone; starts as not ready.
 #[derive(Debug, Clone)]
-pub struct Readiness(Arc<watch::Sender<Result<(), String>>>);
+pub struct Readiness(Arc<watch::Sender<State>>);
+
+#[derive(Debug)]
+struct State {
+    now: Result<(), String>,
+    /// It stays as it is.
+    leaving: bool,
+}
 
 impl Readiness {
     /// Not ready, with the reason people see at `/readyz`.
     pub fn starting(reason: &str) -> Self {
-        Self(Arc::new(watch::Sender::new(Err(reason.to_owned()))))
+        Self(Arc::new(watch::Sender::new(State { now: Err(reason.to_owned()), leaving: false })))
     }
 
-    /// From now on ready.
+    /// From now on ready, unless it leaves.
     pub fn ready(&self) {
-        drop(self.0.send_replace(Ok(())));
+        self.unless_leaving(Ok(()));
     }
 
-    /// From now on not ready.
+    /// From now on not ready. Of a role that leaves, that it leaves says more.
     pub fn not_ready(&self, reason: impl Into<String>) {
-        drop(self.0.send_replace(Err(reason.into())));
+        self.unless_leaving(Err(reason.into()));
+    }
+
+    /// Not ready and never again, whatever is found out from now on.
+    pub fn leave(&self, reason: impl Into<String>) {
+        drop(self.0.send_replace(State { now: Err(reason.into()), leaving: true }));
+    }
+
+    fn unless_leaving(&self, next: Result<(), String>) {
+        self.0.send_if_modified(|state| {
+            if !state.leaving {
+                state.now = next;
+            }
+            !state.leaving
+        });
     }
 
     /// The present state.
     pub fn load(&self) -> Result<(), String> {
-        self.0.borrow().clone()
+        self.0.borrow().now.clone()
     }
 
     /// Waits until it is ready. Cancel-safe.
     pub async fn until_ready(&self) {
         // Cannot fail: the sender is `self`.
-        drop(self.0.subscribe().wait_for(Result::is_ok).await);
+        drop(self.0.subscribe().wait_for(|state| state.now.is_ok()).await);
     }
 
     /// Waits until it is not ready, and returns why. Cancel-safe.
     pub async fn until_not_ready(&self) -> String {
         let mut state = self.0.subscribe();
         // Cannot fail: the sender is `self`.
-        let reason = state.wait_for(Result::is_err).await.ok().and_then(|state| state.clone().err());
+        let reason = state.wait_for(|state| state.now.is_err()).await.ok().and_then(|state| state.now.clone().err());
         reason.unwrap_or_default()
     }
 }
@@ -285,5 +306,16 @@ mod tests {
         assert_eq!((told, readiness.load()), ((), Ok(())));
         let (why, ()) = tokio::join!(readiness.until_not_ready(), async { readiness.not_ready("ill") });
         assert_eq!(why, "ill");
+    }
+
+    #[test]
+    fn who_leaves_is_never_ready_again() {
+        let readiness = Readiness::starting("warming up");
+        readiness.leave("draining");
+        readiness.ready();
+        readiness.not_ready("ill");
+        assert_eq!(readiness.load(), Err("draining".to_owned()));
+        readiness.leave("aborting");
+        assert_eq!(readiness.load(), Err("aborting".to_owned()));
     }
 }

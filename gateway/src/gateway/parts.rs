@@ -170,7 +170,7 @@ impl Parts {
 /// What `/drain` asks for: not ready, and after the notice the drain. A part of its own, so that an asker who hangs up does not stop it half-way.
 async fn drain_when(asked: CancellationToken, readiness: Readiness, shutdown: Shutdown) {
     asked.cancelled().await;
-    readiness.not_ready("asked to drain");
+    readiness.leave("asked to drain");
     sleep(NOTICE).await;
     shutdown.drain();
     std::future::pending().await // its end would be news

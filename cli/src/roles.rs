@@ -31,7 +31,7 @@ pub(crate) fn sidecar(args: weft_sidecar::Args) -> ExitCode {
     let traced_as = format!("{}-sidecar", args.service);
     run(Process::new("sidecar").log(args.log_format).service(traced_as), |context| async move {
         let config = weft_sidecar::Config::load(args)?;
-        weft_sidecar::Sidecar::bind(config, &context).await?.run(context.shutdown()).await
+        weft_sidecar::Sidecar::bind(config, &context)?.run(context.shutdown()).await
     })
 }
 

@@ -2,14 +2,23 @@
 //!
 //! Lives here: composition and drain. Does not: what runs beside the data threads (`gateway::parts`), anything a part could own.
 //! ```text
-//! Serving --drain--> Draining: not ready, what the kernel holds is accepted and nothing more, GOAWAY --all calls ended, or LIMIT--> the parts end, exit
+//! Joining --identity--> Serving --drain--> Draining: not ready, what the kernel holds is accepted and nothing more, GOAWAY --all calls ended, or LIMIT-->
+//! the parts end, exit         a gateway that joins, or has no routes yet, answers every call 503 or UNAVAILABLE with the cause, and goes on as it is
 //! ```
 
+mod entry;
 mod parts;
 #[cfg(test)]
 mod tests;
 
-use std::{io, net::SocketAddr, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    pin::pin,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use arc_swap::ArcSwapOption;
 use hyper::service::service_fn;
@@ -19,10 +28,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use weft_discovery::{
-    BadDescriptors, DescriptorSet, IdentityError, IdentityTask, Registries, RegistryUrls, Topic, Watch, WatchConfig,
-    join,
-};
+use weft_discovery::{BadDescriptors, DescriptorSet, IdentityError, Topic, WatchConfig};
 use weft_model::{Endpoint, Protocol, ServiceName, Transport};
 use weft_reflection::Reflection;
 use weft_runtime::{
@@ -40,20 +46,15 @@ use crate::{
     edge::{access_log::access_log, metrics::Meters, span::Tracing},
     listener::{Bounds, Http},
     protocol::{
-        Shard, Shared,
+        Shard, Shared, Upstream,
         health::{Board, MeshHealth},
         reflection::MeshSets,
     },
-    routes::{
-        Entry, Table,
-        keeper::{Keeper, Published},
-        sets::LinkedSet,
-    },
+    routes::{self, Table, keeper::Published, sets::LinkedSet},
 };
-use parts::{Feed, Following, Parts};
+use entry::{Entered, Entry, Who};
+use parts::{Feed, Parts, Watched};
 
-/// How long a registry may take to give an identity; then the process ends, and whoever started it decides.
-const JOIN: Duration = Duration::from_secs(60);
 /// How long calls in flight may take once the gateway drains.
 const LIMIT: Duration = Duration::from_secs(30);
 /// Pause after a failed accept: out of descriptors, spinning would not free one.
@@ -83,9 +84,6 @@ pub enum Error {
     /// The registry gives no identity.
     #[error("joining the mesh")]
     Join(#[source] IdentityError),
-    /// It was told to leave while it still asked for an identity.
-    #[error("told to leave before a registry gave an identity")]
-    LeftEarly,
     /// A data thread cannot be started.
     #[error("starting data threads")]
     Threads(#[source] io::Error),
@@ -110,25 +108,19 @@ pub struct Gateway {
     traffic: weft_traffic::Metrics,
     board: watch::Sender<Arc<Board>>,
     feed: Feed,
-    /// Keeps the identity fresh.
-    joined: Option<IdentityTask>,
 }
 
 impl Gateway {
-    /// Takes the ports, joins the mesh, and says where it listens. In static mode reads the descriptors and resolves the upstream instead.
+    /// Takes the ports and says where it listens. In static mode reads the descriptors and resolves the upstream, too.
     ///
     /// # Errors
     /// [`Error`]; nothing runs then.
     pub async fn bind(config: Config, context: &Context) -> Result<Self, Error> {
         let mut gateway = Self::listen(config, context)?;
-        gateway.join().await?;
-        gateway.feed = match gateway.config.source.clone() {
-            Source::Registry(urls) => gateway.follow(&urls),
-            Source::Static { descriptor_set, upstream } => {
-                gateway.set_static(&descriptor_set, &upstream).await?;
-                Feed::Fixed
-            }
-        };
+        if let Source::Static { descriptor_set, upstream } = gateway.config.source.clone() {
+            gateway.set_static(&descriptor_set, &upstream).await?;
+        }
+        gateway.feed = gateway.feed();
         listen::announce(context, "http", gateway.local_addr());
         listen::announce(context, "admin", gateway.admin_addr());
         Ok(gateway)
@@ -140,48 +132,26 @@ impl Gateway {
         let traffic = context.metrics().register(|registry| weft_traffic::Metrics::register(registry, "gateway"));
         let (worlds, _) = Worlds::new(traffic.clone()); // all services are subscribed: nobody's interest is news
         Ok(Self {
+            readiness: entry::starting(&config),
             config,
             context: context.clone(),
             listener,
             admin,
-            readiness: Readiness::starting("no routes yet"),
             meters: Meters::new(context.metrics()),
             published: Arc::new(ArcSwapOption::empty()),
             worlds,
             traffic,
             board: watch::Sender::default(),
             feed: Feed::Fixed,
-            joined: None,
         })
     }
 
-    /// Becomes somebody, where a token says who. An operator's token makes a gateway, not an operator.
-    async fn join(&mut self) -> Result<(), Error> {
-        let Some(credential) = self.config.credential.take() else { return Ok(()) };
-        let service = credential.is_operators().then(|| "gateway".parse().expect("a constant that is a name"));
-        let shutdown = self.context.shutdown();
-        let (task, identity) = tokio::select! {
-            joined = join(credential, service, Arc::new(weft_runtime::clock::wall), JOIN) => joined.map_err(Error::Join)?,
-            () = shutdown.draining() => return Err(Error::LeftEarly),
-        };
-        let renewals = task.renewals();
-        self.context.metrics().certificate("gateway", move || (renewals.expires(), renewals.failed()));
-        (self.config.identity, self.joined) = (Some(identity), Some(task));
-        Ok(())
-    }
-
-    fn follow(&self, urls: &RegistryUrls) -> Feed {
-        let registries = match &self.config.identity {
-            Some(identity) => {
-                self.worlds.have_identity();
-                Registries::secured(urls, identity)
-            }
-            None => Registries::new(urls),
-        };
+    fn feed(&self) -> Feed {
+        let Source::Registry(urls) = &self.config.source else { return Feed::Fixed };
         let watcher = format!("gateway/{}:{}", self.local_addr(), std::process::id());
         let (admin, topics) = (Some(self.admin_addr()), vec![Topic::All, Topic::Directory]);
-        let (task, watch) = Watch::new(registries.clone(), WatchConfig { watcher, admin, topics, last_good: None });
-        Feed::Registry(Box::new(Following { registries, watch, task }))
+        let config = WatchConfig { watcher, admin, topics, last_good: None };
+        Feed::Registry(Box::new(Watched { urls: urls.clone(), config }))
     }
 
     async fn set_static(&self, descriptor_set: &[u8], upstream: &str) -> Result<(), Error> {
@@ -196,7 +166,7 @@ impl Gateway {
             claims: Claims::Everything,
         }]);
         self.board.send_replace(Arc::new(Board::serving(&name, &info)));
-        let entry = Entry { name, info: Arc::new(info), sets: vec![Arc::new(set)] };
+        let entry = routes::Entry { name, info: Arc::new(info), sets: vec![Arc::new(set)] };
         let table = Table::of_upstream(entry, &self.meters);
         for problem in table.problems() {
             tracing::warn!(problem, "route left out");
@@ -217,11 +187,12 @@ impl Gateway {
         self.admin.local_addr().expect("a bound listener has an address")
     }
 
-    /// Serves until `shutdown` drains, then finishes what is in flight, at most 30 s.
+    /// Joins the mesh and serves until `shutdown` drains, then finishes what is in flight, at most 30 s.
     ///
     /// # Errors
-    /// [`Error::ThreadEnded`] or [`Error::PartEnded`], if a part ends before that.
+    /// [`Error::Join`], if no registry gives an identity; [`Error::ThreadEnded`] or [`Error::PartEnded`], if a part ends before the drain.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), Error> {
+        let who = Who::of(&self.config);
         let (log, lines) = access_log(self.meters.lines_lost.clone());
         let leaving = CancellationToken::new();
         let health = MeshHealth::new(self.board.subscribe(), self.published.clone(), leaving.clone());
@@ -237,12 +208,13 @@ impl Gateway {
             },
             reflection: Reflection::of(MeshSets(self.published.clone()), leaving.clone()),
             health,
+            readiness: self.readiness.clone(),
         });
         let connections = shutdown.child();
         let workers = self.config.workers.unwrap_or_else(cores);
-        let pool = PoolConfig { identity: self.config.identity, ..PoolConfig::default() };
         let calls = OutboundConfig { spans: weft_telemetry::sink(self.context.spans()), ..OutboundConfig::default() };
-        let build = shards(shared, calls, self.worlds.clone(), pool, self.traffic, connections.clone());
+        let upstream = upstream(calls, self.worlds.clone(), who.clone(), self.traffic);
+        let build = shards(shared, upstream, connections.clone());
         let threads = DataThreads::start("data", workers, &connections, build).map_err(Error::Threads)?;
 
         let mut parts = Parts::new();
@@ -250,14 +222,18 @@ impl Gateway {
             parts.write_log(lines);
         }
         parts.serve_admin(self.context.metrics().clone(), self.readiness.clone(), self.admin, shutdown.clone());
-        if let Some(task) = self.joined {
-            parts.keep_identity(task);
-        }
-        let board = self.board.clone();
-        let keeper = |fetch| Keeper::new(self.published, board, self.readiness.clone(), self.meters, fetch);
-        parts.follow(self.feed, self.worlds, keeper);
-
-        let ended = accept(self.listener, threads, &mut parts, &shutdown).await;
+        let entry = Entry {
+            who,
+            feed: self.feed,
+            worlds: self.worlds,
+            published: self.published,
+            board: self.board.clone(), // kept here, too: watches of health end with the last one
+            readiness: self.readiness.clone(),
+            meters: self.meters,
+            metrics: self.context.metrics().clone(),
+        };
+        let entering = entry.open(self.config.credential);
+        let ended = accept(self.listener, threads, entering, &mut parts, &shutdown).await;
         self.readiness.leave("draining");
         leaving.cancel(); // streams of our own end, which would hold the connections
         let result = match ended {
@@ -275,19 +251,30 @@ impl Gateway {
     }
 }
 
-/// Returns what makes the server of one data thread: its own connections upstream, everything else shared.
-fn shards(
-    shared: Arc<Shared>,
+/// Returns what makes the way upstream of one data thread: its own connections, everything else shared.
+fn upstream(
     calls: OutboundConfig,
     worlds: Worlds,
-    pool: PoolConfig,
+    who: Who,
     traffic: weft_traffic::Metrics,
+) -> impl Fn() -> Upstream + Clone + Send + 'static {
+    move || {
+        let (calls, worlds, who, traffic) = (calls.clone(), worlds.clone(), who.clone(), traffic.clone());
+        Arc::new(LazyLock::new(Box::new(move || {
+            let pool = PoolConfig { identity: who.identity(), ..PoolConfig::default() };
+            Outbound::new(calls, worlds, Pool::new(pool, traffic))
+        })))
+    }
+}
+
+/// Returns what makes the server of one data thread.
+fn shards(
+    shared: Arc<Shared>,
+    upstream: impl Fn() -> Upstream + Clone + Send + 'static,
     shutdown: Shutdown,
 ) -> impl Fn(usize) -> Box<dyn FnMut(Connection) -> Serving> + Clone + Send + 'static {
     move |_| {
-        let pool = Pool::new(pool.clone(), traffic.clone());
-        let outbound = Outbound::new(calls.clone(), worlds.clone(), pool);
-        let shard = Shard { shared: Arc::clone(&shared), outbound };
+        let shard = Shard { shared: Arc::clone(&shared), outbound: upstream() };
         let (http, shutdown) = (Http::new(Bounds::default()), shutdown.clone());
         Box::new(move |connection| Box::pin(serve(shard.clone(), http.clone(), connection, shutdown.clone())))
     }
@@ -304,16 +291,24 @@ async fn serve(shard: Shard, http: Http, connection: Connection, shutdown: Shutd
     http.serve(stream, service, shutdown).await;
 }
 
-/// Hands connections to data threads until the drain; returns the threads for it.
+/// Hands connections to data threads until the drain, and has the mesh followed once it was entered; returns the threads for the drain.
 async fn accept(
     listener: TcpListener,
     mut threads: DataThreads,
+    entering: impl Future<Output = Result<Entered, Error>>,
     parts: &mut Parts,
     shutdown: &Shutdown,
 ) -> Result<DataThreads, Error> {
+    let mut entering = pin!(entering);
+    let mut outside = true;
     loop {
         let accepted = tokio::select! {
             () = shutdown.draining() => break,
+            entered = entering.as_mut(), if outside => {
+                entered?.follow(parts);
+                outside = false;
+                continue;
+            }
             ended = threads.ended() => return Err(ended.into()),
             name = parts.ended() => return Err(Error::PartEnded(name)),
             accepted = listener.accept() => accepted,

@@ -10,12 +10,15 @@ pub(crate) mod reflection;
 pub(crate) mod replies;
 pub(crate) mod rest;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, LazyLock},
+};
 
 use http::{HeaderMap, Request, Response, header::CONTENT_TYPE};
 use hyper::body::Incoming;
 use weft_reflection::Reflection;
-use weft_runtime::threads::Load;
+use weft_runtime::{admin::Readiness, threads::Load};
 use weft_traffic::{Body, Outbound};
 use weft_transcode::Codec;
 
@@ -31,9 +34,6 @@ use crate::{
     routes::keeper::Published,
 };
 
-/// What a client reads before the first route table is there.
-pub(crate) const NO_TABLE: &str = "the gateway has no routes yet: it is still learning which services there are";
-
 /// What all data threads share.
 pub(crate) struct Shared {
     pub(crate) table: Published,
@@ -44,13 +44,25 @@ pub(crate) struct Shared {
     pub(crate) tracing: Tracing,
     pub(crate) reflection: Reflection,
     pub(crate) health: MeshHealth,
+    pub(crate) readiness: Readiness,
 }
+
+impl Shared {
+    /// What a client reads before the first route table is there.
+    pub(crate) fn no_table(&self) -> String {
+        let why = self.readiness.load().err();
+        format!("the gateway is not ready: {}", why.as_deref().unwrap_or("no routes yet"))
+    }
+}
+
+/// A data thread's way upstream. Made at its first call that has a route: the gateway answers before it knows who it is upstream.
+pub(crate) type Upstream = Arc<LazyLock<Outbound, Box<dyn FnOnce() -> Outbound + Send>>>;
 
 /// Answers the requests of one data thread. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Shard {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) outbound: Outbound,
+    pub(crate) outbound: Upstream,
 }
 
 impl Shard {

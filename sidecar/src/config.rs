@@ -179,14 +179,19 @@ impl Config {
     /// # Errors
     /// [`Usage`] if there would be no caller left.
     pub(crate) fn plaintext(&self) -> Result<Plaintext, Usage> {
-        match (self.plaintext, &self.identity) {
-            (Some(Plaintext::Refuse), None) => Err(Usage::new(
+        match (self.plaintext, self.will_be_somebody()) {
+            (Some(Plaintext::Refuse), false) => Err(Usage::new(
                 "--plaintext refuse needs an identity, or nobody could call; give the sidecar a token to join with",
             )),
             (Some(chosen), _) => Ok(chosen),
-            (None, Some(_)) => Ok(Plaintext::Refuse),
-            (None, None) => Ok(Plaintext::Allow),
+            (None, true) => Ok(Plaintext::Refuse),
+            (None, false) => Ok(Plaintext::Allow),
         }
+    }
+
+    /// Whether the sidecar has an identity, or gets one before it serves.
+    pub(crate) const fn will_be_somebody(&self) -> bool {
+        self.credential.is_some() || self.identity.is_some()
     }
 }
 

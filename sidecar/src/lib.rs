@@ -4,7 +4,7 @@
 //! (`weft-traffic`), the registry's wire (`weft-discovery`), the life of a child process (`weft-supervise`).
 //!
 //! Read in this order: `sidecar` puts the parts together; `lifecycle` decides what the registry is told and when the parts leave;
-//! `door` says who comes in; `inbound` and `outbound` carry calls; `app`, `health` and `reflection` look after the app; `inject` writes a
+//! `entrance` asks for the identity that everything behind it needs; `door` says who comes in; `inbound` and `outbound` carry calls; `app`, `health` and `reflection` look after the app; `inject` writes a
 //! sidecar into manifests.
 #![forbid(unsafe_code)]
 
@@ -20,6 +20,7 @@ mod health;
 mod reflection;
 
 mod door;
+mod entrance;
 mod inbound;
 mod outbound;
 mod relay;

@@ -12,9 +12,9 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use weft_discovery::{Subscriptions, Topic, Watch};
 use weft_model::{ServiceName, Version};
-use weft_traffic::{Body, CallOptions, Interests, Outbound, Reset, Worlds};
+use weft_traffic::{Body, CallOptions, Interests, Reset, Worlds};
 
-use crate::relay::Relay;
+use crate::entrance::{Entrance, Open};
 
 /// A subscription goes when no call used it for this long.
 const IDLE: Duration = Duration::from_secs(600);
@@ -23,27 +23,28 @@ const LOOK: Duration = Duration::from_secs(60);
 /// Longest wait for the first word of a registry before calls are told that nothing is known.
 const FIRST_WORLD: Duration = Duration::from_secs(5);
 
-pub(crate) async fn call(
-    outbound: Outbound,
-    relay: Relay,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, Reset> {
+pub(crate) async fn call(entrance: Entrance, request: Request<Incoming>) -> Result<Response<Body>, Reset> {
+    let Some(Open { to_mesh, relay, .. }) = entrance.get() else { return Ok(entrance.refusal()) };
     if relay.takes(&request) {
-        return Ok(relay.call(request).await);
+        return Ok(relay.clone().call(request).await);
     }
-    let answer = outbound.call_with(request.map(Body::from), CallOptions::default()).await;
+    let answer = to_mesh.call_with(request.map(Body::from), CallOptions::default()).await;
     // The app's own client need not know how to send a call again: it gets an answer in any case.
     Ok(answer.unwrap_or_else(|error| error.to_response()))
 }
 
-/// Waits until something of the mesh is known, at most 5 s. The app may start faster than the registry answers: its first connections wait
-/// in the kernel for this, and the path of a call has nothing to check. So do those of its callers: by then its access rules are known.
-pub(crate) async fn first_world(worlds: Worlds) {
-    let mut changes = worlds.changes();
-    if worlds.load().version() > Version::default() {
-        return;
-    }
-    if timeout(FIRST_WORLD, changes.next()).await.is_err() {
+/// Waits until the mesh was entered and something of it is known, at most 5 s. The app may start faster than the registry answers: its first connections wait
+/// in the kernel for this, and the path of a call has little to check. So do those of its callers: by then its access rules are known.
+pub(crate) async fn first_world(entrance: Entrance, worlds: Option<Worlds>) {
+    let known = async {
+        entrance.opened().await;
+        let Some(worlds) = worlds else { return };
+        let mut changes = worlds.changes();
+        if worlds.load().version() == Version::default() {
+            changes.next().await;
+        }
+    };
+    if timeout(FIRST_WORLD, known).await.is_err() {
         tracing::warn!("nothing is known of the mesh yet; the app's calls will be refused until a registry answers");
     }
 }

@@ -126,6 +126,12 @@ impl Side {
         }
     }
 
+    /// Closes a connection that nobody can serve yet.
+    pub(crate) fn turn_away(self, connection: Connection) {
+        let _counted = self.counted();
+        drop(connection);
+    }
+
     fn counted(&self) -> TaskTrackerToken {
         self.on_their_way().pop().unwrap_or_else(|| self.connections.token())
     }

@@ -2,13 +2,15 @@
 //!
 //! Lives here: composition. Does not: behaviour.
 //! One control runtime (accept, watch, leases, health, admin) and one data thread that carries every connection of both sides.
+//! Admin answers from the beginning; the app is started, and the registry told of it, once the sidecar has its identity.
+
+mod feed;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -16,51 +18,52 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use weft_discovery::{
-    IdentityTask, LeaseTask, Leases, Registries, RegistryUrls, Topic, Watch, WatchConfig, WatchTask, join, rejoin,
-};
-use weft_model::{Endpoint, Epoch, Instance, InstanceId, LeaseTtl, Protocol, ServiceName, Status, Transport, metadata};
+use weft_discovery::IdentityTask;
+use weft_identity::Identity;
+use weft_model::{Endpoint, Epoch, Instance, InstanceId, Protocol, Status, Transport, metadata};
 use weft_runtime::admin::{Admin, Readiness};
-use weft_runtime::threads::{Connection, DataThreads};
-use weft_runtime::{Context, Shutdown, Usage, listen};
+use weft_runtime::threads::{Connection, DataThreads, ThreadEnded};
+use weft_runtime::{Context, Shutdown, listen};
 use weft_supervise::Child;
 use weft_traffic::{Interests, Outbound, OutboundConfig, Pool, PoolConfig, ToApp, Tracing, Worlds};
 
 use crate::app::{self, Told};
 use crate::door::Door;
+use crate::entrance::{self, Entrance, Open};
 use crate::lifecycle::{Lifecycle, Parts, Registration};
 use crate::metrics::Metrics;
-use crate::relay::{Relay, RelayTask};
+use crate::relay::Relay;
 use crate::server::{Side, came_in_at, carry};
-use crate::services::Services;
-use crate::{Config, Plaintext, Source, inbound, outbound};
+use crate::{Config, Plaintext, inbound, outbound};
+use feed::Feed;
 
 /// The app is on this machine: what does not answer a connection at once is not there.
 const CONNECT_TO_APP: Duration = Duration::from_millis(300);
-/// How long a registry may take to give an identity; then the process ends, and whoever started it decides.
-const JOIN: Duration = Duration::from_secs(60);
 /// Connections accepted and not yet with the data thread; more wait in the kernel.
 const ACCEPTED: usize = 64;
 
 /// A sidecar whose listeners are bound; nothing is accepted, started or told yet.
 pub struct Sidecar {
-    config: Config,
-    context: Context,
-    id: InstanceId,
     inbound: TcpListener,
     outbound: TcpListener,
     admin: TcpListener,
-    addresses: Addresses,
     child: Option<Child>,
-    worlds: Worlds,
     interests: Interests,
+    source: feed::Source,
+    about: About,
+}
+
+/// What the parts are made of.
+struct About {
+    config: Config,
+    context: Context,
+    id: InstanceId,
+    addresses: Addresses,
+    plaintext: Plaintext,
+    data: Option<PathBuf>,
+    worlds: Worlds,
     traffic: weft_traffic::Metrics,
     metrics: Metrics,
-    door: Door,
-    relay: Relay,
-    source: Feed,
-    /// Keeps the identity fresh.
-    joined: Option<IdentityTask>,
 }
 
 /// Where a sidecar listens, and where its app should.
@@ -76,28 +79,12 @@ pub struct Addresses {
     pub app: SocketAddr,
 }
 
-/// Where the world comes from, ready to run.
-enum Feed {
-    Registry(Box<Control>),
-    Services(Services),
-}
-
-/// The parts that talk to the registry.
-struct Control {
-    registries: Registries,
-    leases: Leases,
-    lease_task: LeaseTask,
-    watch: Watch,
-    watch_task: WatchTask,
-    relay_task: RelayTask,
-}
-
 impl Sidecar {
     /// Binds the listeners and reads what must be there before anything starts.
     ///
     /// # Errors
     /// A port that is taken, a services file that cannot be read ([`Usage`]), a data directory that cannot be made.
-    pub async fn bind(mut config: Config, context: &Context) -> anyhow::Result<Self> {
+    pub fn bind(mut config: Config, context: &Context) -> anyhow::Result<Self> {
         // Before anything listens: whoever is started after this sidecar may count on it.
         config.share_program.as_deref().map(share_program).transpose()?;
         let admin = listen::bind(config.inbound.admin())?;
@@ -105,9 +92,7 @@ impl Sidecar {
         if config.app.port() == 0 {
             config.app.set_port(app::free_port(config.app.ip()).context("finding a port for the app")?);
         }
-        let joined = join_mesh(&mut config, context).await?;
-        let metrics = Metrics::register(context.metrics());
-        let door = Door::new(config.identity.clone(), config.plaintext()?, metrics.clone());
+        let plaintext = config.plaintext()?;
         let addresses = Addresses {
             inbound: inbound.local_addr()?,
             outbound: outbound.local_addr()?,
@@ -121,158 +106,195 @@ impl Sidecar {
         let child = app::child(&config, context.env(), &told).context("starting the thread that runs the app")?;
         let traffic = context.metrics().register(|registry| weft_traffic::Metrics::register(registry, "sidecar"));
         let (worlds, interests) = Worlds::new(traffic.clone());
-        if config.identity.is_some() {
+        if config.will_be_somebody() {
             worlds.have_identity();
         }
-        let (source, relay) = match &config.source {
-            Source::Registry(urls) => {
-                worlds.guard(config.service.clone());
-                let admin = reached(&config, &addresses);
-                let (control, relay) = Control::new(urls, &config, admin, data.as_deref());
-                (Feed::Registry(Box::new(control)), relay)
-            }
-            Source::Services(path) => {
-                let loaded = Services::load(path.clone(), &worlds);
-                (Feed::Services(loaded.map_err(|error| Usage::new(error.to_string()))?), Relay::none())
-            }
-        };
-        let context = context.clone();
-        Ok(Self {
-            config,
-            context,
-            id,
-            inbound,
-            outbound,
-            admin,
-            addresses,
-            child,
-            worlds,
-            interests,
-            traffic,
-            metrics,
-            door,
-            relay,
-            source,
-            joined,
-        })
+        let source = feed::Source::load(&config, &worlds)?;
+        let (context, metrics) = (context.clone(), Metrics::register(context.metrics()));
+        let about = About { config, context, id, addresses, plaintext, data, worlds, traffic, metrics };
+        Ok(Self { inbound, outbound, admin, child, interests, source, about })
     }
 
     /// Where it listens.
     pub fn addresses(&self) -> Addresses {
-        self.addresses
+        self.about.addresses
     }
 
     /// Id of the instance it will register.
     pub fn id(&self) -> InstanceId {
-        self.id
+        self.about.id
     }
 
-    /// Runs until told to drain, until the app is done or was given up, or until a part fails.
+    /// Joins the mesh, and runs until told to drain, until the app is done or was given up, or until a part fails.
     ///
     /// # Errors
-    /// An app that failed too often, with its last lines; a registry that fences or refuses the instance; an abort.
+    /// No identity from the registry; an app that failed too often, with its last lines; a registry that fences or refuses the instance; an abort.
     pub async fn run(self, shutdown: Shutdown) -> anyhow::Result<()> {
+        let Self { inbound, outbound, admin, child, interests, source, about } = self;
         let (inside, outside) = (Side::default(), Side::default());
-        let mut threads = self.start_data_thread(&inside, &outside, &shutdown)?;
-        let registration = self.registration();
-        let readiness = Readiness::starting("the app is not ready yet");
+        let readiness = entrance::starting(about.config.credential.as_ref());
+        let entrance = Entrance::shut(readiness.clone());
+        let mut threads = about.start_data_thread(&inside, &outside, &entrance, &shutdown)?;
         let (drained, drain_told) = watch::channel(None);
         let (accepted, queue) = mpsc::channel(ACCEPTED);
         // What serves the lifecycle ends after it: the lease is needed to its last step, and so is `/metrics`.
         let (stop, until_the_end) = (CancellationToken::new(), Shutdown::new());
-        self.announce();
+        about.announce();
 
         let mut parts = JoinSet::new();
-        if let Some(child) = &self.child {
+        if let Some(child) = &child {
             parts.spawn(app::relay(child.handle().logs().clone()));
         }
         let asked_to_leave = CancellationToken::new();
         let hook = drain_hook(asked_to_leave.clone(), drain_told);
-        let admin = Admin::new(self.context.metrics().clone(), readiness.clone()).drain(hook);
-        parts.spawn(admin.run(self.admin, until_the_end.clone()));
-        let knows_at_once = matches!(self.source, Feed::Services(_));
-        for (side, listener) in [(inside.clone(), self.inbound), (outside.clone(), self.outbound)] {
-            let (world, accepted) = (self.worlds.clone(), accepted.clone());
+        let answers = Admin::new(about.context.metrics().clone(), readiness.clone()).drain(hook);
+        parts.spawn(answers.run(admin, until_the_end.clone()));
+        for (side, listener) in [(inside.clone(), inbound), (outside.clone(), outbound)] {
+            let (entrance, accepted) = (entrance.clone(), accepted.clone());
+            let world = source.is_live().then(|| about.worlds.clone());
             parts.spawn(async move {
-                if !knows_at_once {
-                    side.unless_leaving(outbound::first_world(world)).await;
-                }
+                side.unless_leaving(outbound::first_world(entrance, world)).await;
                 side.accept(listener, accepted).await;
             });
         }
         drop(accepted);
-        if let Some(task) = self.joined {
-            parts.spawn(task.run(stop.clone()));
-        }
-        run_source(&mut parts, self.source, self.config.service, self.interests, self.worlds, &stop);
-        let lifecycle = Lifecycle::new(Parts {
-            app: self.config.app,
-            child: self.child,
-            health: self.config.health,
-            timing: self.config.timing,
-            registration,
-            inbound: inside.clone(),
-            outbound: outside.clone(),
-            limits: self.config.drain,
-            readiness,
-            metrics: self.metrics,
-            asked_to_leave,
-            drained,
-        });
-        let mut thread_ended = false;
-        let result = tokio::select! {
-            biased; // an abort ends the data thread, too: what is to be told is the abort
-            result = lifecycle.run(shutdown) => result,
-            failed = first_failure(&mut parts) => Err(failed),
-            ended = carry(&mut threads, queue) => {
-                thread_ended = true;
-                Err(ended.into())
+
+        let result = {
+            let mut carrying = pin!(carry(&mut threads, queue));
+            let joining = Box::pin(about.join(&readiness, &shutdown, &asked_to_leave)); // large, as is the other
+            match alongside(joining, &mut parts, carrying.as_mut()).await {
+                Ok(joined) => {
+                    let (registration, child) = match joined {
+                        Some(Joined { identity, task }) => {
+                            if let Some(task) = task {
+                                parts.spawn(task.run(stop.clone()));
+                            }
+                            let admin = about.admin_as_reached();
+                            let (feed, relay) =
+                                source.feed(&about.config, identity.as_ref(), admin, about.data.as_deref());
+                            let registration = about.registration(identity.as_ref(), &feed);
+                            entrance.open(about.open(identity, relay));
+                            feed.run(&mut parts, about.config.service.clone(), interests, about.worlds.clone(), &stop);
+                            (registration, child)
+                        }
+                        None => {
+                            drop(child); // an app that was not started need not end; nobody knows this instance
+                            (None, None)
+                        }
+                    };
+                    let lifecycle = Lifecycle::new(Parts {
+                        app: about.config.app,
+                        child,
+                        health: about.config.health.clone(),
+                        timing: about.config.timing,
+                        registration,
+                        inbound: inside.clone(),
+                        outbound: outside.clone(),
+                        limits: about.config.drain,
+                        readiness,
+                        metrics: about.metrics.clone(),
+                        asked_to_leave,
+                        drained,
+                    });
+                    alongside(Box::pin(lifecycle.run(shutdown)), &mut parts, carrying.as_mut()).await
+                }
+                Err(error) => {
+                    drop(child); // and so ends the part that waits for its lines
+                    Err(error)
+                }
             }
         };
 
         inside.cut();
         outside.cut();
-        if !thread_ended {
-            threads.finish().await;
-        }
+        threads.finish().await;
         stop.cancel();
         until_the_end.abort();
         while parts.join_next().await.is_some() {}
         result
     }
+}
 
-    fn start_data_thread(&self, inside: &Side, outside: &Side, shutdown: &Shutdown) -> std::io::Result<DataThreads> {
+/// A sidecar that is somebody, or nobody for good.
+struct Joined {
+    identity: Option<Identity>,
+    /// Keeps the identity fresh.
+    task: Option<IdentityTask>,
+}
+
+impl About {
+    /// Becomes the service, if a token says that it may; none if it is told to leave meanwhile.
+    async fn join(
+        &self,
+        readiness: &Readiness,
+        shutdown: &Shutdown,
+        asked_to_leave: &CancellationToken,
+    ) -> anyhow::Result<Option<Joined>> {
+        let Some(credential) = self.config.credential.clone() else {
+            return Ok(Some(Joined { identity: self.config.identity.clone(), task: None }));
+        };
+        let file = self.data.as_ref().map(|data| data.join(format!(".weft-{}.identity", place(&self.config))));
+        let (task, identity) = tokio::select! {
+            joined = entrance::join(credential, self.config.service.clone(), file, readiness) => joined?,
+            () = shutdown.draining() => return Ok(self.left_early(readiness)),
+            () = asked_to_leave.cancelled() => return Ok(self.left_early(readiness)),
+        };
+        let renewals = task.renewals();
+        self.context.metrics().certificate("sidecar", move || (renewals.expires(), renewals.failed()));
+        readiness.not_ready(entrance::NO_APP);
+        Ok(Some(Joined { identity: Some(identity), task: Some(task) }))
+    }
+
+    fn left_early(&self, readiness: &Readiness) -> Option<Joined> {
+        tracing::info!("told to leave before a registry gave an identity");
+        readiness.leave("leaving");
+        None
+    }
+
+    fn start_data_thread(
+        &self,
+        inside: &Side,
+        outside: &Side,
+        entrance: &Entrance,
+        shutdown: &Shutdown,
+    ) -> std::io::Result<DataThreads> {
         let (inside, outside, inbound_at) = (inside.clone(), outside.clone(), self.addresses.inbound);
         let (service, app) = (self.config.service.clone(), self.config.app);
-        let (worlds, metrics, door) = (self.worlds.clone(), self.traffic.clone(), self.door.clone());
-        let relay = self.relay.clone();
+        let (worlds, metrics, entrance) = (self.worlds.clone(), self.traffic.clone(), entrance.clone());
         let tracing = weft_telemetry::tracing(&self.context);
-        let far = PoolConfig { identity: self.config.identity.clone(), ..PoolConfig::default() };
         let build = move |_| {
             let near = PoolConfig { connect_timeout: CONNECT_TO_APP, ..PoolConfig::default() };
             let near = Pool::new(near, metrics.clone());
             let to_app = ToApp::new(service.clone(), app, worlds.clone(), tracing.clone(), near);
-            let pool = Pool::new(far.clone(), metrics.clone());
-            let Tracing { root, spans } = tracing.clone();
-            let to_mesh = OutboundConfig { root, spans, ..OutboundConfig::default() };
-            let to_mesh = Outbound::new(to_mesh, worlds.clone(), pool);
-            let (inside, outside, door, relay) = (inside.clone(), outside.clone(), door.clone(), relay.clone());
+            let (inside, outside, entrance) = (inside.clone(), outside.clone(), entrance.clone());
             move |connection: Connection| {
-                let (inside, outside, door, relay) = (inside.clone(), outside.clone(), door.clone(), relay.clone());
-                let (to_app, to_mesh) = (to_app.clone(), to_mesh.clone());
+                let (inside, outside) = (inside.clone(), outside.clone());
+                let (to_app, entrance) = (to_app.clone(), entrance.clone());
                 async move {
-                    if came_in_at(&connection, inbound_at) {
-                        inside
-                            .serve_from(connection, &door, move |request| inbound::call(to_app.clone(), request))
-                            .await;
-                    } else {
-                        let call = move |request| outbound::call(to_mesh.clone(), relay.clone(), request);
-                        outside.serve(connection, call).await;
+                    match entrance.get() {
+                        _ if !came_in_at(&connection, inbound_at) => {
+                            outside.serve(connection, move |request| outbound::call(entrance.clone(), request)).await;
+                        }
+                        Some(Open { door, .. }) => {
+                            inside
+                                .serve_from(connection, door, move |request| inbound::call(to_app.clone(), request))
+                                .await;
+                        }
+                        None => inside.turn_away(connection),
                     }
                 }
             }
         };
         DataThreads::start("sidecar", NonZeroUsize::MIN, shutdown, build)
+    }
+
+    /// What is behind the entrance. There is one data thread, so one pool.
+    fn open(&self, identity: Option<Identity>, relay: Relay) -> Open {
+        let Tracing { root, spans } = weft_telemetry::tracing(&self.context);
+        let calls = OutboundConfig { root, spans, ..OutboundConfig::default() };
+        let pool = Pool::new(PoolConfig { identity: identity.clone(), ..PoolConfig::default() }, self.traffic.clone());
+        let to_mesh = Outbound::new(calls, self.worlds.clone(), pool);
+        Open { door: Door::new(identity, self.plaintext, self.metrics.clone()), to_mesh, relay }
     }
 
     fn announce(&self) {
@@ -283,9 +305,15 @@ impl Sidecar {
         tracing::info!(service = %self.config.service, instance = %self.id, %app, "standing beside the app");
     }
 
+    /// Where others reach the admin server: at the IP that callers are told.
+    fn admin_as_reached(&self) -> SocketAddr {
+        let at = self.config.advertise.unwrap_or(self.addresses.inbound);
+        SocketAddr::new(at.ip(), self.addresses.admin.port())
+    }
+
     /// What tools want to know of this instance: its place, where this sidecar tells of itself, and its build.
     fn metadata(&self) -> BTreeMap<String, String> {
-        let admin = reached(&self.config, &self.addresses).to_string();
+        let admin = self.admin_as_reached().to_string();
         let slot = self.config.slot.iter().map(|slot| (metadata::SLOT, slot.clone()));
         let metrics = self.config.metrics.iter().map(|at| (metadata::METRICS, at.clone()));
         let facts = [(metadata::ADMIN, admin), (metadata::VERSION, env!("CARGO_PKG_VERSION").to_owned())];
@@ -294,15 +322,15 @@ impl Sidecar {
         slot.chain(metrics).chain(facts).chain(plaintext).map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
-    fn registration(&self) -> Option<Registration> {
-        let Feed::Registry(control) = &self.source else { return None };
+    fn registration(&self, identity: Option<&Identity>, feed: &Feed) -> Option<Registration> {
+        let Feed::Registry(control) = feed else { return None };
         let instance = Instance {
             id: self.id,
             service: self.config.service.clone(),
             epoch: Epoch::default(),
             endpoint: Endpoint {
                 address: self.config.advertise.unwrap_or(self.addresses.inbound),
-                transport: match &self.config.identity {
+                transport: match identity {
                     Some(identity) => Transport::Mtls { identity: identity.id() },
                     None => Transport::Plaintext,
                 },
@@ -325,82 +353,22 @@ impl Sidecar {
     }
 }
 
-/// Where others reach the admin server: at the IP that callers are told.
-fn reached(config: &Config, addresses: &Addresses) -> SocketAddr {
-    SocketAddr::new(config.advertise.unwrap_or(addresses.inbound).ip(), addresses.admin.port())
-}
-
-impl Control {
-    fn new(urls: &RegistryUrls, config: &Config, admin: SocketAddr, data: Option<&Path>) -> (Self, Relay) {
-        let registries = match &config.identity {
-            Some(identity) => Registries::secured(urls, identity),
-            None => Registries::new(urls),
-        };
-        let (lease_task, leases) = Leases::new(registries.clone(), LeaseTtl::DEFAULT);
-        let place = place(config);
-        let (watch_task, watch) = Watch::new(
-            registries.clone(),
-            WatchConfig {
-                watcher: format!("sidecar/{place}:{}", std::process::id()),
-                admin: Some(admin),
-                topics: vec![Topic::Directory, Topic::Service(config.service.clone())], // the latter for its policies
-                last_good: data.map(|data| data.join(format!(".weft-{place}.last-good"))),
-            },
-        );
-        let (relay, relay_task) = Relay::new(registries.clone());
-        (Self { registries, leases, lease_task, watch, watch_task, relay_task }, relay)
-    }
-}
-
 /// Names the files of this instance in a directory that it may share.
 fn place(config: &Config) -> String {
     config.slot.clone().unwrap_or_else(|| config.service.to_string())
 }
 
-/// Becomes the service, where a token says that we may.
-async fn join_mesh(config: &mut Config, context: &Context) -> anyhow::Result<Option<IdentityTask>> {
-    let Some(credential) = config.credential.take() else { return Ok(None) };
-    let (shutdown, clock) = (context.shutdown(), Arc::new(weft_runtime::clock::wall));
-    let (service, place) = (Some(config.service.clone()), place(config));
-    let file = config.data.as_deref().map(made).transpose()?.map(|data| data.join(format!(".weft-{place}.identity")));
-    let joining = async {
-        match file {
-            Some(file) => rejoin(credential, service, clock, JOIN, file).await,
-            None => join(credential, service, clock, JOIN).await,
-        }
-    };
-    let (task, identity) = tokio::select! {
-        joined = joining => joined.context("joining the mesh")?,
-        () = shutdown.draining() => anyhow::bail!("told to leave before a registry gave an identity"),
-    };
-    let renewals = task.renewals();
-    context.metrics().certificate("sidecar", move || (renewals.expires(), renewals.failed()));
-    config.identity = Some(identity);
-    Ok(Some(task))
-}
-
-/// Starts what keeps the world up to date.
-fn run_source(
+/// Runs `it` until it ends, or what carries and serves beside it fails.
+async fn alongside<T>(
+    it: impl Future<Output = anyhow::Result<T>>,
     parts: &mut JoinSet<()>,
-    source: Feed,
-    own: ServiceName,
-    interests: Interests,
-    worlds: Worlds,
-    stop: &CancellationToken,
-) {
-    match source {
-        Feed::Registry(control) => {
-            let Control { lease_task, watch, watch_task, relay_task, .. } = *control;
-            let subscriptions = watch.subscriptions();
-            parts.spawn(lease_task.run(stop.clone()));
-            parts.spawn(watch_task.run(stop.clone()));
-            parts.spawn(relay_task.run(stop.clone()));
-            parts.spawn(outbound::follow(watch, worlds.clone()));
-            parts.spawn(outbound::subscribe(interests, subscriptions, worlds, own, stop.clone()));
-        }
-        Feed::Services(services) => {
-            parts.spawn(services.run(worlds, stop.clone()));
-        }
+    carrying: Pin<&mut impl Future<Output = ThreadEnded>>,
+) -> anyhow::Result<T> {
+    tokio::select! {
+        biased; // an abort ends the data thread, too: what is to be told is the abort
+        result = it => result,
+        failed = first_failure(parts) => Err(failed),
+        ended = carrying => Err(ended.into()),
     }
 }
 

@@ -42,6 +42,8 @@ use crate::{
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// Time one try with one registry may take.
 const TRY: Duration = Duration::from_secs(5);
+/// What a process waits for that does not get in.
+const NO_ANSWER: &str = "no registry answers yet";
 
 /// Why this process got no certificate.
 #[derive(Debug, thiserror::Error)]
@@ -149,27 +151,19 @@ pub async fn join(
     clock: Clock,
     within: Duration,
 ) -> Result<(IdentityTask, Identity), IdentityError> {
-    enter(credential, service, clock, within, None).await
+    enter(credential, service, clock, within, None, |_| {}).await
 }
 
-/// As [`join`], for a process that keeps its identity in `file`: if no registry answers the first round of tries, it is what it was before, as
-/// long as that certificate is good and of the same identity. The registries' word comes first, so that a refusal is heard.
-pub async fn rejoin(
-    credential: Credential,
-    service: Option<ServiceName>,
-    clock: Clock,
-    within: Duration,
-    file: PathBuf,
-) -> Result<(IdentityTask, Identity), IdentityError> {
-    enter(credential, service, clock, within, Some(file)).await
-}
-
-async fn enter(
+/// As [`join`], for a process that lives on meanwhile. `waits` is told each time that no registry answered, and why. With a `file`, the process keeps its
+/// identity there: if no registry answers the first round of tries, it is what it was before, as long as that certificate is good and of the same
+/// identity. The registries' word comes first, so that a refusal is heard.
+pub async fn enter(
     credential: Credential,
     service: Option<ServiceName>,
     clock: Clock,
     within: Duration,
     file: Option<PathBuf>,
+    waits: impl Fn(&str),
 ) -> Result<(IdentityTask, Identity), IdentityError> {
     let mut before = file.as_deref().and_then(|file| {
         kept::read(file).unwrap_or_else(|error| {
@@ -211,6 +205,7 @@ async fn enter(
         }
         let (cause, left) = (last.as_ref().map(|status| status.message()), deadline - Instant::now());
         tracing::info!(%registries, cause, left_seconds = left.as_secs(), "no registry answers yet");
+        waits(&cause.map_or_else(|| NO_ANSWER.to_owned(), |cause| format!("{NO_ANSWER}: {cause}")));
         tokio::time::sleep_until(again).await;
     }
 }

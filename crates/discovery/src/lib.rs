@@ -23,7 +23,7 @@ mod watch;
 pub use credential::{Credential, CredentialError, JoinArgs, Way, read_token, write_token};
 pub use descriptors::{BadDescriptors, DescriptorSet};
 pub use export::{export, keep_exported};
-pub use identity::{IdentityError, IdentityTask, Renewals, join, rejoin};
+pub use identity::{IdentityError, IdentityTask, Renewals, enter, join};
 pub use lease::{Drained, Lease, LeaseState, LeaseTask, Leases};
 pub use operator::{ListedToken, Operator, Revoked, TokenFor};
 pub use registries::{BadUrl, CallError, Registries, RegistryUrls};

@@ -12,7 +12,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use weft_discovery::{IdentityTask, Registries, Watch, WatchTask};
+use weft_discovery::{IdentityTask, Registries, RegistryUrls, Watch, WatchConfig};
+use weft_identity::Identity;
 use weft_model::{Snapshot, Version};
 use weft_runtime::{
     Metrics, Shutdown,
@@ -36,18 +37,17 @@ const END: Duration = Duration::from_secs(2);
 pub(super) enum Feed {
     /// Nothing more to come.
     Fixed,
-    /// A registry's watch.
-    Registry(Box<Following>),
+    /// Registries, to be watched so.
+    Registry(Box<Watched>),
     /// Snapshots and descriptor sets made by a test.
     #[cfg(test)]
     Test { snapshots: tokio::sync::mpsc::Receiver<Arc<Snapshot>>, fetch: Fetch },
 }
 
-/// A watch and what runs it.
-pub(super) struct Following {
-    pub(super) registries: Registries,
-    pub(super) watch: Watch,
-    pub(super) task: WatchTask,
+/// Whom to watch, and what for.
+pub(super) struct Watched {
+    pub(super) urls: RegistryUrls,
+    pub(super) config: WatchConfig,
 }
 
 /// Snapshots as they come, and the word back that one is acted upon.
@@ -113,12 +113,23 @@ impl Parts {
         });
     }
 
-    /// Keeps world and route table in step with what `feed` brings.
-    pub(super) fn follow(&mut self, feed: Feed, worlds: Worlds, keeper: impl FnOnce(Fetch) -> Keeper) {
+    /// Keeps world and route table in step with what `feed` brings; registries are asked as `identity`.
+    pub(super) fn follow(
+        &mut self,
+        feed: Feed,
+        identity: Option<Identity>,
+        worlds: Worlds,
+        keeper: impl FnOnce(Fetch) -> Keeper,
+    ) {
         match feed {
             Feed::Fixed => {}
-            Feed::Registry(following) => {
-                let Following { registries, watch, task } = *following;
+            Feed::Registry(watched) => {
+                let Watched { urls, config } = *watched;
+                let registries = match &identity {
+                    Some(identity) => Registries::secured(&urls, identity),
+                    None => Registries::new(&urls),
+                };
+                let (task, watch) = Watch::new(registries.clone(), config);
                 self.run("watch", task.run(CancellationToken::new()));
                 self.apply(watch, worlds, keeper(fetch_from(registries)));
             }

@@ -10,7 +10,7 @@ use weft_traffic::{Body, CallOptions, Code};
 
 use crate::{
     edge::{call::Call, metrics::Status},
-    protocol::{NO_TABLE, Shard, health, reflection},
+    protocol::{Shard, health, reflection},
 };
 
 /// Names the service that a health check is for, or `service/instance id`: it is passed on to that app and not answered here.
@@ -63,7 +63,7 @@ async fn probe(shard: &Shard, mut request: Request<Body>, call: &mut Call) -> Re
         return failed(Code::InvalidArgument, "weft-probe: write a service, or service/instance id");
     };
     if shard.shared.table.load().is_none() {
-        return failed(Code::Unavailable, NO_TABLE);
+        return failed(Code::Unavailable, &shard.shared.no_table());
     }
     call.meter = shard.shared.meters.probes();
     call.service = Some(service.clone());
@@ -83,7 +83,7 @@ fn probed(text: &str) -> Option<(ServiceName, Option<InstanceId>)> {
 fn route(shard: &Shard, path: &str, call: &mut Call) -> Result<ServiceName, (Code, String)> {
     let table = shard.shared.table.load();
     let Some(table) = table.as_deref() else {
-        return Err((Code::Unavailable, NO_TABLE.to_owned()));
+        return Err((Code::Unavailable, shard.shared.no_table()));
     };
     let Some((service, meter)) = table.native(path) else {
         return Err((Code::Unimplemented, format!("no service of the mesh offers {path}")));

@@ -23,7 +23,7 @@ use weft_transcode::{BindError, MethodPlan, RequestParts, Status, status};
 use crate::{
     edge::call::Call,
     protocol::{
-        NO_TABLE, Shard, chain,
+        Shard, chain,
         frames::frame,
         replies::{Next, Replies},
     },
@@ -86,7 +86,7 @@ pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Cal
 
 fn route(shard: &Shard, head: &request::Parts) -> Result<Found, Failure> {
     let table = shard.shared.table.load();
-    let table = table.as_deref().ok_or_else(|| Status::new(UNAVAILABLE, NO_TABLE))?;
+    let table = table.as_deref().ok_or_else(|| Status::new(UNAVAILABLE, shard.shared.no_table()))?;
     one_host(head)?;
     let (method, path) = (head.method.as_str(), head.uri.path());
     let found = match table.rest(method, path) {

@@ -1,10 +1,11 @@
-//! The gateway in static mode, in this process: real sockets on both sides, real tonic backends.
+//! The gateway in this process: real sockets on both sides, real tonic backends in static mode; a registry that comes late.
 //!
 //! Lives here: what a client sees. Does not: the REST cases (`tests/conformance`), a whole mesh (`tests/e2e`), change of routes (unit tests of the crate).
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 mod errors;
+mod joining;
 mod lifecycle;
 mod native;
 mod rest;

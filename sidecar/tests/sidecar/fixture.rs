@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,8 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
-use weft_identity::{Identity, KeyRequest, Trust};
+use weft_discovery::Credential;
+use weft_identity::{Identity, KeyRequest, Trust, token::Token};
 use weft_model::InstanceId;
 use weft_proto::weft::discovery::v1::{ListRequest, discovery_client::DiscoveryClient, service_update::Body};
 use weft_proto::weft::model::v1::{Instance, Status};
@@ -37,6 +38,10 @@ pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
 pub(crate) struct Fixture {
     pub(crate) dir: TempDir,
     registry: Option<SocketAddr>,
+    /// The registry's authority; none speaks plaintext.
+    authority: Option<Settings>,
+    /// Has the registry's port before it starts: takes connections and says nothing.
+    deaf: Option<std::net::TcpListener>,
     tasks: JoinSet<anyhow::Result<()>>,
     shutdown: Shutdown,
 }
@@ -44,10 +49,33 @@ pub(crate) struct Fixture {
 impl Fixture {
     /// Without a registry: sidecars know each other by the file `services.toml`.
     pub(crate) fn fixed() -> Self {
-        let it =
-            Self { dir: TempDir::new().unwrap(), registry: None, tasks: JoinSet::new(), shutdown: Shutdown::new() };
+        let (dir, tasks, shutdown) = (TempDir::new().unwrap(), JoinSet::new(), Shutdown::new());
+        let it = Self { dir, registry: None, authority: None, deaf: None, tasks, shutdown };
         it.services("");
         it
+    }
+
+    /// With a registry that gives identities and does not answer before it is started.
+    pub(crate) fn before_registry() -> Self {
+        let (mut it, deaf) = (Self::fixed(), std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let at = it.registry.insert(deaf.local_addr().unwrap());
+        it.authority = Some(Settings {
+            dir: it.dir.path().join("ca"),
+            trust_domain: "weft.local".parse().unwrap(),
+            life: Duration::from_secs(3_600),
+            advertise: vec![format!("https://{at}")],
+            kubernetes: None,
+        });
+        it.deaf = Some(deaf);
+        it
+    }
+
+    /// What makes a sidecar `service`: a token of the registry's authority, or of one that is none of it.
+    pub(crate) fn credential(&self, service: &str, authority: &Path) -> Credential {
+        let settings = Settings { dir: authority.to_owned(), ..self.authority.clone().unwrap() };
+        let ca = Ca::open(&settings, Arc::new(weft_runtime::clock::wall)).unwrap();
+        let (token, _) = ca.create_token(Some(&service.parse().unwrap()), None).unwrap();
+        token.parse::<Token>().unwrap().try_into().unwrap()
     }
 
     /// With a registry.
@@ -59,6 +87,7 @@ impl Fixture {
 
     /// Starts the registry; again, where it was before.
     pub(crate) async fn start_registry(&mut self) {
+        drop(self.deaf.take());
         let (context, shutdown) = (Context::for_test("registry", Env::default()), Shutdown::new());
         let config = weft_registry::Config {
             listen: ListenAddr::loopback(self.registry.map_or(0, |addr| addr.port())),
@@ -66,7 +95,7 @@ impl Fixture {
             dns: ListenAddr::loopback(0),
             dns_ttl: Duration::ZERO,
             data: self.dir.path().join("registry"),
-            identity: None,
+            identity: self.authority.clone(),
         };
         let registry = weft_registry::Registry::bind(config, &context).await.unwrap();
         self.registry = Some(registry.grpc_addr().unwrap());
@@ -81,7 +110,8 @@ impl Fixture {
     }
 
     pub(crate) fn registry_url(&self) -> String {
-        format!("http://{}", self.registry.expect("the test has a registry"))
+        let scheme = if self.authority.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.registry.expect("the test has a registry"))
     }
 
     fn services_file(&self) -> PathBuf {
@@ -134,7 +164,7 @@ impl Fixture {
     pub(crate) async fn start(&self, config: Config) -> Running {
         let context = Context::for_test("sidecar", Env::from_pairs([("PATH", "/usr/bin:/bin")]));
         let data = config.data.clone().unwrap();
-        let sidecar = Sidecar::bind(config, &context).await.unwrap();
+        let sidecar = Sidecar::bind(config, &context).unwrap();
         let (addresses, id, shutdown) = (sidecar.addresses(), sidecar.id(), context.shutdown());
         let task = JoinSet::from_iter([sidecar.run(shutdown.clone())]);
         Running { addresses, id, shutdown, data, task }

@@ -67,6 +67,6 @@ async fn a_sidecar_that_could_let_nobody_in_does_not_start() {
     let fixture = Fixture::fixed();
     let config = Config { plaintext: Some(Plaintext::Refuse), ..fixture.echo("echo") };
     let context = weft_runtime::Context::for_test("sidecar", weft_runtime::Env::default());
-    let Err(error) = weft_sidecar::Sidecar::bind(config, &context).await else { panic!("it starts") };
+    let Err(error) = weft_sidecar::Sidecar::bind(config, &context) else { panic!("it starts") };
     assert!(error.to_string().contains("--plaintext refuse needs an identity"), "{error}");
 }

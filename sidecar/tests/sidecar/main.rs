@@ -7,6 +7,7 @@ mod access;
 mod calls;
 mod fixture;
 mod identities;
+mod joining;
 mod leaving;
 mod relay;
 mod status;

@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -22,7 +22,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 use weft_discovery::{
-    IdentityError, IdentityTask, LeaseState, Leases, Registries, RegistryUrls, Topic, Watch, WatchConfig, join, rejoin,
+    IdentityError, IdentityTask, LeaseState, Leases, Registries, RegistryUrls, Topic, Watch, WatchConfig, enter, join,
 };
 use weft_identity::token::Token;
 use weft_identity::{Callers, Clock, Identity, KeyRequest, Refusal, Trust, bootstrap_config};
@@ -484,9 +484,12 @@ async fn a_process_starts_with_the_identity_it_kept_while_no_registry_answers() 
     let file = dir.path().join("identity");
     let start = async |token: Token, clock: Clock| {
         let within = Duration::from_millis(500);
-        soon("an answer", rejoin(token.try_into().unwrap(), None, clock, within, file.clone())).await
+        let told = Mutex::new(String::new());
+        let waits = |why: &str| *told.lock().unwrap() = why.to_owned();
+        let entered = enter(token.try_into().unwrap(), None, clock, within, Some(file.clone()), waits);
+        (soon("an answer", entered).await, told.into_inner().unwrap())
     };
-    let (task, users) = start(token.clone(), clock()).await.unwrap();
+    let (task, users) = start(token.clone(), clock()).await.0.unwrap();
     mesh.tasks.spawn(task.run(mesh.stop.clone()));
     until("the identity to be kept", async || file.exists()).await;
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
@@ -495,13 +498,14 @@ async fn a_process_starts_with_the_identity_it_kept_while_no_registry_answers() 
     until("news of the trust to be kept", async || std::fs::read(&file).unwrap() != kept).await;
 
     mesh.tasks.shutdown().await; // the registry is gone
-    let (_, again) = start(token.clone(), clock()).await.unwrap();
+    let (_, again) = start(token.clone(), clock()).await.0.unwrap();
     assert_eq!(again.svid().leaf(), users.svid().leaf());
     assert_eq!((again.trust().bundle(), again.trust().revocations().identities.len()), (users.trust().bundle(), 1));
     call(&again, &users).await.unwrap();
 
-    let nobody = |started: Result<(IdentityTask, Identity), IdentityError>| {
+    let nobody = |(started, told): (Result<(IdentityTask, Identity), IdentityError>, String)| {
         assert!(matches!(started, Err(IdentityError::OutOfReach { .. })), "{started:?}");
+        assert!(told.starts_with("no registry answers yet: "), "{told:?}");
     };
     nobody(start(mesh.token("posts"), clock()).await); // not whom the file names
     nobody(start(token.clone(), Arc::new(|| weft_runtime::clock::wall() + 2 * LONG)).await); // expired

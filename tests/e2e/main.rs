@@ -11,6 +11,7 @@ mod clients;
 mod deadlines;
 mod dns;
 mod identity;
+mod joining;
 mod kubernetes;
 mod languages;
 mod metrics;

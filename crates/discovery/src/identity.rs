@@ -1,7 +1,7 @@
 //! An identity from the registry: a first certificate for a token, a new one at half life, whom to trust as it changes.
 //!
 //! Lives here: the client side of weft.registry.v1.Identity and when it is asked. Does not: keys and TLS (`weft-identity`), the registry's side.
-//! A process that keeps its identity on disk (`kept`) starts with it while no registry answers, as far as it is still good.
+//! A process that keeps its identity on disk (`kept`) starts with it while no registry answers, or its token leads to none, as far as it is still good.
 //! Invariants: the first connection believes nothing but the hash in the token; a key never leaves the process; a certificate that could not be
 //! renewed is used to its end; then, and when it was revoked, the token is read and tried again.
 
@@ -155,8 +155,8 @@ pub async fn join(
 }
 
 /// As [`join`], for a process that lives on meanwhile. `waits` is told each time that no registry answered, and why. With a `file`, the process keeps its
-/// identity there: if no registry answers the first round of tries, it is what it was before, as long as that certificate is good and of the same
-/// identity. The registries' word comes first, so that a refusal is heard.
+/// identity there: if no registry answers the first round of tries, or what answers is not the one that the token names, it is what it was before, as
+/// long as that certificate is good and of the same identity. The registries' word comes first, so that a refusal is heard.
 pub async fn enter(
     credential: Credential,
     service: Option<ServiceName>,
@@ -173,31 +173,38 @@ pub async fn enter(
     });
     let (deadline, mut backoff) = (Instant::now() + within, Backoff::default());
     let (registries, mut last) = (credential.registries().clone(), None);
-    loop {
+    let mut recalled = |why: &str| {
+        let identity = recall(before.take()?, &credential, service.as_ref(), &clock, why)?;
+        Some((identity, registries.iter().next().expect("a token names at least one registry").to_owned()))
+    };
+    let (identity, answered) = 'joined: loop {
         for url in registries.iter() {
             match timeout_at(deadline, first(url, &credential, service.as_ref(), &clock)).await {
                 Ok(Ok((svid, trusted))) => {
                     let trust = Trust::new(trusted.0, trusted.1, Arc::clone(&clock))?;
                     let identity = Identity::new(svid, trust)?;
                     tracing::info!(identity = %identity.id(), serial = %identity.svid().leaf().serial, url, "joined the mesh");
-                    let (answered, failed) = (url.to_owned(), Arc::default());
-                    let task =
-                        IdentityTask { identity: identity.clone(), credential, service, clock, answered, file, failed };
-                    return Ok((task, identity));
+                    break 'joined (identity, url.to_owned());
                 }
                 Ok(Err(IdentityError::OutOfReach { source, .. })) => last = source.or(last),
                 Ok(Err(final_word)) => {
-                    tracing::error!(rule = final_word.rule(), url, error = %final_word, "cannot join the mesh");
+                    // The root that the token names leaves the bundle one day. Whoever was somebody before needs no token: both sides prove themselves by
+                    // certificates, and an impostor has none that the identity from before believes.
+                    let rule = final_word.rule();
+                    if let (IdentityError::Impostor { .. }, Some(was)) =
+                        (&final_word, recalled(&final_word.to_string()))
+                    {
+                        tracing::warn!(rule, url, error = %final_word, "the token leads to no registry any more; replace it");
+                        break 'joined was;
+                    }
+                    tracing::error!(rule, url, error = %final_word, "cannot join the mesh");
                     return Err(final_word);
                 }
                 Err(_) => return Err(IdentityError::OutOfReach { within, source: last }),
             }
         }
-        if let Some(identity) = before.take().and_then(|kept| recall(kept, &credential, service.as_ref(), &clock)) {
-            let answered = registries.iter().next().expect("a token names at least one registry").to_owned();
-            let failed = Arc::default();
-            let task = IdentityTask { identity: identity.clone(), credential, service, clock, answered, file, failed };
-            return Ok((task, identity));
+        if let Some(was) = recalled(NO_ANSWER) {
+            break was;
         }
         let again = Instant::now() + backoff.delay(&mut rand::rng());
         if again >= deadline {
@@ -207,7 +214,9 @@ pub async fn enter(
         tracing::info!(%registries, cause, left_seconds = left.as_secs(), "no registry answers yet");
         waits(&cause.map_or_else(|| NO_ANSWER.to_owned(), |cause| format!("{NO_ANSWER}: {cause}")));
         tokio::time::sleep_until(again).await;
-    }
+    };
+    let who = identity.clone();
+    Ok((IdentityTask { identity, credential, service, clock, answered, file, failed: Arc::default() }, who))
 }
 
 /// The identity from before, if it is whom the process means to be, and a peer would let it in.
@@ -216,6 +225,7 @@ fn recall(
     credential: &Credential,
     service: Option<&ServiceName>,
     clock: &Clock,
+    why: &str,
 ) -> Option<Identity> {
     let leaf = svid.leaf().clone();
     let left_seconds = leaf.not_after.duration_since(clock()).unwrap_or_default().as_secs();
@@ -232,7 +242,7 @@ fn recall(
     let identity = good.and_then(|trust| Identity::new(svid, trust).ok());
     match &identity {
         Some(_) => {
-            tracing::warn!(identity = %leaf.id, serial = %leaf.serial, left_seconds, "no registry answers; this is the identity from before");
+            tracing::warn!(identity = %leaf.id, serial = %leaf.serial, left_seconds, why, "this is the identity from before");
         }
         None => tracing::info!(identity = %leaf.id, "the identity kept from before is not good any more"),
     }

@@ -12,7 +12,9 @@ use std::{
 };
 
 use http::{Method, StatusCode};
+use rustix::process::Signal;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 use weft_discovery::{Credential, Operator, Revoked};
 use weft_testkit::{
     http::send,
@@ -280,6 +282,31 @@ async fn refuse_in_it(mesh: &mut Mesh) {
     // By the registry: a service is no operator.
     let service = Credential::read(&mesh.token_file("users"), None).unwrap();
     assert!(Operator::new(service, secure::clock()).list_tokens().await.is_err());
+    // By callers: gateway and posts have calls at users, whose certificates are taken back. Users are held still, so that the calls last: a connection without any
+    // ends when the registry no longer lists its instance, which may be before its caller hears why.
+    let users = mesh.identity().trust().domain().service(&"users".parse().unwrap());
+    let left = mesh.members.iter().rposition(|it| it.app == App::Users).unwrap();
+    mesh.members[left].sidecar.signal(Signal::STOP);
+    let (gateway, mut calls) = (mesh.gateway_at(), JoinSet::new());
+    for _ in 0..4 {
+        calls.spawn(async move { send(gateway, Method::GET, "/api/users", "").await });
+        let post = json!({ "authorId": "00000000-0000-7000-8000-000000000000", "title": "Notes" }).to_string();
+        calls.spawn(async move { send(gateway, Method::POST, "/api/posts", &post).await });
+    }
+    for _ in 0..10 {
+        mesh.operator().list_tokens().await.unwrap(); // longer than a call needs to get there
+    }
+    mesh.operator().revoke(&Revoked::Identity(users)).await.unwrap();
+    let posts = mesh.members.iter_mut().find(|it| it.app == App::Posts).unwrap();
+    let callers = [mesh.gateway.address("admin").await, posts.sidecar.address("admin").await];
+    wait::until("the callers of users to turn away", Duration::from_secs(30), || async {
+        let live = exposition(&callers).await;
+        let both = ["weft_gateway_upstream_refusals_total", "weft_sidecar_upstream_refusals_total"];
+        both.iter().all(|name| live.contains_key(*name)).then_some(())
+    })
+    .await;
+    mesh.members[left].sidecar.signal(Signal::CONT);
+    calls.shutdown().await;
     // By a sidecar: who has no certificate, and who has one that no rule of a policy names.
     let posts = mesh.members.iter_mut().find(|it| it.app == App::Posts).unwrap();
     let refused = send(posts.sidecar.address("inbound").await, Method::GET, "/", "").await.unwrap();
@@ -296,9 +323,6 @@ async fn refuse_in_it(mesh: &mut Mesh) {
         (answer.status == StatusCode::FORBIDDEN).then_some(())
     })
     .await;
-    // By callers: gateway and posts have connections to users, whose certificates are taken back.
-    let users = mesh.identity().trust().domain().service(&"users".parse().unwrap());
-    mesh.operator().revoke(&Revoked::Identity(users)).await.unwrap();
 }
 
 async fn exposition(admin: &[SocketAddr]) -> BTreeMap<String, BTreeSet<String>> {

@@ -5,6 +5,9 @@
 
 use std::{fs, io, time::Duration};
 
+/// "No such process", which the kernel says of a thread that ends while its account is read.
+const ESRCH: i32 = 3;
+
 /// Returns the time that the threads of a process have run so far.
 ///
 /// # Errors
@@ -13,7 +16,8 @@ pub fn time(pid: u32) -> io::Result<Duration> {
     let mut all = Duration::ZERO;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         let account = match fs::read_to_string(task?.path().join("schedstat")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue, // it ended since it was listed
+            // It ended since it was listed, or since it was opened.
+            Err(error) if error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(ESRCH) => continue,
             account => account?,
         };
         let ran = account.split_whitespace().next().and_then(|nanos| nanos.parse().ok());

@@ -83,7 +83,7 @@ impl Sidecar {
     /// Binds the listeners and reads what must be there before anything starts.
     ///
     /// # Errors
-    /// A port that is taken, a services file that cannot be read ([`Usage`]), a data directory that cannot be made.
+    /// A port that is taken, a services file that cannot be read ([`weft_runtime::Usage`]), a data directory that cannot be made.
     pub fn bind(mut config: Config, context: &Context) -> anyhow::Result<Self> {
         // Before anything listens: whoever is started after this sidecar may count on it.
         config.share_program.as_deref().map(share_program).transpose()?;

@@ -126,9 +126,9 @@ mod tests {
         let (stream, _) = listener.accept().await.unwrap();
         client.write_all(b"never read").await.unwrap();
         stream.readable().await.unwrap();
-        server(stream, &vec![b'w'; 256 << 10]).await;
-        let mut heard = Vec::new();
-        client.read_to_end(&mut heard).await
+        let (words, mut heard) = (vec![b'w'; 256 << 10], Vec::new());
+        let ((), read) = tokio::join!(server(stream, &words), client.read_to_end(&mut heard));
+        read
     }
 
     #[tokio::test]
@@ -137,7 +137,7 @@ mod tests {
             let (mut server, remains) = lingering(stream);
             server.write_all(words).await.unwrap();
             drop(server);
-            tokio::spawn(remains.close());
+            remains.close().await;
         });
         assert_eq!(heard.await.unwrap(), 256 << 10);
     }

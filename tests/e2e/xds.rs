@@ -7,6 +7,7 @@
 mod crowd;
 mod envoy;
 mod knockout;
+mod server;
 mod stock;
 
 use std::{collections::BTreeMap, time::Duration};

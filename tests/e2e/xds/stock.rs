@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -101,7 +102,7 @@ impl Client {
 
     async fn start_with(lang: Lang, mesh: &Mesh, target: &str, server: &str, certificates: Option<&Path>) -> Self {
         let files = TempDir::new().expect("a temporary directory can be made");
-        let bootstrap = bootstrap(lang, mesh, files.path(), server, certificates).await;
+        let bootstrap = bootstrap(lang, mesh, files.path(), server, certificates, &[]).await;
         let mut command = program(lang, files.path()).await;
         command.arg(target);
         if lang == Lang::Node {
@@ -141,6 +142,35 @@ impl Client {
     }
 }
 
+/// A running server of Go. It ends with this value.
+pub(super) struct Server {
+    _process: Child,
+    _files: TempDir,
+}
+
+impl Server {
+    /// Starts a server of a service, and waits until the registry told it to take connections.
+    pub(super) async fn start(mesh: &Mesh, service: &str, certificates: &Path, at: SocketAddr, name: &str) -> Self {
+        let files = TempDir::new().expect("a temporary directory can be made");
+        let (registry, service) = (format!("https://{}", mesh.registry_at()), ["--service", service]);
+        let bootstrap = bootstrap(Lang::Go, mesh, files.path(), &registry, Some(certificates), &service).await;
+        let mut command = program(Lang::Go, files.path()).await;
+        command.args(["serve", &at.to_string(), name]).env("GRPC_XDS_BOOTSTRAP", bootstrap).kill_on_drop(true);
+        let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the server starts");
+        let mut said = BufReader::new(process.stdout.take().expect("it was piped")).lines();
+        let serves = async {
+            while let Some(line) = said.next_line().await.expect("the server writes text") {
+                if line.contains("\"serving\":true") {
+                    return;
+                }
+            }
+            panic!("the server ended");
+        };
+        tokio::time::timeout(PATIENCE, serves).await.expect("the server is told to serve");
+        Self { _process: process, _files: files }
+    }
+}
+
 fn here() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/xds")
 }
@@ -156,10 +186,17 @@ pub(super) async fn succeed(command: &mut Command) {
 }
 
 /// Writes the file by which a client finds the mesh, as a person would.
-async fn bootstrap(lang: Lang, mesh: &Mesh, dir: &Path, server: &str, certificates: Option<&Path>) -> PathBuf {
+async fn bootstrap(
+    lang: Lang,
+    mesh: &Mesh,
+    dir: &Path,
+    server: &str,
+    certificates: Option<&Path>,
+    more: &[&str],
+) -> PathBuf {
     let out = dir.join("bootstrap.json");
     let mut command = Command::new(mesh.weft());
-    command.args(["bootstrap", "--lang", lang.name(), "--server", server, "--out"]).arg(&out);
+    command.args(["bootstrap", "--lang", lang.name(), "--server", server, "--out"]).arg(&out).args(more);
     if let Some(certificates) = certificates {
         command.arg("--identity").arg(certificates);
     }

@@ -1,6 +1,7 @@
 // A stock gRPC client (grpc-go) that calls Echo as it is told on stdin, and answers each word with a line of JSON.
 //
 //	client TARGET [--secure]
+//	client serve ADDRESS NAME      is a server instead (serve.go)
 //
 // The words are those of client.py. It has no generated code and knows nothing of weft: a request is written by hand, and of an answer the field
 // `instance` is read.
@@ -114,6 +115,10 @@ func call(channel *grpc.ClientConn, into *tally, options map[string]string) {
 }
 
 func main() {
+	if os.Args[1] == "serve" {
+		serve(os.Args[2], os.Args[3])
+		return
+	}
 	creds := insecure.NewCredentials()
 	for _, flag := range os.Args[2:] {
 		if flag == "--secure" {

@@ -5,6 +5,8 @@
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{self as unix, UnixDatagram};
 use std::path::Path;
 
 use rand::seq::IteratorRandom;
@@ -57,14 +59,34 @@ pub(crate) fn dialled(listener: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listener.port())
 }
 
-/// Returns a port on `ip` that nobody listens on. Nothing holds it: whoever gets it told should listen soon.
-pub(crate) fn free_port(ip: IpAddr) -> io::Result<u16> {
-    let candidates = PORTS.choose_multiple(&mut rand::rng(), TRIES);
-    let free = candidates.into_iter().find(|port| TcpListener::bind((ip, *port)).is_ok());
-    match free {
-        Some(port) => Ok(port),
-        None => Ok(TcpListener::bind((ip, 0))?.local_addr()?.port()),
+/// A port that this sidecar has picked for its app. As long as it lives, no other sidecar of this machine picks the same.
+#[derive(Debug)]
+pub(crate) struct PickedPort {
+    pub(crate) port: u16,
+    _claim: UnixDatagram,
+}
+
+impl PickedPort {
+    /// Picks a port on `ip` that nobody listens on. Nothing holds it against strangers: whoever gets it told should listen soon.
+    pub(crate) fn on(ip: IpAddr) -> io::Result<Self> {
+        let candidates = PORTS.choose_multiple(&mut rand::rng(), TRIES).into_iter();
+        let picked = candidates.filter(|port| listen(ip, *port).is_ok()).find_map(|port| Self::claim(port).ok());
+        match picked {
+            Some(picked) => Ok(picked),
+            None => Self::claim(listen(ip, 0)?.local_addr()?.port()),
+        }
     }
+
+    /// Until the app listens, only sidecars know that the port is to be its own. What tells them is a name that ends with the process and counts for
+    /// those that share its ports: an abstract Unix address, one a network namespace (unix(7)).
+    fn claim(port: u16) -> io::Result<Self> {
+        let name = unix::SocketAddr::from_abstract_name(format!("weft/app-port/{port}"))?;
+        Ok(Self { port, _claim: UnixDatagram::bind_addr(&name)? })
+    }
+}
+
+fn listen(ip: IpAddr, port: u16) -> io::Result<TcpListener> {
+    TcpListener::bind((ip, port))
 }
 
 /// Passes on what the app writes, line by line on stderr: stdout is kept for our own data. Ends with the child.
@@ -87,10 +109,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_free_port_can_be_listened_on_and_is_not_one_the_kernel_would_choose() {
-        let port = free_port([127, 0, 0, 1].into()).unwrap();
-        assert!(PORTS.contains(&port));
-        assert!(TcpListener::bind(("127.0.0.1", port)).is_ok());
+    fn a_picked_port_can_be_listened_on_and_is_not_one_the_kernel_would_choose() {
+        let picked = PickedPort::on([127, 0, 0, 1].into()).unwrap();
+        assert!(PORTS.contains(&picked.port));
+        assert!(TcpListener::bind(("127.0.0.1", picked.port)).is_ok());
+    }
+
+    #[test]
+    fn nobody_picks_what_another_has_picked_and_not_let_go() {
+        let picked = PickedPort::on([127, 0, 0, 1].into()).unwrap();
+        let port = picked.port;
+        assert_eq!(PickedPort::claim(port).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(picked);
+        assert!(PickedPort::claim(port).is_ok());
     }
 
     #[test]

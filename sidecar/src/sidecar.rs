@@ -27,7 +27,7 @@ use weft_runtime::{Context, Shutdown, listen};
 use weft_supervise::Child;
 use weft_traffic::{Interests, Outbound, OutboundConfig, Pool, PoolConfig, ToApp, Tracing, Worlds};
 
-use crate::app::{self, Told};
+use crate::app::{self, PickedPort, Told};
 use crate::door::Door;
 use crate::entrance::{self, Entrance, Open};
 use crate::lifecycle::{Lifecycle, Parts, Registration};
@@ -55,6 +55,8 @@ pub struct Sidecar {
 
 /// What the parts are made of.
 struct About {
+    /// The app's port, if it was picked here: ours until the process ends.
+    _picked: Option<PickedPort>,
     config: Config,
     context: Context,
     id: InstanceId,
@@ -89,8 +91,11 @@ impl Sidecar {
         config.share_program.as_deref().map(share_program).transpose()?;
         let admin = listen::bind(config.inbound.admin())?;
         let (inbound, outbound) = (listen::bind(config.inbound)?, listen::bind(config.outbound)?);
-        if config.app.port() == 0 {
-            config.app.set_port(app::free_port(config.app.ip()).context("finding a port for the app")?);
+        let picked = (config.app.port() == 0)
+            .then(|| PickedPort::on(config.app.ip()).context("finding a port for the app"))
+            .transpose()?;
+        if let Some(picked) = &picked {
+            config.app.set_port(picked.port);
         }
         let plaintext = config.plaintext()?;
         let addresses = Addresses {
@@ -111,7 +116,8 @@ impl Sidecar {
         }
         let source = feed::Source::load(&config, &worlds)?;
         let (context, metrics) = (context.clone(), Metrics::register(context.metrics()));
-        let about = About { config, context, id, addresses, plaintext, data, worlds, traffic, metrics };
+        let about =
+            About { _picked: picked, config, context, id, addresses, plaintext, data, worlds, traffic, metrics };
         Ok(Self { inbound, outbound, admin, child, interests, source, about })
     }
 

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use weft_model::{Policy, PolicyKind, Version};
+use weft_model::{Edge, Policy, PolicyKind, Version};
 use weft_policy::{Document, Written};
 use weft_proto::weft::policy::v1::{self as pb, policies_client::PoliciesClient};
 
@@ -128,8 +128,16 @@ fn row(it: &Policy) -> [String; 6] {
             let says = bound.into_iter().chain(it.outliers.as_ref().map(|_| "outliers".to_owned()));
             ("upstream", "-".to_owned(), says.collect::<Vec<_>>().join(" "))
         }
+        PolicyKind::Edge(it) => (it.kind(), "-".to_owned(), says(it)),
     };
     [it.name.to_string(), it.service.to_string(), kind.to_owned(), rules, it.version.to_string(), says]
+}
+
+/// The gist of an edge policy, for one column.
+fn says(it: &Edge) -> String {
+    match it {
+        Edge::Cors(it) => it.origins.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+    }
 }
 
 /// Flags of `weft delete`.

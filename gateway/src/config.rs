@@ -6,9 +6,13 @@
 use std::{fs, num::NonZeroUsize, path::Path, str::FromStr, time::Duration};
 
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, IgnoredAny},
+};
 use weft_discovery::{Credential, RegistryUrls, Way};
 use weft_identity::Identity;
+use weft_model::{DEFAULT_NAMESPACE, Edge, GATEWAY, Policy, PolicyKind};
 use weft_runtime::{Usage, listen::ListenAddr};
 use weft_transcode::Settings;
 
@@ -31,7 +35,12 @@ pub struct Config {
     pub transcoding: Settings,
     /// Bounds of a call.
     pub limits: Limits,
+    /// Edge policies of static mode, ordered by name; with a registry its own count.
+    pub policies: Vec<Policy>,
 }
+
+/// Name of the one service of static mode.
+pub(crate) const UPSTREAM: &str = "upstream";
 
 /// Where services and endpoints come from.
 #[derive(Debug, Clone)]
@@ -68,7 +77,7 @@ impl Config {
     /// # Errors
     /// `Usage` for flags that contradict each other, a file that cannot be read, an unknown key, a value out of range.
     pub fn load(args: Args) -> Result<Self, Usage> {
-        let file = args.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+        let (file, policies) = args.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
         let mut credential = None;
         let source = match (args.descriptor_set, args.upstream) {
             (Some(path), Some(upstream)) => Source::Static {
@@ -81,6 +90,10 @@ impl Config {
             },
             _ => return Err(Usage::new("--descriptor-set and --upstream need each other")),
         };
+        if let (Source::Registry(_), Some(first)) = (&source, policies.first()) {
+            let cure = "with a registry policies are the mesh's: `weft apply`";
+            return Err(Usage::new(format!("--config: policy {}: {cure}", first.name)));
+        }
         Ok(Self {
             listen: args.listen.require_loopback("--listen", args.insecure.into())?,
             source,
@@ -89,6 +102,7 @@ impl Config {
             workers: args.workers,
             transcoding: file.transcoding,
             limits: file.limits.into(),
+            policies,
         })
     }
 }
@@ -110,6 +124,8 @@ fn plaintext(upstream: &str) -> Result<String, Usage> {
 struct File {
     transcoding: Settings,
     limits: RawLimits,
+    /// Read by `weft-policy`, which knows their schema.
+    policies: IgnoredAny,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -120,10 +136,37 @@ struct RawLimits {
 }
 
 impl File {
-    fn read(path: &Path) -> Result<Self, Usage> {
-        let text = fs::read_to_string(path).map_err(|e| Usage::new(format!("{}: {e}", path.display())))?;
-        text.parse().map_err(|e: toml::de::Error| Usage::new(format!("{}: {e}", path.display())))
+    /// Reads the file, and the policies in it.
+    fn read(path: &Path) -> Result<(Self, Vec<Policy>), Usage> {
+        let wrong = |e: &dyn std::fmt::Display| Usage::new(format!("{}: {e}", path.display()));
+        let text = fs::read_to_string(path).map_err(|e| wrong(&e))?;
+        let file = text.parse().map_err(|e: toml::de::Error| wrong(&e))?;
+        Ok((file, policies(&text).map_err(|e| wrong(&e))?))
     }
+}
+
+/// The policies of a file, by name.
+fn policies(text: &str) -> Result<Vec<Policy>, String> {
+    let mut policies = Vec::new();
+    for (line, policy) in weft_policy::parse_among(text).map_err(|e| e.to_string())? {
+        if !matches!(policy.kind, PolicyKind::Edge(Edge::Cors(_))) {
+            return Err(format!(
+                "line {line}: policy {}: only edge kinds, like cors, are read from a file",
+                policy.name
+            ));
+        }
+        if policy.service.namespace() != DEFAULT_NAMESPACE || ![UPSTREAM, GATEWAY].contains(&policy.service.name()) {
+            let cure =
+                format!("without a registry a policy belongs to {UPSTREAM} or {GATEWAY}, not to {}", policy.service);
+            return Err(format!("line {line}: policy {}: {cure}", policy.name));
+        }
+        if policies.iter().any(|it: &Policy| it.name == policy.name) {
+            return Err(format!("line {line}: a second policy named {}", policy.name));
+        }
+        policies.push(policy);
+    }
+    policies.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(policies)
 }
 
 impl FromStr for File {
@@ -221,6 +264,24 @@ mod tests {
         for bad in ["15", "\"15\"", "\"15 s\"", "\"s\"", "\"0s\"", "\"1d\"", "\"25h\""] {
             assert!(error(&format!("[limits]\ndefault_timeout = {bad}")).contains("line 2"), "{bad}");
         }
+    }
+
+    #[test]
+    fn policies_of_a_file_are_the_gateways_or_the_upstreams() {
+        let read = |service: &str, kind: &str| {
+            policies(&format!("[limits]\n\n[[policies]]\nname = \"pages\"\nservice = \"{service}\"\n{kind}\n"))
+        };
+        let cors = "cors = { origins = [\"https://a.example\"] }";
+        assert_eq!(read("gateway", cors).unwrap()[0].name.as_str(), "pages");
+        assert_eq!(read("upstream", cors).unwrap().len(), 1);
+        let of_others = read("users", cors).unwrap_err();
+        assert!(of_others.starts_with("line 3") && of_others.contains("upstream or gateway"), "{of_others}");
+        let other_kind = read("gateway", "plaintext_upstream = \"allow\"").unwrap_err();
+        assert!(other_kind.contains("edge kinds"), "{other_kind}");
+        let wrong = read("gateway", "cors = { origins = [\"a.example\"] }").unwrap_err();
+        assert!(wrong.starts_with("line 6: policies[0].cors.origins[0]"), "{wrong}");
+        let file: File = "[[policies]]\nname = 7".parse().unwrap();
+        assert_eq!(Limits::from(file.limits), Limits::default());
     }
 
     #[test]

@@ -4,5 +4,7 @@
 
 pub(crate) mod access_log;
 pub(crate) mod call;
+pub(crate) mod cors;
 pub(crate) mod metrics;
+pub(crate) mod policies;
 pub(crate) mod span;

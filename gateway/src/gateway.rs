@@ -42,8 +42,13 @@ use weft_transcode::{Codec, SchemaError};
 
 use crate::{
     Config,
-    config::Source,
-    edge::{access_log::access_log, metrics::Meters, span::Tracing},
+    config::{Source, UPSTREAM},
+    edge::{
+        access_log::access_log,
+        metrics::Meters,
+        policies::{Scopes, Told},
+        span::Tracing,
+    },
     listener::{Bounds, Http},
     protocol::{
         Shard, Shared, Upstream,
@@ -158,7 +163,7 @@ impl Gateway {
         let files = DescriptorSet::from_encoded_set(descriptor_set).map_err(Error::Descriptors)?;
         let set = LinkedSet::link(&files).map_err(Error::Link)?;
         let info = set.info();
-        let name: ServiceName = "upstream".parse().expect("it is a DNS label");
+        let name: ServiceName = UPSTREAM.parse().expect("a constant that is a name");
         self.worlds.set_static(vec![StaticCluster {
             name: name.clone(),
             endpoints: resolve(upstream).await?,
@@ -167,7 +172,9 @@ impl Gateway {
         }]);
         self.board.send_replace(Arc::new(Board::serving(&name, &info)));
         let entry = routes::Entry { name, info: Arc::new(info), sets: vec![Arc::new(set)] };
-        let table = Table::of_upstream(entry, &self.meters);
+        let policies = self.config.policies.iter().cloned().map(Arc::new);
+        let edge = Scopes::compile(&Told::from_policies(policies));
+        let table = Table::of_upstream(entry, edge, &self.meters);
         for problem in table.problems() {
             tracing::warn!(problem, "route left out");
         }

@@ -22,7 +22,11 @@ use weft_transcode::{
 };
 
 use crate::{
-    edge::metrics::{Meters, RouteMeter},
+    edge::{
+        cors::Cors,
+        metrics::{Meters, RouteMeter},
+        policies::{EdgePlan, Scopes},
+    },
     routes::sets::LinkedSet,
 };
 
@@ -43,6 +47,7 @@ pub(crate) struct Table {
     /// By address of the plan: plans live as long as the table that names them.
     targets: HashMap<usize, Target>,
     native: HashMap<String, Native>,
+    edge: Scopes,
     /// Whom native calls go to that nothing claims: the upstream of static mode.
     rest_of_native: Option<ServiceName>,
 }
@@ -52,13 +57,29 @@ pub(crate) struct Table {
 struct Target {
     uri: Uri,
     meter: Arc<RouteMeter>,
+    edge: Option<Arc<EdgePlan>>,
 }
 
 /// A gRPC service as native calls see it.
 #[derive(Debug)]
 struct Native {
     service: ServiceName,
-    methods: HashMap<String, Arc<RouteMeter>>,
+    methods: HashMap<String, NativeMethod>,
+}
+
+#[derive(Debug)]
+struct NativeMethod {
+    meter: Arc<RouteMeter>,
+    edge: Option<Arc<EdgePlan>>,
+}
+
+/// A native call that somebody answers.
+pub(crate) struct NativeFound<'t> {
+    pub(crate) service: &'t ServiceName,
+    /// None for a method that its service does not declare.
+    pub(crate) meter: Option<&'t Arc<RouteMeter>>,
+    /// What it meets at the edge.
+    pub(crate) edge: Option<Arc<EdgePlan>>,
 }
 
 /// A REST request that matched.
@@ -69,6 +90,8 @@ pub(crate) struct Found {
     pub(crate) uri: Uri,
     pub(crate) variables: weft_transcode::routes::PathVariables,
     pub(crate) meter: Arc<RouteMeter>,
+    /// What it meets at the edge.
+    pub(crate) edge: Option<Arc<EdgePlan>>,
 }
 
 /// What a REST path leads to.
@@ -80,17 +103,17 @@ pub(crate) enum Rest {
 
 impl Table {
     /// Builds a table. Of two entries that may both have a template, the earlier keeps it: a registry that knows of claims leaves none.
-    pub(crate) fn build(entries: Vec<Entry>, meters: &Meters) -> Self {
-        Self::build_with(entries, None, meters)
+    pub(crate) fn build(entries: Vec<Entry>, edge: Scopes, meters: &Meters) -> Self {
+        Self::build_with(entries, None, edge, meters)
     }
 
     /// Builds the table of static mode: one service that gets whatever is called.
-    pub(crate) fn of_upstream(entry: Entry, meters: &Meters) -> Self {
+    pub(crate) fn of_upstream(entry: Entry, edge: Scopes, meters: &Meters) -> Self {
         let upstream = entry.name.clone();
-        Self::build_with(vec![entry], Some(upstream), meters)
+        Self::build_with(vec![entry], Some(upstream), edge, meters)
     }
 
-    fn build_with(entries: Vec<Entry>, rest_of_native: Option<ServiceName>, meters: &Meters) -> Self {
+    fn build_with(entries: Vec<Entry>, rest_of_native: Option<ServiceName>, edge: Scopes, meters: &Meters) -> Self {
         let bound: Vec<(&Entry, Vec<&Arc<MethodPlan>>)> = entries.iter().map(|entry| (entry, entry.plans())).collect();
         let mut builder = RouteTable::builder();
         for plain in [true, false] {
@@ -100,9 +123,9 @@ impl Table {
             }
         }
         let rest = builder.build();
-        let targets = rest.plans().map(|(plan, owner)| (key(plan), Target::new(plan, owner, meters))).collect();
-        let native = entries.iter().flat_map(|entry| native(entry, meters)).collect();
-        Self { entries, rest, targets, native, rest_of_native }
+        let targets = rest.plans().map(|(plan, owner)| (key(plan), Target::new(plan, owner, &edge, meters))).collect();
+        let native = entries.iter().flat_map(|entry| native(entry, &edge, meters)).collect();
+        Self { entries, rest, targets, native, edge, rest_of_native }
     }
 
     /// Resolves a REST request; `path` undecoded, without query.
@@ -116,6 +139,7 @@ impl Table {
                     uri: target.uri.clone(),
                     variables: found.variables,
                     meter: Arc::clone(&target.meter),
+                    edge: target.edge.clone(),
                 })
             }
             Lookup::MethodNotAllowed { allow } => Rest::MethodNotAllowed(allow),
@@ -123,13 +147,21 @@ impl Table {
         }
     }
 
-    /// Resolves a native gRPC call by its path, `/package.Service/Method`. A method that its service does not declare has no meter.
-    pub(crate) fn native(&self, path: &str) -> Option<(&ServiceName, Option<&Arc<RouteMeter>>)> {
+    /// Resolves a native gRPC call by its path, `/package.Service/Method`. A method that its service does not declare has no meter,
+    /// and what it meets at the edge is found out here: no declaration, no way around a policy.
+    pub(crate) fn native(&self, path: &str) -> Option<NativeFound<'_>> {
         let (service, method) = path.strip_prefix('/').and_then(|path| path.split_once('/')).unwrap_or_default();
-        match self.native.get(service) {
-            Some(native) => Some((&native.service, native.methods.get(method))),
-            None => self.rest_of_native.as_ref().map(|upstream| (upstream, None)),
-        }
+        let native = self.native.get(service);
+        let service = native.map(|it| &it.service).or(self.rest_of_native.as_ref())?;
+        Some(match native.and_then(|it| it.methods.get(method)) {
+            Some(it) => NativeFound { service, meter: Some(&it.meter), edge: it.edge.clone() },
+            None => NativeFound { service, meter: None, edge: self.edge.plan(service, path) },
+        })
+    }
+
+    /// Which pages may read that nothing answers here.
+    pub(crate) fn cors_of_unmatched(&self) -> Option<&Arc<Cors>> {
+        self.edge.cors_of_unmatched()
     }
 
     /// Returns the services in the order of their claims.
@@ -178,9 +210,11 @@ impl Entry {
 }
 
 impl Target {
-    fn new(plan: &MethodPlan, owner: &ServiceName, meters: &Meters) -> Self {
-        let uri = format!("http://{}{}", owner.full(), plan.method().grpc_path());
-        Self { uri: uri.parse().expect("service names and descriptor names make a URI"), meter: meters.rest(plan) }
+    fn new(plan: &MethodPlan, owner: &ServiceName, edge: &Scopes, meters: &Meters) -> Self {
+        let path = plan.method().grpc_path();
+        let uri = format!("http://{}{path}", owner.full());
+        let uri = uri.parse().expect("service names and descriptor names make a URI");
+        Self { uri, meter: meters.rest(plan), edge: edge.plan(owner, path) }
     }
 }
 
@@ -188,10 +222,13 @@ fn key(plan: &Arc<MethodPlan>) -> usize {
     Arc::as_ptr(plan).addr()
 }
 
-fn native<'a>(entry: &'a Entry, meters: &'a Meters) -> impl Iterator<Item = (String, Native)> + 'a {
+fn native<'a>(entry: &'a Entry, edge: &'a Scopes, meters: &'a Meters) -> impl Iterator<Item = (String, Native)> + 'a {
     entry.info.grpc_services.iter().map(move |service| {
-        let meter = |method: &str| meters.native(&format!("/{}/{method}", service.name));
-        let methods = service.methods.iter().map(|method| (method.name.clone(), meter(&method.name))).collect();
+        let found = |method: &str| {
+            let path = format!("/{}/{method}", service.name);
+            NativeMethod { meter: meters.native(&path), edge: edge.plan(&entry.name, &path) }
+        };
+        let methods = service.methods.iter().map(|method| (method.name.clone(), found(&method.name))).collect();
         (service.name.clone(), Native { service: entry.name.clone(), methods })
     })
 }

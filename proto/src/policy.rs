@@ -4,6 +4,7 @@
 //! Does not: status codes, documents as people write them (`weft-policy`).
 //! Unknown values: refused by `TryFrom`, as the registry reads them; read as strictly as their kind allows by `stored_policies`, as everybody else reads them.
 
+mod edge;
 mod route;
 
 use std::{str::FromStr, sync::Arc};
@@ -35,8 +36,9 @@ impl TryFrom<pb::Policy> for model::Policy {
                 Some(pb::policy::Kind::Upstream(it)) => {
                     model::PolicyKind::Upstream(it.try_into().map_err(|e: Invalid| e.within("upstream"))?)
                 }
+                Some(pb::policy::Kind::Cors(it)) => edge::cors(it).map_err(|e| e.within("cors"))?,
                 None => {
-                    return Err(Invalid::new("kind", "set one of access, plaintext_upstream, route, upstream"));
+                    return Err(Invalid::new("kind", "set one of access, plaintext_upstream, route, upstream, cors"));
                 }
             },
         })
@@ -108,6 +110,7 @@ impl From<&model::Policy> for pb::Policy {
             }
             model::PolicyKind::Route(route) => pb::policy::Kind::Route(route.into()),
             model::PolicyKind::Upstream(upstream) => pb::policy::Kind::Upstream(upstream.into()),
+            model::PolicyKind::Edge(it) => it.into(),
         };
         let service = it.service.full().to_owned();
         Self { name: it.name.to_string(), service, version: it.version.0, kind: Some(kind) }
@@ -154,6 +157,7 @@ pub fn stored_policies(
                 Some(model::PolicyKind::PlaintextUpstream(model::PlaintextUpstream::Refuse))
             }
             Some(pb::policy::Kind::Route(_) | pb::policy::Kind::Upstream(_)) => None,
+            Some(pb::policy::Kind::Cors(_)) => Some(model::PolicyKind::Edge(model::Edge::Cors(model::Cors::closed()))),
             None => return None,
         };
         let (name, version) = (it.name.clone(), model::Version(it.version));

@@ -103,6 +103,7 @@ impl Gateways {
             workers: NonZeroUsize::new(1),
             transcoding,
             limits,
+            policies: Vec::new(),
         }
     }
 

@@ -39,6 +39,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "weft-discovery",
             "weft-identity",
             "weft-model",
+            "weft-policy",
             "weft-proto",
             "weft-reflection",
             "weft-runtime",

@@ -22,8 +22,8 @@ pub use instance::{
 pub use invalid::Invalid;
 pub use name::{DEFAULT_NAMESPACE, ServiceName, SpiffeId};
 pub use policy::{
-    Access, Action, CallMatch, Callers, FailurePercentage, Fault, HeaderMatch, HeaderValue, MethodPattern, Namespace,
-    Outliers, Part, PathPattern, PlaintextUpstream, Policy, PolicyKind, PolicyName, RetryOn, RetryRule, Route,
-    RouteRule, Rule, Split, SuccessRate, Target, Upstream,
+    Access, Action, CallMatch, Callers, Cors, Edge, FailurePercentage, Fault, GATEWAY, HeaderMatch, HeaderValue,
+    HttpMethod, MethodPattern, Methods, Namespace, Origin, Outliers, Part, PathPattern, PlaintextUpstream, Policy,
+    PolicyKind, PolicyName, RetryOn, RetryRule, Route, RouteRule, Rule, Split, SuccessRate, Target, Upstream,
 };
 pub use service::{GrpcService, Method, RefusedClaim, ServiceInfo, ServiceSnapshot, Snapshot, Version};

@@ -4,11 +4,13 @@
 //! documents as people write them (`weft-policy`).
 //! Invariants: rules of one policy have different names; a rule is about some callers; nothing here exceeds its bound.
 
+mod edge;
 mod route;
 mod upstream;
 
 use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc};
 
+pub use edge::{Cors, Edge, GATEWAY, HttpMethod, Methods, Origin};
 pub use route::{
     CallMatch, Fault, HeaderMatch, HeaderValue, Part, PathPattern, RetryOn, RetryRule, Route, RouteRule, Split, Target,
 };
@@ -97,6 +99,8 @@ pub enum PolicyKind {
     Route(Route),
     /// What callers bear from the instances.
     Upstream(Upstream),
+    /// What gateways do with calls from outside.
+    Edge(Edge),
 }
 
 /// Whether callers with an identity may go to endpoints of a service that speak plaintext. Without a policy they may not.

@@ -3,6 +3,7 @@
 //! Lives here: the shape, short where defaults say the same. Does not: syntax (whoever serialises it). Versions are the registry's and not
 //! part of a document.
 
+mod edge;
 mod route;
 
 use serde::Serialize;
@@ -28,6 +29,8 @@ struct Policy {
     route: Option<Route>,
     #[serde(skip_serializing_if = "Option::is_none")]
     upstream: Option<Upstream>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cors: Option<edge::Cors>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -86,6 +89,7 @@ impl Policy {
             }
             PolicyKind::Route(it) => Self { route: Some(Route::new(it)), ..named },
             PolicyKind::Upstream(it) => Self { upstream: Some(Upstream::new(it)), ..named },
+            PolicyKind::Edge(model::Edge::Cors(it)) => Self { cors: Some(edge::Cors::new(it)), ..named },
         }
     }
 }

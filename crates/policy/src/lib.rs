@@ -30,6 +30,18 @@
 //!   max_requests: 100
 //!   outliers: { interval: 10s, base_ejection: 30s, max_ejection: 5m, max_ejection_percent: 10, failure_percentage: { threshold: 85 } }
 //! ```
+//! ```yaml
+//! name: pages
+//! service: users                 # or gateway: every service that has no such policy of its own
+//! cors:                          # an edge kind: what gateways do with calls from outside
+//!   methods: [shop.users.v1.Users/*]                                      # none: every method
+//!   origins: ["https://app.example.com", "https://*.example.com"]         # or "*"
+//!   http_methods: [GET, POST]    # none: any that the route has
+//!   headers: [x-tenant]          # beyond those of the gateway's protocols; "*": any
+//!   expose: [x-total]            # the same of answers
+//!   credentials: true            # with the user's cookies
+//!   max_age: 10m                 # how long a browser remembers
+//! ```
 //! A file holds one such document, or `policies:` with a list of them, `[[policies]]` in TOML; a YAML file may hold several of either,
 //! separated by `---`.
 #![forbid(unsafe_code)]
@@ -43,4 +55,4 @@ mod units;
 
 pub use document::Document;
 pub use files::{FileError, Written, load, read};
-pub use text::{Format, UnknownFormat, Wrong, parse};
+pub use text::{Format, UnknownFormat, Wrong, parse, parse_among};

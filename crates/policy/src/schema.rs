@@ -2,36 +2,44 @@
 //!
 //! Lives here: keys, which of them go together, what an unknown one may have meant. Does not: syntax and lines (`text`), rules about values (`weft-model`).
 
+mod edge;
 mod route;
 
 use std::str::FromStr;
 
 use weft_model::{
-    Access, Action, Callers, Invalid, MethodPattern, PlaintextUpstream, Policy, PolicyKind, Rule, Version,
+    Access, Action, Callers, Edge, Invalid, MethodPattern, PlaintextUpstream, Policy, PolicyKind, Rule, Version,
 };
 
 use crate::tree::{Entry, Node, Value};
 
 const POLICIES: &str = "policies";
-const KINDS: [&str; 4] = ["access", "plaintext_upstream", "route", "upstream"];
-const POLICY: [&str; 6] = ["name", "service", "access", "plaintext_upstream", "route", "upstream"];
+const KINDS: [&str; 5] = ["access", "plaintext_upstream", "route", "upstream", "cors"];
+const POLICY: [&str; 7] = ["name", "service", "access", "plaintext_upstream", "route", "upstream", "cors"];
 
 /// Reads a document: one policy, or a list of them; each with its path in the document. An empty one has none.
 pub(crate) fn policies(document: &Node) -> Result<Vec<(String, Policy)>, Invalid> {
-    let list = match &document.value {
-        Value::Nothing => return Ok(Vec::new()),
-        Value::Map(entries) if entries.is_empty() => return Ok(Vec::new()),
-        Value::List(items) => (String::new(), items.as_slice()),
-        Value::Map(entries) => match entries.iter().find(|it| it.key == POLICIES) {
-            None => return Ok(vec![(String::new(), policy(document)?)]),
-            Some(entry) => {
-                fields(document, &[POLICIES])?;
-                (POLICIES.to_owned(), list(&entry.value).map_err(|e| e.within(POLICIES))?)
-            }
-        },
-        other => return Err(Invalid::new("", format!("expected a policy, found {}", other.sort()))),
-    };
-    let (path, items) = list;
+    match &document.value {
+        Value::Nothing => Ok(Vec::new()),
+        Value::Map(entries) if entries.is_empty() => Ok(Vec::new()),
+        Value::List(items) => listed("", items),
+        Value::Map(entries) if entries.iter().any(|it| it.key == POLICIES) => {
+            fields(document, &[POLICIES])?;
+            policies_among(document)
+        }
+        Value::Map(_) => Ok(vec![(String::new(), policy(document)?)]),
+        other => Err(Invalid::new("", format!("expected a policy, found {}", other.sort()))),
+    }
+}
+
+/// Reads the policies of a document that also says other things, which are left alone.
+pub(crate) fn policies_among(document: &Node) -> Result<Vec<(String, Policy)>, Invalid> {
+    let Value::Map(entries) = &document.value else { return Ok(Vec::new()) };
+    let Some(entry) = entries.iter().find(|it| it.key == POLICIES) else { return Ok(Vec::new()) };
+    listed(POLICIES, list(&entry.value).map_err(|e| e.within(POLICIES))?)
+}
+
+fn listed(path: &str, items: &[Node]) -> Result<Vec<(String, Policy)>, Invalid> {
     let read = |(index, item)| {
         let place = format!("{path}[{index}]");
         policy(item).map(|it| (place.clone(), it)).map_err(|e| e.within(&place))
@@ -58,7 +66,8 @@ fn kind(key: &str, node: &Node) -> Result<PolicyKind, Invalid> {
         "access" => PolicyKind::Access(access(node)?),
         "plaintext_upstream" => PolicyKind::PlaintextUpstream(plaintext_upstream(node)?),
         "route" => PolicyKind::Route(route::route(node)?),
-        _ => PolicyKind::Upstream(route::upstream(node)?),
+        "upstream" => PolicyKind::Upstream(route::upstream(node)?),
+        _ => PolicyKind::Edge(Edge::Cors(edge::cors(node)?)),
     })
 }
 

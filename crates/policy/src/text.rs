@@ -111,6 +111,16 @@ pub fn parse(text: &str, format: Format) -> Result<Vec<(usize, Policy)>, Wrong> 
     Ok(policies)
 }
 
+/// Reads the `[[policies]]` of a TOML text that also holds other tables, which are left alone.
+///
+/// # Errors
+/// The first thing that is wrong with the policies, or that the text is no TOML.
+pub fn parse_among(text: &str) -> Result<Vec<(usize, Policy)>, Wrong> {
+    let document = toml(text)?;
+    let read = schema::policies_among(&document).map_err(|invalid| Wrong::within(&document, &invalid))?;
+    Ok(read.into_iter().map(|(path, policy)| (document.line_of(&path), policy)).collect())
+}
+
 fn toml(text: &str) -> Result<Node, Wrong> {
     let line = |offset: usize| text[..offset.min(text.len())].matches('\n').count() + 1;
     let table = toml::de::DeTable::parse(text).map_err(|error| {

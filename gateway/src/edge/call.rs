@@ -21,6 +21,7 @@ use weft_traffic::{Body, BodyError, Code, Entered, TraceContext};
 
 use crate::edge::{
     access_log::{AccessLog, Line},
+    cors::Granted,
     metrics::{RouteMeter, Status},
     span::{End, Tracing},
 };
@@ -50,6 +51,8 @@ pub(crate) struct Call {
     pub(crate) service: Option<ServiceName>,
     /// How it would be said to have ended if it ended now.
     pub(crate) status: Status,
+    /// What its answer says to browsers; none: nothing.
+    pub(crate) cors: Option<Granted>,
     method: Method,
     uri: Uri,
     log: AccessLog,
@@ -81,6 +84,7 @@ impl Call {
             meter,
             service: None,
             status: Status::Http(499),
+            cors: None,
             method: request.method().clone(),
             uri: request.uri().clone(),
             log,
@@ -100,6 +104,9 @@ impl Call {
     /// Ties the call's end to the end of its answer's body.
     pub(crate) fn answered(self, mut response: Response<Body>) -> Response<Observed> {
         response.headers_mut().insert(REQUEST_ID, self.request_id.clone());
+        if let Some(cors) = &self.cors {
+            cors.write(response.headers_mut());
+        }
         let unsaid = match self.status {
             Status::Grpc(_) if Code::from_headers(response.headers()).is_none() => {
                 let http = response.status();

@@ -44,6 +44,8 @@ const GRPC: [&str; 17] = [
 ];
 /// Label value of `route` where none matched.
 const UNMATCHED: &str = "unmatched";
+/// Label value of `route` of the questions that browsers ask before a call.
+const PREFLIGHT: &str = "preflight";
 /// One for each label of the longer table, and the last for `other`.
 const SLOTS: usize = HTTP.len() + 1;
 
@@ -105,6 +107,7 @@ pub(crate) struct Meters {
     unmatched_rest: Arc<RouteMeter>,
     unmatched_grpc: Arc<RouteMeter>,
     probes: Arc<RouteMeter>,
+    preflights: Arc<RouteMeter>,
 }
 
 impl Meters {
@@ -117,6 +120,7 @@ impl Meters {
             unmatched_rest: unmatched("rest"),
             unmatched_grpc: unmatched("grpc"),
             probes: meter(&calls, &durations, "grpc", "POST", health::CHECK),
+            preflights: meter(&calls, &durations, "rest", "OPTIONS", PREFLIGHT),
             calls: calls.clone(),
             durations: durations.clone(),
             lines_lost: Counter::default(),
@@ -168,6 +172,11 @@ impl Meters {
     /// Returns the meter of health checks that are passed on to an app.
     pub(crate) fn probes(&self) -> Arc<RouteMeter> {
         Arc::clone(&self.probes)
+    }
+
+    /// Returns the meter of browsers' questions, whatever they ask about.
+    pub(crate) fn preflights(&self) -> Arc<RouteMeter> {
+        Arc::clone(&self.preflights)
     }
 }
 

@@ -61,6 +61,7 @@ impl Mesh {
             workers: NonZeroUsize::new(2),
             transcoding: weft_transcode::Settings::default(),
             limits: Limits::default(),
+            policies: Vec::new(),
         };
         let context = Context::for_test("gateway", Env::default());
         let mut gateway = Gateway::listen(config, &context).unwrap();

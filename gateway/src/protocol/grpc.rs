@@ -40,7 +40,7 @@ async fn dispatch(shard: &Shard, request: Request<Body>, call: &mut Call) -> Res
 }
 
 async fn forward(shard: &Shard, mut request: Request<Body>, call: &mut Call) -> Response<Body> {
-    let service = match route(shard, request.uri().path(), call) {
+    let service = match route(shard, &request, call) {
         Ok(service) => service,
         Err((code, message)) => return failed(code, &message),
     };
@@ -80,19 +80,21 @@ fn probed(text: &str) -> Option<(ServiceName, Option<InstanceId>)> {
 }
 
 /// Finds the service that owns a method; notes it in the call.
-fn route(shard: &Shard, path: &str, call: &mut Call) -> Result<ServiceName, (Code, String)> {
+fn route(shard: &Shard, request: &Request<Body>, call: &mut Call) -> Result<ServiceName, (Code, String)> {
+    let path = request.uri().path();
     let table = shard.shared.table.load();
     let Some(table) = table.as_deref() else {
         return Err((Code::Unavailable, shard.shared.no_table()));
     };
-    let Some((service, meter)) = table.native(path) else {
+    let Some(found) = table.native(path) else {
         return Err((Code::Unimplemented, format!("no service of the mesh offers {path}")));
     };
-    if let Some(meter) = meter {
+    if let Some(meter) = found.meter {
         call.meter = meter.clone();
     }
-    call.service = Some(service.clone());
-    Ok(service.clone())
+    call.service = Some(found.service.clone());
+    call.cors = found.edge.as_ref().and_then(|it| it.cors.as_ref()).map(|it| it.grant(request.headers()));
+    Ok(found.service.clone())
 }
 
 /// A trailers-only answer.

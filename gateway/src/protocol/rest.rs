@@ -21,18 +21,19 @@ use weft_traffic::{Body, CallOptions};
 use weft_transcode::{BindError, MethodPlan, RequestParts, Status, status};
 
 use crate::{
-    edge::call::Call,
+    edge::{call::Call, cors::Asked},
     protocol::{
         Shard, chain,
         frames::frame,
         replies::{Next, Replies},
     },
-    routes::{Found, Rest},
+    routes::{Found, Rest, Table},
 };
 use streams::{FramedReplies, RequestMessages};
 
 const INVALID_ARGUMENT: i32 = 3;
 const DEADLINE_EXCEEDED: i32 = 4;
+const PERMISSION_DENIED: i32 = 7;
 const INTERNAL: i32 = 13;
 const UNAVAILABLE: i32 = 14;
 
@@ -70,10 +71,19 @@ impl From<Status> for Failure {
 /// Answers a REST request.
 pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Call) -> Response<Body> {
     let (head, body) = request.into_parts();
+    if let Some(answer) = preflight(shard, &head, call) {
+        return answer;
+    }
     let found = match route(shard, &head) {
         Ok(found) => found,
-        Err(failure) => return without_body_for_head(&head.method, failed(shard, failure, None)),
+        Err(failure) => {
+            let table = shard.shared.table.load();
+            let cors = table.as_deref().and_then(Table::cors_of_unmatched);
+            call.cors = cors.map(|it| it.grant(&head.headers));
+            return without_body_for_head(&head.method, failed(shard, failure, None));
+        }
     };
+    call.cors = found.edge.as_ref().and_then(|it| it.cors.as_ref()).map(|it| it.grant(&head.headers));
     call.meter = found.meter.clone();
     call.service = Some(found.service.clone());
     let exchange = Exchange { shard, head: &head, found: &found, call };
@@ -82,6 +92,28 @@ pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Cal
         Err(failure) => failed(shard, failure, Some(&found.plan)),
     };
     without_body_for_head(&head.method, response)
+}
+
+/// Answers a browser that asks whether a page may call; none if nobody asks, or no policy has an answer.
+fn preflight(shard: &Shard, head: &request::Parts, call: &mut Call) -> Option<Response<Body>> {
+    let asked = Asked::of(head)?;
+    let table = shard.shared.table.load();
+    let table = table.as_deref()?;
+    let found = table.rest(asked.method, head.uri.path());
+    let cors = match &found {
+        Rest::Found(found) => found.edge.as_ref()?.cors.as_ref()?,
+        Rest::MethodNotAllowed(_) | Rest::NotFound => table.cors_of_unmatched()?,
+    };
+    call.meter = shard.shared.meters.preflights();
+    Some(match cors.preflight(&head.headers, asked) {
+        Ok(headers) => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            *response.headers_mut() = headers;
+            response
+        }
+        Err(message) => failed(shard, Status::new(PERMISSION_DENIED, message).into(), None),
+    })
 }
 
 fn route(shard: &Shard, head: &request::Parts) -> Result<Found, Failure> {

@@ -25,7 +25,10 @@ use weft_runtime::{Shutdown, admin::Readiness};
 use weft_transcode::SchemaError;
 
 use crate::{
-    edge::metrics::Meters,
+    edge::{
+        metrics::Meters,
+        policies::{Scopes, Told},
+    },
     protocol::{chain, health::Board},
     routes::{Entry, Table, sets::LinkedSet},
 };
@@ -74,7 +77,7 @@ struct Kept {
 }
 
 /// What a table was made from; the same inputs need no new table.
-type Inputs = Vec<(ServiceName, Arc<ServiceInfo>, Vec<Digest>)>;
+type Inputs = (Vec<(ServiceName, Arc<ServiceInfo>, Vec<Digest>)>, Told);
 
 /// What a task has done for a set.
 enum Step {
@@ -214,12 +217,13 @@ impl Keeper {
         if first && self.services.values().any(Kept::awaits_its_first_sets) {
             return;
         }
-        let inputs: Inputs = self.services.iter().map(|(name, kept)| kept.input(name)).collect();
+        let services = self.services.iter().map(|(name, kept)| kept.input(name)).collect();
+        let inputs: Inputs = (services, Told::of(&self.snapshot));
         if self.built.as_ref() == Some(&inputs) {
             return;
         }
         let entries = self.services.iter().map(|(name, kept)| kept.entry(name)).collect();
-        let table = Table::build(entries, &self.meters);
+        let table = Table::build(entries, Scopes::compile(&inputs.1), &self.meters);
         self.meters.routes.set(i64::try_from(table.len()).unwrap_or(i64::MAX));
         tracing::info!(services = table.entries().len(), rest_routes = table.len(), "route table published");
         self.tell(table.problems());

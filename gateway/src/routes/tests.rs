@@ -48,7 +48,7 @@ fn entry(name: &str, package: &str, sets: Vec<Arc<LinkedSet>>, refused: &[(&str,
 }
 
 fn table(entries: Vec<Entry>) -> Table {
-    Table::build(entries, &Meters::new(&weft_runtime::Metrics::default()))
+    Table::build(entries, Scopes::default(), &Meters::new(&weft_runtime::Metrics::default()))
 }
 
 /// Service and method that a path leads to.

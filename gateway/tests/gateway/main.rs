@@ -8,6 +8,7 @@ mod errors;
 mod joining;
 mod lifecycle;
 mod native;
+mod policies;
 mod rest;
 mod streams;
 mod support;

@@ -89,6 +89,7 @@ pub(crate) async fn start_gateway(upstream: String, change: impl FnOnce(&mut Con
         workers: std::num::NonZeroUsize::new(2),
         transcoding: weft_transcode::Settings::default(),
         limits: Limits::default(),
+        policies: Vec::new(),
     };
     change(&mut config);
     let context = Context::for_test("gateway", Env::default());

@@ -37,11 +37,15 @@ fn rule(index: usize, node: &Node) -> Result<RouteRule, Invalid> {
 }
 
 /// What a key leads to, if it is there.
-fn within<T>(entries: &[Entry], key: &str, read: impl Fn(&Node) -> Result<T, Invalid>) -> Result<Option<T>, Invalid> {
+pub(super) fn within<T>(
+    entries: &[Entry],
+    key: &str,
+    read: impl Fn(&Node) -> Result<T, Invalid>,
+) -> Result<Option<T>, Invalid> {
     find(entries, key).map(read).transpose().map_err(|e| e.within(key))
 }
 
-fn time(entries: &[Entry], key: &str) -> Result<Option<Duration>, Invalid> {
+pub(super) fn time(entries: &[Entry], key: &str) -> Result<Option<Duration>, Invalid> {
     within(entries, key, |node| units::time(text(node)?))
 }
 

@@ -40,7 +40,10 @@ impl Rules {
     pub(crate) fn of(policies: &[Arc<Policy>]) -> Option<Arc<Self>> {
         let rules = policies.iter().filter_map(|it| match &it.kind {
             PolicyKind::Route(route) => Some(route.rules()),
-            PolicyKind::Access(_) | PolicyKind::PlaintextUpstream(_) | PolicyKind::Upstream(_) => None,
+            PolicyKind::Access(_)
+            | PolicyKind::PlaintextUpstream(_)
+            | PolicyKind::Upstream(_)
+            | PolicyKind::Edge(_) => None,
         });
         let rules: Box<[Compiled]> = rules.flatten().map(Compiled::new).collect();
         (!rules.is_empty()).then(|| Arc::new(Self(rules)))

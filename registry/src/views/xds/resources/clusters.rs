@@ -73,7 +73,7 @@ pub(super) fn cluster(
 fn policies(service: &ServiceSnapshot) -> impl Iterator<Item = &Upstream> {
     service.policies.iter().filter_map(|it| match &it.kind {
         PolicyKind::Upstream(it) => Some(it),
-        PolicyKind::Access(_) | PolicyKind::PlaintextUpstream(_) | PolicyKind::Route(_) => None,
+        PolicyKind::Access(_) | PolicyKind::PlaintextUpstream(_) | PolicyKind::Route(_) | PolicyKind::Edge(_) => None,
     })
 }
 

@@ -77,7 +77,10 @@ pub(super) fn policies(service: &ServiceSnapshot) -> impl Iterator<Item = &Route
         .iter()
         .filter_map(|it| match &it.kind {
             PolicyKind::Route(route) => Some(route.rules()),
-            PolicyKind::Access(_) | PolicyKind::PlaintextUpstream(_) | PolicyKind::Upstream(_) => None,
+            PolicyKind::Access(_)
+            | PolicyKind::PlaintextUpstream(_)
+            | PolicyKind::Upstream(_)
+            | PolicyKind::Edge(_) => None,
         })
         .flatten()
 }

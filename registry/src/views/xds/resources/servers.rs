@@ -68,7 +68,9 @@ fn access(service: &ServiceSnapshot) -> Vec<HttpFilter> {
         .iter()
         .filter_map(|it| match &it.kind {
             PolicyKind::Access(access) => Some(access),
-            PolicyKind::PlaintextUpstream(_) | PolicyKind::Route(_) | PolicyKind::Upstream(_) => None,
+            PolicyKind::PlaintextUpstream(_) | PolicyKind::Route(_) | PolicyKind::Upstream(_) | PolicyKind::Edge(_) => {
+                None
+            }
         })
         .collect();
     if policies.is_empty() {

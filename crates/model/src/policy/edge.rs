@@ -1,0 +1,73 @@
+//! Edge policies: what gateways do with the calls of strangers before these become calls of the mesh.
+//!
+//! Lives here: the kinds, and which calls a policy is about. Does not: what a kind says (`cors`, …), enforcing any of it (the gateway's `edge`).
+//! A policy of an edge kind belongs to a service, like every policy. Those of the service `gateway` speak of the gateway as a whole: they hold for each
+//! service that has none of that kind of its own for the method that is called.
+
+mod cors;
+
+pub use cors::{Cors, HttpMethod, Origin};
+
+use super::{MethodPattern, few};
+use crate::Invalid;
+
+/// Name of the service whose edge policies speak of gateways as a whole.
+pub const GATEWAY: &str = "gateway";
+
+/// What gateways do with calls from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Edge {
+    /// Which pages in browsers may call.
+    Cors(Cors),
+}
+
+impl Edge {
+    /// Its kind, as documents name it.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Cors(_) => "cors",
+        }
+    }
+}
+
+/// Which methods an edge policy is about; none named: every one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Methods(Vec<MethodPattern>);
+
+impl Methods {
+    /// Accepts at most 256.
+    pub fn new(methods: Vec<MethodPattern>) -> Result<Self, Invalid> {
+        few("methods", methods.len())?;
+        Ok(Self(methods))
+    }
+
+    /// The patterns.
+    pub fn patterns(&self) -> &[MethodPattern] {
+        &self.0
+    }
+
+    /// Whether the method of this path, `/pkg.Service/Method`, is one of them.
+    pub fn include(&self, grpc_path: &str) -> bool {
+        let Some((service, method)) = grpc_path.strip_prefix('/').and_then(|it| it.split_once('/')) else {
+            return self.0.is_empty();
+        };
+        let hit = |it: &MethodPattern| it.grpc_service() == service && it.method().is_none_or(|it| it == method);
+        self.0.is_empty() || self.0.iter().any(hit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_are_those_named_or_all() {
+        let methods = |texts: &[&str]| Methods::new(texts.iter().map(|it| it.parse().unwrap()).collect()).unwrap();
+        assert!(Methods::default().include("/a.B/C") && Methods::default().include("nonsense"));
+        let some = methods(&["a.B/C", "a.D/*"]);
+        assert!(some.include("/a.B/C") && some.include("/a.D/X"));
+        for other in ["/a.B/D", "/a.B/", "/a/C", "a.B/C", ""] {
+            assert!(!some.include(other), "{other}");
+        }
+    }
+}

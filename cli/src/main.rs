@@ -11,6 +11,7 @@ mod check;
 mod claims;
 mod clients;
 mod inject;
+mod keys;
 mod look;
 mod output;
 mod policies;
@@ -59,6 +60,7 @@ change
 
 access
   token     Who may join the mesh: makes, lists and revokes tokens
+  keys      Who may call from outside: makes, lists and revokes API keys
   identity  Who is in it: shows whom it trusts, writes certificates for others, takes them back
   bootstrap Makes the file by which a stock gRPC client or an Envoy finds the mesh (xDS)
   inject    Adds the sidecar to the pods of Kubernetes manifests
@@ -127,6 +129,9 @@ enum Command {
     /// Who may join the mesh: makes, lists and revokes tokens
     #[command(after_help = TOKEN)]
     Token(access::TokenArgs),
+    /// Who may call from outside: makes, lists and revokes API keys
+    #[command(after_help = KEYS)]
+    Keys(keys::KeysArgs),
     /// Who is in it: shows whom it trusts, writes certificates for others, takes them back
     #[command(after_help = IDENTITY)]
     Identity(access::IdentityArgs),
@@ -248,6 +253,14 @@ Examples:
   weft token revoke 5f1b0c…          what joined with it stays; `weft identity revoke` ends that, too
 
 An operator's token is --token-file, or WEFT_TOKEN_FILE, or that of the mesh in this directory: ca/operator.token below the registry's --data.";
+const KEYS: &str = "\
+Examples:
+  weft keys create billing --claim plan=gold         the key, once; keep it where secrets are kept
+  weft keys create nightly --service users --life 90d --out nightly.key
+  weft keys list
+  weft keys revoke billing                           refused from now on, by every gateway
+
+A key counts where an authentication policy has `api_keys: true`. Clients show it as `x-api-key`, unless the policy names another header.";
 const IDENTITY: &str = "\
 Examples:
   weft identity                      whom the mesh trusts
@@ -314,6 +327,7 @@ fn main() -> ExitCode {
         Command::Claims(args) => tool::run("claims", |context| claims::claims(args, context)),
         Command::Clients(args) => tool::run("clients", |context| clients::clients(args, context)),
         Command::Token(args) => tool::run("token", |context| access::token(args, context)),
+        Command::Keys(args) => tool::run("keys", |context| keys::keys(args, context)),
         Command::Identity(args) if args.keeps() => {
             tool::run_until_told("identity", |context| access::identity(args, context))
         }

@@ -128,7 +128,7 @@ fn row(it: &Policy) -> [String; 6] {
             let says = bound.into_iter().chain(it.outliers.as_ref().map(|_| "outliers".to_owned()));
             ("upstream", "-".to_owned(), says.collect::<Vec<_>>().join(" "))
         }
-        PolicyKind::Edge(it) => (it.kind(), "-".to_owned(), says(it)),
+        PolicyKind::Edge(it) => (it.kind(), rules(it), says(it)),
     };
     [it.name.to_string(), it.service.to_string(), kind.to_owned(), rules, it.version.to_string(), says]
 }
@@ -137,6 +137,29 @@ fn row(it: &Policy) -> [String; 6] {
 fn says(it: &Edge) -> String {
     match it {
         Edge::Cors(it) => it.origins.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+        Edge::Authentication(it) => {
+            let issuers = it.jwt.iter().map(|it| it.issuer().to_string());
+            let keys = it.api_key_header.as_ref().map(|header| format!("keys in {header}"));
+            let anonymous = it.anonymous.then(|| "anonymous".to_owned());
+            issuers.chain(keys).chain(anonymous).collect::<Vec<_>>().join(" ")
+        }
+        Edge::RateLimit(it) => {
+            let rule = |it: &weft_model::LimitRule| format!("{}:{}/{:?}", it.name, it.calls, it.every);
+            it.rules().iter().map(rule).collect::<Vec<_>>().join(" ")
+        }
+        Edge::ApiKey(it) => {
+            let claims = it.claims.iter().map(|(name, value)| format!("{name}={value}"));
+            claims.collect::<Vec<_>>().join(" ")
+        }
+    }
+}
+
+/// How many rules an edge policy has, for one column.
+fn rules(it: &Edge) -> String {
+    match it {
+        Edge::Authentication(it) => it.rules.len().to_string(),
+        Edge::RateLimit(it) => it.rules().len().to_string(),
+        Edge::Cors(_) | Edge::ApiKey(_) => "-".to_owned(),
     }
 }
 

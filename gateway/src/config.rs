@@ -12,7 +12,7 @@ use serde::{
 };
 use weft_discovery::{Credential, RegistryUrls, Way};
 use weft_identity::Identity;
-use weft_model::{DEFAULT_NAMESPACE, Edge, GATEWAY, Policy, PolicyKind};
+use weft_model::{DEFAULT_NAMESPACE, GATEWAY, Policy, PolicyKind};
 use weft_runtime::{Usage, listen::ListenAddr};
 use weft_transcode::Settings;
 
@@ -149,7 +149,7 @@ impl File {
 fn policies(text: &str) -> Result<Vec<Policy>, String> {
     let mut policies = Vec::new();
     for (line, policy) in weft_policy::parse_among(text).map_err(|e| e.to_string())? {
-        if !matches!(policy.kind, PolicyKind::Edge(Edge::Cors(_))) {
+        if !matches!(policy.kind, PolicyKind::Edge(_)) {
             return Err(format!(
                 "line {line}: policy {}: only edge kinds, like cors, are read from a file",
                 policy.name

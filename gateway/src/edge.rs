@@ -3,8 +3,15 @@
 //! Lives here: the parts. Does not: decoding a protocol (`protocol`), routes (`routes`).
 
 pub(crate) mod access_log;
+pub(crate) mod api_keys;
+pub(crate) mod authentication;
 pub(crate) mod call;
 pub(crate) mod cors;
+pub(crate) mod fetch;
+pub(crate) mod guard;
+pub(crate) mod issuers;
+pub(crate) mod jwt;
 pub(crate) mod metrics;
 pub(crate) mod policies;
+pub(crate) mod rate_limit;
 pub(crate) mod span;

@@ -45,8 +45,9 @@ use crate::{
     config::{Source, UPSTREAM},
     edge::{
         access_log::access_log,
-        metrics::Meters,
-        policies::{Scopes, Told},
+        issuers::{Fetcher, issuers},
+        metrics::{Meters, Refusals},
+        policies::{Compiler, Told},
         span::Tracing,
     },
     listener::{Bounds, Http},
@@ -111,6 +112,8 @@ pub struct Gateway {
     published: Published,
     worlds: Worlds,
     traffic: weft_traffic::Metrics,
+    edge: Compiler,
+    fetcher: Fetcher,
     board: watch::Sender<Arc<Board>>,
     feed: Feed,
 }
@@ -136,6 +139,8 @@ impl Gateway {
         let admin = listen::bind(config.listen.admin())?;
         let traffic = context.metrics().register(|registry| weft_traffic::Metrics::register(registry, "gateway"));
         let (worlds, _) = Worlds::new(traffic.clone()); // all services are subscribed: nobody's interest is news
+        let (issuers, fetcher) = issuers();
+        let edge = Compiler::new(issuers, Refusals::new(context.metrics()), weft_runtime::clock::wall);
         Ok(Self {
             readiness: entry::starting(&config),
             config,
@@ -146,6 +151,8 @@ impl Gateway {
             published: Arc::new(ArcSwapOption::empty()),
             worlds,
             traffic,
+            edge,
+            fetcher,
             board: watch::Sender::default(),
             feed: Feed::Fixed,
         })
@@ -159,7 +166,7 @@ impl Gateway {
         Feed::Registry(Box::new(Watched { urls: urls.clone(), config }))
     }
 
-    async fn set_static(&self, descriptor_set: &[u8], upstream: &str) -> Result<(), Error> {
+    async fn set_static(&mut self, descriptor_set: &[u8], upstream: &str) -> Result<(), Error> {
         let files = DescriptorSet::from_encoded_set(descriptor_set).map_err(Error::Descriptors)?;
         let set = LinkedSet::link(&files).map_err(Error::Link)?;
         let info = set.info();
@@ -172,8 +179,9 @@ impl Gateway {
         }]);
         self.board.send_replace(Arc::new(Board::serving(&name, &info)));
         let entry = routes::Entry { name, info: Arc::new(info), sets: vec![Arc::new(set)] };
-        let policies = self.config.policies.iter().cloned().map(Arc::new);
-        let edge = Scopes::compile(&Told::from_policies(policies));
+        let policies: Vec<_> = self.config.policies.iter().cloned().map(Arc::new).collect();
+        self.edge.keys(policies.iter());
+        let edge = self.edge.compile(&Told::from_policies(policies));
         let table = Table::of_upstream(entry, edge, &self.meters);
         for problem in table.problems() {
             tracing::warn!(problem, "route left out");
@@ -229,6 +237,7 @@ impl Gateway {
             parts.write_log(lines);
         }
         parts.serve_admin(self.context.metrics().clone(), self.readiness.clone(), self.admin, shutdown.clone());
+        parts.fetch_keys(self.fetcher);
         let entry = Entry {
             who,
             feed: self.feed,
@@ -237,6 +246,7 @@ impl Gateway {
             board: self.board.clone(), // kept here, too: watches of health end with the last one
             readiness: self.readiness.clone(),
             meters: self.meters,
+            edge: self.edge,
             metrics: self.context.metrics().clone(),
         };
         let entering = entry.open(self.config.credential);

@@ -37,8 +37,16 @@ impl TryFrom<pb::Policy> for model::Policy {
                     model::PolicyKind::Upstream(it.try_into().map_err(|e: Invalid| e.within("upstream"))?)
                 }
                 Some(pb::policy::Kind::Cors(it)) => edge::cors(it).map_err(|e| e.within("cors"))?,
+                Some(pb::policy::Kind::Authentication(it)) => {
+                    edge::authentication(it).map_err(|e| e.within("authentication"))?
+                }
+                Some(pb::policy::Kind::RateLimit(it)) => edge::rate_limit(it).map_err(|e| e.within("rate_limit"))?,
+                Some(pb::policy::Kind::ApiKey(it)) => edge::api_key(it).map_err(|e| e.within("api_key"))?,
                 None => {
-                    return Err(Invalid::new("kind", "set one of access, plaintext_upstream, route, upstream, cors"));
+                    return Err(Invalid::new(
+                        "kind",
+                        "set one of access, plaintext_upstream, route, upstream, cors, authentication, rate_limit, api_key",
+                    ));
                 }
             },
         })
@@ -55,18 +63,33 @@ impl TryFrom<pb::Access> for model::Access {
 }
 
 fn rule(index: usize, it: pb::Rule) -> Result<model::Rule, Invalid> {
-    let action = match pb::rule::Action::try_from(it.action) {
-        Ok(pb::rule::Action::Unspecified | pb::rule::Action::Allow) => model::Action::Allow,
-        Ok(pb::rule::Action::Deny) => model::Action::Deny,
-        Err(_) => return Err(Invalid::new("action", format!("{} is not known here", it.action))),
-    };
-    let name = match it.name.as_str() {
-        "" => model::Rule::name_of_place(index),
-        name => name.parse().map_err(|e: Invalid| e.within("name"))?,
-    };
+    let (action, name) = (action(it.action)?, rule_name(index, &it.name)?);
     let from = it.from.ok_or_else(|| Invalid::new("from", "is required: whom is the rule about?"))?;
     let from = callers(&from).map_err(|e| e.within("from"))?;
     model::Rule::new(name, action, from, each("methods", &it.methods)?)
+}
+
+fn action(it: i32) -> Result<model::Action, Invalid> {
+    match pb::rule::Action::try_from(it) {
+        Ok(pb::rule::Action::Unspecified | pb::rule::Action::Allow) => Ok(model::Action::Allow),
+        Ok(pb::rule::Action::Deny) => Ok(model::Action::Deny),
+        Err(_) => Err(Invalid::new("action", format!("{it} is not known here"))),
+    }
+}
+
+fn action_to_wire(it: model::Action) -> pb::rule::Action {
+    match it {
+        model::Action::Allow => pb::rule::Action::Allow,
+        model::Action::Deny => pb::rule::Action::Deny,
+    }
+}
+
+/// The name of a rule, or of its place if it has none.
+fn rule_name(index: usize, name: &str) -> Result<model::PolicyName, Invalid> {
+    match name {
+        "" => Ok(model::Rule::name_of_place(index)),
+        name => name.parse().map_err(|e: Invalid| e.within("name")),
+    }
 }
 
 fn callers(it: &pb::Callers) -> Result<model::Callers, Invalid> {
@@ -119,10 +142,7 @@ impl From<&model::Policy> for pb::Policy {
 
 impl From<&model::Rule> for pb::Rule {
     fn from(it: &model::Rule) -> Self {
-        let action = match it.action() {
-            model::Action::Allow => pb::rule::Action::Allow,
-            model::Action::Deny => pb::rule::Action::Deny,
-        };
+        let action = action_to_wire(it.action());
         let from = it.from();
         let from = pb::Callers {
             identities: from.identities.iter().map(ToString::to_string).collect(),
@@ -158,6 +178,13 @@ pub fn stored_policies(
             }
             Some(pb::policy::Kind::Route(_) | pb::policy::Kind::Upstream(_)) => None,
             Some(pb::policy::Kind::Cors(_)) => Some(model::PolicyKind::Edge(model::Edge::Cors(model::Cors::closed()))),
+            Some(pb::policy::Kind::Authentication(_)) => {
+                Some(model::PolicyKind::Edge(model::Edge::Authentication(model::Authentication::closed())))
+            }
+            Some(pb::policy::Kind::RateLimit(_)) => {
+                Some(model::PolicyKind::Edge(model::Edge::RateLimit(model::RateLimit::closed())))
+            }
+            Some(pb::policy::Kind::ApiKey(_)) => None, // a key that cannot be read lets nobody in
             None => return None,
         };
         let (name, version) = (it.name.clone(), model::Version(it.version));

@@ -9,7 +9,7 @@ pub(crate) mod grpc;
 use std::{collections::BTreeSet, sync::Arc};
 
 use imbl::OrdMap;
-use weft_model::{Invalid, Policy, PolicyName, ServiceName, Version};
+use weft_model::{Edge, Invalid, Policy, PolicyKind, PolicyName, ServiceName, Version};
 
 use crate::catalog::ChangeError;
 
@@ -17,6 +17,9 @@ use crate::catalog::ChangeError;
 const MAX_POLICIES: usize = 4_096;
 /// Policies of one service at most.
 const MAX_PER_SERVICE: usize = 32;
+
+/// API keys of the mesh at most. They are policies, too, and counted apart: a mesh has few policies and may have many clients.
+const MAX_KEYS: usize = 4_096;
 
 /// What became of one policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,13 +126,16 @@ impl Set {
     }
 
     fn fits(&self, applied: &[Policy]) -> Result<(), Invalid> {
-        if self.by_name.len() > MAX_POLICIES {
-            let problem =
-                format!("the mesh would have {} policies, at most {MAX_POLICIES} are allowed", self.by_name.len());
-            return Err(Invalid::new("policies", problem));
+        let keys = self.all().filter(|it| is_key(it)).count();
+        let sorts = [("API keys", keys, MAX_KEYS), ("policies", self.by_name.len() - keys, MAX_POLICIES)];
+        for (sort, count, most) in sorts {
+            if count > most {
+                let problem = format!("the mesh would have {count} {sort}, at most {most} are allowed");
+                return Err(Invalid::new("policies", problem));
+            }
         }
-        for (index, policy) in applied.iter().enumerate() {
-            let count = self.all().filter(|it| it.service == policy.service).count();
+        for (index, policy) in applied.iter().enumerate().filter(|(_, it)| !is_key(it)) {
+            let count = self.all().filter(|it| it.service == policy.service && !is_key(it)).count();
             if count > MAX_PER_SERVICE {
                 let problem =
                     format!("{} would have {count} policies, at most {MAX_PER_SERVICE} are allowed", policy.service);
@@ -140,13 +146,17 @@ impl Set {
     }
 }
 
+fn is_key(policy: &Policy) -> bool {
+    matches!(policy.kind, PolicyKind::Edge(Edge::ApiKey(_)))
+}
+
 fn at(index: usize, field: &str, problem: String) -> Invalid {
     Invalid::new(format!("policies[{index}].{field}"), problem)
 }
 
 #[cfg(test)]
 mod tests {
-    use weft_model::{PlaintextUpstream, PolicyKind};
+    use weft_model::{ApiKey, KeyDigest, PlaintextUpstream};
 
     use super::*;
 
@@ -199,5 +209,15 @@ mod tests {
         assert_eq!(field(&[policy("a", "users", Allow), policy("a", "posts", Allow)]), "policies[1].name");
         let many: Vec<_> = (0..33).map(|n| policy(&format!("p{n}"), "users", Allow)).collect();
         assert_eq!(field(&many), "policies[0].service");
+        let key = |n: usize| {
+            let key = ApiKey { digest: KeyDigest([7; 32]), claims: Default::default(), expires: None };
+            Policy { kind: PolicyKind::Edge(Edge::ApiKey(key)), ..policy(&format!("k{n}"), "users", Allow) }
+        };
+        let keys: Vec<_> = (0..4_096).map(key).collect();
+        let (set, _) = Set::default().apply(&keys, None, Version(1)).expect("a service has more keys than policies");
+        assert!(set.apply(&many[..32], None, Version(2)).is_ok(), "keys take no place of policies");
+        assert!(
+            matches!(set.apply(&[key(4_096)], None, Version(2)), Err(ChangeError::Invalid(it)) if it.field() == "policies")
+        );
     }
 }

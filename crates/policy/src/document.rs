@@ -31,6 +31,12 @@ struct Policy {
     upstream: Option<Upstream>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cors: Option<edge::Cors>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authentication: Option<edge::Authentication>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_limit: Option<edge::RateLimit>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_key: Option<edge::ApiKey>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -90,6 +96,13 @@ impl Policy {
             PolicyKind::Route(it) => Self { route: Some(Route::new(it)), ..named },
             PolicyKind::Upstream(it) => Self { upstream: Some(Upstream::new(it)), ..named },
             PolicyKind::Edge(model::Edge::Cors(it)) => Self { cors: Some(edge::Cors::new(it)), ..named },
+            PolicyKind::Edge(model::Edge::Authentication(it)) => {
+                Self { authentication: Some(edge::Authentication::new(it)), ..named }
+            }
+            PolicyKind::Edge(model::Edge::RateLimit(it)) => {
+                Self { rate_limit: Some(edge::RateLimit::new(it)), ..named }
+            }
+            PolicyKind::Edge(model::Edge::ApiKey(it)) => Self { api_key: Some(edge::ApiKey::new(it)), ..named },
         }
     }
 }

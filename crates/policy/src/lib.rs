@@ -41,6 +41,25 @@
 //!   expose: [x-total]            # the same of answers
 //!   credentials: true            # with the user's cookies
 //!   max_age: 10m                 # how long a browser remembers
+//! ---
+//! name: callers
+//! service: gateway
+//! authentication:
+//!   jwt: [{ issuer: "https://login.example.com", audiences: [shop], jwks_uri: "https://…", leeway: 30s }]     # jwks_uri: by discovery
+//!   api_keys: true               # or  { header: x-api-key }
+//!   anonymous: false
+//!   to_metadata: [{ claim: sub, metadata: x-user }]
+//!   forward_credentials: false
+//!   rules: [{ name: admins, action: allow, claims: [{ claim: roles, any_of: [admin] }], methods: [shop.users.v1.Users/*] }]
+//! ---
+//! name: few
+//! service: users
+//! rate_limit:
+//!   rules: [{ name: each, per: [client, address, method], calls: 100, every: 1m, burst: 20, methods: [shop.users.v1.Users/*] }]
+//! ---
+//! name: billing                  # what `weft keys create` writes
+//! service: gateway
+//! api_key: { sha256: 64 hexadecimal digits, claims: { plan: gold }, expires: "2027-01-31T12:00:00Z" }
 //! ```
 //! A file holds one such document, or `policies:` with a list of them, `[[policies]]` in TOML; a YAML file may hold several of either,
 //! separated by `---`.

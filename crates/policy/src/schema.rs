@@ -14,8 +14,20 @@ use weft_model::{
 use crate::tree::{Entry, Node, Value};
 
 const POLICIES: &str = "policies";
-const KINDS: [&str; 5] = ["access", "plaintext_upstream", "route", "upstream", "cors"];
-const POLICY: [&str; 7] = ["name", "service", "access", "plaintext_upstream", "route", "upstream", "cors"];
+const KINDS: [&str; 8] =
+    ["access", "plaintext_upstream", "route", "upstream", "cors", "authentication", "rate_limit", "api_key"];
+const POLICY: [&str; 10] = [
+    "name",
+    "service",
+    "access",
+    "plaintext_upstream",
+    "route",
+    "upstream",
+    "cors",
+    "authentication",
+    "rate_limit",
+    "api_key",
+];
 
 /// Reads a document: one policy, or a list of them; each with its path in the document. An empty one has none.
 pub(crate) fn policies(document: &Node) -> Result<Vec<(String, Policy)>, Invalid> {
@@ -67,7 +79,10 @@ fn kind(key: &str, node: &Node) -> Result<PolicyKind, Invalid> {
         "plaintext_upstream" => PolicyKind::PlaintextUpstream(plaintext_upstream(node)?),
         "route" => PolicyKind::Route(route::route(node)?),
         "upstream" => PolicyKind::Upstream(route::upstream(node)?),
-        _ => PolicyKind::Edge(Edge::Cors(edge::cors(node)?)),
+        "cors" => PolicyKind::Edge(Edge::Cors(edge::cors(node)?)),
+        "authentication" => PolicyKind::Edge(Edge::Authentication(edge::authentication(node)?)),
+        "rate_limit" => PolicyKind::Edge(Edge::RateLimit(edge::rate_limit(node)?)),
+        _ => PolicyKind::Edge(Edge::ApiKey(edge::api_key(node)?)),
     })
 }
 

@@ -37,6 +37,51 @@ pub(crate) fn time(text: &str) -> Result<Duration, Invalid> {
     number.checked_mul(unit).map(Duration::from_millis).ok_or_else(wrong)
 }
 
+/// A moment, `2027-01-31T12:00:00Z`, as milliseconds since 1970; seconds are the finest.
+pub(crate) fn moment(text: &str) -> Result<u64, Invalid> {
+    let wrong = || Invalid::new("", format!("{text:?} is no moment in UTC, like 2027-01-31T12:00:00Z"));
+    let parts: Vec<&str> = text.strip_suffix('Z').ok_or_else(wrong)?.split(['-', 'T', ':']).collect();
+    let shape = text.len() == 20 && parts.iter().map(|it| it.len()).eq([4, 2, 2, 2, 2, 2]);
+    let digits = parts.iter().all(|it| it.bytes().all(|b| b.is_ascii_digit()));
+    if !shape || !digits {
+        return Err(wrong());
+    }
+    let number = |at: usize| parts[at].parse::<u64>().map_err(|_| wrong());
+    let (year, month, day) = (number(0)?, number(1)?, number(2)?);
+    let (hour, minute, second) = (number(3)?, number(4)?, number(5)?);
+    if year < 1970 || !(1..=12).contains(&month) || day == 0 || day > days_of(year, month) {
+        return Err(wrong());
+    }
+    if hour > 23 || minute > 59 || second > 59 {
+        return Err(wrong());
+    }
+    let years: u64 = (1970..year).map(|year| (1..=12).map(|month| days_of(year, month)).sum::<u64>()).sum();
+    let days = years + (1..month).map(|month| days_of(year, month)).sum::<u64>() + day - 1;
+    Ok((((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000)
+}
+
+fn days_of(year: u64, month: u64) -> u64 {
+    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    match month {
+        2 if leap => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
+/// The second that begins before a moment, as text.
+pub(crate) fn moment_text(millis: u64) -> String {
+    let (seconds, mut days) = (millis / 1_000 % 86_400, millis / 86_400_000);
+    let (mut year, mut month) = (1970, 1);
+    while days >= days_of(year, month) {
+        days -= days_of(year, month);
+        (year, month) = if month == 12 { (year + 1, 1) } else { (year, month + 1) };
+    }
+    let (hour, minute, second) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{:02}T{hour:02}:{minute:02}:{second:02}Z", days + 1)
+}
+
 /// In the largest unit that it is a whole number of.
 pub(crate) fn time_text(time: Duration) -> String {
     let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -96,6 +141,30 @@ mod tests {
             assert_eq!(status(&code.to_string()), Ok(code));
         }
         assert_eq!(status("RESOURCE_EXHAUSTED"), Ok(8));
+    }
+
+    #[test]
+    fn moments_come_back_as_they_went() {
+        for (text, millis) in [
+            ("1970-01-01T00:00:00Z", 0),
+            ("2024-02-29T23:59:59Z", 1_709_251_199_000),
+            ("2100-03-01T00:00:00Z", 4_107_542_400_000),
+        ] {
+            assert_eq!(moment(text), Ok(millis));
+            assert_eq!(moment_text(millis), text);
+        }
+        for wrong in [
+            "",
+            "2027-02-29T00:00:00Z",
+            "2027-01-01T24:00:00Z",
+            "2027-01-01 00:00:00Z",
+            "2027-01-01T00:00:00",
+            "2027-1-01T00:00:00Z",
+            "2027-13-01T00:00:00Z",
+            "+027-01-01T00:00:00Z",
+        ] {
+            assert!(moment(wrong).unwrap_err().problem().contains("like 2027-01-31T12:00:00Z"), "{wrong}");
+        }
     }
 
     #[test]

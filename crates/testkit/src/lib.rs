@@ -11,6 +11,7 @@ pub mod database;
 pub mod echo;
 pub mod foreign;
 pub mod http;
+pub mod issuer;
 pub mod kubernetes;
 pub mod load;
 pub mod memory;

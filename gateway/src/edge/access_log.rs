@@ -12,7 +12,10 @@ use tokio::sync::mpsc;
 use weft_model::ServiceName;
 use weft_traffic::TraceContext;
 
-use crate::edge::metrics::{RouteMeter, Status};
+use crate::edge::{
+    guard::By,
+    metrics::{RouteMeter, Status},
+};
 
 /// Lines waiting to be written: about a tenth of a second at 80,000 calls a second.
 const QUEUE: usize = 8192;
@@ -31,6 +34,8 @@ pub(crate) struct Line {
     /// The call's own span, if it has one.
     pub(crate) span_id: Option<u64>,
     pub(crate) request_id: HeaderValue,
+    /// Who refused it at the edge.
+    pub(crate) refused: Option<By>,
 }
 
 /// The data threads' end. Cheap to clone.
@@ -91,6 +96,8 @@ impl Line {
             span_id = self.span_id.map(|id| tracing::field::display(format!("{id:016x}"))),
             request_id = self.request_id.to_str().unwrap_or_default(),
             downstream = %self.downstream,
+            policy = self.refused.as_ref().map(|it| tracing::field::display(&it.policy)),
+            rule = self.refused.as_ref().map(|it| tracing::field::display(&it.rule)),
             "call"
         );
     }

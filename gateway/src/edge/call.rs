@@ -22,6 +22,7 @@ use weft_traffic::{Body, BodyError, Code, Entered, TraceContext};
 use crate::edge::{
     access_log::{AccessLog, Line},
     cors::Granted,
+    guard::By,
     metrics::{RouteMeter, Status},
     span::{End, Tracing},
 };
@@ -53,6 +54,8 @@ pub(crate) struct Call {
     pub(crate) status: Status,
     /// What its answer says to browsers; none: nothing.
     pub(crate) cors: Option<Granted>,
+    /// Edge policy and rule that refused it.
+    pub(crate) refused: Option<By>,
     method: Method,
     uri: Uri,
     log: AccessLog,
@@ -85,6 +88,7 @@ impl Call {
             service: None,
             status: Status::Http(499),
             cors: None,
+            refused: None,
             method: request.method().clone(),
             uri: request.uri().clone(),
             log,
@@ -149,6 +153,7 @@ impl Drop for Call {
             trace: self.trace,
             span_id,
             request_id: self.request_id.clone(),
+            refused: self.refused.clone(),
         });
     }
 }

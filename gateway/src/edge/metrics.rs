@@ -12,6 +12,7 @@ use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
+use weft_model::PolicyName;
 use weft_runtime::Metrics;
 use weft_transcode::plan::MethodPlan;
 
@@ -89,6 +90,33 @@ struct CallLabels {
     method: String,
     route: String,
     status: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabels {
+    policy: String,
+    rule: String,
+}
+
+/// Calls that edge policies refused. Labels are names of policies and of rules, an operator's or ours, never a caller's words.
+#[derive(Debug, Clone)]
+pub(crate) struct Refusals(Family<RefusalLabels, Counter>);
+
+impl Refusals {
+    /// Registers the metric.
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        let refusals = Family::default();
+        metrics.register(|registry| {
+            let help = "Calls from outside that a rule of an edge policy refused";
+            registry.register("weft_gateway_policy_refusals", help, refusals.clone());
+        });
+        Self(refusals)
+    }
+
+    /// Returns the counter of a rule.
+    pub(crate) fn of(&self, policy: &PolicyName, rule: &str) -> Counter {
+        self.0.get_or_create(&RefusalLabels { policy: policy.to_string(), rule: rule.to_owned() }).clone()
+    }
 }
 
 type Durations = Family<RouteLabels, Histogram, fn() -> Histogram>;

@@ -1,14 +1,27 @@
 //! Edge policies, compiled: what a call of each method meets before it becomes a call of the mesh.
 //!
 //! Lives here: which policy speaks of which method. Does not: what a kind does (`edge::cors`, …), following the mesh (`routes::keeper`).
-//! A policy of the service that owns a method comes before one of the service `gateway`, kind by kind; of several, the first by name counts.
-//! Invariants: made once a version, beside the calls; a route that no policy speaks of has no plan, and its calls pay nothing.
+//! A policy of the service that owns a method comes before one of the service `gateway`, kind by kind; of several, the first by name counts. Rate limits
+//! add up instead: those of the service, then the gateway's.
+//! Invariants: made once a version, beside the calls; a route that no policy speaks of has no plan, and its calls pay nothing. What a policy has
+//! learnt (counts, keys of issuers) outlives a version for as long as it says the same.
 
-use std::{collections::BTreeMap, collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::SystemTime,
+};
 
-use weft_model::{Edge, GATEWAY, Methods, Policy, PolicyKind, ServiceName, Snapshot};
+use weft_model::{Edge, GATEWAY, Methods, Policy, PolicyKind, PolicyName, RateLimit, ServiceName, Snapshot};
 
-use crate::edge::cors::Cors;
+use crate::edge::{
+    api_keys::ApiKeys,
+    authentication::{Authentication, Caller, Parts},
+    cors::Cors,
+    issuers::Issuers,
+    metrics::Refusals,
+    rate_limit::{Counts, Limit},
+};
 
 /// The edge policies as they were told, by service. Equal ones need no new table.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -17,17 +30,19 @@ pub(crate) struct Told(BTreeMap<ServiceName, Vec<Arc<Policy>>>);
 impl Told {
     /// Those of a mesh.
     pub(crate) fn of(snapshot: &Snapshot) -> Self {
-        let services = snapshot.services.iter();
-        Self::from_policies(services.flat_map(|(_, service)| service.policies.iter().cloned()))
+        Self::from_policies(all(snapshot).cloned())
     }
 
-    /// Those of an edge kind among these, which come ordered by name.
+    /// Those of an edge kind among these, which come ordered by name. Keys are no part of routes: [`Compiler::keys`] follows them.
     pub(crate) fn from_policies(policies: impl IntoIterator<Item = Arc<Policy>>) -> Self {
         let mut told: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for policy in policies {
             match policy.kind {
-                PolicyKind::Edge(_) => told.entry(policy.service.clone()).or_default().push(policy),
-                PolicyKind::Access(_)
+                PolicyKind::Edge(Edge::Cors(_) | Edge::Authentication(_) | Edge::RateLimit(_)) => {
+                    told.entry(policy.service.clone()).or_default().push(policy);
+                }
+                PolicyKind::Edge(Edge::ApiKey(_))
+                | PolicyKind::Access(_)
                 | PolicyKind::PlaintextUpstream(_)
                 | PolicyKind::Route(_)
                 | PolicyKind::Upstream(_) => {}
@@ -41,6 +56,13 @@ impl Told {
 #[derive(Debug)]
 pub(crate) struct EdgePlan {
     pub(crate) cors: Option<Arc<Cors>>,
+    pub(crate) caller: Option<Caller>,
+    /// A call needs room in each.
+    pub(crate) limits: Box<[Limit]>,
+}
+
+fn all(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Policy>> {
+    snapshot.services.iter().flat_map(|(_, service)| service.policies.iter())
 }
 
 /// The policies of all services, compiled.
@@ -54,38 +76,96 @@ pub(crate) struct Scopes {
 #[derive(Debug, Default)]
 struct Scope {
     cors: Vec<(Methods, Arc<Cors>)>,
+    authentication: Vec<(Methods, Arc<Authentication>)>,
+    limits: Vec<(Methods, Arc<Counts>)>,
 }
 
 impl Scopes {
-    pub(crate) fn compile(told: &Told) -> Self {
-        let mut services: HashMap<ServiceName, Scope> =
-            told.0.iter().map(|(name, policies)| (name.clone(), Scope::compile(policies))).collect();
-        let gateway: ServiceName = GATEWAY.parse().expect("a constant that is a name");
-        Self { gateway: services.remove(&gateway).unwrap_or_default(), services }
-    }
-
     /// What calls of a method of `service` meet; `grpc_path` is `/pkg.Service/Method`.
     pub(crate) fn plan(&self, service: &ServiceName, grpc_path: &str) -> Option<Arc<EdgePlan>> {
-        let own = self.services.get(service);
-        let cors = own.and_then(|it| it.cors(grpc_path)).or_else(|| self.gateway.cors(grpc_path));
-        cors.is_some().then(|| Arc::new(EdgePlan { cors: cors.cloned() }))
+        let scopes = || self.services.get(service).into_iter().chain([&self.gateway]); // the own one first
+        let cors = scopes().find_map(|it| first(&it.cors, grpc_path)).cloned();
+        let caller = scopes().find_map(|it| first(&it.authentication, grpc_path));
+        let caller = caller.map(|it| Caller::new(it, service, grpc_path));
+        let limits = scopes().flat_map(|it| &it.limits).filter(|(methods, _)| methods.include(grpc_path));
+        let limits: Box<[Limit]> = limits.map(|(_, counts)| Limit::new(counts, grpc_path)).collect();
+        let nothing = cors.is_none() && caller.is_none() && limits.is_empty();
+        (!nothing).then(|| Arc::new(EdgePlan { cors, caller, limits }))
     }
 
     /// Which pages may read that nothing answers here: those that may call the gateway as a whole.
     pub(crate) fn cors_of_unmatched(&self) -> Option<&Arc<Cors>> {
-        self.gateway.cors("")
+        first(&self.gateway.cors, "")
     }
 }
 
-impl Scope {
-    fn compile(policies: &[Arc<Policy>]) -> Self {
-        let mut scope = Self::default();
+/// Makes scopes, and keeps what outlives them.
+#[derive(Debug)]
+pub(crate) struct Compiler {
+    issuers: Issuers,
+    api_keys: ApiKeys,
+    /// The keys as they were last told.
+    told_keys: Vec<Arc<Policy>>,
+    /// By policy and rule.
+    counts: HashMap<(PolicyName, PolicyName), Arc<Counts>>,
+    refusals: Refusals,
+    clock: fn() -> SystemTime,
+}
+
+impl Compiler {
+    pub(crate) fn new(issuers: Issuers, refusals: Refusals, clock: fn() -> SystemTime) -> Self {
+        let (api_keys, told_keys, counts) = (ApiKeys::default(), Vec::new(), HashMap::new());
+        Self { issuers, api_keys, told_keys, counts, refusals, clock }
+    }
+
+    pub(crate) fn compile(&mut self, told: &Told) -> Scopes {
+        let before = std::mem::take(&mut self.counts); // those of policies that are gone stay behind
+        let mut services: HashMap<ServiceName, Scope> =
+            told.0.iter().map(|(name, policies)| (name.clone(), self.scope(policies, &before))).collect();
+        let gateway: ServiceName = GATEWAY.parse().expect("a constant that is a name");
+        Scopes { gateway: services.remove(&gateway).unwrap_or_default(), services }
+    }
+
+    /// Takes over which API keys count. They are in force when this returns, for calls on open connections, too.
+    pub(crate) fn keys<'p>(&mut self, policies: impl Iterator<Item = &'p Arc<Policy>>) {
+        let is_key = |policy: &&Arc<Policy>| matches!(policy.kind, PolicyKind::Edge(Edge::ApiKey(_)));
+        let told: Vec<Arc<Policy>> = policies.filter(is_key).cloned().collect();
+        if told == self.told_keys {
+            return;
+        }
+        let keys = told.iter().filter_map(|policy| match &policy.kind {
+            PolicyKind::Edge(Edge::ApiKey(key)) => Some((&**policy, key)),
+            PolicyKind::Edge(Edge::Cors(_) | Edge::Authentication(_) | Edge::RateLimit(_))
+            | PolicyKind::Access(_)
+            | PolicyKind::PlaintextUpstream(_)
+            | PolicyKind::Route(_)
+            | PolicyKind::Upstream(_) => None,
+        });
+        self.api_keys.replace(keys);
+        self.told_keys = told;
+    }
+
+    /// As [`Compiler::keys`], of a mesh.
+    pub(crate) fn keys_of(&mut self, snapshot: &Snapshot) {
+        self.keys(all(snapshot));
+    }
+
+    fn scope(&mut self, policies: &[Arc<Policy>], before: &HashMap<(PolicyName, PolicyName), Arc<Counts>>) -> Scope {
+        let mut scope = Scope::default();
         for policy in policies {
             match &policy.kind {
                 PolicyKind::Edge(Edge::Cors(it)) => {
                     scope.cors.push((it.methods.clone(), Arc::new(Cors::new(policy.name.clone(), it))));
                 }
-                PolicyKind::Access(_)
+                PolicyKind::Edge(Edge::Authentication(it)) => {
+                    let issuers = it.jwt.iter().map(|jwt| (jwt.clone(), self.issuers.of(jwt))).collect();
+                    let parts = Parts { api_keys: &self.api_keys, refusals: &self.refusals, clock: self.clock };
+                    let made = Authentication::new(&policy.name, it, issuers, &parts);
+                    scope.authentication.push((it.methods.clone(), Arc::new(made)));
+                }
+                PolicyKind::Edge(Edge::RateLimit(it)) => scope.limits.extend(self.limits(&policy.name, it, before)),
+                PolicyKind::Edge(Edge::ApiKey(_))
+                | PolicyKind::Access(_)
                 | PolicyKind::PlaintextUpstream(_)
                 | PolicyKind::Route(_)
                 | PolicyKind::Upstream(_) => {}
@@ -94,8 +174,29 @@ impl Scope {
         scope
     }
 
-    fn cors(&self, grpc_path: &str) -> Option<&Arc<Cors>> {
-        first(&self.cors, grpc_path)
+    fn limits(
+        &mut self,
+        policy: &PolicyName,
+        it: &RateLimit,
+        before: &HashMap<(PolicyName, PolicyName), Arc<Counts>>,
+    ) -> Vec<(Methods, Arc<Counts>)> {
+        if it.rules().is_empty() {
+            let refusals = self.refusals.of(policy, PolicyName::default_rule().as_str());
+            return vec![(Methods::default(), Arc::new(Counts::closed(policy, refusals)))];
+        }
+        let mut counts = Vec::with_capacity(it.rules().len());
+        for rule in it.rules() {
+            let key = (policy.clone(), rule.name.clone());
+            let known = before.get(&key).filter(|it| it.are_of(rule)).cloned();
+            let made = || {
+                let refusals = self.refusals.of(policy, rule.name.as_str());
+                Arc::new(Counts::new(policy, rule.clone(), refusals))
+            };
+            let of_rule = known.unwrap_or_else(made);
+            self.counts.insert(key, Arc::clone(&of_rule));
+            counts.push((rule.methods.clone(), of_rule));
+        }
+        counts
     }
 }
 
@@ -105,9 +206,17 @@ fn first<'s, T>(scope: &'s [(Methods, Arc<T>)], grpc_path: &str) -> Option<&'s A
 
 #[cfg(test)]
 mod tests {
-    use weft_model::{Cors as CorsPolicy, PlaintextUpstream, Version};
+    use std::{collections::BTreeSet, time::Duration};
+
+    use weft_model::{Cors as CorsPolicy, LimitRule, PlaintextUpstream, Version};
+    use weft_runtime::Metrics;
 
     use super::*;
+
+    fn compiler() -> Compiler {
+        let (issuers, _) = crate::edge::issuers::issuers();
+        Compiler::new(issuers, Refusals::new(&Metrics::default()), || SystemTime::UNIX_EPOCH)
+    }
 
     fn policy(name: &str, service: &str, kind: PolicyKind) -> Arc<Policy> {
         let (name, service) = (name.parse().unwrap(), service.parse().unwrap());
@@ -143,7 +252,7 @@ mod tests {
             cors("whole", "gateway", &[]),
             policy("p", "posts", PolicyKind::PlaintextUpstream(PlaintextUpstream::Allow)),
         ]);
-        let scopes = Scopes::compile(&told);
+        let scopes = compiler().compile(&told);
         assert_eq!(may(&scopes, "users", "/u.Users/Get").as_deref(), Some("a"));
         assert_eq!(may(&scopes, "users", "/u.Users/Put").as_deref(), Some("b"));
         assert_eq!(may(&scopes, "users", "/u.Admin/Stop").as_deref(), Some("whole"));
@@ -153,12 +262,46 @@ mod tests {
 
     #[test]
     fn without_a_policy_there_is_no_plan() {
-        let scopes = Scopes::compile(&Told::from_policies([cors("a", "users", &["u.Users/Get"])]));
+        let scopes = compiler().compile(&Told::from_policies([cors("a", "users", &["u.Users/Get"])]));
         assert!(scopes.plan(&"users".parse().unwrap(), "/u.Users/Put").is_none());
         assert!(scopes.plan(&"posts".parse().unwrap(), "/u.Users/Get").is_none());
         assert!(scopes.cors_of_unmatched().is_none());
         let other =
             Told::from_policies([policy("p", "posts", PolicyKind::PlaintextUpstream(PlaintextUpstream::Allow))]);
         assert_eq!(other, Told::default());
+    }
+
+    fn limit(name: &str, service: &str, calls: u32) -> Arc<Policy> {
+        let rule = LimitRule {
+            name: "all".parse().unwrap(),
+            methods: Methods::default(),
+            per: BTreeSet::new(),
+            calls,
+            every: Duration::from_secs(3_600),
+            burst: calls,
+        };
+        policy(name, service, PolicyKind::Edge(Edge::RateLimit(RateLimit::new(vec![rule]).unwrap())))
+    }
+
+    /// How many calls of a method pass.
+    fn pass(scopes: &Scopes, service: &str) -> usize {
+        let Some(plan) = scopes.plan(&service.parse().unwrap(), "/a.B/C") else { return usize::MAX };
+        let (nobody, address) = (crate::edge::authentication::Client::Nobody, "10.0.0.1".parse().unwrap());
+        let passes = |_: &usize| plan.limits.iter().all(|it| it.take(&nobody, address).is_ok());
+        (0..100).take_while(passes).count()
+    }
+
+    #[test]
+    fn limits_of_service_and_gateway_add_up_and_outlive_a_version() {
+        let mut compiler = compiler();
+        let both = Told::from_policies([limit("own", "users", 3), limit("whole", "gateway", 5)]);
+        assert_eq!(pass(&compiler.compile(&both), "users"), 3);
+        let again = compiler.compile(&both);
+        assert_eq!(pass(&again, "users"), 0, "a new version of something else gives nobody new calls");
+        assert_eq!(pass(&again, "posts"), 2, "the gateway's own counted those of users");
+        let other = Told::from_policies([limit("own", "users", 4)]);
+        assert_eq!(pass(&compiler.compile(&other), "users"), 4, "a rule that says something else begins anew");
+        let unread = policy("later", "users", PolicyKind::Edge(Edge::RateLimit(RateLimit::closed())));
+        assert_eq!(pass(&compiler.compile(&Told::from_policies([unread])), "users"), 0);
     }
 }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     Config,
-    edge::metrics::Meters,
+    edge::{metrics::Meters, policies::Compiler},
     protocol::health::Board,
     routes::keeper::{Keeper, Published},
 };
@@ -63,6 +63,7 @@ pub(super) struct Entry {
     pub(super) board: watch::Sender<Arc<Board>>,
     pub(super) readiness: Readiness,
     pub(super) meters: Meters,
+    pub(super) edge: Compiler,
     pub(super) metrics: Metrics,
 }
 
@@ -101,7 +102,7 @@ impl Entered {
     /// Starts what follows the mesh.
     pub(super) fn follow(self, parts: &mut Parts) {
         let Self { entry, task } = self;
-        let Entry { who, feed, worlds, published, board, readiness, meters, metrics: _ } = entry;
+        let Entry { who, feed, worlds, published, board, readiness, meters, edge, metrics: _ } = entry;
         let identity = who.identity();
         if identity.is_some() {
             worlds.have_identity();
@@ -109,6 +110,6 @@ impl Entered {
         if let Some(task) = task {
             parts.keep_identity(task);
         }
-        parts.follow(feed, identity, worlds, |fetch| Keeper::new(published, board, readiness, meters, fetch));
+        parts.follow(feed, identity, worlds, |fetch| Keeper::new(published, board, readiness, meters, edge, fetch));
     }
 }

@@ -22,7 +22,7 @@ use weft_runtime::{
 use weft_traffic::Worlds;
 
 use crate::{
-    edge::access_log::Writer,
+    edge::{access_log::Writer, issuers::Fetcher},
     routes::keeper::{Fetch, Keeper},
 };
 
@@ -82,6 +82,10 @@ impl Parts {
 
     pub(super) fn write_log(&mut self, lines: Writer) {
         self.run("access log", lines.run());
+    }
+
+    pub(super) fn fetch_keys(&mut self, fetcher: Fetcher) {
+        self.run("fetcher of issuers' keys", fetcher.run());
     }
 
     pub(super) fn keep_identity(&mut self, task: IdentityTask) {

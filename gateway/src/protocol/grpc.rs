@@ -3,13 +3,15 @@
 //! Lives here: choosing who answers, failures as trailers-only answers. Does not: deadlines, retries, balancing (`weft-traffic`).
 //! The URL's authority is the gateway's own and says nothing about the service: only the path routes.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use tower::ServiceExt;
 use weft_model::{InstanceId, ServiceName};
 use weft_traffic::{Body, CallOptions, Code};
 
 use crate::{
-    edge::{call::Call, metrics::Status},
+    edge::{call::Call, guard, metrics::Status, policies::EdgePlan},
     protocol::{Shard, health, reflection},
 };
 
@@ -40,10 +42,15 @@ async fn dispatch(shard: &Shard, request: Request<Body>, call: &mut Call) -> Res
 }
 
 async fn forward(shard: &Shard, mut request: Request<Body>, call: &mut Call) -> Response<Body> {
-    let service = match route(shard, &request, call) {
-        Ok(service) => service,
+    let (service, edge) = match route(shard, request.uri().path(), call) {
+        Ok(found) => found,
         Err((code, message)) => return failed(code, &message),
     };
+    if let Err(refusal) = guard::admit(edge.as_ref(), request.headers_mut(), call).await {
+        let mut response = failed(refusal.code, &refusal.message);
+        refusal.write(response.headers_mut());
+        return response;
+    }
     call.mark(request.headers_mut());
     send(shard, request, CallOptions { received: call.received, service: Some(service), ..CallOptions::default() })
         .await
@@ -79,9 +86,11 @@ fn probed(text: &str) -> Option<(ServiceName, Option<InstanceId>)> {
     }
 }
 
+/// Who answers a call, and what it meets at the edge.
+type Routed = (ServiceName, Option<Arc<EdgePlan>>);
+
 /// Finds the service that owns a method; notes it in the call.
-fn route(shard: &Shard, request: &Request<Body>, call: &mut Call) -> Result<ServiceName, (Code, String)> {
-    let path = request.uri().path();
+fn route(shard: &Shard, path: &str, call: &mut Call) -> Result<Routed, (Code, String)> {
     let table = shard.shared.table.load();
     let Some(table) = table.as_deref() else {
         return Err((Code::Unavailable, shard.shared.no_table()));
@@ -93,8 +102,7 @@ fn route(shard: &Shard, request: &Request<Body>, call: &mut Call) -> Result<Serv
         call.meter = meter.clone();
     }
     call.service = Some(found.service.clone());
-    call.cors = found.edge.as_ref().and_then(|it| it.cors.as_ref()).map(|it| it.grant(request.headers()));
-    Ok(found.service.clone())
+    Ok((found.service.clone(), found.edge))
 }
 
 /// A trailers-only answer.

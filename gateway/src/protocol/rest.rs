@@ -21,7 +21,7 @@ use weft_traffic::{Body, CallOptions};
 use weft_transcode::{BindError, MethodPlan, RequestParts, Status, status};
 
 use crate::{
-    edge::{call::Call, cors::Asked},
+    edge::{call::Call, cors::Asked, guard},
     protocol::{
         Shard, chain,
         frames::frame,
@@ -70,7 +70,7 @@ impl From<Status> for Failure {
 
 /// Answers a REST request.
 pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Call) -> Response<Body> {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     if let Some(answer) = preflight(shard, &head, call) {
         return answer;
     }
@@ -83,9 +83,14 @@ pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Cal
             return without_body_for_head(&head.method, failed(shard, failure, None));
         }
     };
-    call.cors = found.edge.as_ref().and_then(|it| it.cors.as_ref()).map(|it| it.grant(&head.headers));
     call.meter = found.meter.clone();
     call.service = Some(found.service.clone());
+    if let Err(refusal) = guard::admit(found.edge.as_ref(), &mut head.headers, call).await {
+        let status = Status::new(refusal.code.number().into(), refusal.message.as_str());
+        let mut response = failed(shard, status.into(), Some(&found.plan));
+        refusal.write(response.headers_mut());
+        return without_body_for_head(&head.method, response);
+    }
     let exchange = Exchange { shard, head: &head, found: &found, call };
     let response = match exchange.run(body).await {
         Ok(response) => response,

@@ -27,7 +27,7 @@ use weft_transcode::SchemaError;
 use crate::{
     edge::{
         metrics::Meters,
-        policies::{Scopes, Told},
+        policies::{Compiler, Told},
     },
     protocol::{chain, health::Board},
     routes::{Entry, Table, sets::LinkedSet},
@@ -53,6 +53,7 @@ pub(crate) struct Keeper {
     snapshot: Arc<Snapshot>,
     readiness: Readiness,
     meters: Meters,
+    edge: Compiler,
     fetch: Fetch,
     work: JoinSet<Step>,
     /// The set that each task of `work` is about; a service has one at a time.
@@ -106,6 +107,7 @@ impl Keeper {
         board: watch::Sender<Arc<Board>>,
         readiness: Readiness,
         meters: Meters,
+        edge: Compiler,
         fetch: Fetch,
     ) -> Self {
         Self {
@@ -114,6 +116,7 @@ impl Keeper {
             snapshot: Arc::default(),
             readiness,
             meters,
+            edge,
             fetch,
             work: JoinSet::new(),
             underway: HashMap::new(),
@@ -136,6 +139,7 @@ impl Keeper {
             };
             match event {
                 Event::Snapshot(snapshot) => {
+                    self.edge.keys_of(&snapshot);
                     self.list(&snapshot);
                     self.snapshot = snapshot;
                 }
@@ -223,7 +227,7 @@ impl Keeper {
             return;
         }
         let entries = self.services.iter().map(|(name, kept)| kept.entry(name)).collect();
-        let table = Table::build(entries, Scopes::compile(&inputs.1), &self.meters);
+        let table = Table::build(entries, self.edge.compile(&inputs.1), &self.meters);
         self.meters.routes.set(i64::try_from(table.len()).unwrap_or(i64::MAX));
         tracing::info!(services = table.entries().len(), rest_routes = table.len(), "route table published");
         self.tell(table.problems());

@@ -76,9 +76,8 @@ async fn a_call_beyond_its_deadline_is_504() {
 
 #[tokio::test]
 async fn an_upstream_that_is_down_is_503_with_the_cause() {
-    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let upstream = unused.local_addr().unwrap().to_string();
-    drop(unused);
+    let unused = weft_runtime::listen::ListenAddr::loopback(0).lasting().get(); // no other test is given it meanwhile
+    let upstream = unused.to_string();
     let gateway = start_gateway(upstream, |_| {}).await;
     let message = check(&send(gateway.addr, "GET", "/api/users/1", &[("grpc-timeout", "30S")], "").await, 503, 14);
     assert!(message.contains("refused"), "{message}");

@@ -89,9 +89,8 @@ async fn a_deadline_ends_a_native_call() {
 
 #[tokio::test]
 async fn an_upstream_that_is_down_is_unavailable() {
-    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let upstream = unused.local_addr().unwrap().to_string();
-    drop(unused);
+    let unused = weft_runtime::listen::ListenAddr::loopback(0).lasting().get(); // no other test is given it meanwhile
+    let upstream = unused.to_string();
     let gateway = start_gateway(upstream, |_| {}).await;
     let error = EchoClient::new(channel(&gateway).await).unary(says("x")).await.unwrap_err();
     assert_eq!(error.code(), Code::Unavailable);

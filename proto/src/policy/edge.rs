@@ -7,7 +7,7 @@ use std::time::Duration;
 use model::Invalid;
 use weft_model as model;
 
-use super::each;
+use super::{action, action_to_wire, each, rule_name};
 use crate::weft::policy::v1 as pb;
 
 pub(super) fn cors(it: pb::Cors) -> Result<model::PolicyKind, Invalid> {
@@ -21,6 +21,85 @@ pub(super) fn cors(it: pb::Cors) -> Result<model::PolicyKind, Invalid> {
         max_age: time(it.max_age_ms).unwrap_or(model::Cors::DEFAULT_MAX_AGE),
     };
     Ok(model::PolicyKind::Edge(model::Edge::Cors(cors.checked()?)))
+}
+
+pub(super) fn authentication(it: pb::Authentication) -> Result<model::PolicyKind, Invalid> {
+    let header = it.api_keys.map(|it| match it.header.as_str() {
+        "" => model::Authentication::API_KEY_HEADER.into(),
+        header => header.into(),
+    });
+    let authentication = model::Authentication {
+        methods: methods(&it.methods)?,
+        jwt: indexed("jwt", it.jwt, |_, it| jwt(it))?,
+        api_key_header: header,
+        anonymous: it.anonymous,
+        to_metadata: indexed("to_metadata", it.to_metadata, |_, it| {
+            model::ClaimToMetadata::new(&it.claim, &it.metadata)
+        })?,
+        forward: it.forward_credentials,
+        rules: indexed("rules", it.rules, claim_rule)?,
+    };
+    Ok(model::PolicyKind::Edge(model::Edge::Authentication(authentication.checked()?)))
+}
+
+fn jwt(it: pb::Jwt) -> Result<model::Jwt, Invalid> {
+    let keys = match it.jwks_uri.as_str() {
+        "" => model::KeySource::Discovered,
+        url => model::KeySource::Url(url.into()),
+    };
+    let leeway = it.leeway_ms.map_or(model::Jwt::DEFAULT_LEEWAY, |ms| Duration::from_millis(ms.into()));
+    model::Jwt::new(&it.issuer, it.audiences.into_iter().map(Into::into).collect(), keys, leeway)
+}
+
+fn claim_rule(index: usize, it: pb::ClaimRule) -> Result<model::ClaimRule, Invalid> {
+    let rule = model::ClaimRule {
+        name: rule_name(index, &it.name)?,
+        action: action(it.action)?,
+        claims: indexed("claims", it.claims, |_, it| {
+            model::ClaimMatch::new(&it.claim, it.any_of.into_iter().map(Into::into).collect())
+        })?,
+        methods: methods(&it.methods)?,
+    };
+    rule.checked()
+}
+
+pub(super) fn rate_limit(it: pb::RateLimit) -> Result<model::PolicyKind, Invalid> {
+    let limit = model::RateLimit::new(indexed("rules", it.rules, limit_rule)?)?;
+    Ok(model::PolicyKind::Edge(model::Edge::RateLimit(limit)))
+}
+
+fn limit_rule(index: usize, it: pb::LimitRule) -> Result<model::LimitRule, Invalid> {
+    let per = |_: usize, it: i32| match pb::limit_rule::Per::try_from(it) {
+        Ok(pb::limit_rule::Per::Client) => Ok(model::Per::Client),
+        Ok(pb::limit_rule::Per::Address) => Ok(model::Per::Address),
+        Ok(pb::limit_rule::Per::Method) => Ok(model::Per::Method),
+        Ok(pb::limit_rule::Per::Unspecified) | Err(_) => Err(Invalid::new("", format!("{it} is not known here"))),
+    };
+    let rule = model::LimitRule {
+        name: rule_name(index, &it.name)?,
+        methods: methods(&it.methods)?,
+        per: indexed("per", it.per, per)?.into_iter().collect(),
+        calls: it.calls,
+        every: time(it.every_ms).unwrap_or(Duration::from_secs(1)),
+        burst: if it.burst == 0 { it.calls } else { it.burst },
+    };
+    rule.checked()
+}
+
+pub(super) fn api_key(it: pb::ApiKey) -> Result<model::PolicyKind, Invalid> {
+    let digest = <[u8; 32]>::try_from(&it.sha256[..]);
+    let key = model::ApiKey {
+        digest: model::KeyDigest(digest.map_err(|_| Invalid::new("sha256", "is no SHA-256: it has 32 bytes"))?),
+        claims: it.claims.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        expires: (it.expires_ms > 0).then_some(it.expires_ms),
+    };
+    Ok(model::PolicyKind::Edge(model::Edge::ApiKey(key.checked()?)))
+}
+
+/// Reads the items of a list, with their place in what is wrong.
+fn indexed<T, U>(field: &str, items: Vec<T>, read: impl Fn(usize, T) -> Result<U, Invalid>) -> Result<Vec<U>, Invalid> {
+    let read = |(index, item)| read(index, item).map_err(|e| e.within(&format!("{field}[{index}]")));
+    items.into_iter().enumerate().map(read).collect()
 }
 
 fn methods(texts: &[String]) -> Result<model::Methods, Invalid> {
@@ -52,6 +131,80 @@ impl From<&model::Edge> for pb::policy::Kind {
                 credentials: it.credentials,
                 max_age_ms: millis(it.max_age),
             }),
+            model::Edge::Authentication(it) => Self::Authentication(it.into()),
+            model::Edge::RateLimit(it) => {
+                Self::RateLimit(pb::RateLimit { rules: it.rules().iter().map(Into::into).collect() })
+            }
+            model::Edge::ApiKey(it) => Self::ApiKey(pb::ApiKey {
+                sha256: it.digest.0.to_vec().into(),
+                claims: it.claims.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+                expires_ms: it.expires.unwrap_or_default(),
+            }),
+        }
+    }
+}
+
+impl From<&model::Authentication> for pb::Authentication {
+    fn from(it: &model::Authentication) -> Self {
+        let to_metadata = |it: &model::ClaimToMetadata| pb::ClaimToMetadata {
+            claim: it.claim().to_string(),
+            metadata: it.metadata().to_string(),
+        };
+        Self {
+            methods: texts(it.methods.patterns()),
+            jwt: it.jwt.iter().map(Into::into).collect(),
+            api_keys: it
+                .api_key_header
+                .as_ref()
+                .map(|header| pb::authentication::ApiKeys { header: header.to_string() }),
+            anonymous: it.anonymous,
+            to_metadata: it.to_metadata.iter().map(to_metadata).collect(),
+            forward_credentials: it.forward,
+            rules: it.rules.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<&model::Jwt> for pb::Jwt {
+    fn from(it: &model::Jwt) -> Self {
+        let jwks_uri = match it.keys() {
+            model::KeySource::Url(url) => url.to_string(),
+            model::KeySource::Discovered => String::new(),
+        };
+        let (issuer, leeway_ms) = (it.issuer().to_string(), Some(millis(it.leeway())));
+        Self { issuer, audiences: texts(it.audiences()), jwks_uri, leeway_ms }
+    }
+}
+
+impl From<&model::ClaimRule> for pb::ClaimRule {
+    fn from(it: &model::ClaimRule) -> Self {
+        let claim =
+            |it: &model::ClaimMatch| pb::ClaimMatch { claim: it.claim().to_string(), any_of: texts(it.any_of()) };
+        Self {
+            name: it.name.to_string(),
+            action: action_to_wire(it.action).into(),
+            claims: it.claims.iter().map(claim).collect(),
+            methods: texts(it.methods.patterns()),
+        }
+    }
+}
+
+impl From<&model::LimitRule> for pb::LimitRule {
+    fn from(it: &model::LimitRule) -> Self {
+        let per = |it: &model::Per| -> i32 {
+            match it {
+                model::Per::Client => pb::limit_rule::Per::Client.into(),
+                model::Per::Address => pb::limit_rule::Per::Address.into(),
+                model::Per::Method => pb::limit_rule::Per::Method.into(),
+            }
+        };
+        Self {
+            name: it.name.to_string(),
+            methods: texts(it.methods.patterns()),
+            per: it.per.iter().map(per).collect(),
+            calls: it.calls,
+            every_ms: millis(it.every),
+            burst: it.burst,
         }
     }
 }
@@ -76,9 +229,102 @@ mod tests {
         }
     }
 
+    fn authentication() -> pb::Authentication {
+        pb::Authentication {
+            methods: vec!["a.B/C".into()],
+            jwt: vec![pb::Jwt {
+                issuer: "https://issuer.example".into(),
+                audiences: vec!["shop".into()],
+                jwks_uri: "https://issuer.example/keys".into(),
+                leeway_ms: Some(0),
+            }],
+            api_keys: Some(pb::authentication::ApiKeys { header: "x-key".into() }),
+            anonymous: true,
+            to_metadata: vec![pb::ClaimToMetadata { claim: "sub".into(), metadata: "x-user".into() }],
+            forward_credentials: true,
+            rules: vec![pb::ClaimRule {
+                name: "admins".into(),
+                action: pb::rule::Action::Deny.into(),
+                claims: vec![pb::ClaimMatch { claim: "roles".into(), any_of: vec!["admin".into()] }],
+                methods: vec!["a.B/*".into()],
+            }],
+        }
+    }
+
+    fn rate_limit() -> pb::RateLimit {
+        let rule = pb::LimitRule {
+            name: "each".into(),
+            methods: vec!["a.B/*".into()],
+            per: vec![pb::limit_rule::Per::Client.into(), pb::limit_rule::Per::Method.into()],
+            calls: 10,
+            every_ms: 60_000,
+            burst: 5,
+        };
+        pb::RateLimit { rules: vec![rule] }
+    }
+
+    #[test]
+    fn defaults_of_the_wire_are_the_documents() {
+        let read = |kind| match model::Policy::try_from(policy(kind)).unwrap().kind {
+            model::PolicyKind::Edge(it) => it,
+            other => panic!("{other:?}"),
+        };
+        let short = pb::Authentication {
+            jwt: vec![pb::Jwt {
+                issuer: "https://a.example".into(),
+                audiences: vec!["b".into()],
+                ..pb::Jwt::default()
+            }],
+            api_keys: Some(pb::authentication::ApiKeys::default()),
+            ..pb::Authentication::default()
+        };
+        let model::Edge::Authentication(it) = read(pb::policy::Kind::Authentication(short)) else { panic!() };
+        assert_eq!(it.api_key_header.as_deref(), Some("x-api-key"));
+        assert_eq!((it.jwt[0].keys(), it.jwt[0].leeway()), (&model::KeySource::Discovered, Duration::from_secs(30)));
+        let short = pb::LimitRule { calls: 7, ..pb::LimitRule::default() };
+        let model::Edge::RateLimit(it) = read(pb::policy::Kind::RateLimit(pb::RateLimit { rules: vec![short] })) else {
+            panic!()
+        };
+        let rule = &it.rules()[0];
+        assert_eq!((rule.name.as_str(), rule.burst, rule.every), ("rule-1", 7, Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn what_is_wrong_with_callers_and_limits_is_named_by_its_path() {
+        let of = |kind| model::Policy::try_from(policy(kind)).unwrap_err().field().to_owned();
+        let broken = |breaking: fn(&mut pb::Authentication)| {
+            let mut it = authentication();
+            breaking(&mut it);
+            of(pb::policy::Kind::Authentication(it))
+        };
+        assert_eq!(broken(|it| it.jwt[0].audiences.clear()), "authentication.jwt[0].audiences");
+        assert_eq!(broken(|it| it.jwt[0].jwks_uri = "http://a.example/".into()), "authentication.jwt[0].jwks_uri");
+        assert_eq!(broken(|it| it.to_metadata[0].metadata = "te".into()), "authentication.to_metadata[0].metadata");
+        assert_eq!(broken(|it| it.rules[0].action = 9), "authentication.rules[0].action");
+        assert_eq!(broken(|it| it.rules[0].claims[0].claim.clear()), "authentication.rules[0].claims[0].claim");
+        let limited = |breaking: fn(&mut pb::LimitRule)| {
+            let mut it = rate_limit();
+            breaking(&mut it.rules[0]);
+            of(pb::policy::Kind::RateLimit(it))
+        };
+        assert_eq!(limited(|it| it.calls = 0), "rate_limit.rules[0].calls");
+        assert_eq!(limited(|it| it.per[1] = 9), "rate_limit.rules[0].per[1]");
+        assert_eq!(of(pb::policy::Kind::ApiKey(pb::ApiKey::default())), "api_key.sha256");
+    }
+
     #[test]
     fn edge_policies_survive_the_way_through_the_model() {
-        for kind in [pb::policy::Kind::Cors(cors())] {
+        let digest = pb::ApiKey {
+            sha256: vec![7; 32].into(),
+            claims: [("plan".to_owned(), "gold".to_owned())].into(),
+            expires_ms: 5,
+        };
+        for kind in [
+            pb::policy::Kind::Cors(cors()),
+            pb::policy::Kind::Authentication(authentication()),
+            pb::policy::Kind::RateLimit(rate_limit()),
+            pb::policy::Kind::ApiKey(digest),
+        ] {
             let model = model::Policy::try_from(policy(kind.clone())).unwrap();
             assert_eq!(pb::Policy::from(&model), policy(kind));
         }
@@ -107,5 +353,20 @@ mod tests {
         let (read, problems) = super::super::stored_policies(&"gateway".parse().unwrap(), said);
         assert_eq!(read[0].kind, model::PolicyKind::Edge(model::Edge::Cors(model::Cors::closed())));
         assert_eq!(problems.len(), 1);
+
+        let unread = [
+            pb::policy::Kind::Authentication(pb::Authentication::default()),
+            pb::policy::Kind::RateLimit(pb::RateLimit::default()),
+            pb::policy::Kind::ApiKey(pb::ApiKey::default()),
+        ];
+        let policies = unread.into_iter().map(policy).collect();
+        let said = crate::weft::discovery::v1::ServicePolicies { policies };
+        let (read, problems) = super::super::stored_policies(&"gateway".parse().unwrap(), said);
+        let kinds: Vec<_> = read.into_iter().map(|it| it.kind).collect();
+        let closed = [
+            model::PolicyKind::Edge(model::Edge::Authentication(model::Authentication::closed())),
+            model::PolicyKind::Edge(model::Edge::RateLimit(model::RateLimit::closed())),
+        ];
+        assert_eq!((kinds.as_slice(), problems.len()), (closed.as_slice(), 3));
     }
 }

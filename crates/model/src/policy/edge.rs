@@ -2,11 +2,17 @@
 //!
 //! Lives here: the kinds, and which calls a policy is about. Does not: what a kind says (`cors`, …), enforcing any of it (the gateway's `edge`).
 //! A policy of an edge kind belongs to a service, like every policy. Those of the service `gateway` speak of the gateway as a whole: they hold for each
-//! service that has none of that kind of its own for the method that is called.
+//! service that has none of that kind of its own for the method that is called. Rate limits add up instead, and a key of the gateway's counts everywhere.
 
+mod api_key;
+mod authentication;
 mod cors;
+mod rate_limit;
 
+pub use api_key::{ApiKey, KeyDigest};
+pub use authentication::{Authentication, ClaimMatch, ClaimRule, ClaimToMetadata, Jwt, KeySource};
 pub use cors::{Cors, HttpMethod, Origin};
+pub use rate_limit::{LimitRule, Per, RateLimit};
 
 use super::{MethodPattern, few};
 use crate::Invalid;
@@ -19,6 +25,12 @@ pub const GATEWAY: &str = "gateway";
 pub enum Edge {
     /// Which pages in browsers may call.
     Cors(Cors),
+    /// Who calls, and whether they may.
+    Authentication(Authentication),
+    /// How many calls of whom.
+    RateLimit(RateLimit),
+    /// A key that counts where authentication takes keys.
+    ApiKey(ApiKey),
 }
 
 impl Edge {
@@ -26,6 +38,9 @@ impl Edge {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Cors(_) => "cors",
+            Self::Authentication(_) => "authentication",
+            Self::RateLimit(_) => "rate_limit",
+            Self::ApiKey(_) => "api_key",
         }
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! Lives here: the shape, short where defaults say the same. Does not: other kinds (`document`, `document::route`).
 
+use std::{collections::BTreeMap, time::Duration};
+
 use serde::Serialize;
-use weft_model as model;
+use weft_model::{self as model, Action, Per};
 
 use super::is_false;
 use crate::units;
@@ -35,6 +37,172 @@ impl Cors {
             expose: texts(&it.expose),
             credentials: it.credentials,
             max_age: (it.max_age != model::Cors::DEFAULT_MAX_AGE).then(|| units::time_text(it.max_age)),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Authentication {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    methods: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    jwt: Vec<Jwt>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_keys: Option<ApiKeys>,
+    #[serde(skip_serializing_if = "is_false")]
+    anonymous: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    to_metadata: Vec<ToMetadata>,
+    #[serde(skip_serializing_if = "is_false")]
+    forward_credentials: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rules: Vec<ClaimRule>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Jwt {
+    issuer: String,
+    audiences: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jwks_uri: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    leeway: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct ApiKeys {
+    header: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct ToMetadata {
+    claim: String,
+    metadata: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct ClaimRule {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    action: Option<&'static str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    claims: Vec<Claim>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    methods: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Claim {
+    claim: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    any_of: Vec<String>,
+}
+
+impl Authentication {
+    pub(super) fn new(it: &model::Authentication) -> Self {
+        let to_metadata = |it: &model::ClaimToMetadata| ToMetadata {
+            claim: it.claim().to_string(),
+            metadata: it.metadata().to_string(),
+        };
+        Self {
+            methods: texts(it.methods.patterns()),
+            jwt: it.jwt.iter().map(Jwt::new).collect(),
+            api_keys: it.api_key_header.as_ref().map(|header| ApiKeys { header: header.to_string() }),
+            anonymous: it.anonymous,
+            to_metadata: it.to_metadata.iter().map(to_metadata).collect(),
+            forward_credentials: it.forward,
+            rules: it.rules.iter().map(ClaimRule::new).collect(),
+        }
+    }
+}
+
+impl Jwt {
+    fn new(it: &model::Jwt) -> Self {
+        Self {
+            issuer: it.issuer().to_string(),
+            audiences: texts(it.audiences()),
+            jwks_uri: match it.keys() {
+                model::KeySource::Url(url) => Some(url.to_string()),
+                model::KeySource::Discovered => None,
+            },
+            leeway: (it.leeway() != model::Jwt::DEFAULT_LEEWAY).then(|| units::time_text(it.leeway())),
+        }
+    }
+}
+
+impl ClaimRule {
+    fn new(it: &model::ClaimRule) -> Self {
+        let claim = |it: &model::ClaimMatch| Claim { claim: it.claim().to_string(), any_of: texts(it.any_of()) };
+        Self {
+            name: it.name.to_string(),
+            action: match it.action {
+                Action::Allow => None,
+                Action::Deny => Some("deny"),
+            },
+            claims: it.claims.iter().map(claim).collect(),
+            methods: texts(it.methods.patterns()),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct RateLimit {
+    rules: Vec<LimitRule>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct LimitRule {
+    name: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    methods: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    per: Vec<&'static str>,
+    calls: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    every: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    burst: Option<u32>,
+}
+
+impl RateLimit {
+    pub(super) fn new(it: &model::RateLimit) -> Self {
+        Self { rules: it.rules().iter().map(LimitRule::new).collect() }
+    }
+}
+
+impl LimitRule {
+    fn new(it: &model::LimitRule) -> Self {
+        let per = |it: &Per| match it {
+            Per::Client => "client",
+            Per::Address => "address",
+            Per::Method => "method",
+        };
+        Self {
+            name: it.name.to_string(),
+            methods: texts(it.methods.patterns()),
+            per: it.per.iter().map(per).collect(),
+            calls: it.calls,
+            every: (it.every != Duration::from_secs(1)).then(|| units::time_text(it.every)),
+            burst: (it.burst != it.calls).then_some(it.burst),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct ApiKey {
+    sha256: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    claims: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires: Option<String>,
+}
+
+impl ApiKey {
+    pub(super) fn new(it: &model::ApiKey) -> Self {
+        Self {
+            sha256: it.digest.to_string(),
+            claims: it.claims.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+            expires: it.expires.map(units::moment_text),
         }
     }
 }

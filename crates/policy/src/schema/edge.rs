@@ -2,16 +2,22 @@
 //!
 //! Lives here: keys and what their values may be. Does not: bounds (`weft-model`), other kinds (`schema`, `schema::route`).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use weft_model::{Cors, Invalid, Methods};
+use weft_model::{
+    ApiKey, Authentication, ClaimMatch, ClaimRule, ClaimToMetadata, Cors, Invalid, Jwt, KeySource, LimitRule, Methods,
+    Per, RateLimit, Rule,
+};
 
 use super::{
-    each, fields, find, flag, list,
-    route::{time, within},
-    text,
+    action, each, fields, find, flag, list, one_of, parsed, required,
+    route::{count, time, within},
+    text, written,
 };
-use crate::tree::{Entry, Node};
+use crate::{
+    tree::{Entry, Node, Value},
+    units,
+};
 
 pub(super) fn cors(node: &Node) -> Result<Cors, Invalid> {
     let known = ["methods", "origins", "http_methods", "headers", "expose", "credentials", "max_age"];
@@ -26,6 +32,136 @@ pub(super) fn cors(node: &Node) -> Result<Cors, Invalid> {
         max_age: time(entries, "max_age")?.unwrap_or(Cors::DEFAULT_MAX_AGE),
     };
     cors.checked()
+}
+
+pub(super) fn authentication(node: &Node) -> Result<Authentication, Invalid> {
+    let known = ["methods", "jwt", "api_keys", "anonymous", "to_metadata", "forward_credentials", "rules"];
+    let entries = fields(node, &known)?;
+    let authentication = Authentication {
+        methods: methods(entries)?,
+        jwt: items(entries, "jwt", |_, node| jwt(node))?,
+        api_key_header: within(entries, "api_keys", api_keys)?.flatten(),
+        anonymous: within(entries, "anonymous", flag)?.unwrap_or_default(),
+        to_metadata: items(entries, "to_metadata", |_, node| to_metadata(node))?,
+        forward: within(entries, "forward_credentials", flag)?.unwrap_or_default(),
+        rules: items(entries, "rules", claim_rule)?,
+    };
+    authentication.checked()
+}
+
+/// `true` for keys in the usual header, or a table that names another.
+fn api_keys(node: &Node) -> Result<Option<Arc<str>>, Invalid> {
+    let usual = || -> Arc<str> { Authentication::API_KEY_HEADER.into() };
+    if let Value::Flag(on) = node.value {
+        return Ok(on.then(usual));
+    }
+    let entries = fields(node, &["header"])?;
+    let header = within(entries, "header", |node| Ok(text(node)?.to_ascii_lowercase().into()))?;
+    Ok(Some(header.unwrap_or_else(usual)))
+}
+
+fn jwt(node: &Node) -> Result<Jwt, Invalid> {
+    let entries = fields(node, &["issuer", "audiences", "jwks_uri", "leeway"])?;
+    let issuer = text(required(entries, "issuer")?).map_err(|e| e.within("issuer"))?;
+    let keys = within(entries, "jwks_uri", |node| Ok(KeySource::Url(text(node)?.into())))?;
+    let leeway = time(entries, "leeway")?.unwrap_or(Jwt::DEFAULT_LEEWAY);
+    Jwt::new(issuer, texts(entries, "audiences")?, keys.unwrap_or(KeySource::Discovered), leeway)
+}
+
+fn to_metadata(node: &Node) -> Result<ClaimToMetadata, Invalid> {
+    let entries = fields(node, &["claim", "metadata"])?;
+    let word = |key: &str| text(required(entries, key)?).map_err(|e| e.within(key));
+    ClaimToMetadata::new(word("claim")?, &word("metadata")?.to_ascii_lowercase())
+}
+
+fn claim_rule(index: usize, node: &Node) -> Result<ClaimRule, Invalid> {
+    let entries = fields(node, &["name", "action", "claims", "methods"])?;
+    let rule = ClaimRule {
+        name: find(entries, "name").map_or_else(|| Ok(Rule::name_of_place(index)), |it| parsed("name", it))?,
+        action: within(entries, "action", action)?.unwrap_or_default(),
+        claims: items(entries, "claims", |_, node| claim_match(node))?,
+        methods: methods(entries)?,
+    };
+    rule.checked()
+}
+
+fn claim_match(node: &Node) -> Result<ClaimMatch, Invalid> {
+    let entries = fields(node, &["claim", "any_of", "is"])?;
+    let claim = text(required(entries, "claim")?).map_err(|e| e.within("claim"))?;
+    let one = within(entries, "is", |node| Ok(Arc::from(written(node)?)))?;
+    match (one, find(entries, "any_of")) {
+        (Some(_), Some(_)) => Err(Invalid::new("is", "give only one of is, any_of")),
+        (Some(one), None) => ClaimMatch::new(claim, vec![one]),
+        (None, _) => ClaimMatch::new(claim, texts(entries, "any_of")?),
+    }
+}
+
+pub(super) fn rate_limit(node: &Node) -> Result<RateLimit, Invalid> {
+    let entries = fields(node, &["rules"])?;
+    required(entries, "rules")?;
+    RateLimit::new(items(entries, "rules", limit_rule)?)
+}
+
+fn limit_rule(index: usize, node: &Node) -> Result<LimitRule, Invalid> {
+    let entries = fields(node, &["name", "methods", "per", "calls", "every", "burst"])?;
+    required(entries, "calls")?;
+    let calls = count(entries, "calls")?.unwrap_or_default();
+    let rule = LimitRule {
+        name: find(entries, "name").map_or_else(|| Ok(Rule::name_of_place(index)), |it| parsed("name", it))?,
+        methods: methods(entries)?,
+        per: items(entries, "per", |_, node| per(node))?.into_iter().collect(),
+        calls,
+        every: time(entries, "every")?.unwrap_or(Duration::from_secs(1)),
+        burst: count(entries, "burst")?.unwrap_or(calls),
+    };
+    rule.checked()
+}
+
+fn per(node: &Node) -> Result<Per, Invalid> {
+    match text(node)? {
+        "client" => Ok(Per::Client),
+        "address" => Ok(Per::Address),
+        "method" => Ok(Per::Method),
+        other => Err(one_of(other, &["client", "address", "method"])),
+    }
+}
+
+pub(super) fn api_key(node: &Node) -> Result<ApiKey, Invalid> {
+    let entries = fields(node, &["sha256", "claims", "expires"])?;
+    let claims = match find(entries, "claims").map(|it| &it.value) {
+        None => Ok(Vec::new()),
+        Some(Value::Map(claims)) => {
+            let claim = |it: &Entry| -> Result<(Arc<str>, Arc<str>), Invalid> {
+                let value = written(&it.value).map_err(|e| e.within(&it.key))?;
+                Ok((it.key.as_str().into(), value.into()))
+            };
+            claims.iter().map(claim).collect::<Result<Vec<_>, Invalid>>()
+        }
+        Some(other) => Err(Invalid::new("", format!("expected a table, found {}", other.sort()))),
+    };
+    let key = ApiKey {
+        digest: parsed("sha256", required(entries, "sha256")?)?,
+        claims: claims.map_err(|e| e.within("claims"))?.into_iter().collect(),
+        expires: within(entries, "expires", |node| units::moment(text(node)?))?,
+    };
+    key.checked()
+}
+
+/// Reads the items of a list that may be left out.
+fn items<T>(
+    entries: &[Entry],
+    key: &str,
+    read: impl Fn(usize, &Node) -> Result<T, Invalid>,
+) -> Result<Vec<T>, Invalid> {
+    let Some(node) = find(entries, key) else { return Ok(Vec::new()) };
+    let items = list(node).map_err(|e| e.within(key))?;
+    let read = |(index, item)| read(index, item).map_err(|e| e.within(&format!("{key}[{index}]")));
+    items.iter().enumerate().map(read).collect()
+}
+
+/// Texts, or numbers as they were written.
+fn texts(entries: &[Entry], key: &str) -> Result<Vec<Arc<str>>, Invalid> {
+    items(entries, key, |_, node| Ok(written(node)?.into()))
 }
 
 /// Which methods a policy is about; a list that is there names some.

@@ -49,7 +49,7 @@ pub(super) fn time(entries: &[Entry], key: &str) -> Result<Option<Duration>, Inv
     within(entries, key, |node| units::time(text(node)?))
 }
 
-fn count(entries: &[Entry], key: &str) -> Result<Option<u32>, Invalid> {
+pub(super) fn count(entries: &[Entry], key: &str) -> Result<Option<u32>, Invalid> {
     within(entries, key, number)
 }
 

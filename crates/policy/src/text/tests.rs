@@ -6,6 +6,7 @@ use weft_model::{Access, Action, Callers, MethodPattern, PlaintextUpstream, Poli
 use super::*;
 use crate::Document;
 
+mod edge;
 mod routes;
 
 const TOML: &str = r#"

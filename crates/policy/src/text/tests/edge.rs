@@ -1,0 +1,123 @@
+//! Edge policies: what they mean, what is wrong with them and where, out and back.
+
+use std::time::Duration;
+
+use weft_model::{Action, Authentication, Edge, KeySource, Per, PolicyKind};
+
+use super::*;
+
+const YAML: &str = r#"
+name: pages
+service: gateway
+cors: { origins: ["https://a.example", "https://*.b.example"], credentials: true, headers: [X-Tenant], max_age: 1m }
+---
+name: callers
+service: users
+authentication:
+  methods: [shop.users.v1.Users/*]
+  jwt:
+    - { issuer: "https://issuer.example", audiences: [shop] }
+    - { issuer: other, audiences: [a, b], jwks_uri: "https://other.example/keys", leeway: 5s }
+  api_keys: { header: X-Key }
+  anonymous: true
+  to_metadata: [{ claim: sub, metadata: X-User }]
+  forward_credentials: true
+  rules:
+    - { claims: [{ claim: roles, any_of: [admin, 7] }, { claim: plan, is: gold }, { claim: sub }], methods: [a.B/C] }
+    - { name: banned, action: deny, claims: [{ claim: sub, is: eve }] }
+---
+name: few
+service: users
+rate_limit:
+  rules:
+    - { calls: 10 }
+    - { name: slow, methods: [a.B/*], per: [client, method], calls: 100, every: 1m, burst: 5 }
+---
+name: billing
+service: gateway
+api_key: { sha256: "SHA", claims: { plan: gold, seats: 5 }, expires: "2027-01-31T12:00:00Z" }
+"#;
+
+fn yaml() -> String {
+    YAML.replace("SHA", &"0f".repeat(32))
+}
+
+fn kinds(text: &str, format: Format) -> Vec<PolicyKind> {
+    let read = parse(text, format).unwrap_or_else(|e| panic!("{format:?}: {e} in\n{text}"));
+    read.into_iter().map(|(_, it)| it.kind).collect()
+}
+
+#[test]
+fn a_document_says_what_it_seems_to_say() {
+    let kinds = kinds(&yaml(), Format::Yaml);
+    let [PolicyKind::Edge(Edge::Cors(cors)), PolicyKind::Edge(Edge::Authentication(callers)), rest @ ..] =
+        kinds.as_slice()
+    else {
+        panic!("{kinds:?}")
+    };
+    assert_eq!((cors.origins.len(), &*cors.headers[0], cors.max_age), (2, "x-tenant", Duration::from_secs(60)));
+    assert_eq!(callers.jwt[0].keys(), &KeySource::Discovered);
+    assert_eq!(callers.jwt[1].leeway(), Duration::from_secs(5));
+    assert_eq!(callers.api_key_header.as_deref(), Some("x-key"));
+    assert_eq!((&**callers.to_metadata[0].metadata(), callers.rules[0].name.as_str()), ("x-user", "rule-1"));
+    let any_of: Vec<&str> = callers.rules[0].claims[0].any_of().iter().map(|it| &**it).collect();
+    assert_eq!(any_of, ["admin", "7"]);
+    assert_eq!((callers.rules[1].action, callers.rules[0].claims[2].any_of().len()), (Action::Deny, 0));
+    let [PolicyKind::Edge(Edge::RateLimit(few)), PolicyKind::Edge(Edge::ApiKey(key))] = rest else {
+        panic!("{rest:?}")
+    };
+    assert_eq!((few.rules()[0].burst, few.rules()[0].every), (10, Duration::from_secs(1)));
+    assert!(few.rules()[1].per.contains(&Per::Client) && few.rules()[1].burst == 5);
+    assert_eq!((key.claims.get("seats").map(|it| &**it), key.expires), (Some("5"), Some(1_801_396_800_000)));
+}
+
+#[test]
+fn api_keys_are_on_or_off_or_in_a_header() {
+    let of = |keys: &str| {
+        let text = format!("name: a\nservice: users\nauthentication: {{ anonymous: true, api_keys: {keys} }}");
+        match kinds(&text, Format::Yaml).remove(0) {
+            PolicyKind::Edge(Edge::Authentication(it)) => it.api_key_header,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(of("true").as_deref(), Some(Authentication::API_KEY_HEADER));
+    assert_eq!(of("{}").as_deref(), Some(Authentication::API_KEY_HEADER));
+    assert_eq!(of("false"), None);
+}
+
+#[test]
+fn what_is_written_out_is_read_back_as_the_same() {
+    let policies: Vec<Policy> = parse(&yaml(), Format::Yaml).unwrap().into_iter().map(|(_, it)| it).collect();
+    let document = crate::Document::new(&policies);
+    let json = serde_json::to_string(&document).unwrap();
+    let toml = toml::to_string(&document).unwrap();
+    for (text, format) in [(json, Format::Json), (toml, Format::Toml)] {
+        let back: Vec<Policy> =
+            parse(&text, format).unwrap_or_else(|e| panic!("{e} in\n{text}")).into_iter().map(|(_, it)| it).collect();
+        assert_eq!(back, policies, "{text}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_named_with_line_and_field() {
+    let wrong = |from: &str, to: &str| {
+        let (yaml, of) = (yaml(), |text: &str| parse(text, Format::Yaml).unwrap_err());
+        assert!(yaml.contains(from), "{from}");
+        let wrong = of(&yaml.replacen(from, to, 1));
+        (wrong.line, wrong.field)
+    };
+    let at = |line: usize, field: &str| (line, field.to_owned());
+    assert_eq!(wrong("https://*.b.example", "*.b.example"), at(4, "cors.origins[1]"));
+    assert_eq!(wrong("audiences: [shop]", "audience: shop"), at(11, "authentication.jwt[0].audience"));
+    assert_eq!(
+        wrong("https://other.example/keys", "http://other.example/keys"),
+        at(12, "authentication.jwt[1].jwks_uri")
+    );
+    assert_eq!(wrong("metadata: X-User", "metadata: te"), at(15, "authentication.to_metadata[0].metadata"));
+    assert_eq!(wrong("per: [client, method]", "per: [client, methods]"), at(26, "rate_limit.rules[1].per[1]"));
+    assert_eq!(wrong("calls: 10 }", "burst: 10 }"), at(25, "rate_limit.rules[0].calls"));
+    assert_eq!(wrong("every: 1m", "every: 1ms"), at(26, "rate_limit.rules[1].every"));
+    assert_eq!(wrong("0f0f", "0F0f"), at(30, "api_key.sha256"));
+    assert_eq!(wrong("2027-01-31T12", "2027-01-32T12"), at(30, "api_key.expires"));
+    assert_eq!(wrong("methods: [shop.users.v1.Users/*]", "methods: []"), at(9, "authentication.methods"));
+}

@@ -84,6 +84,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("weft-tests", &[]),
     ("weft-bench", &[]),
+    ("weft-bench-transcode", &[]),
     ("xtask", &[]),
 ];
 

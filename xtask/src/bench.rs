@@ -28,6 +28,8 @@ enum What {
     Sampling,
     /// What a registry carries, beside etcd
     Registry,
+    /// What JSON ⇄ protobuf costs, beside prost-reflect and pbjson, and what routes cost
+    Transcode,
 }
 
 impl What {
@@ -35,12 +37,26 @@ impl What {
         match self {
             What::Sampling => "sampling",
             What::Registry => "registry",
+            What::Transcode => "transcode",
+        }
+    }
+
+    /// Returns the package that the measurement is in, if it needs no `weft`.
+    fn alone(self) -> Option<&'static str> {
+        match self {
+            What::Sampling | What::Registry => None,
+            What::Transcode => Some("weft-bench-transcode"),
         }
     }
 }
 
 pub(crate) fn run(env: &Env, arguments: &Arguments) -> Result<()> {
     let limit = Limit::minutes(MINUTES);
+    if let Some(package) = arguments.what.alone() {
+        let mut bench = env.cargo();
+        bench.args(["bench", "-p", package, "--bench", arguments.what.bench(), "--"]).args(&arguments.arguments);
+        return run::succeed(bench, limit);
+    }
     let mut build = env.cargo();
     build.args(["build", "--release", "--bin", "weft"]);
     run::succeed(build, limit)?;

@@ -118,6 +118,9 @@ struct RawViolation {
     description: String,
 }
 
+/// Messages within messages that prost decodes; ours are valid but for this.
+const WIRE_DEPTH: usize = 100;
+
 /// Values from path and query, checked and waiting for the message they go into.
 #[derive(Debug)]
 pub(crate) struct Bindings {
@@ -133,8 +136,32 @@ impl Bindings {
         Ok(Self { path, query })
     }
 
-    /// Writes the values into a message that already holds the body.
-    pub(crate) fn apply(self, message: &mut DynamicMessage) -> Result<(), BindError> {
+    /// Adds the values to an encoded message, which holds the body or nothing.
+    pub(crate) fn apply(self, desc: &MessageDescriptor, mut wire: Vec<u8>) -> Result<Vec<u8>, BindError> {
+        if self.path.is_empty() && self.query.is_empty() {
+            return Ok(wire);
+        }
+        // On the wire the last value wins, messages merge and lists go on. That is what is wanted, unless a value is
+        // the default, which would not be written; a message, of which the body's parts would stay; or of a oneof,
+        // whose members exclude each other.
+        let appendable = |path: &FieldPath, value: &Value| {
+            let leaf = path.last().expect("a field path is never empty");
+            let default = !leaf.is_list() && *value == leaf.default_value();
+            !default && value.as_message().is_none() && path.iter().all(|it| it.containing_oneof().is_none())
+        };
+        let append = self.path.iter().all(|(path, value)| appendable(path, value))
+            && self.query.iter().all(|(_, path, value)| appendable(path, value));
+        let mut message = match wire.is_empty() || append {
+            true => DynamicMessage::new(desc.clone()),
+            false => DynamicMessage::decode(desc.clone(), &*std::mem::take(&mut wire))
+                .map_err(|_| BindError::invalid(format!("request body: nested deeper than {WIRE_DEPTH} messages")))?,
+        };
+        self.fill(&mut message)?;
+        wire.extend(message.encode_to_vec());
+        Ok(wire)
+    }
+
+    fn fill(self, message: &mut DynamicMessage) -> Result<(), BindError> {
         for (name, path, value) in self.query {
             add(message, &path, value).map_err(|reason| BindError::field(name, reason))?;
         }
@@ -273,7 +300,7 @@ fn add(message: &mut DynamicMessage, path: &[FieldDescriptor], value: Value) -> 
 }
 
 /// Refuses a second member of a oneof.
-pub(crate) fn check_oneof(message: &DynamicMessage, field: &FieldDescriptor) -> Result<(), String> {
+fn check_oneof(message: &DynamicMessage, field: &FieldDescriptor) -> Result<(), String> {
     let Some(oneof) = field.containing_oneof() else { return Ok(()) };
     match oneof.fields().find(|it| it != field && message.has_field(it)) {
         Some(other) => Err(format!("oneof {} already has {}", oneof.name(), other.json_name())),

@@ -1,30 +1,32 @@
 //! ProtoJSON ⇄ wire for one method: the interface behind which the codec is replaced without its callers noticing.
 //!
 //! Lives here: `Codec` and what it takes and gives. Does not: routes, HTTP types, framing of streams (`stream`).
-//! Source: the ProtoJSON specification and the protobuf conformance suite, strict. Today it stands on prost-reflect's
-//! dynamic messages.
+//! Source: the ProtoJSON specification and the protobuf conformance suite, strict. No message is built on the way; only
+//! values from path and query may need one (`bind`).
 
 pub(crate) mod decode;
 pub(crate) mod encode;
 pub(crate) mod json;
 mod mask;
+mod print;
+pub(crate) mod raw;
 pub(crate) mod well_known;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Value};
 
 use crate::bind::{BindError, Bindings, RequestParts};
 use crate::codec::decode::Decoder;
-use crate::codec::encode::Encoder;
+use crate::codec::encode::{Encoder, Failure};
 use crate::codec::json::{Position, Read, Reader, Shape};
 use crate::plan::{Body, MethodPlan};
 use crate::schema::builtin;
-use crate::settings::{JsonOutput, Settings};
+use crate::settings::Settings;
 use crate::status::{Detail, JSON, Status};
 use crate::stream::{ReplyStream, RequestStream};
+use crate::types::Types;
+use crate::wire::{self, Malformed, WireType};
 
 /// Translates requests and replies under one set of settings. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -88,13 +90,12 @@ impl Codec {
     /// `BindError`, which is the answer to the client.
     pub fn decode_request(&self, plan: &MethodPlan, parts: RequestParts<'_>, body: &[u8]) -> Result<Bytes, BindError> {
         let bindings = Bindings::read(plan, parts, &self.settings)?;
-        let mut message = match plan.takes_raw_body() {
-            true => raw_message(plan, parts.content_type, body.to_vec().into())?,
+        let mut wire = match plan.takes_raw_body() {
+            true => raw::message(plan, parts.content_type, body),
             false => self.json_message(plan, body, Position::START)?,
         };
-        self.infer_mask(plan, parts, &bindings, body, &mut message)?;
-        bindings.apply(&mut message)?;
-        Ok(message.encode_to_vec().into())
+        self.infer_mask(plan, parts, &bindings, body, &mut wire)?;
+        bindings.apply(plan.method().input(), wire).map(Bytes::from)
     }
 
     /// Checks path and query before the body is read, so that a bad request is refused without waiting for it.
@@ -103,7 +104,7 @@ impl Codec {
     /// As `decode_request`.
     pub fn check_head(&self, plan: &MethodPlan, parts: RequestParts<'_>) -> Result<(), BindError> {
         let bindings = Bindings::read(plan, parts, &self.settings)?;
-        bindings.apply(&mut DynamicMessage::new(plan.method().input().clone()))
+        bindings.apply(plan.method().input(), Vec::new()).map(drop)
     }
 
     /// Returns the HTTP body for a reply message.
@@ -112,25 +113,22 @@ impl Codec {
     /// `EncodeError` if the backend sent something that is not the method's reply type.
     pub fn encode_reply(&self, plan: &MethodPlan, wire: &[u8]) -> Result<Reply, EncodeError> {
         let method = plan.method();
-        let message =
-            DynamicMessage::decode(method.output().clone(), wire).map_err(|error| EncodeError::Malformed {
-                method: method.full_name().to_owned(),
-                message: method.output().full_name().to_owned(),
-                reason: error.to_string(),
-            })?;
         if plan.returns_raw_body() {
-            return Ok(raw_reply(message, plan.response_body()));
+            return raw::reply(plan, wire).map_err(|Malformed(reason)| malformed(plan, reason));
         }
-        let mut encoder = Encoder::new(self.settings.json_output);
+        let types = &*method.types;
+        let mut encoder = Encoder::new(types, self.settings.json_output, wire.len());
         let printed = match plan.response_body() {
-            None => encoder.message(&message),
-            Some(field) => encoder.field_alone(&message, field),
+            None => encoder.message(method.output_type, wire),
+            Some(field) => encoder.field_alone(types.get(method.output_type), wire, field.number()),
         };
-        printed.map_err(|flaw| EncodeError::Unprintable {
-            method: method.full_name().to_owned(),
-            reason: flaw.to_string(),
-        })?;
-        Ok(Reply { content_type: JSON.to_owned(), body: encoder.finish().into() })
+        match printed {
+            Ok(()) => Ok(Reply { content_type: JSON.to_owned(), body: encoder.finish().into() }),
+            Err(Failure::Malformed(reason)) => Err(malformed(plan, reason)),
+            Err(Failure::Flaw(flaw)) => {
+                Err(EncodeError::Unprintable { method: method.full_name().to_owned(), reason: flaw.to_string() })
+            }
+        }
     }
 
     /// Returns a reader that turns the chunks of an HTTP body into the request messages of a client stream. Works for
@@ -152,9 +150,8 @@ impl Codec {
     /// among the types of google/rpc/error_details.proto and the well-known types; one of unknown type is printed as
     /// `{"@type", "value": base64}`.
     pub fn encode_status(&self, status: &Status, plan: Option<&MethodPlan>) -> Bytes {
-        let pool = plan.map_or(builtin::pool(), |it| it.method().output().parent_pool());
-        let output = self.settings.json_output;
-        let mut json = Encoder::new(output);
+        let types = plan.map_or(builtin::types(), |it| &*it.method().types);
+        let mut json = Encoder::new(types, self.settings.json_output, status.message.len());
         json.raw(&format!("{{\"code\":{}", status.code));
         if !status.message.is_empty() {
             json.raw(",\"message\":");
@@ -162,41 +159,47 @@ impl Codec {
         }
         for (at, detail) in status.details.iter().enumerate() {
             json.raw(if at == 0 { ",\"details\":[" } else { "," });
-            json.append(&detail_json(output, detail, pool));
+            json.append(&self.detail_json(detail, types));
         }
         json.raw(if status.details.is_empty() { "}" } else { "]}" });
         json.finish().into()
     }
 
-    /// Reads a JSON body that starts at `origin` of the HTTP body. A blank one leaves the message empty.
-    pub(crate) fn json_message(
-        &self,
-        plan: &MethodPlan,
-        body: &[u8],
-        origin: Position,
-    ) -> Result<DynamicMessage, BindError> {
-        let read = || -> Read<DynamicMessage> {
-            let decoder = Decoder { settings: &self.settings };
-            let input = plan.method().input();
-            let mut message = DynamicMessage::new(input.clone());
+    /// Prints one detail of a status; whatever is wrong with it, the others and the status stand.
+    fn detail_json(&self, detail: &Detail, types: &Types) -> Vec<u8> {
+        let encoder = || Encoder::new(types, self.settings.json_output, detail.value.len());
+        let mut json = encoder();
+        if json.any_parts(&detail.type_url, &detail.value).is_err() {
+            json = encoder();
+            json.raw_any(&detail.type_url, &detail.value);
+        }
+        json.finish()
+    }
+
+    /// Reads a JSON body that starts at `origin` of the HTTP body and returns the message, encoded. A blank one leaves
+    /// the message empty.
+    pub(crate) fn json_message(&self, plan: &MethodPlan, body: &[u8], origin: Position) -> Result<Vec<u8>, BindError> {
+        let method = plan.method();
+        let read = || -> Read<Vec<u8>> {
             if *plan.body() == Body::None {
-                return Ok(message);
+                return Ok(Vec::new());
             }
             let mut json = Reader::new(body)?;
             if json.is_blank() {
-                return Ok(message);
+                return Ok(Vec::new());
             }
+            let mut decoder = Decoder::new(&self.settings, &method.types, body.len());
             match plan.body() {
                 Body::None => {}
-                Body::Whole => message = decoder.message(&mut json, input)?,
+                Body::Whole => decoder.message(&mut json, method.input_type)?,
                 Body::Field(field) => {
-                    if let Some(value) = decoder.field(&mut json, field).map_err(|it| it.within(field.json_name()))? {
-                        message.set_field(field, value);
-                    }
+                    let compiled = method.types.get(method.input_type).by_number(field.number());
+                    let compiled = compiled.expect("the type was compiled from the field's own message");
+                    decoder.field(&mut json, compiled).map_err(|it| it.within(field.json_name()))?;
                 }
             }
             json.end()?;
-            Ok(message)
+            Ok(decoder.finish())
         };
         read().map_err(|fault| fault.into_error(body, origin))
     }
@@ -208,7 +211,7 @@ impl Codec {
         parts: RequestParts<'_>,
         bindings: &Bindings,
         body: &[u8],
-        message: &mut DynamicMessage,
+        wire: &mut Vec<u8>,
     ) -> Result<(), BindError> {
         let Body::Field(field) = plan.body() else { return Ok(()) };
         let asked = self.settings.infer_update_mask && parts.http_method == "PATCH" && !plan.takes_raw_body();
@@ -227,57 +230,27 @@ impl Codec {
             mask::paths(&mut json, &desc).map(Some)
         };
         let Some(paths) = paths().map_err(|fault| fault.into_error(body, Position::START))? else { return Ok(()) };
-        if let Some(mask) = message.get_field_mut(&mask).as_message_mut() {
-            let paths = Value::List(paths.into_iter().map(Value::String).collect());
-            well_known::put(mask, 1, paths).map_err(BindError::invalid)?;
+        wire::put_key(wire, mask.number(), WireType::Len);
+        let start = wire::open_length(wire);
+        for path in paths {
+            wire.push(MASK_PATHS);
+            wire::put_bytes(wire, path.as_bytes());
         }
+        wire::close_length(wire, start);
         Ok(())
     }
 }
 
-/// Returns the request message of a raw body.
-pub(crate) fn raw_message(
-    plan: &MethodPlan,
-    content_type: Option<&str>,
-    data: Bytes,
-) -> Result<DynamicMessage, BindError> {
-    let mut message = DynamicMessage::new(plan.method().input().clone());
-    let fill = |body: &mut DynamicMessage| {
-        well_known::put(body, 1, Value::String(content_type.unwrap_or_default().to_owned()))?;
-        well_known::put(body, 2, Value::Bytes(data))
-    };
-    let filled = match plan.body() {
-        Body::None => Ok(()),
-        Body::Whole => fill(&mut message),
-        Body::Field(field) => message.get_field_mut(field).as_message_mut().map_or(Ok(()), fill),
-    };
-    filled.map_err(BindError::invalid)?;
-    Ok(message)
-}
+/// Key of `paths` in google.protobuf.FieldMask.
+const MASK_PATHS: u8 = 0x0A;
 
-fn raw_reply(mut message: DynamicMessage, field: Option<&FieldDescriptor>) -> Reply {
-    let inner = field.and_then(|it| message.take_field(it));
-    let body = match (field, &inner) {
-        (None, _) => Some(&message),
-        (Some(_), inner) => inner.as_ref().and_then(Value::as_message),
-    };
-    let part = |number| body.and_then(|it| it.get_field_by_number(number));
-    let content_type = part(1).and_then(|it| it.as_str().map(str::to_owned)).filter(|it| !it.is_empty());
-    Reply {
-        // RFC 9110, 8.3: what a receiver may assume without one.
-        content_type: content_type.unwrap_or_else(|| "application/octet-stream".to_owned()),
-        body: part(2).and_then(|it| it.as_bytes().cloned()).unwrap_or_default(),
+fn malformed(plan: &MethodPlan, reason: &str) -> EncodeError {
+    let method = plan.method();
+    EncodeError::Malformed {
+        method: method.full_name().to_owned(),
+        message: method.output().full_name().to_owned(),
+        reason: reason.to_owned(),
     }
-}
-
-/// Prints one detail of a status; whatever is wrong with it, the others and the status stand.
-fn detail_json(output: JsonOutput, detail: &Detail, pool: &DescriptorPool) -> Vec<u8> {
-    let mut json = Encoder::new(output);
-    if json.any_parts(&detail.type_url, &detail.value, pool).is_err() {
-        json = Encoder::new(output);
-        json.raw_any(&detail.type_url, &detail.value);
-    }
-    json.finish()
 }
 
 #[cfg(test)]

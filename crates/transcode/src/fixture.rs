@@ -84,6 +84,10 @@ pub(crate) const KINDS: &str = r#"
         option (google.api.http) = { get: "/alone/nested" response_body: "nested" additional_bindings { get: "/alone/ts" response_body: "ts" }
                                      additional_bindings { get: "/alone/list" response_body: "list_text" } };
       }
+      rpc Mix(Kinds) returns (Kinds) {
+        option (google.api.http) = { post: "/number/{i32}" body: "*" additional_bindings { post: "/choice/{choice_text}" body: "*" }
+                                     additional_bindings { post: "/when/{ts}" body: "*" } additional_bindings { post: "/within/{nested.child.name}" body: "*" } };
+      }
       rpc Collect(stream Kinds) returns (stream Kinds) { option (google.api.http) = { post: "/collect/{text}" body: "nested" }; }
     }
 "#;

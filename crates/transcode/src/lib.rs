@@ -2,7 +2,8 @@
 //!
 //! Lives here: reading `google.api.http` from a service's descriptors (`schema`), the path template grammar
 //! (`template`), the live table from HTTP method and path to gRPC method (`routes`), binding path, query and body to a
-//! request message (`bind`), strict ProtoJSON both ways (`codec`), errors as `google.rpc.Status` (`status`), and the
+//! request message (`bind`), strict ProtoJSON both ways (`codec`), by
+//! message types compiled from descriptors (`types`, `wire`), errors as `google.rpc.Status` (`status`), and the
 //! framings of streams (`stream`).
 //! Does not: I/O, async, clocks, HTTP types. The gateway owns sockets, headers and calls and uses this crate as plain
 //! functions:
@@ -29,6 +30,9 @@ pub mod stream;
 
 pub mod metadata;
 pub mod status;
+
+mod types;
+mod wire;
 
 #[cfg(test)]
 mod fixture;

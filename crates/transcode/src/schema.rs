@@ -18,6 +18,7 @@ use prost_reflect::prost_types::{DescriptorProto, EnumDescriptorProto, FileDescr
 use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor, ServiceDescriptor};
 
 use crate::plan::MethodPlan;
+use crate::types::{TypeId, Types};
 
 /// A linked descriptor set. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -71,6 +72,10 @@ pub struct Method {
     pub(crate) grpc_path: String,
     pub(crate) input: MessageDescriptor,
     pub(crate) output: MessageDescriptor,
+    /// Input and output as the codec has them.
+    pub(crate) types: Arc<Types>,
+    pub(crate) input_type: TypeId,
+    pub(crate) output_type: TypeId,
     pub(crate) streaming: Streaming,
     pub(crate) idempotency: Idempotency,
 }
@@ -125,12 +130,13 @@ impl Schema {
             symbol: symbol_at(&set, error.file(), error.path()),
             reason: error.to_string(),
         })?;
+        let types = Arc::new(Types::new(&pool));
         let mut plans = Vec::new();
         let mut problems = Vec::new();
         for service in pool.services().filter(|it| !files.supplied.contains(it.parent_file().name())) {
             for descriptor in service.methods() {
                 let options = files.options.get(descriptor.full_name());
-                let method = Arc::new(Method::new(&service, &descriptor, options));
+                let method = Arc::new(Method::new(&service, &descriptor, options, &types));
                 plans.push(Arc::new(MethodPlan::plain(&method)));
                 for rule in options.and_then(|it| it.http.as_ref()).into_iter().flat_map(rules) {
                     match bind_rule(&method, rule) {
@@ -166,12 +172,21 @@ impl Schema {
 }
 
 impl Method {
-    fn new(service: &ServiceDescriptor, method: &MethodDescriptor, options: Option<&raw::MethodOptions>) -> Self {
+    fn new(
+        service: &ServiceDescriptor,
+        method: &MethodDescriptor,
+        options: Option<&raw::MethodOptions>,
+        types: &Arc<Types>,
+    ) -> Self {
+        let id = |it: &MessageDescriptor| types.id(it.full_name()).expect("a pool holds the types of its own methods");
         Self {
             service: service.full_name().to_owned(),
             name: method.name().to_owned(),
             full_name: method.full_name().to_owned(),
             grpc_path: format!("/{}/{}", service.full_name(), method.name()),
+            types: Arc::clone(types),
+            input_type: id(&method.input()),
+            output_type: id(&method.output()),
             input: method.input(),
             output: method.output(),
             streaming: match (method.is_client_streaming(), method.is_server_streaming()) {

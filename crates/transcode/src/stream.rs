@@ -10,12 +10,10 @@ mod split;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::Message;
-use prost_reflect::DynamicMessage;
 
 use crate::bind::{BindError, Bindings};
 use crate::codec::json::Position;
-use crate::codec::{Codec, EncodeError, raw_message};
+use crate::codec::{Codec, EncodeError, raw};
 use crate::plan::MethodPlan;
 use crate::settings::StreamFormat;
 use crate::status::{JSON, Status};
@@ -76,7 +74,7 @@ impl RequestStream {
             Intake::Raw { .. } if chunk.is_empty() => Ok(Vec::new()),
             Intake::Raw { content_type } => {
                 let content_type = content_type.take();
-                let message = raw_message(&self.plan, content_type.as_deref(), Bytes::copy_from_slice(chunk))?;
+                let message = raw::message(&self.plan, content_type.as_deref(), chunk);
                 Ok(vec![self.bind(message)?])
             }
             Intake::Documents(splitter) => {
@@ -92,14 +90,12 @@ impl RequestStream {
     /// `BindError` if the body ends in the middle.
     pub fn finish(&mut self) -> Result<Vec<Bytes>, BindError> {
         let message = match &mut self.intake {
-            Intake::Nothing => DynamicMessage::new(self.plan.method().input().clone()),
+            Intake::Nothing => Vec::new(),
             Intake::Whole(held) => self.codec.json_message(&self.plan, held, Position::START)?,
-            Intake::RawWhole { content_type, held } => {
-                raw_message(&self.plan, content_type.as_deref(), std::mem::take(held).into())?
-            }
+            Intake::RawWhole { content_type, held } => raw::message(&self.plan, content_type.as_deref(), held),
             // An empty body is still a message, or path and query would be lost.
             Intake::Raw { content_type } if self.bindings.is_some() => {
-                raw_message(&self.plan, content_type.as_deref(), Bytes::new())?
+                raw::message(&self.plan, content_type.as_deref(), &[])
             }
             Intake::Raw { .. } => return Ok(Vec::new()),
             Intake::Documents(splitter) => {
@@ -129,11 +125,12 @@ impl RequestStream {
     }
 
     /// Adds path and query to the first message; the others are the body's alone.
-    fn bind(&mut self, mut message: DynamicMessage) -> Result<Bytes, BindError> {
-        if let Some(bindings) = self.bindings.take() {
-            bindings.apply(&mut message)?;
-        }
-        Ok(message.encode_to_vec().into())
+    fn bind(&mut self, message: Vec<u8>) -> Result<Bytes, BindError> {
+        let message = match self.bindings.take() {
+            Some(bindings) => bindings.apply(self.plan.method().input(), message)?,
+            None => message,
+        };
+        Ok(message.into())
     }
 }
 

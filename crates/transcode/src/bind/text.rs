@@ -41,15 +41,23 @@ pub(crate) fn value(text: &str, kind: &Kind, settings: &Settings) -> Result<Valu
                     let field = desc.get_field(1).ok_or("malformed wrapper type")?;
                     well_known::put(&mut message, 1, value(text, &field.kind(), settings)?)?;
                 }
-                Some(WellKnown::Timestamp) => well_known::set_timestamp(&mut message, text)?,
-                Some(WellKnown::Duration) => well_known::set_duration(&mut message, text)?,
-                Some(WellKnown::FieldMask) => well_known::set_field_mask(&mut message, text)?,
+                Some(WellKnown::Timestamp) => put_seconds(&mut message, well_known::read_timestamp(text)?)?,
+                Some(WellKnown::Duration) => put_seconds(&mut message, well_known::read_duration(text)?)?,
+                Some(WellKnown::FieldMask) => {
+                    let paths = well_known::read_field_mask(text)?.into_iter().map(Value::String);
+                    well_known::put(&mut message, 1, Value::List(paths.collect()))?;
+                }
                 Some(_) | None => return Err(format!("a {} has no text form", desc.full_name())),
             }
             Ok(Value::Message(message))
         }
         number => self::number(text, number),
     }
+}
+
+fn put_seconds(message: &mut DynamicMessage, (seconds, nanos): (i64, i32)) -> Result<(), String> {
+    well_known::put(message, 1, Value::I64(seconds))?;
+    well_known::put(message, 2, Value::I32(nanos))
 }
 
 /// Reads a number written as in JSON, or the name of a float that JSON has no number for.
@@ -71,7 +79,7 @@ fn enumerator(text: &str, desc: &EnumDescriptor, settings: &Settings) -> Option<
 }
 
 /// Returns the number of an enum value from its name.
-pub(crate) fn enum_name(name: &str, desc: &EnumDescriptor, settings: &Settings) -> Option<i32> {
+fn enum_name(name: &str, desc: &EnumDescriptor, settings: &Settings) -> Option<i32> {
     let exact = desc.get_value_by_name(name).map(|it| it.number());
     let folded = || desc.values().find(|it| it.name().eq_ignore_ascii_case(name)).map(|it| it.number());
     exact.or_else(|| if settings.case_insensitive_enums { folded() } else { None })
@@ -86,7 +94,8 @@ pub(crate) fn integer<N: TryFrom<i128>>(text: &str, expected: &str) -> Result<N,
     N::try_from(exact).map_err(|_| format!("out of range of {expected}"))
 }
 
-fn float<N: Copy, E>(
+/// Reads a float; what overflows is refused.
+pub(crate) fn float<N: Copy, E>(
     text: &str,
     parse: impl Fn(&str) -> Result<N, E>,
     finite: impl Fn(N) -> bool,
@@ -103,15 +112,27 @@ fn float<N: Copy, E>(
 }
 
 /// Reads base64 of either alphabet, padded or not, and nothing else.
-pub(crate) fn bytes(text: &str) -> Result<Bytes, String> {
+fn bytes(text: &str) -> Result<Bytes, String> {
+    let mut out = Vec::new();
+    put_bytes(&mut out, text).map(|()| out.into())
+}
+
+/// Reads base64 as `bytes` does and appends what it stands for.
+pub(crate) fn put_bytes(out: &mut Vec<u8>, text: &str) -> Result<(), String> {
     // The conformance suite has "-_", whose last bits are not zero.
     const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
         .with_decode_padding_mode(DecodePaddingMode::Indifferent)
         .with_decode_allow_trailing_bits(true);
     const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
     const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
-    let engine = if text.contains(['-', '_']) { &URL_SAFE } else { &STANDARD };
-    engine.decode(text).map(Bytes::from).map_err(|_| "expected base64".to_owned())
+    let start = out.len();
+    STANDARD
+        .decode_vec(text, out)
+        .or_else(|_| {
+            out.truncate(start);
+            URL_SAFE.decode_vec(text, out)
+        })
+        .map_err(|_| "expected base64".to_owned())
 }
 
 /// Quotes a value for a message, cut short if long.

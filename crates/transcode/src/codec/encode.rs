@@ -1,22 +1,38 @@
-//! Messages to ProtoJSON.
+//! Wire bytes to ProtoJSON, without a message in between.
 //!
-//! Lives here: how each kind of field is printed. Does not: deciding which part of a reply is printed (`codec`).
+//! Lives here: how each kind of field is printed. Does not: deciding which part of a reply is printed (`codec`), types
+//! with a JSON form of their own (`encode::special`), finding a message's fields in its bytes (`encode::index`).
 //! Source: the ProtoJSON specification; differs: an Any of unknown type is printed as `{"@type", "value": base64}`,
 //! because losing a whole reply for it helps nobody. Members come in the order of field numbers, map entries in the
-//! order of keys.
+//! order of keys. What a wire form may do, a reply may do: fields in any order, singular ones more than once, lists packed
+//! or not.
+
+mod index;
+mod map;
+mod special;
 
 use std::fmt;
+use std::ops::Range;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, Value};
-
-use crate::codec::well_known::{self, WellKnown};
-use crate::schema::builtin;
+use crate::codec::print;
 use crate::settings::JsonOutput;
+use crate::types::{Cardinality, EnumType, Field, Kind, MessageType, TypeId, Types};
+use crate::wire::{self, Malformed, Payload, WireType};
+use index::Found;
 
-/// Messages within messages that are printed. The wire decoder stops at 100, but each Any starts it afresh.
+/// Messages within messages that are printed.
 const DEPTH: usize = 200;
+/// The same in one piece of wire, as prost has it: each Any starts afresh.
+const WIRE_DEPTH: usize = 100;
+
+/// Why bytes were not printed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// They are no message of the type.
+    Malformed(&'static str),
+    /// A value has no JSON form.
+    Flaw(Flaw),
+}
 
 /// A value without a JSON form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,16 +42,25 @@ pub(crate) struct Flaw {
     reason: String,
 }
 
-pub(crate) type Printed = Result<(), Flaw>;
+pub(crate) type Printed<T = ()> = Result<T, Failure>;
 
-impl Flaw {
-    fn new(reason: impl Into<String>) -> Self {
-        Self { path: String::new(), reason: reason.into() }
+impl From<Malformed> for Failure {
+    fn from(Malformed(reason): Malformed) -> Self {
+        Self::Malformed(reason)
+    }
+}
+
+impl Failure {
+    fn flaw(reason: impl Into<String>) -> Self {
+        Self::Flaw(Flaw { path: String::new(), reason: reason.into() })
     }
 
-    fn within(mut self, name: &str) -> Self {
-        self.path = if self.path.is_empty() { name.to_owned() } else { format!("{name}.{}", self.path) };
-        self
+    fn within(self, name: &str) -> Self {
+        match self {
+            Self::Malformed(_) => self,
+            Self::Flaw(Flaw { path, reason }) if path.is_empty() => Self::Flaw(Flaw { path: name.to_owned(), reason }),
+            Self::Flaw(Flaw { path, reason }) => Self::Flaw(Flaw { path: format!("{name}.{path}"), reason }),
+        }
     }
 }
 
@@ -49,238 +74,321 @@ impl fmt::Display for Flaw {
 }
 
 #[derive(Debug)]
-pub(crate) struct Encoder {
+pub(crate) struct Encoder<'t> {
+    types: &'t Types,
     output: JsonOutput,
     out: Vec<u8>,
+    /// A stack: the fields found in the message at hand lie above those of the messages around it.
+    found: Vec<Found>,
     depth: usize,
+    wire_depth: usize,
 }
 
-impl Encoder {
-    pub(crate) fn new(output: JsonOutput) -> Self {
-        Self { output, out: Vec::with_capacity(128), depth: 0 }
+impl<'t> Encoder<'t> {
+    /// Returns an encoder with room for what usually comes of so many bytes.
+    pub(crate) fn new(types: &'t Types, output: JsonOutput, wire: usize) -> Self {
+        let out = Vec::with_capacity(wire + wire / 2 + 128);
+        Self { types, output, out, found: Vec::with_capacity(32), depth: 0, wire_depth: 0 }
     }
 
     pub(crate) fn finish(self) -> Vec<u8> {
         self.out
     }
 
+    #[inline]
     pub(crate) fn raw(&mut self, json: &str) {
         self.append(json.as_bytes());
     }
 
+    #[inline]
     pub(crate) fn append(&mut self, json: &[u8]) {
         self.out.extend_from_slice(json);
     }
 
+    pub(crate) fn string(&mut self, text: &str) {
+        print::string(&mut self.out, text);
+    }
+
     /// Prints a message of any type.
-    pub(crate) fn message(&mut self, message: &DynamicMessage) -> Printed {
-        self.depth += 1;
-        if self.depth > DEPTH {
-            return Err(Flaw::new(format!("nested deeper than {DEPTH} messages")));
-        }
-        match WellKnown::of(&message.descriptor()) {
-            Some(kind) => self.well_known(message, kind)?,
+    pub(crate) fn message(&mut self, id: TypeId, wire: &[u8]) -> Printed {
+        self.enter()?;
+        let ty = self.types.get(id);
+        match ty.well_known {
+            Some(kind) => self.well_known(ty, kind, wire)?,
             None => {
-                self.raw("{");
-                self.members(message, true)?;
-                self.raw("}");
+                self.out.push(b'{');
+                self.members(ty, wire, true)?;
+                self.out.push(b'}');
             }
         }
-        self.depth -= 1;
+        self.leave();
         Ok(())
+    }
+
+    fn enter(&mut self) -> Printed {
+        self.depth += 1;
+        self.wire_depth += 1;
+        match (self.depth, self.wire_depth) {
+            (DEPTH.., _) => Err(Failure::flaw(format!("nested deeper than {DEPTH} messages"))),
+            (_, depth) if depth > WIRE_DEPTH => Err(Failure::Malformed("recursion limit reached")),
+            _ => Ok(()),
+        }
+    }
+
+    fn leave(&mut self) {
+        self.depth -= 1;
+        self.wire_depth -= 1;
     }
 
     /// Prints the value of a field as if it were the document: what `response_body` asks for.
-    pub(crate) fn field_alone(&mut self, message: &DynamicMessage, field: &FieldDescriptor) -> Printed {
-        let unset = field.supports_presence() && !message.has_field(field);
-        match field.kind() {
+    pub(crate) fn field_alone(&mut self, ty: &'t MessageType, wire: &[u8], number: u32) -> Printed {
+        let at = ty.index_of(number).ok_or(Failure::Malformed("malformed descriptor"))?;
+        let field = &ty.fields[at as usize];
+        let base = self.find(ty, wire)?;
+        let start = base + self.found[base..].partition_point(|it| it.field < at);
+        let end = base + self.found[base..].partition_point(|it| it.field <= at);
+        let before = self.out.len();
+        if start < end {
+            self.value(field, wire, start..end)?;
+        }
+        if self.out.len() == before {
+            self.unset(field)?;
+        }
+        self.found.truncate(base);
+        Ok(())
+    }
+
+    /// Prints what stands for a field that is not there.
+    fn unset(&mut self, field: &Field) -> Printed {
+        use crate::codec::well_known::WellKnown;
+        match (&field.cardinality, &field.kind) {
+            (Cardinality::List { .. }, _) => self.raw("[]"),
+            (Cardinality::Map(_), _) => self.raw("{}"),
             // A type whose JSON is an object or an array has an empty one; one that stands for a value has none.
-            Kind::Message(desc) if unset => match WellKnown::of(&desc) {
-                None | Some(WellKnown::Any | WellKnown::Struct) => self.raw("{}"),
-                Some(WellKnown::ListValue) => self.raw("[]"),
-                Some(_) => self.raw("null"),
-            },
-            kind => self.value(&message.get_field(field), &kind)?,
+            (Cardinality::One, Kind::Message(id) | Kind::Group(id)) => self.raw(match self.types.get(*id).well_known {
+                None | Some(WellKnown::Any | WellKnown::Struct) => "{}",
+                Some(WellKnown::ListValue) => "[]",
+                Some(_) => "null",
+            }),
+            (Cardinality::One, kind) => drop(self.default(kind)?),
         }
         Ok(())
     }
 
-    fn members(&mut self, message: &DynamicMessage, mut first: bool) -> Printed {
-        let desc = message.descriptor();
-        for field in desc.fields() {
-            let set = message.has_field(&field);
-            if set || (self.output.emit_defaults && !field.supports_presence()) {
-                let name = if self.output.preserve_proto_names { field.name() } else { field.json_name() };
-                self.name(name, &mut first);
-                self.value(&message.get_field(&field), &field.kind()).map_err(|it| it.within(field.name()))?;
-            }
-        }
-        for (extension, value) in message.extensions() {
-            self.name(extension.json_name(), &mut first);
-            self.value(value, &extension.kind()).map_err(|it| it.within(extension.json_name()))?;
-        }
-        Ok(())
-    }
-
-    fn name(&mut self, name: &str, first: &mut bool) {
-        if !std::mem::take(first) {
-            self.raw(",");
-        }
-        self.string(name);
-        self.raw(":");
-    }
-
-    fn value(&mut self, value: &Value, kind: &Kind) -> Printed {
-        match value {
-            Value::Bool(it) => self.raw(if *it { "true" } else { "false" }),
-            Value::I32(it) => self.raw(&it.to_string()),
-            Value::U32(it) => self.raw(&it.to_string()),
-            Value::I64(it) => self.raw(&format!("\"{it}\"")),
-            Value::U64(it) => self.raw(&format!("\"{it}\"")),
-            Value::F32(it) => self.float(f64::from(*it), format!("{it:?}")),
-            Value::F64(it) => self.float(*it, format!("{it:?}")),
-            Value::String(it) => self.string(it),
-            Value::Bytes(it) => self.string(&BASE64_STANDARD.encode(it)),
-            Value::EnumNumber(it) => self.enumerator(*it, kind),
-            Value::Message(it) => self.message(it)?,
-            Value::List(values) => {
-                self.raw("[");
-                for (at, value) in values.iter().enumerate() {
-                    self.raw(if at == 0 { "" } else { "," });
-                    self.value(value, kind)?;
-                }
-                self.raw("]");
-            }
-            Value::Map(entries) => {
-                let value_kind =
-                    kind.as_message().filter(|it| it.is_map_entry()).map(|it| it.map_entry_value_field().kind());
-                let value_kind = value_kind.ok_or_else(|| Flaw::new("malformed map type"))?;
-                let mut entries: Vec<_> = entries.iter().collect();
-                entries.sort_unstable_by_key(|(key, _)| *key);
-                self.raw("{");
-                let mut first = true;
-                for (key, value) in entries {
-                    self.name(&key_text(key), &mut first);
-                    self.value(value, &value_kind)?;
-                }
-                self.raw("}");
-            }
-        }
-        Ok(())
-    }
-
-    fn enumerator(&mut self, number: i32, kind: &Kind) {
-        match kind.as_enum() {
-            Some(desc) if desc.full_name() == "google.protobuf.NullValue" => self.raw("null"),
-            Some(desc) if !self.output.enums_as_ints => match desc.get_value(number) {
-                Some(value) => self.string(value.name()),
-                None => self.raw(&number.to_string()),
-            },
-            Some(_) | None => self.raw(&number.to_string()),
-        }
-    }
-
-    /// Prints a float; `shortest` is its shortest decimal form that reads back the same.
-    fn float(&mut self, value: f64, shortest: String) {
-        match value {
-            _ if value.is_nan() => self.raw("\"NaN\""),
-            f64::INFINITY => self.raw("\"Infinity\""),
-            f64::NEG_INFINITY => self.raw("\"-Infinity\""),
-            _ => self.raw(shortest.strip_suffix(".0").unwrap_or(&shortest)),
-        }
-    }
-
-    pub(crate) fn string(&mut self, text: &str) {
-        // Writing a string to a vector has no way to fail.
-        let _ = serde_json::to_writer(&mut self.out, text);
-    }
-
-    fn well_known(&mut self, message: &DynamicMessage, kind: WellKnown) -> Printed {
-        let flaw = |reason: &str| Flaw::new(format!("{}: {reason}", message.descriptor().full_name()));
-        match kind {
-            WellKnown::Any => return self.any(message),
-            WellKnown::Value => return self.dynamic_value(message),
-            WellKnown::Timestamp => self.string(&well_known::timestamp(message).ok_or_else(|| flaw("out of range"))?),
-            WellKnown::Duration => self.string(&well_known::duration(message).ok_or_else(|| flaw("out of range"))?),
-            WellKnown::FieldMask => {
-                self.string(&well_known::field_mask(message).ok_or_else(|| flaw("a path has no JSON form"))?)
-            }
-            WellKnown::Struct | WellKnown::ListValue | WellKnown::Wrapper => {
-                let field = message.descriptor().get_field(1).ok_or_else(|| flaw("malformed descriptor"))?;
-                self.value(&message.get_field(&field), &field.kind())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn dynamic_value(&mut self, message: &DynamicMessage) -> Printed {
-        match message.fields().next() {
-            Some((_, Value::F64(it))) if !it.is_finite() => {
-                Err(Flaw::new("a google.protobuf.Value cannot hold NaN or Infinity"))
-            }
-            Some((field, value)) => self.value(value, &field.kind()),
-            None => {
-                self.raw("null");
-                Ok(())
-            }
-        }
-    }
-
-    fn any(&mut self, message: &DynamicMessage) -> Printed {
-        let field = |number| message.get_field_by_number(number);
-        let url = field(1).and_then(|it| it.as_str().map(str::to_owned)).unwrap_or_default();
-        let bytes = field(2).and_then(|it| it.as_bytes().cloned()).unwrap_or_default();
-        if url.is_empty() && bytes.is_empty() {
-            self.raw("{}");
-            return Ok(());
-        }
-        self.any_parts(&url, &bytes, message.descriptor().parent_pool())
-    }
-
-    /// Prints an Any from its parts; its type is looked up in `pool`, then among the built-in ones.
-    pub(crate) fn any_parts(&mut self, url: &str, bytes: &[u8], pool: &prost_reflect::DescriptorPool) -> Printed {
-        let name = url.rsplit('/').next().unwrap_or(url);
-        let desc = pool.get_message_by_name(name).or_else(|| builtin::pool().get_message_by_name(name));
-        let Some(payload) = desc.and_then(|it: MessageDescriptor| DynamicMessage::decode(it, bytes).ok()) else {
-            self.raw_any(url, bytes);
-            return Ok(());
+    fn default(&mut self, kind: &Kind) -> Printed<bool> {
+        let payload = match kind.wire_type() {
+            WireType::Varint => Payload::Varint(match kind {
+                Kind::Enum(ty) => i64::from(ty.default) as u64,
+                _ => 0,
+            }),
+            WireType::Fixed64 => Payload::Fixed64(0),
+            WireType::Fixed32 => Payload::Fixed32(0),
+            WireType::Len => Payload::Len(&[]),
+            WireType::Group => Payload::Group(&[]),
         };
-        self.depth += 1;
-        if self.depth > DEPTH {
-            return Err(Flaw::new(format!("nested deeper than {DEPTH} messages")));
-        }
-        self.raw("{\"@type\":");
-        self.string(url);
-        match WellKnown::of(&payload.descriptor()) {
-            Some(_) => {
-                self.raw(",\"value\":");
-                self.message(&payload)?;
+        self.singular(kind, payload)
+    }
+
+    /// Prints the members of a message, the braces apart.
+    fn members(&mut self, ty: &'t MessageType, wire: &[u8], mut first: bool) -> Printed {
+        let base = self.find(ty, wire)?;
+        let end = self.found.len();
+        let mut at = base;
+        let mut printed = 0;
+        while at < end {
+            let index = self.found[at].field;
+            let mut next = at + 1;
+            while next < end && self.found[next].field == index {
+                next += 1;
             }
-            None => self.members(&payload, false)?,
+            if self.output.emit_defaults {
+                self.defaults(&ty.fields[printed..index as usize], &mut first)?;
+                printed = index as usize + 1;
+            }
+            let field = &ty.fields[index as usize];
+            self.member(field, wire, at..next, &mut first).map_err(|it| it.within(&field.name))?;
+            at = next;
         }
-        self.raw("}");
-        self.depth -= 1;
+        if self.output.emit_defaults {
+            self.defaults(&ty.fields[printed..], &mut first)?;
+        }
+        self.found.truncate(base);
         Ok(())
     }
 
-    /// Prints an Any whose type is unknown or whose value has no JSON form.
-    pub(crate) fn raw_any(&mut self, url: &str, bytes: &[u8]) {
-        self.raw("{\"@type\":");
-        self.string(url);
-        self.raw(",\"value\":");
-        self.string(&BASE64_STANDARD.encode(bytes));
-        self.raw("}");
+    fn defaults(&mut self, fields: &'t [Field], first: &mut bool) -> Printed {
+        for field in fields.iter().filter(|it| !it.presence && !it.is_extension) {
+            self.name(field, first);
+            self.unset(field)?;
+        }
+        Ok(())
     }
-}
 
-fn key_text(key: &MapKey) -> String {
-    match key {
-        MapKey::Bool(it) => it.to_string(),
-        MapKey::I32(it) => it.to_string(),
-        MapKey::I64(it) => it.to_string(),
-        MapKey::U32(it) => it.to_string(),
-        MapKey::U64(it) => it.to_string(),
-        MapKey::String(it) => it.clone(),
+    #[inline]
+    fn name(&mut self, field: &'t Field, first: &mut bool) {
+        if !std::mem::take(first) {
+            self.out.push(b',');
+        }
+        self.out.extend_from_slice(field.printed(self.output));
+    }
+
+    fn member(&mut self, field: &'t Field, wire: &[u8], found: Range<usize>, first: &mut bool) -> Printed {
+        let (start, was_first) = (self.out.len(), *first);
+        self.name(field, first);
+        let named = self.out.len();
+        let default = self.value(field, wire, found)?;
+        if default && !field.presence {
+            match self.output.emit_defaults && !field.is_extension {
+                true if self.out.len() == named => self.unset(field)?,
+                true => {}
+                false => {
+                    self.out.truncate(start);
+                    *first = was_first;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Prints the value of a field from all of its records; returns whether it is the default, of which a list without
+    /// elements prints nothing.
+    #[inline]
+    fn value(&mut self, field: &'t Field, wire: &[u8], found: Range<usize>) -> Printed<bool> {
+        match &field.cardinality {
+            Cardinality::One => {
+                let last = self.found[found.end - 1].payload(wire);
+                match &field.kind {
+                    Kind::Message(_) | Kind::Group(_) if found.len() > 1 => self.merged(&field.kind, wire, found),
+                    kind => self.singular(kind, last),
+                }
+            }
+            Cardinality::List { .. } => self.list(&field.kind, wire, found),
+            Cardinality::Map(entry) => self.map(entry, wire, found),
+        }
+    }
+
+    /// Prints a message that came in parts: one after the other, they are the whole.
+    #[cold]
+    fn merged(&mut self, kind: &Kind, wire: &[u8], found: Range<usize>) -> Printed<bool> {
+        let mut whole = Vec::new();
+        for it in &self.found[found] {
+            match it.payload(wire) {
+                Payload::Len(part) | Payload::Group(part) => whole.extend_from_slice(part),
+                Payload::Varint(_) | Payload::Fixed64(_) | Payload::Fixed32(_) => {}
+            }
+        }
+        self.singular(kind, Payload::Len(&whole))
+    }
+
+    fn list(&mut self, kind: &Kind, wire: &[u8], found: Range<usize>) -> Printed<bool> {
+        let one = kind.wire_type();
+        let mut empty = true;
+        for at in found {
+            match self.found[at].payload(wire) {
+                Payload::Len(packed) if one != WireType::Len => {
+                    let mut values = wire::Reader::new(packed);
+                    while let Some(value) = values.packed(one)? {
+                        self.out.push(if std::mem::take(&mut empty) { b'[' } else { b',' });
+                        self.singular(kind, value)?;
+                    }
+                }
+                value => {
+                    self.out.push(if std::mem::take(&mut empty) { b'[' } else { b',' });
+                    self.singular(kind, value)?;
+                }
+            }
+        }
+        if !empty {
+            self.out.push(b']');
+        }
+        Ok(empty)
+    }
+
+    /// Prints one value, whose wire type is the kind's; returns whether it is the default.
+    #[inline]
+    fn singular(&mut self, kind: &Kind, payload: Payload<'_>) -> Printed<bool> {
+        let out = &mut self.out;
+        match (kind, payload) {
+            (Kind::String, Payload::Len(bytes)) => {
+                let text = std::str::from_utf8(bytes).map_err(|_| Failure::Malformed("a string is not UTF-8"))?;
+                print::string(out, text);
+                Ok(text.is_empty())
+            }
+            (Kind::Message(id) | Kind::Group(id), Payload::Len(wire) | Payload::Group(wire)) => {
+                self.message(*id, wire).map(|()| false)
+            }
+            (Kind::Bytes, Payload::Len(bytes)) => {
+                print::base64(out, bytes);
+                Ok(bytes.is_empty())
+            }
+            (Kind::Enum(ty), Payload::Varint(value)) => {
+                self.enumerator(ty, value as i32);
+                Ok(value as i32 == 0)
+            }
+            (_, payload) => Ok(self.number(kind, payload)),
+        }
+    }
+
+    #[inline]
+    fn number(&mut self, kind: &Kind, payload: Payload<'_>) -> bool {
+        let out = &mut self.out;
+        match (kind, payload) {
+            (Kind::Bool, Payload::Varint(value)) => {
+                out.extend_from_slice(if value == 0 { b"false" } else { b"true" });
+                value == 0
+            }
+            (Kind::Double, Payload::Fixed64(bits)) => {
+                print::double(out, f64::from_bits(bits));
+                bits == 0
+            }
+            (Kind::Float, Payload::Fixed32(bits)) => {
+                print::float(out, f32::from_bits(bits));
+                bits == 0
+            }
+            (_, Payload::Varint(value)) => {
+                match kind {
+                    Kind::Int64 => print::quoted_integer(out, value as i64),
+                    Kind::Uint64 => print::quoted_integer(out, value),
+                    Kind::Sint64 => print::quoted_integer(out, wire::unzigzag(value)),
+                    Kind::Sint32 => print::integer(out, wire::unzigzag(u64::from(value as u32)) as i32),
+                    Kind::Uint32 => print::integer(out, value as u32),
+                    _ => print::integer(out, value as i32),
+                }
+                match kind {
+                    Kind::Int64 | Kind::Uint64 | Kind::Sint64 => value == 0,
+                    _ => value as u32 == 0,
+                }
+            }
+            (_, Payload::Fixed64(value)) => {
+                match kind {
+                    Kind::Sfixed64 => print::quoted_integer(out, value as i64),
+                    _ => print::quoted_integer(out, value),
+                }
+                value == 0
+            }
+            (_, Payload::Fixed32(value)) => {
+                match kind {
+                    Kind::Sfixed32 => print::integer(out, value as i32),
+                    _ => print::integer(out, value),
+                }
+                value == 0
+            }
+            (_, Payload::Len(_) | Payload::Group(_)) => true,
+        }
+    }
+
+    fn enumerator(&mut self, ty: &EnumType, number: i32) {
+        let name = if self.output.enums_as_ints { None } else { ty.name_of(number) };
+        match name {
+            _ if ty.is_null => self.raw("null"),
+            Some(name) => {
+                // A name is an identifier: there is nothing to escape.
+                self.out.push(b'"');
+                self.out.extend_from_slice(name.as_bytes());
+                self.out.push(b'"');
+            }
+            None => print::integer(&mut self.out, number),
+        }
     }
 }
 

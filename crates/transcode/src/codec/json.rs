@@ -7,13 +7,18 @@
 use std::borrow::Cow;
 
 use crate::bind::BindError;
+use crate::codec::print;
 
 /// Nested arrays and objects accepted; protobuf's own usual limit.
 pub(crate) const DEPTH: usize = 100;
 
 /// What is wrong with a document, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fault {
+pub(crate) struct Fault(Box<Inner>);
+
+/// Boxed, since every value that is read returns room for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Inner {
     /// Byte offset in the document.
     at: usize,
     reason: String,
@@ -25,33 +30,34 @@ pub(crate) type Read<T> = Result<T, Fault>;
 
 impl Fault {
     pub(crate) fn new(at: usize, reason: impl Into<String>) -> Self {
-        Self { at, reason: reason.into(), steps: Vec::new() }
+        Self(Box::new(Inner { at, reason: reason.into(), steps: Vec::new() }))
     }
 
     /// Says that the value at fault lies in a member.
     pub(crate) fn within(mut self, member: &str) -> Self {
-        self.steps.push(format!(".{member}"));
+        self.0.steps.push(format!(".{member}"));
         self
     }
 
     /// Says that the value at fault lies in an array's element.
     pub(crate) fn within_element(mut self, index: usize) -> Self {
-        self.steps.push(format!("[{index}]"));
+        self.0.steps.push(format!("[{index}]"));
         self
     }
 
     /// Says that the value at fault lies under a map's key.
     pub(crate) fn within_entry(mut self, key: &str) -> Self {
-        self.steps.push(format!("[{key:?}]"));
+        self.0.steps.push(format!("[{key:?}]"));
         self
     }
 
     /// Returns the client's error: field path where known, then what is wrong, then line and column in `document`,
     /// which starts at `origin` of the body.
     pub(crate) fn into_error(self, document: &[u8], origin: Position) -> BindError {
-        let position = origin.after(&document[..self.at.min(document.len())]);
-        let description = format!("{} at line {} column {}", self.reason, position.line, position.column);
-        let path: String = self.steps.iter().rev().map(String::as_str).collect();
+        let Inner { at, reason, steps } = *self.0;
+        let position = origin.after(&document[..at.min(document.len())]);
+        let description = format!("{reason} at line {} column {}", position.line, position.column);
+        let path: String = steps.iter().rev().map(String::as_str).collect();
         match path.strip_prefix('.').unwrap_or(&path) {
             "" => BindError::invalid(format!("malformed request body: {description}")),
             path => BindError::field(path, description),
@@ -310,8 +316,7 @@ impl<'d> Reader<'d> {
 
     /// Moves to the next byte of a string that is not to be taken as it is.
     fn take_plain(&mut self) {
-        let rest = &self.text.as_bytes()[self.at..];
-        self.at += rest.iter().position(|it| matches!(it, b'"' | b'\\' | 0..=0x1F)).unwrap_or(rest.len());
+        self.at += print::plain_length(&self.text.as_bytes()[self.at..]);
     }
 
     fn escape(&mut self) -> Read<char> {

@@ -1,6 +1,7 @@
 //! Requests and replies whole: which part the JSON is, what wins, update masks, raw bodies.
 
 use proptest::prelude::*;
+use prost::Message;
 use serde_json::{Value as Json, json};
 
 use super::*;
@@ -9,8 +10,19 @@ use crate::routes::PathVariables;
 use crate::status::Detail;
 
 fn request(settings: Settings, http_method: &str, template: &str, query: &str, body: &str) -> Result<Json, String> {
+    request_at(settings, http_method, template, "v", query, body)
+}
+
+fn request_at(
+    settings: Settings,
+    http_method: &str,
+    template: &str,
+    variable: &str,
+    query: &str,
+    body: &str,
+) -> Result<Json, String> {
     let plan = plan(template);
-    let variables = PathVariables(vec!["v".to_owned(); plan.variables().len()]);
+    let variables = PathVariables(vec![variable.to_owned(); plan.variables().len()]);
     let parts = RequestParts { http_method, variables: &variables, query: Some(query), content_type: None };
     let wire = Codec::new(settings).decode_request(&plan, parts, body.as_bytes()).map_err(|error| error.message)?;
     Ok(print(&decode(plan.method().input(), &wire)))
@@ -21,6 +33,32 @@ fn the_path_beats_the_body_even_within_the_body_field() {
     let body = r#"{"nested":{"name":"b","amount":2}}"#;
     let expected = json!({"kinds": {"nested": {"name": "v", "amount": 2}}});
     assert_eq!(request(Settings::default(), "POST", "/deep/{kinds.nested.name}", "", body).unwrap(), expected);
+}
+
+#[test]
+fn the_path_beats_the_body_whatever_the_value_is() {
+    let mixed = |template: &str, variable: &str, body: &str| {
+        request_at(Settings::default(), "POST", template, variable, "", body).unwrap()
+    };
+    assert_eq!(mixed("/number/{i32}", "7", r#"{"i32":5,"text":"a"}"#), json!({"i32": 7, "text": "a"}));
+    // The default is not written, and still wins.
+    assert_eq!(mixed("/number/{i32}", "0", r#"{"i32":5,"text":"a"}"#), json!({"text": "a"}));
+    // Members of a oneof exclude each other.
+    assert_eq!(mixed("/choice/{choice_text}", "c", r#"{"choiceI32":5,"i32":1}"#), json!({"i32": 1, "choiceText": "c"}));
+    // A timestamp is one value: nothing of the body's stays.
+    let body = r#"{"ts":"1970-01-01T00:00:00.5Z"}"#;
+    assert_eq!(mixed("/when/{ts}", "1970-01-01T00:00:01Z", body), json!({"ts": "1970-01-01T00:00:01Z"}));
+    // Messages on the way are the body's but for the field bound.
+    let body = r#"{"nested":{"name":"n","child":{"name":"old","notes":["a"]}}}"#;
+    let expected = json!({"nested": {"name": "n", "child": {"name": "new", "notes": ["a"]}}});
+    assert_eq!(mixed("/within/{nested.child.name}", "new", body), expected);
+}
+
+#[test]
+fn query_and_body_field_go_together() {
+    let body = r#"{"text":"t","listI32":[1]}"#;
+    let both = request(Settings::default(), "PATCH", "/kinds/{id}", "updateMask=text,listI32", body).unwrap();
+    assert_eq!(both, json!({"id": "v", "kinds": {"text": "t", "listI32": [1]}, "updateMask": "text,listI32"}));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The well-known types whose JSON is not an object of their fields.
 //!
 //! Lives here: telling them apart; the string forms of Timestamp, Duration and FieldMask, both directions. Does not:
-//! Any, Struct and Value, which are JSON structures (`decode`, `encode`).
+//! wire bytes; Any, Struct and Value, which are JSON structures (`decode`, `encode`).
 //! Source: comments of google/protobuf/{timestamp,duration,field_mask}.proto; RFC 3339 in the subset that ProtoJSON
 //! allows (upper case, a zone).
 
@@ -59,34 +59,32 @@ pub(crate) fn put(message: &mut DynamicMessage, number: u32, value: Value) -> Re
         .map_err(|_| "the service's descriptor of this well-known type is malformed".to_owned())
 }
 
-pub(crate) fn set_timestamp(message: &mut DynamicMessage, text: &str) -> Result<(), String> {
-    let (seconds, nanos) =
-        parse_timestamp(text).ok_or("expected an RFC 3339 timestamp such as 2006-01-02T15:04:05Z")?;
-    if !TIMESTAMP_SECONDS.contains(&seconds) {
-        return Err("timestamp out of range: the years are 0001 to 9999".to_owned());
+/// Reads a timestamp as seconds and nanoseconds.
+pub(crate) fn read_timestamp(text: &str) -> Result<(i64, i32), String> {
+    let read = parse_timestamp(text).ok_or("expected an RFC 3339 timestamp such as 2006-01-02T15:04:05Z")?;
+    match TIMESTAMP_SECONDS.contains(&read.0) {
+        true => Ok(read),
+        false => Err("timestamp out of range: the years are 0001 to 9999".to_owned()),
     }
-    put(message, 1, Value::I64(seconds))?;
-    put(message, 2, Value::I32(nanos))
 }
 
-pub(crate) fn set_duration(message: &mut DynamicMessage, text: &str) -> Result<(), String> {
-    let (seconds, nanos) = parse_duration(text).ok_or("expected a duration in seconds such as 1.5s")?;
-    if seconds.abs() > DURATION_SECONDS {
-        return Err(format!("duration out of range: at most {DURATION_SECONDS} seconds either way"));
+/// Reads a duration as seconds and nanoseconds.
+pub(crate) fn read_duration(text: &str) -> Result<(i64, i32), String> {
+    let read = parse_duration(text).ok_or("expected a duration in seconds such as 1.5s")?;
+    match read.0.abs() > DURATION_SECONDS {
+        true => Err(format!("duration out of range: at most {DURATION_SECONDS} seconds either way")),
+        false => Ok(read),
     }
-    put(message, 1, Value::I64(seconds))?;
-    put(message, 2, Value::I32(nanos))
 }
 
-pub(crate) fn set_field_mask(message: &mut DynamicMessage, text: &str) -> Result<(), String> {
+/// Reads a field mask as its paths.
+pub(crate) fn read_field_mask(text: &str) -> Result<Vec<String>, String> {
     let paths = text.split(',').filter(|_| !text.is_empty()).map(snake_case).collect::<Option<Vec<_>>>();
-    let paths = paths.ok_or("expected field paths in lowerCamelCase, separated by commas")?;
-    put(message, 1, Value::List(paths.into_iter().map(Value::String).collect()))
+    paths.ok_or_else(|| "expected field paths in lowerCamelCase, separated by commas".to_owned())
 }
 
 /// Prints a timestamp; none if it has no JSON form.
-pub(crate) fn timestamp(message: &DynamicMessage) -> Option<String> {
-    let (seconds, nanos) = seconds_and_nanos(message)?;
+pub(crate) fn timestamp(seconds: i64, nanos: i32) -> Option<String> {
     if !TIMESTAMP_SECONDS.contains(&seconds) || !(0..NANOS).contains(&i64::from(nanos)) {
         return None;
     }
@@ -97,10 +95,9 @@ pub(crate) fn timestamp(message: &DynamicMessage) -> Option<String> {
 }
 
 /// Prints a duration; none if it has no JSON form.
-pub(crate) fn duration(message: &DynamicMessage) -> Option<String> {
-    let (seconds, nanos) = seconds_and_nanos(message)?;
+pub(crate) fn duration(seconds: i64, nanos: i32) -> Option<String> {
     let opposed = seconds.signum() * i64::from(nanos.signum()) < 0;
-    if opposed || seconds.abs() > DURATION_SECONDS || i64::from(nanos).abs() >= NANOS {
+    if opposed || seconds.unsigned_abs() > DURATION_SECONDS.unsigned_abs() || i64::from(nanos).abs() >= NANOS {
         return None;
     }
     let sign = if seconds < 0 || nanos < 0 { "-" } else { "" };
@@ -108,14 +105,9 @@ pub(crate) fn duration(message: &DynamicMessage) -> Option<String> {
 }
 
 /// Prints a field mask; none if a path would not come back as it was.
-pub(crate) fn field_mask(message: &DynamicMessage) -> Option<String> {
-    let paths = message.get_field_by_number(1)?;
-    let paths = paths.as_list()?.iter().map(|it| camel_case(it.as_str()?)).collect::<Option<Vec<_>>>()?;
+pub(crate) fn field_mask(paths: &[&str]) -> Option<String> {
+    let paths = paths.iter().map(|it| camel_case(it)).collect::<Option<Vec<_>>>()?;
     Some(paths.join(","))
-}
-
-fn seconds_and_nanos(message: &DynamicMessage) -> Option<(i64, i32)> {
-    Some((message.get_field_by_number(1)?.as_i64()?, message.get_field_by_number(2)?.as_i32()?))
 }
 
 /// Prints no digits, or 3, 6 or 9 of them.

@@ -11,6 +11,8 @@ use prost_reflect::DescriptorPool;
 use prost_reflect::prost_types::field_descriptor_proto::{Label, Type};
 use prost_reflect::prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorProto, MessageOptions};
 
+use crate::types::Types;
+
 /// Returns the pool of everything built in.
 pub(crate) fn pool() -> &'static DescriptorPool {
     static POOL: OnceLock<DescriptorPool> = OnceLock::new();
@@ -20,6 +22,12 @@ pub(crate) fn pool() -> &'static DescriptorPool {
         pool.add_file_descriptor_protos(files).expect("the built-in descriptors link: tested below");
         pool
     })
+}
+
+/// Returns the types of the pool of everything built in.
+pub(crate) fn types() -> &'static Types {
+    static TYPES: OnceLock<Types> = OnceLock::new();
+    TYPES.get_or_init(|| Types::new(pool()))
 }
 
 /// Returns a built-in file, encoded.

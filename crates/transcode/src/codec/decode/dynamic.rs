@@ -1,96 +1,98 @@
 //! `google.protobuf.Value`, `Struct` and `ListValue`: any JSON at all, as messages.
 //!
-//! Lives here: building them. Does not: types with fields of their own (`decode`).
-//! Two functions and one stack frame each per level of nesting: this is where clients can nest deepest.
+//! Lives here: writing them. Does not: types with fields of their own (`decode`).
+//! Source: google/protobuf/struct.proto, whose keys stand here as bytes.
+//! One stack frame per level of nesting and a small one: this is where clients can nest deepest.
 
-use std::collections::HashMap;
-
-use prost_reflect::{DynamicMessage, Kind, MapKey, MessageDescriptor, Value};
-
-use super::{expect, part};
+use super::expect;
+use super::seen::{Key, Keys};
 use crate::bind::text;
 use crate::codec::json::{Fault, Read, Reader, Shape};
-use crate::codec::well_known;
+use crate::wire;
 
-pub(super) fn value(json: &mut Reader<'_>, desc: &MessageDescriptor) -> Read<DynamicMessage> {
-    let at = json.at();
+const VALUE_NULL: [u8; 2] = [0x08, 0];
+const VALUE_NUMBER: u8 = 0x11;
+const VALUE_STRING: u8 = 0x1A;
+const VALUE_BOOL: u8 = 0x20;
+const VALUE_STRUCT: u8 = 0x2A;
+const VALUE_LIST: u8 = 0x32;
+const STRUCT_FIELDS: u8 = 0x0A;
+const ENTRY_KEY: u8 = 0x0A;
+const ENTRY_VALUE: u8 = 0x12;
+const LIST_VALUES: u8 = 0x0A;
+
+pub(super) fn value(json: &mut Reader<'_>, out: &mut Vec<u8>) -> Read<()> {
     match json.shape()? {
-        Shape::Object => {
-            let inner = structure(json, &part_type(desc, 5, at)?)?;
-            fill(desc, 5, Value::Message(inner), at)
-        }
-        Shape::Array => {
-            let inner = list(json, &part_type(desc, 6, at)?)?;
-            fill(desc, 6, Value::Message(inner), at)
-        }
-        shape => scalar(json, desc, shape, at),
+        Shape::Object => delimited(VALUE_STRUCT, json, out, structure),
+        Shape::Array => delimited(VALUE_LIST, json, out, list),
+        shape => scalar(json, out, shape),
     }
 }
 
-pub(super) fn structure(json: &mut Reader<'_>, desc: &MessageDescriptor) -> Read<DynamicMessage> {
+pub(super) fn structure(json: &mut Reader<'_>, out: &mut Vec<u8>) -> Read<()> {
     expect(json, Shape::Object, "an object")?;
-    let at = json.at();
-    let element = part_type(&part_type(desc, 1, at)?, 2, at)?;
     json.open_object()?;
-    let mut values = HashMap::new();
-    while let Some((name, at)) = json.member(values.is_empty())? {
-        let name = name.into_owned();
-        let value = value(json, &element).map_err(|it| it.within_entry(&name))?;
-        let key = MapKey::String(name);
-        if let Some(key) = values.get(&key).map(|_: &Value| &key) {
-            return Err(twice(key, at));
+    let mut keys = Keys::default();
+    let mut first = true;
+    while let Some((name, at)) = json.member(first)? {
+        first = false;
+        if !keys.insert(Key::Text(name.clone())) {
+            return Err(Fault::new(at, "this key stands in the object already").within_entry(&name));
         }
-        values.insert(key, Value::Message(value));
+        out.push(STRUCT_FIELDS);
+        let start = wire::open_length(out);
+        out.push(ENTRY_KEY);
+        wire::put_bytes(out, name.as_bytes());
+        delimited(ENTRY_VALUE, json, out, value).map_err(|it| it.within_entry(&name))?;
+        wire::close_length(out, start);
     }
-    fill(desc, 1, Value::Map(values), at)
+    Ok(())
 }
 
-pub(super) fn list(json: &mut Reader<'_>, desc: &MessageDescriptor) -> Read<DynamicMessage> {
+pub(super) fn list(json: &mut Reader<'_>, out: &mut Vec<u8>) -> Read<()> {
     expect(json, Shape::Array, "an array")?;
-    let at = json.at();
-    let element = part_type(desc, 1, at)?;
     json.open_array()?;
-    let mut values = Vec::new();
-    while json.element(values.is_empty())? {
-        let value = value(json, &element).map_err(|it| it.within_element(values.len()))?;
-        values.push(Value::Message(value));
+    let mut index = 0;
+    while json.element(index == 0)? {
+        delimited(LIST_VALUES, json, out, value).map_err(|it| it.within_element(index))?;
+        index += 1;
     }
-    fill(desc, 1, Value::List(values), at)
+    Ok(())
 }
 
-fn scalar(json: &mut Reader<'_>, desc: &MessageDescriptor, shape: Shape, at: usize) -> Read<DynamicMessage> {
-    let (number, value) = match shape {
+#[inline]
+fn delimited(
+    key: u8,
+    json: &mut Reader<'_>,
+    out: &mut Vec<u8>,
+    write: fn(&mut Reader<'_>, &mut Vec<u8>) -> Read<()>,
+) -> Read<()> {
+    out.push(key);
+    let start = wire::open_length(out);
+    write(json, out)?;
+    wire::close_length(out, start);
+    Ok(())
+}
+
+fn scalar(json: &mut Reader<'_>, out: &mut Vec<u8>, shape: Shape) -> Read<()> {
+    match shape {
         Shape::Number => {
-            let number = text::number(json.number()?, &Kind::Double);
-            (2, number.map_err(|reason| Fault::new(at, reason))?)
+            let at = json.at();
+            let number = text::float(json.number()?, str::parse::<f64>, f64::is_finite, f64::from);
+            let number = number.map_err(|reason| Fault::new(at, reason))?;
+            out.push(VALUE_NUMBER);
+            out.extend_from_slice(&number.to_le_bytes());
         }
-        Shape::String => (3, Value::String(json.string()?.into_owned())),
-        Shape::Bool => (4, Value::Bool(json.bool()?)),
+        Shape::String => {
+            let text = json.string()?;
+            out.push(VALUE_STRING);
+            wire::put_bytes(out, text.as_bytes());
+        }
+        Shape::Bool => out.extend([VALUE_BOOL, u8::from(json.bool()?)]),
         Shape::Null | Shape::Array | Shape::Object => {
             json.null()?;
-            (1, Value::EnumNumber(0))
+            out.extend(VALUE_NULL);
         }
-    };
-    fill(desc, number, value, at)
-}
-
-fn fill(desc: &MessageDescriptor, number: u32, value: Value, at: usize) -> Read<DynamicMessage> {
-    let mut message = DynamicMessage::new(desc.clone());
-    well_known::put(&mut message, number, value).map_err(|reason| Fault::new(at, reason))?;
-    Ok(message)
-}
-
-/// Returns the message type of a field; of a map, of its entries.
-fn part_type(desc: &MessageDescriptor, number: u32, at: usize) -> Read<MessageDescriptor> {
-    let field = part(desc, number).map_err(|reason| Fault::new(at, reason))?;
-    let malformed = || Fault::new(at, format!("the service's descriptor of {} is malformed", desc.full_name()));
-    field.kind().as_message().cloned().ok_or_else(malformed)
-}
-
-fn twice(key: &MapKey, at: usize) -> Fault {
-    let fault = Fault::new(at, "this key stands in the object already");
-    match key {
-        MapKey::String(key) => fault.within_entry(key),
-        _ => fault,
     }
+    Ok(())
 }

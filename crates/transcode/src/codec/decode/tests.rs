@@ -1,21 +1,18 @@
 //! What each kind of field takes and refuses; prost-reflect's own reader is the oracle for what both accept.
 
 use proptest::prelude::*;
-use prost::Message;
+use prost_reflect::DynamicMessage;
 
 use super::*;
 use crate::bind::BindError;
+use crate::codec::Codec;
 use crate::codec::json::Position;
-use crate::fixture::{assert_same, kinds, plan, print};
+use crate::fixture::{assert_same, decode, kinds, plan, print};
 
 fn read_with(settings: &Settings, text: &str) -> Result<DynamicMessage, BindError> {
-    let desc = plan("/echo").method().input().clone();
-    let read = || {
-        let mut json = Reader::new(text.as_bytes())?;
-        let message = Decoder { settings }.message(&mut json, &desc)?;
-        json.end().map(|()| message)
-    };
-    read().map_err(|fault| fault.into_error(text.as_bytes(), Position::START))
+    let plan = plan("/echo");
+    let wire = Codec::new(settings.clone()).json_message(&plan, text.as_bytes(), Position::START)?;
+    Ok(decode(plan.method().input(), &wire))
 }
 
 fn read(text: &str) -> Result<DynamicMessage, BindError> {
@@ -165,10 +162,12 @@ fn proto2_extensions_read_by_their_bracketed_name() {
         message Base { extensions 100 to 200; }
         extend Base { optional int32 extra = 100; }
     "#;
-    let desc = crate::fixture::schema(EXTENDED).pool().get_message_by_name("test.v1.Base").unwrap();
+    let types = Types::new(crate::fixture::schema(EXTENDED).pool());
     let mut json = Reader::new(br#"{"[test.v1.extra]": 5}"#).unwrap();
-    let message = Decoder { settings: &strict() }.message(&mut json, &desc).unwrap();
-    assert_eq!(message.encode_to_vec(), [0xA0, 0x06, 5]);
+    let settings = strict();
+    let mut decoder = Decoder::new(&settings, &types, 0);
+    decoder.message(&mut json, types.id("test.v1.Base").unwrap()).unwrap();
+    assert_eq!(decoder.finish(), [0xA0, 0x06, 5]);
 }
 
 /// JSON documents of `test.v1.Kinds`, some valid and some not.

@@ -1,0 +1,159 @@
+//! JSON's scalars as bytes: strings, numbers, base64.
+//!
+//! Lives here: escaping, shortest decimals. Does not: structure (`encode`).
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
+/// Prints a string in quotes.
+pub(crate) fn string(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    let mut rest = text.as_bytes();
+    loop {
+        let (plain, special) = rest.split_at(plain_length(rest));
+        out.extend_from_slice(plain);
+        let Some((byte, after)) = special.split_first() else { break };
+        escape(out, *byte);
+        rest = after;
+    }
+    out.push(b'"');
+}
+
+fn escape(out: &mut Vec<u8>, byte: u8) {
+    let short = match byte {
+        b'"' | b'\\' => byte,
+        0x08 => b'b',
+        0x0C => b'f',
+        b'\n' => b'n',
+        b'\r' => b'r',
+        b'\t' => b't',
+        _ => {
+            const DIGITS: &[u8; 16] = b"0123456789abcdef";
+            out.extend_from_slice(b"\\u00");
+            out.extend([DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xF)]]);
+            return;
+        }
+    };
+    out.extend([b'\\', short]);
+}
+
+/// Returns how many bytes from the start can stand in a JSON string as they are: up to a quote, a backslash or a control
+/// character.
+#[inline]
+pub(crate) fn plain_length(bytes: &[u8]) -> usize {
+    let (blocks, rest) = bytes.as_chunks::<32>();
+    for (at, block) in blocks.iter().enumerate() {
+        // Without a branch inside, the compiler compares many bytes at once.
+        if block.iter().fold(false, |found, it| found | is_special(*it)) {
+            return at * 32 + plain_words(block);
+        }
+    }
+    blocks.len() * 32 + plain_words(rest)
+}
+
+#[inline]
+fn is_special(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
+}
+
+#[inline]
+fn plain_words(bytes: &[u8]) -> usize {
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        let found = special(u64::from_le_bytes(*word));
+        if found != 0 {
+            return at * 8 + found.trailing_zeros() as usize / 8;
+        }
+    }
+    words.len() * 8 + rest.iter().position(|it| is_special(*it)).unwrap_or(rest.len())
+}
+
+/// Sets the high bit of each byte that is a quote, a backslash or below 0x20. Bytes above the first such may be marked
+/// wrongly, the first never is.
+#[inline]
+fn special(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word & HIGHS;
+    let equals = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    equals(b'"') | equals(b'\\') | below(word, 0x20)
+}
+
+pub(crate) fn integer(out: &mut Vec<u8>, value: impl itoa::Integer) {
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+}
+
+/// Prints a 64-bit integer, which JSON's readers would round: in quotes.
+pub(crate) fn quoted_integer(out: &mut Vec<u8>, value: impl itoa::Integer) {
+    out.push(b'"');
+    integer(out, value);
+    out.push(b'"');
+}
+
+/// Prints the shortest decimal that reads back the same.
+pub(crate) fn double(out: &mut Vec<u8>, value: f64) {
+    match not_finite(value) {
+        Some(name) => out.extend_from_slice(name),
+        None => decimal(out, value),
+    }
+}
+
+/// Prints the shortest decimal that reads back the same as a float.
+pub(crate) fn float(out: &mut Vec<u8>, value: f32) {
+    match not_finite(f64::from(value)) {
+        Some(name) => out.extend_from_slice(name),
+        None => decimal(out, value),
+    }
+}
+
+fn decimal(out: &mut Vec<u8>, value: impl zmij::Float) {
+    let mut buffer = zmij::Buffer::new();
+    let text = buffer.format_finite(value);
+    out.extend_from_slice(text.strip_suffix(".0").unwrap_or(text).as_bytes());
+}
+
+fn not_finite(value: f64) -> Option<&'static [u8]> {
+    match value {
+        _ if value.is_nan() => Some(b"\"NaN\""),
+        f64::INFINITY => Some(b"\"Infinity\""),
+        f64::NEG_INFINITY => Some(b"\"-Infinity\""),
+        _ => None,
+    }
+}
+
+pub(crate) fn base64(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.push(b'"');
+    let start = out.len();
+    out.resize(start + bytes.len().div_ceil(3) * 4, 0);
+    let written = BASE64_STANDARD.encode_slice(bytes, &mut out[start..]).expect("room for it was made above");
+    out.truncate(start + written);
+    out.push(b'"');
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn printed(print: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        print(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn strings_are_printed_as_serde_json_prints_them(text in "(?s)[a-z\"\\\\\u{0}-\u{20}é\u{7f}\u{10000}]{0,40}") {
+            prop_assert_eq!(printed(|out| string(out, &text)), serde_json::Value::from(text).to_string());
+        }
+
+        #[test]
+        fn numbers_read_back_the_same(bits: u64) {
+            let (double, float) = (f64::from_bits(bits), f32::from_bits(bits as u32));
+            prop_assume!(double.is_finite() && float.is_finite());
+            prop_assert_eq!(printed(|out| self::double(out, double)).parse::<f64>().unwrap().to_bits(), double.to_bits());
+            prop_assert_eq!(printed(|out| self::float(out, float)).parse::<f32>().unwrap().to_bits(), float.to_bits());
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! `google.api.HttpBody`: bodies that are no JSON.
+//!
+//! Lives here: putting bytes into one and taking them out, one copy each. Does not: deciding that a body is raw
+//! (`MethodPlan`).
+//! Source: google/api/httpbody.proto, whose keys stand here as bytes.
+
+use bytes::Bytes;
+
+use super::Reply;
+use crate::plan::{Body, MethodPlan};
+use crate::wire::{self, Malformed, Payload, Reader};
+
+const CONTENT_TYPE: u8 = 0x0A;
+const DATA: u8 = 0x12;
+
+/// Returns the request message of a raw body.
+pub(crate) fn message(plan: &MethodPlan, content_type: Option<&str>, data: &[u8]) -> Vec<u8> {
+    let content_type = content_type.unwrap_or_default().as_bytes();
+    let mut out = Vec::with_capacity(data.len() + content_type.len() + 64);
+    let fill = |out: &mut Vec<u8>| {
+        for (key, part) in [(CONTENT_TYPE, content_type), (DATA, data)].into_iter().filter(|it| !it.1.is_empty()) {
+            out.push(key);
+            wire::put_bytes(out, part);
+        }
+    };
+    match plan.body() {
+        Body::None => {}
+        Body::Whole => fill(&mut out),
+        Body::Field(field) => {
+            wire::put_key(&mut out, field.number(), wire::WireType::Len);
+            // Exactly what `fill` writes: keys, lengths, parts.
+            let length = [content_type, data].into_iter().filter(|it| !it.is_empty());
+            let length = length.map(|it| 1 + wire::varint_length(it.len() as u64) + it.len()).sum::<usize>();
+            wire::put_varint(&mut out, length as u64);
+            fill(&mut out);
+        }
+    }
+    out
+}
+
+/// Returns the bytes and the content type of a reply, or of the field of it that `response_body` names.
+pub(crate) fn reply(plan: &MethodPlan, wire: &[u8]) -> Result<Reply, Malformed> {
+    let inner = match plan.response_body() {
+        None => vec![wire],
+        Some(field) => lengths(wire, field.number())?,
+    };
+    let (mut content_type, mut data): (&[u8], &[u8]) = (&[], &[]);
+    for part in inner {
+        content_type = lengths(part, 1)?.last().copied().unwrap_or(content_type);
+        data = lengths(part, 2)?.last().copied().unwrap_or(data);
+    }
+    let content_type = std::str::from_utf8(content_type).map_err(|_| Malformed("a string is not UTF-8"))?;
+    Ok(Reply {
+        // RFC 9110, 8.3: what a receiver may assume without one.
+        content_type: if content_type.is_empty() { "application/octet-stream" } else { content_type }.to_owned(),
+        body: Bytes::copy_from_slice(data),
+    })
+}
+
+/// Returns every occurrence of a field that is bytes of some kind.
+fn lengths(wire: &[u8], number: u32) -> Result<Vec<&[u8]>, Malformed> {
+    let mut found = Vec::new();
+    let mut reader = Reader::new(wire);
+    while let Some(record) = reader.record()? {
+        match record.payload {
+            Payload::Len(bytes) if record.number == number => found.push(bytes),
+            _ if record.number == number => return Err(Malformed("invalid wire type")),
+            _ => {}
+        }
+    }
+    Ok(found)
+}

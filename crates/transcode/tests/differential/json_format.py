@@ -1,0 +1,33 @@
+"""Answers what protobuf's json_format makes of documents and of wire bytes: a line in, a line out, JSON both.
+
+{"set": base64}                 from here on, these descriptors; the type is gen.M0
+{"json": text}                  -> {"wire": base64} or {"error": text}
+{"wire": base64}                -> {"json": document} or {"error": text}
+"""
+
+import base64
+import json
+import sys
+
+from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
+
+for line in sys.stdin:
+    asked = json.loads(line)
+    answer = {}
+    try:
+        if "set" in asked:
+            pool = descriptor_pool.DescriptorPool()
+            for file in descriptor_pb2.FileDescriptorSet.FromString(base64.b64decode(asked["set"])).file:
+                pool.Add(file)
+            message_type = message_factory.GetMessageClass(pool.FindMessageTypeByName("gen.M0"))
+        elif "json" in asked:
+            message = json_format.Parse(asked["json"], message_type(), ignore_unknown_fields=True, descriptor_pool=pool)
+            answer["wire"] = base64.b64encode(message.SerializePartialToString()).decode()
+        else:
+            message = message_type.FromString(base64.b64decode(asked["wire"]))
+            answer["json"] = json_format.MessageToDict(message, descriptor_pool=pool)
+            # NaN and the infinities are strings in ProtoJSON; a bare one would be no JSON.
+            json.dumps(answer, allow_nan=False)
+    except Exception as error:  # whatever it is, the answer is that it was refused
+        answer = {"error": f"{type(error).__name__}: {error}"}
+    print(json.dumps(answer), flush=True)

@@ -1,0 +1,181 @@
+//! Where the oracles differ from us, and why we stay as we are.
+//!
+//! Lives here: the table, and comparing. A difference that no row names fails the test.
+
+use prost_reflect::{DynamicMessage, Kind, ReflectMessage, Value};
+use serde_json::Value as Json;
+
+/// One known difference.
+pub(crate) struct Known {
+    /// Whose answer differs from ours.
+    pub(crate) oracle: &'static str,
+    pub(crate) side: Side,
+    /// Part of the message with which the side that refuses says so.
+    pub(crate) says: &'static str,
+    /// What the ProtoJSON specification, its conformance suite or RFC 8259 has to say.
+    #[expect(dead_code, reason = "for the reader")]
+    pub(crate) why: &'static str,
+}
+
+/// Who refuses what the other accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    We,
+    They,
+}
+
+const fn we(oracle: &'static str, says: &'static str, why: &'static str) -> Known {
+    Known { oracle, side: Side::We, says, why }
+}
+
+const fn they(oracle: &'static str, says: &'static str, why: &'static str) -> Known {
+    Known { oracle, side: Side::They, says, why }
+}
+
+const REFLECT: &str = "prost-reflect";
+const PYTHON: &str = "json_format";
+
+pub(crate) const KNOWN: &[Known] = &[
+    we(REFLECT, "names a field for the second time", "conformance: FieldNameDuplicate is rejected"),
+    we(REFLECT, "this key stands in the object already", "RFC 8259, 4: names should be unique; a map has a key once"),
+    we(REFLECT, "null is no value here", "conformance: RepeatedFieldMessageElementIsNull is rejected"),
+    we(REFLECT, "already has", "conformance: OneofFieldDuplicate is rejected"),
+    we(
+        REFLECT,
+        "expected an int",
+        "ProtoJSON takes decimal integers as JSON writes them; Rust's parser takes `01` and `+1`",
+    ),
+    we(REFLECT, "expected a uint", "as above"),
+    we(REFLECT, "out of range of a", "as above"),
+    we(
+        REFLECT,
+        "expected a number",
+        "ProtoJSON names NaN, Infinity and -Infinity; Rust's parser takes `inf`, `.5` and `+1`, too",
+    ),
+    we(REFLECT, "out of range", "conformance: FloatFieldTooLarge is rejected; Rust's parser makes it infinite"),
+    we(REFLECT, "expected base64", "conformance: BytesFieldInvalidBase64Characters is rejected"),
+    we(REFLECT, "expected an RFC 3339 timestamp", "conformance: TimestampJsonInputMissingT and its like are rejected"),
+    we(REFLECT, "expected a duration", "ProtoJSON: seconds with at most nine fractional digits and the suffix s"),
+    we(REFLECT, "expected field paths", "conformance: FieldMaskInvalidCharacter is rejected"),
+    we(REFLECT, "has no JSON form", "conformance: TimestampProtoInputTooLarge and its like fail to print"),
+    they(REFLECT, "float value out of range", "the largest float, written with the digits that a float needs"),
+    they(REFLECT, "unsupported type url ''", "conformance: AnyWithNoType is `{}`"),
+    they(REFLECT, "expected '@type' field", "as above"),
+    they(REFLECT, "invalid type: floating point", "an enum's number in any of JSON's notations"),
+    they(REFLECT, "invalid digit found in string", "conformance: Int32FieldQuotedExponentialValue is accepted"),
+    we(PYTHON, "names a field for the second time", "one name as in JSON and one as in the proto file are one field"),
+    we(PYTHON, "this key stands in the object already", "`1` and `01` are one key"),
+    we(
+        PYTHON,
+        "expected an object, found",
+        "Python walks over anything that has elements, and finds none to be a field",
+    ),
+    we(PYTHON, "expected base64", "Python drops what is no base64"),
+    we(PYTHON, "expected an int", "Python reads `01`, `1_000` and the like"),
+    we(PYTHON, "expected a uint", "as above"),
+    we(PYTHON, "expected a number", "Python reads `inf`, `.5`, spaces, and true as 1.0"),
+    we(PYTHON, "out of range", "Python makes infinity of a quoted number that is too large"),
+    we(PYTHON, "found 'N'", "RFC 8259 has no NaN; Python's reader takes it where nobody looks"),
+    we(PYTHON, "unpaired surrogate", "RFC 8259, 8.2; Python looks at values of strings only"),
+    we(PYTHON, "expected an RFC 3339 timestamp", "Python reads what strptime reads"),
+    we(PYTHON, "expected a duration", "Python reads what int() reads"),
+    we(PYTHON, "expected field paths", "Python takes a path as it is"),
+    they(PYTHON, "Invalid enum value", "a number that a closed enum lacks; a server in another language may know it"),
+    they(PYTHON, "null is not allowed to be used as an element", "null is NullValue's only value"),
+    they(PYTHON, "duplicate key", "in what is ignored, where we look at the syntax only"),
+    they(PYTHON, "Float value too", "above the largest float, and rounds to it"),
+];
+
+pub(crate) fn is_known(oracle: &str, side: Side, message: &str) -> bool {
+    KNOWN.iter().any(|it| it.oracle == oracle && it.side == side && message.contains(it.says))
+}
+
+/// Compares documents by what they mean: numbers by value, however they are written.
+pub(crate) fn same_json(ours: &Json, theirs: &Json) -> bool {
+    match (ours, theirs) {
+        // serde_json prints a float with the digits of a double. That ours are exact, their coming back shows.
+        (Json::Number(ours), Json::Number(theirs)) => {
+            ours.as_f64().zip(theirs.as_f64()).is_some_and(|(ours, theirs)| How::Nearly.same(ours, theirs, FLOAT))
+        }
+        (Json::Array(ours), Json::Array(theirs)) => {
+            ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(ours, theirs)| same_json(ours, theirs))
+        }
+        (Json::Object(ours), Json::Object(theirs)) => {
+            ours.len() == theirs.len()
+                && ours.iter().all(|(name, ours)| theirs.get(name).is_some_and(|theirs| same_json(ours, theirs)))
+        }
+        _ => ours == theirs,
+    }
+}
+
+/// Compares messages by what they mean: fields that are set, and NaN with NaN.
+pub(crate) fn same_message(ours: &DynamicMessage, theirs: &DynamicMessage, how: How) -> bool {
+    if ours.descriptor().full_name() == "google.protobuf.Any"
+        && let (Some(our), Some(their)) = (payload(ours), payload(theirs))
+    {
+        return ours.get_field_by_number(1) == theirs.get_field_by_number(1) && same_message(&our, &their, how);
+    }
+    let counted = |message: &DynamicMessage| message.fields().filter(|(field, _)| how.counts(&field.kind())).count();
+    counted(ours) == counted(theirs)
+        && ours.extensions().count() == theirs.extensions().count()
+        && ours
+            .fields()
+            .filter(|(field, _)| how.counts(&field.kind()))
+            .all(|(field, value)| theirs.has_field(&field) && same_value(value, &theirs.get_field(&field), how))
+        && ours
+            .extensions()
+            .all(|(it, value)| theirs.has_extension(&it) && same_value(value, &theirs.get_extension(&it), how))
+}
+
+/// Returns what an Any holds, whose bytes may be in any order.
+fn payload(any: &DynamicMessage) -> Option<DynamicMessage> {
+    let (url, bytes) = (any.get_field_by_number(1)?, any.get_field_by_number(2)?);
+    let desc = any.descriptor().parent_pool().get_message_by_name(url.as_str()?.rsplit('/').next()?)?;
+    DynamicMessage::decode(desc, &**bytes.as_bytes()?).ok()
+}
+
+/// What the last place is worth: in proportion, and next to zero.
+const DOUBLE: (f64, f64) = (1e-15, f64::MIN_POSITIVE);
+const FLOAT: (f64, f64) = (1e-6, f32::MIN_POSITIVE as f64);
+
+/// How messages are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    Exactly,
+    /// Floats may differ in their last place: serde_json, on which prost-reflect stands, is off by a unit at times, and
+    /// both oracles read a float as a double first.
+    Nearly,
+    /// Enums apart: Python takes a quoted number for an enum's number, to us it is a name that the enum lacks.
+    WithoutEnums,
+}
+
+impl How {
+    fn counts(self, kind: &Kind) -> bool {
+        match kind {
+            Kind::Enum(_) => self != Self::WithoutEnums,
+            Kind::Message(entry) if entry.is_map_entry() => self.counts(&entry.map_entry_value_field().kind()),
+            _ => true,
+        }
+    }
+
+    fn same(self, ours: f64, theirs: f64, tolerance: (f64, f64)) -> bool {
+        let near = self != Self::Exactly && (ours - theirs).abs() <= tolerance.0 * ours.abs() + tolerance.1;
+        near || ours == theirs || (ours.is_nan() && theirs.is_nan())
+    }
+}
+
+fn same_value(ours: &Value, theirs: &Value, how: How) -> bool {
+    match (ours, theirs) {
+        (Value::Message(ours), Value::Message(theirs)) => same_message(ours, theirs, how),
+        (Value::List(ours), Value::List(theirs)) => {
+            ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(ours, theirs)| same_value(ours, theirs, how))
+        }
+        (Value::Map(ours), Value::Map(theirs)) => {
+            ours.len() == theirs.len()
+                && ours.iter().all(|(key, ours)| theirs.get(key).is_some_and(|theirs| same_value(ours, theirs, how)))
+        }
+        (Value::F64(ours), Value::F64(theirs)) => how.same(*ours, *theirs, DOUBLE),
+        (Value::F32(ours), Value::F32(theirs)) => how.same(f64::from(*ours), f64::from(*theirs), FLOAT),
+        _ => ours == theirs,
+    }
+}

@@ -1,0 +1,108 @@
+//! The two other codecs: prost-reflect in this process, Python's `json_format` in one of its own.
+//!
+//! Lives here: asking them. Does not: comparing their answers with ours (`main`, `known`).
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use prost_reflect::{DeserializeOptions, DynamicMessage};
+use serde_json::{Value as Json, json};
+
+use crate::schema::Generated;
+
+pub(crate) type Answer<T> = Result<T, String>;
+
+pub(crate) trait Oracle {
+    fn name(&self) -> &'static str;
+    /// Takes the schema that everything up to the next call is about.
+    fn learn(&mut self, generated: &Generated);
+    fn read(&mut self, generated: &Generated, json: &str) -> Answer<DynamicMessage>;
+    fn print(&mut self, generated: &Generated, wire: &[u8]) -> Answer<Json>;
+}
+
+pub(crate) struct ProstReflect;
+
+impl Oracle for ProstReflect {
+    fn name(&self) -> &'static str {
+        "prost-reflect"
+    }
+
+    fn learn(&mut self, _: &Generated) {}
+
+    fn read(&mut self, generated: &Generated, json: &str) -> Answer<DynamicMessage> {
+        let mut reader = serde_json::Deserializer::from_str(json);
+        let options = DeserializeOptions::new().deny_unknown_fields(false);
+        let read = DynamicMessage::deserialize_with_options(generated.root.clone(), &mut reader, &options);
+        let read = read.map_err(|error| error.to_string())?;
+        reader.end().map_err(|error| error.to_string())?;
+        Ok(read)
+    }
+
+    fn print(&mut self, generated: &Generated, wire: &[u8]) -> Answer<Json> {
+        let message = DynamicMessage::decode(generated.root.clone(), wire).map_err(|error| error.to_string())?;
+        serde_json::to_value(message).map_err(|error| error.to_string())
+    }
+}
+
+pub(crate) struct Python {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Python {
+    pub(crate) fn start(interpreter: &Path) -> Self {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/differential/json_format.py");
+        let mut child = Command::new(interpreter)
+            .arg(script)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the interpreter starts");
+        let stdin = child.stdin.take().expect("piped");
+        let stdout = BufReader::new(child.stdout.take().expect("piped"));
+        Self { child, stdin, stdout }
+    }
+
+    fn ask(&mut self, question: &Json) -> Answer<Json> {
+        writeln!(self.stdin, "{question}").expect("Python reads");
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).expect("Python answers");
+        let answer: Json = serde_json::from_str(&line).expect("Python answers in JSON");
+        match answer["error"].as_str() {
+            Some(error) => Err(error.to_owned()),
+            None => Ok(answer),
+        }
+    }
+}
+
+impl Drop for Python {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Oracle for Python {
+    fn name(&self) -> &'static str {
+        "json_format"
+    }
+
+    fn learn(&mut self, generated: &Generated) {
+        let set = BASE64_STANDARD.encode(&generated.set);
+        self.ask(&json!({ "set": set })).unwrap_or_else(|error| panic!("{error}\n{}", generated.source));
+    }
+
+    fn read(&mut self, generated: &Generated, json: &str) -> Answer<DynamicMessage> {
+        let answer = self.ask(&json!({ "json": json }))?;
+        let wire = BASE64_STANDARD.decode(answer["wire"].as_str().expect("wire")).expect("base64");
+        Ok(DynamicMessage::decode(generated.root.clone(), wire.as_slice()).expect("Python writes messages"))
+    }
+
+    fn print(&mut self, _: &Generated, wire: &[u8]) -> Answer<Json> {
+        self.ask(&json!({ "wire": BASE64_STANDARD.encode(wire) })).map(|mut answer| answer["json"].take())
+    }
+}

@@ -16,7 +16,7 @@ use weft_model::{DEFAULT_NAMESPACE, GATEWAY, Policy, PolicyKind};
 use weft_runtime::{Usage, listen::ListenAddr};
 use weft_transcode::Settings;
 
-use crate::Args;
+use crate::{Args, RedisUrl};
 
 /// Everything a gateway needs to know before it starts.
 #[derive(Debug, Clone)]
@@ -37,6 +37,8 @@ pub struct Config {
     pub limits: Limits,
     /// Edge policies of static mode, ordered by name; with a registry its own count.
     pub policies: Vec<Policy>,
+    /// Where rate limits are counted together with other gateways; none: this gateway counts for itself.
+    pub redis: Option<RedisUrl>,
 }
 
 /// Name of the one service of static mode.
@@ -103,6 +105,7 @@ impl Config {
             transcoding: file.transcoding,
             limits: file.limits.into(),
             policies,
+            redis: file.rate_limit.redis.map(|it| it.0),
         })
     }
 }
@@ -124,6 +127,7 @@ fn plaintext(upstream: &str) -> Result<String, Usage> {
 struct File {
     transcoding: Settings,
     limits: RawLimits,
+    rate_limit: RawRateLimit,
     /// Read by `weft-policy`, which knows their schema.
     policies: IgnoredAny,
 }
@@ -133,6 +137,21 @@ struct File {
 struct RawLimits {
     max_request_bytes: Option<RequestBytes>,
     default_timeout: Option<HumanDuration>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawRateLimit {
+    redis: Option<Redis>,
+}
+
+#[derive(Debug)]
+struct Redis(RedisUrl);
+
+impl<'de> Deserialize<'de> for Redis {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map(Self).map_err(D::Error::custom)
+    }
 }
 
 impl File {
@@ -282,6 +301,14 @@ mod tests {
         assert!(wrong.starts_with("line 6: policies[0].cors.origins[0]"), "{wrong}");
         let file: File = "[[policies]]\nname = 7".parse().unwrap();
         assert_eq!(Limits::from(file.limits), Limits::default());
+    }
+
+    #[test]
+    fn a_redis_is_named_by_url_and_a_wrong_one_is_not_repeated() {
+        let file: File = "[rate_limit]\nredis = \"redis://:s3cret@10.0.0.9/1\"".parse().unwrap();
+        assert!(!format!("{:?}", file.rate_limit.redis.unwrap()).contains("s3cret"));
+        let error = "[rate_limit]\n\nredis = \"rediss://:s3cret@10.0.0.9\"".parse::<File>().unwrap_err();
+        assert!(error.message().contains("no URL of a Redis") && !error.message().contains("s3cret"), "{error}");
     }
 
     #[test]

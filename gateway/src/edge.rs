@@ -14,4 +14,5 @@ pub(crate) mod jwt;
 pub(crate) mod metrics;
 pub(crate) mod policies;
 pub(crate) mod rate_limit;
+pub(crate) mod shared;
 pub(crate) mod span;

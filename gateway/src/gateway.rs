@@ -48,6 +48,7 @@ use crate::{
         issuers::{Fetcher, issuers},
         metrics::{Meters, Refusals},
         policies::{Compiler, Told},
+        shared::{SharedTask, shared_counts},
         span::Tracing,
     },
     listener::{Bounds, Http},
@@ -114,6 +115,7 @@ pub struct Gateway {
     traffic: weft_traffic::Metrics,
     edge: Compiler,
     fetcher: Fetcher,
+    shared: Option<SharedTask>,
     board: watch::Sender<Arc<Board>>,
     feed: Feed,
 }
@@ -140,19 +142,23 @@ impl Gateway {
         let traffic = context.metrics().register(|registry| weft_traffic::Metrics::register(registry, "gateway"));
         let (worlds, _) = Worlds::new(traffic.clone()); // all services are subscribed: nobody's interest is news
         let (issuers, fetcher) = issuers();
-        let edge = Compiler::new(issuers, Refusals::new(context.metrics()), weft_runtime::clock::wall);
+        let meters = Meters::new(context.metrics());
+        let shared = config.redis.clone().map(|url| shared_counts(url, meters.counted_alone.clone()));
+        let (shared, task) = shared.unzip();
+        let edge = Compiler::new(issuers, Refusals::new(context.metrics()), weft_runtime::clock::wall, shared);
         Ok(Self {
             readiness: entry::starting(&config),
             config,
             context: context.clone(),
             listener,
             admin,
-            meters: Meters::new(context.metrics()),
+            meters,
             published: Arc::new(ArcSwapOption::empty()),
             worlds,
             traffic,
             edge,
             fetcher,
+            shared: task,
             board: watch::Sender::default(),
             feed: Feed::Fixed,
         })
@@ -238,6 +244,9 @@ impl Gateway {
         }
         parts.serve_admin(self.context.metrics().clone(), self.readiness.clone(), self.admin, shutdown.clone());
         parts.fetch_keys(self.fetcher);
+        if let Some(shared) = self.shared {
+            parts.share_counts(shared);
+        }
         let entry = Entry {
             who,
             feed: self.feed,

@@ -17,4 +17,5 @@ mod routes;
 
 pub use args::Args;
 pub use config::{Config, Limits, Source};
+pub use edge::shared::RedisUrl;
 pub use gateway::{Error, Gateway};

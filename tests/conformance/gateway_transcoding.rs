@@ -104,6 +104,7 @@ impl Gateways {
             transcoding,
             limits,
             policies: Vec::new(),
+            redis: None,
         }
     }
 

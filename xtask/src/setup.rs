@@ -102,6 +102,13 @@ const NEEDS: &[Need] = &[
         otherwise: "PostgreSQL 15 or newer is needed, with its server's programs",
     },
     Need {
+        what: "Redis",
+        for_what: "the test of rate limits that gateways share, with a private server",
+        probe: &["redis-server", "--version"],
+        packages: &["redis-server"],
+        otherwise: "install redis-server 6 or newer",
+    },
+    Need {
         what: "tcpdump",
         for_what: "the test that looks at what really goes over the wire",
         probe: &["tcpdump", "--version"],

@@ -19,6 +19,7 @@ pub mod mesh;
 pub mod outside;
 pub mod postgres;
 pub mod process;
+pub mod redis;
 pub mod secure;
 pub mod up;
 pub mod wait;

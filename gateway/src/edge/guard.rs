@@ -95,5 +95,8 @@ async fn pass(edge: &EdgePlan, headers: &mut HeaderMap, call: &Call) -> Result<(
         Some(caller) => caller.admit(headers).await?,
         None => Client::Nobody,
     };
-    edge.limits.iter().try_for_each(|limit| limit.take(&client, call.downstream.ip()))
+    for limit in &edge.limits {
+        limit.take(&client, call.downstream.ip()).await?;
+    }
+    Ok(())
 }

@@ -128,6 +128,8 @@ pub(crate) struct Meters {
     durations: Durations,
     /// Access-log lines that were not written because the log could not keep up.
     pub(crate) lines_lost: Counter,
+    /// Limited calls that were counted here, although limits are shared.
+    pub(crate) counted_alone: Counter,
     /// REST bindings in the table.
     pub(crate) routes: Gauge,
     /// Descriptor sets refused.
@@ -152,6 +154,7 @@ impl Meters {
             calls: calls.clone(),
             durations: durations.clone(),
             lines_lost: Counter::default(),
+            counted_alone: Counter::default(),
             routes: Gauge::default(),
             sets_refused: Counter::default(),
         };
@@ -166,6 +169,11 @@ impl Meters {
                 "weft_gateway_access_lines_lost",
                 "Access-log lines dropped because the log could not keep up",
                 meters.lines_lost.clone(),
+            );
+            registry.register(
+                "weft_gateway_rate_limits_alone",
+                "Limited calls that the gateway counted by itself, since Redis did not answer in time",
+                meters.counted_alone.clone(),
             );
             registry.register("weft_gateway_routes", "REST bindings in the route table", meters.routes.clone());
             registry.register(

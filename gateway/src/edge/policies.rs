@@ -21,6 +21,7 @@ use crate::edge::{
     issuers::Issuers,
     metrics::Refusals,
     rate_limit::{Counts, Limit},
+    shared::SharedCounts,
 };
 
 /// The edge policies as they were told, by service. Equal ones need no new table.
@@ -110,12 +111,19 @@ pub(crate) struct Compiler {
     counts: HashMap<(PolicyName, PolicyName), Arc<Counts>>,
     refusals: Refusals,
     clock: fn() -> SystemTime,
+    /// Where limits are counted together with other gateways.
+    shared: Option<SharedCounts>,
 }
 
 impl Compiler {
-    pub(crate) fn new(issuers: Issuers, refusals: Refusals, clock: fn() -> SystemTime) -> Self {
+    pub(crate) fn new(
+        issuers: Issuers,
+        refusals: Refusals,
+        clock: fn() -> SystemTime,
+        shared: Option<SharedCounts>,
+    ) -> Self {
         let (api_keys, told_keys, counts) = (ApiKeys::default(), Vec::new(), HashMap::new());
-        Self { issuers, api_keys, told_keys, counts, refusals, clock }
+        Self { issuers, api_keys, told_keys, counts, refusals, clock, shared }
     }
 
     pub(crate) fn compile(&mut self, told: &Told) -> Scopes {
@@ -190,7 +198,7 @@ impl Compiler {
             let known = before.get(&key).filter(|it| it.are_of(rule)).cloned();
             let made = || {
                 let refusals = self.refusals.of(policy, rule.name.as_str());
-                Arc::new(Counts::new(policy, rule.clone(), refusals))
+                Arc::new(Counts::new(policy, rule.clone(), refusals, self.shared.clone()))
             };
             let of_rule = known.unwrap_or_else(made);
             self.counts.insert(key, Arc::clone(&of_rule));
@@ -215,7 +223,7 @@ mod tests {
 
     fn compiler() -> Compiler {
         let (issuers, _) = crate::edge::issuers::issuers();
-        Compiler::new(issuers, Refusals::new(&Metrics::default()), || SystemTime::UNIX_EPOCH)
+        Compiler::new(issuers, Refusals::new(&Metrics::default()), || SystemTime::UNIX_EPOCH, None)
     }
 
     fn policy(name: &str, service: &str, kind: PolicyKind) -> Arc<Policy> {
@@ -287,7 +295,7 @@ mod tests {
     fn pass(scopes: &Scopes, service: &str) -> usize {
         let Some(plan) = scopes.plan(&service.parse().unwrap(), "/a.B/C") else { return usize::MAX };
         let (nobody, address) = (crate::edge::authentication::Client::Nobody, "10.0.0.1".parse().unwrap());
-        let passes = |_: &usize| plan.limits.iter().all(|it| it.take(&nobody, address).is_ok());
+        let passes = |_: &usize| plan.limits.iter().all(|it| it.take_here(&nobody, address).is_ok());
         (0..100).take_while(passes).count()
     }
 

@@ -18,12 +18,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use prometheus_client::metrics::counter::Counter;
+use ring::digest::{SHA256, digest};
 use weft_model::{LimitRule, Per, PolicyName};
 
 use crate::edge::{
     authentication::Client,
     guard::{By, Refusal},
+    shared::SharedCounts,
 };
 
 /// Parts of a rule's memory, so that threads seldom meet.
@@ -51,6 +54,8 @@ pub(crate) struct Counts {
     hasher: RandomState,
     epoch: Instant,
     refusals: Counter,
+    /// Where gateways count together; what is counted here then stands in while that does not answer.
+    shared: Option<SharedCounts>,
 }
 
 #[derive(Debug)]
@@ -88,13 +93,13 @@ impl Rate {
 }
 
 impl Counts {
-    pub(crate) fn new(policy: &PolicyName, rule: LimitRule, refusals: Counter) -> Self {
+    pub(crate) fn new(policy: &PolicyName, rule: LimitRule, refusals: Counter, shared: Option<SharedCounts>) -> Self {
         let (rate, name) = (Rate::of(&rule), rule.name.shared());
         let cells = match rule.per.is_empty() {
             true => Cells::One(AtomicU64::new(0)),
             false => Cells::Many((0..SHARDS).map(|_| Mutex::default()).collect()),
         };
-        Self::with(policy, Some(rule), name, rate, cells, refusals)
+        Self { shared, ..Self::with(policy, Some(rule), name, rate, cells, refusals) }
     }
 
     /// Lets no call through.
@@ -112,7 +117,7 @@ impl Counts {
         refusals: Counter,
     ) -> Self {
         let (hasher, epoch) = (RandomState::new(), Instant::now());
-        Self { policy: policy.clone(), rule, name, rate, cells, hasher, epoch, refusals }
+        Self { policy: policy.clone(), rule, name, rate, cells, hasher, epoch, refusals, shared: None }
     }
 
     /// Whether these are the counts of a rule that says the same.
@@ -165,26 +170,46 @@ impl Limit {
         Self { counts: Arc::clone(counts), method: apart.then(|| path.into()) }
     }
 
-    /// Takes one call.
-    pub(crate) fn take(&self, client: &Client, address: IpAddr) -> Result<(), Refusal> {
-        let counts = &*self.counts;
-        let now = u64::try_from(counts.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        let key = counts.rule.as_ref().filter(|it| !it.per.is_empty()).map_or(0, |it| self.key(it, client, address));
-        counts.take(key, now).map_err(|wait| {
-            counts.refusals.inc();
-            Refusal::limited(By { policy: counts.policy.clone(), rule: Arc::clone(&counts.name) }, wait)
-        })
+    /// Takes one call, of what gateways share if they do.
+    pub(crate) async fn take(&self, client: &Client, address: IpAddr) -> Result<(), Refusal> {
+        let Some(shared) = &self.counts.shared else { return self.take_here(client, address) };
+        match shared.take(self.account(client, address), self.counts.rate).await {
+            Some(taken) => taken.map_err(|wait| self.refuse(wait)),
+            None => self.take_here(client, address),
+        }
     }
 
-    fn key(&self, rule: &LimitRule, client: &Client, address: IpAddr) -> u64 {
-        let client = rule.per.contains(&Per::Client).then_some(client);
-        let by_address = rule.per.contains(&Per::Address) || matches!(client, Some(Client::Nobody));
-        let address = by_address.then(|| network(address));
-        let client = match client {
-            Some(Client::Known(name)) => Some(name),
-            Some(Client::Nobody) | None => None,
+    /// Takes one call of what this gateway has counted.
+    pub(crate) fn take_here(&self, client: &Client, address: IpAddr) -> Result<(), Refusal> {
+        let counts = &*self.counts;
+        let now = u64::try_from(counts.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let key = counts.hasher.hash_one(self.counted(client, address));
+        counts.take(key, now).map_err(|wait| self.refuse(wait))
+    }
+
+    fn refuse(&self, wait: Duration) -> Refusal {
+        self.counts.refusals.inc();
+        Refusal::limited(By { policy: self.counts.policy.clone(), rule: Arc::clone(&self.counts.name) }, wait)
+    }
+
+    /// The name by which all gateways know an account.
+    fn account(&self, client: &Client, address: IpAddr) -> Arc<str> {
+        let Counted { client, address, method } = self.counted(client, address);
+        let text = |it: Option<&Arc<str>>| it.map(|it| format!("{}:{it}", it.len())).unwrap_or_default();
+        let address = address.map(|it| it.to_string()).unwrap_or_default();
+        let whole = format!("{}|{address}|{}", text(client), text(method));
+        let hash = URL_SAFE_NO_PAD.encode(digest(&SHA256, whole.as_bytes()));
+        format!("weft:limit:{}:{}:{hash}", self.counts.policy, self.counts.name).into()
+    }
+
+    fn counted<'c>(&'c self, client: &'c Client, address: IpAddr) -> Counted<'c> {
+        let by = |per: Per| self.counts.rule.as_ref().is_some_and(|it| it.per.contains(&per));
+        let known = match client {
+            Client::Known(name) if by(Per::Client) => Some(name),
+            Client::Known(_) | Client::Nobody => None,
         };
-        self.counts.hasher.hash_one(Counted { client, address, method: self.method.as_ref() })
+        let by_address = by(Per::Address) || (by(Per::Client) && known.is_none());
+        Counted { client: known, address: by_address.then(|| network(address)), method: self.method.as_ref() }
     }
 }
 
@@ -226,7 +251,7 @@ mod tests {
     }
 
     fn counts(rule: LimitRule) -> Arc<Counts> {
-        Arc::new(Counts::new(&"p".parse().unwrap(), rule, Counter::default()))
+        Arc::new(Counts::new(&"p".parse().unwrap(), rule, Counter::default(), None))
     }
 
     #[test]
@@ -257,24 +282,31 @@ mod tests {
         let known = |name: &str| Client::Known(name.into());
         let (one, two): (IpAddr, IpAddr) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
         let by_client = Limit::new(&counts(rule(1, 3_600, 1, &[Per::Client])), "/a.B/C");
-        assert!(by_client.take(&known("ada"), one).is_ok());
-        assert!(by_client.take(&known("ada"), two).is_err(), "the same caller from elsewhere");
-        assert!(by_client.take(&known("eve"), one).is_ok());
-        assert!(by_client.take(&Client::Nobody, one).is_ok() && by_client.take(&Client::Nobody, one).is_err());
-        assert!(by_client.take(&Client::Nobody, two).is_ok(), "who is nobody counts by address");
+        assert!(by_client.take_here(&known("ada"), one).is_ok());
+        assert!(by_client.take_here(&known("ada"), two).is_err(), "the same caller from elsewhere");
+        assert!(by_client.take_here(&known("eve"), one).is_ok());
+        assert!(
+            by_client.take_here(&Client::Nobody, one).is_ok() && by_client.take_here(&Client::Nobody, one).is_err()
+        );
+        assert!(by_client.take_here(&Client::Nobody, two).is_ok(), "who is nobody counts by address");
 
         let by_address = Limit::new(&counts(rule(1, 3_600, 1, &[Per::Address])), "/a.B/C");
-        assert!(by_address.take(&known("ada"), one).is_ok() && by_address.take(&known("eve"), one).is_err());
+        assert!(by_address.take_here(&known("ada"), one).is_ok() && by_address.take_here(&known("eve"), one).is_err());
         let (near, far): (IpAddr, IpAddr) = ("2001:db8::1".parse().unwrap(), "2001:db8:0:1::1".parse().unwrap());
-        assert!(by_address.take(&Client::Nobody, near).is_ok() && by_address.take(&Client::Nobody, far).is_ok());
-        assert!(by_address.take(&Client::Nobody, "2001:db8::2".parse().unwrap()).is_err());
-        assert!(by_address.take(&Client::Nobody, "::ffff:10.0.0.1".parse().unwrap()).is_err(), "the same as 10.0.0.1");
+        assert!(
+            by_address.take_here(&Client::Nobody, near).is_ok() && by_address.take_here(&Client::Nobody, far).is_ok()
+        );
+        assert!(by_address.take_here(&Client::Nobody, "2001:db8::2".parse().unwrap()).is_err());
+        assert!(
+            by_address.take_here(&Client::Nobody, "::ffff:10.0.0.1".parse().unwrap()).is_err(),
+            "the same as 10.0.0.1"
+        );
 
         let shared = counts(rule(1, 3_600, 1, &[Per::Method]));
         let (get, put) = (Limit::new(&shared, "/a.B/Get"), Limit::new(&shared, "/a.B/Put"));
-        assert!(get.take(&Client::Nobody, one).is_ok() && put.take(&Client::Nobody, one).is_ok());
-        assert!(get.take(&Client::Nobody, two).is_err());
-        assert!(matches!(get.take(&known("ada"), one), Err(it) if it.message.contains("policy p, rule r")));
+        assert!(get.take_here(&Client::Nobody, one).is_ok() && put.take_here(&Client::Nobody, one).is_ok());
+        assert!(get.take_here(&Client::Nobody, two).is_err());
+        assert!(matches!(get.take_here(&known("ada"), one), Err(it) if it.message.contains("policy p, rule r")));
     }
 
     #[test]
@@ -297,7 +329,7 @@ mod tests {
     fn a_policy_that_could_not_be_read_lets_nothing_through() {
         let closed = Arc::new(Counts::closed(&"p".parse().unwrap(), Counter::default()));
         let limit = Limit::new(&closed, "/a.B/C");
-        assert!(limit.take(&Client::Nobody, "10.0.0.1".parse().unwrap()).is_err());
+        assert!(limit.take_here(&Client::Nobody, "10.0.0.1".parse().unwrap()).is_err());
     }
 
     #[test]

@@ -22,7 +22,7 @@ use weft_runtime::{
 use weft_traffic::Worlds;
 
 use crate::{
-    edge::{access_log::Writer, issuers::Fetcher},
+    edge::{access_log::Writer, issuers::Fetcher, shared::SharedTask},
     routes::keeper::{Fetch, Keeper},
 };
 
@@ -86,6 +86,10 @@ impl Parts {
 
     pub(super) fn fetch_keys(&mut self, fetcher: Fetcher) {
         self.run("fetcher of issuers' keys", fetcher.run());
+    }
+
+    pub(super) fn share_counts(&mut self, task: SharedTask) {
+        self.run("shared rate limits", task.run());
     }
 
     pub(super) fn keep_identity(&mut self, task: IdentityTask) {

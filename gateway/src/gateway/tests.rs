@@ -62,6 +62,7 @@ impl Mesh {
             transcoding: weft_transcode::Settings::default(),
             limits: Limits::default(),
             policies: Vec::new(),
+            redis: None,
         };
         let context = Context::for_test("gateway", Env::default());
         let mut gateway = Gateway::listen(config, &context).unwrap();

@@ -12,7 +12,8 @@ pub(crate) async fn start(yaml: &str) -> Running {
     start_with(|config: &mut Config| config.policies = policies).await
 }
 
-fn read(yaml: &str) -> Vec<Policy> {
+/// Reads policies, one YAML document each.
+pub(crate) fn read(yaml: &str) -> Vec<Policy> {
     let read = weft_policy::parse(yaml, weft_policy::Format::Yaml).unwrap_or_else(|e| panic!("{e} in\n{yaml}"));
     read.into_iter().map(|(_, policy)| policy).collect()
 }

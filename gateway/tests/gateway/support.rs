@@ -90,6 +90,7 @@ pub(crate) async fn start_gateway(upstream: String, change: impl FnOnce(&mut Con
         transcoding: weft_transcode::Settings::default(),
         limits: Limits::default(),
         policies: Vec::new(),
+        redis: None,
     };
     change(&mut config);
     let context = Context::for_test("gateway", Env::default());

@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::env::Env;
 use crate::metadata;
+use crate::peers;
 use crate::protocol;
 use crate::run::{self, Limit};
 
@@ -30,6 +31,8 @@ enum What {
     Registry,
     /// What JSON ⇄ protobuf costs, beside prost-reflect and pbjson, and what routes cost
     Transcode,
+    /// What REST costs, beside Envoy and grpc-gateway
+    Gateway,
 }
 
 impl What {
@@ -38,13 +41,14 @@ impl What {
             What::Sampling => "sampling",
             What::Registry => "registry",
             What::Transcode => "transcode",
+            What::Gateway => "gateway",
         }
     }
 
     /// Returns the package that the measurement is in, if it needs no `weft`.
     fn alone(self) -> Option<&'static str> {
         match self {
-            What::Sampling | What::Registry => None,
+            What::Sampling | What::Registry | What::Gateway => None,
             What::Transcode => Some("weft-bench-transcode"),
         }
     }
@@ -57,6 +61,10 @@ pub(crate) fn run(env: &Env, arguments: &Arguments) -> Result<()> {
         bench.args(["bench", "-p", package, "--bench", arguments.what.bench(), "--"]).args(&arguments.arguments);
         return run::succeed(bench, limit);
     }
+    let peers = match arguments.what {
+        What::Gateway => peers::of_the_gateway(env)?,
+        What::Sampling | What::Registry | What::Transcode => Vec::new(),
+    };
     let mut build = env.cargo();
     build.args(["build", "--release", "--bin", "weft"]);
     run::succeed(build, limit)?;
@@ -64,5 +72,6 @@ pub(crate) fn run(env: &Env, arguments: &Arguments) -> Result<()> {
     bench.args(["bench", "--bench", arguments.what.bench(), "--"]);
     bench.args(&arguments.arguments);
     bench.env(protocol::BIN, metadata::load(env)?.target_directory.join("release"));
+    bench.envs(peers);
     run::succeed(bench, limit)
 }

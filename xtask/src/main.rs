@@ -20,6 +20,7 @@ mod tools;
 
 mod env;
 mod metadata;
+mod peers;
 mod run;
 
 use std::process::ExitCode;

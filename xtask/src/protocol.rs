@@ -14,6 +14,7 @@
 //! | `WEFT_TEST_GO` | the go program; what `tests/e2e/xds/go` is made of is in its cache |
 //! | `WEFT_TEST_JAVA_CLIENT` | directory of what `tests/e2e/xds/java` came to: `classes`, and `lib` with grpc-java |
 //! | `WEFT_TEST_ENVOY` | Envoy |
+//! | `WEFT_TEST_GRPC_GATEWAY` | the grpc-gateway of `bench/peers/grpc-gateway`; for measurements only |
 //! | `WEFT_TEST_PROMTOOL` | Prometheus' promtool |
 //! | `WEFT_TEST_KUSTOMIZE` | the kustomize program |
 //! | `WEFT_TEST_KUBERNETES_VALIDATE` | the kubernetes-validate program |
@@ -42,6 +43,8 @@ pub(crate) const GO: &str = "WEFT_TEST_GO";
 pub(crate) const JAVA_CLIENT: &str = "WEFT_TEST_JAVA_CLIENT";
 /// Envoy.
 pub(crate) const ENVOY: &str = "WEFT_TEST_ENVOY";
+/// A built grpc-gateway.
+pub(crate) const GRPC_GATEWAY: &str = "WEFT_TEST_GRPC_GATEWAY";
 /// The promtool program.
 pub(crate) const PROMTOOL: &str = "WEFT_TEST_PROMTOOL";
 /// The kustomize program.

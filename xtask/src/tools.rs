@@ -113,6 +113,11 @@ pub(crate) fn node_modules(env: &Env) -> Result<PathBuf> {
     Ok(modules)
 }
 
+/// Returns Envoy.
+pub(crate) fn envoy_program(env: &Env) -> Result<PathBuf> {
+    install(env, envoy(env))
+}
+
 /// Fails unless the machine has a program that answers to `asked`.
 pub(crate) fn on_this_machine(env: &Env, program: &str, asked: &str) -> Result<()> {
     let there = run::answers(&mut answer(env.command(program), &[asked]));

@@ -46,6 +46,11 @@ pub fn envoy() -> Option<PathBuf> {
     variable("WEFT_TEST_ENVOY")
 }
 
+/// Returns the grpc-gateway that measurements have as a peer.
+pub fn grpc_gateway() -> Option<PathBuf> {
+    variable("WEFT_TEST_GRPC_GATEWAY")
+}
+
 /// Returns the grpcurl program.
 pub fn grpcurl() -> Option<PathBuf> {
     variable("WEFT_TEST_GRPCURL")

@@ -48,7 +48,8 @@ pub(crate) struct Authentication {
     api_keys: Option<(HeaderName, ApiKeys)>,
     anonymous: bool,
     to_metadata: Box<[Written]>,
-    forward: bool,
+    /// Headers with credentials that stay here, and what would become one of the same name.
+    kept_back: Box<[HeaderName]>,
     rules: Box<[(Methods, Arc<Rule>)]>,
     challenge: HeaderValue,
     refusals: Refusals,
@@ -129,14 +130,20 @@ impl Authentication {
             };
             (rule.methods.clone(), Arc::new(compiled))
         });
+        let api_keys = it.api_key_header.as_deref().map(|name| (header(name), parts.api_keys.clone()));
+        let authorization = (!it.jwt.is_empty()).then_some(header::AUTHORIZATION);
+        let shown: Vec<HeaderName> =
+            authorization.into_iter().chain(api_keys.iter().map(|(name, _)| name.clone())).collect();
+        let aliases = shown.iter().map(|name| header(&format!("{METADATA}{name}")));
+        let kept_back = aliases.chain(shown.iter().filter(|_| !it.forward).cloned()).collect();
         let scheme = if it.jwt.is_empty() && it.api_key_header.is_some() { "ApiKey" } else { "Bearer" };
         Self {
             policy: policy.clone(),
             issuers,
-            api_keys: it.api_key_header.as_deref().map(|name| (header(name), parts.api_keys.clone())),
+            api_keys,
             anonymous: it.anonymous,
             to_metadata: written.collect(),
-            forward: it.forward,
+            kept_back,
             rules: rules.collect(),
             challenge: HeaderValue::try_from(format!("{scheme} realm=\"weft\"")).expect("constants are valid"),
             refusals: parts.refusals.clone(),
@@ -192,13 +199,8 @@ impl Authentication {
     }
 
     fn change(&self, headers: &mut HeaderMap, claims: &Claims) {
-        if !self.forward {
-            if !self.issuers.is_empty() {
-                headers.remove(header::AUTHORIZATION);
-            }
-            if let Some((name, _)) = &self.api_keys {
-                headers.remove(name);
-            }
+        for name in &self.kept_back {
+            headers.remove(name);
         }
         for it in &self.to_metadata {
             headers.remove(&it.name);

@@ -61,9 +61,10 @@ pub enum Source {
 /// Bounds of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Longest REST request body in bytes, and longest message of a client stream; longer is 413. Default 4 MiB, at most 256 MiB.
+    /// Longest REST request body in bytes, and longest message of a client stream; longer is 413. Of gRPC-Web and Connect the longest message; longer is
+    /// RESOURCE_EXHAUSTED. Compressed or not. Default 4 MiB, at most 256 MiB.
     pub max_request_bytes: u64,
-    /// Deadline of a unary REST call that brings no `grpc-timeout`. Default 60 s. Streams and native gRPC calls get none.
+    /// Deadline of a unary REST call that brings no `grpc-timeout`. Default 60 s. Streams and calls by gRPC, gRPC-Web and Connect get none.
     pub default_timeout: Duration,
 }
 

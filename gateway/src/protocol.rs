@@ -1,21 +1,28 @@
 //! Protocols on the one port: which one a request speaks.
 //!
-//! Lives here: telling native gRPC, the gateway's own gRPC services and REST apart; what a data thread needs to answer them. Does not: connections
+//! Lives here: telling native gRPC, gRPC-Web, Connect and REST apart; what a data thread needs to answer them. Does not: connections
 //! (`listener`), any protocol's rules (below).
 
+pub(crate) mod compression;
+pub(crate) mod connect;
 pub(crate) mod frames;
 pub(crate) mod grpc;
+pub(crate) mod grpc_web;
 pub(crate) mod health;
 pub(crate) mod reflection;
 pub(crate) mod replies;
 pub(crate) mod rest;
+pub(crate) mod rpc;
 
 use std::{
     net::SocketAddr,
     sync::{Arc, LazyLock},
 };
 
-use http::{HeaderMap, Request, Response, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, Method, Request, Response,
+    header::{ACCEPT_ENCODING, CONTENT_TYPE},
+};
 use hyper::body::Incoming;
 use weft_reflection::Reflection;
 use weft_runtime::{admin::Readiness, threads::Load};
@@ -30,8 +37,8 @@ use crate::{
         metrics::{Meters, Status},
         span::Tracing,
     },
-    protocol::health::MeshHealth,
-    routes::keeper::Published,
+    protocol::{health::MeshHealth, rpc::unread::Unread},
+    routes::{Table, keeper::Published},
 };
 
 /// What all data threads share.
@@ -73,21 +80,61 @@ impl Shard {
         downstream: SocketAddr,
         load: Load,
     ) -> Response<Observed> {
-        let grpc = speaks_grpc(request.headers());
+        let spoken = Spoken::of(&request, self.shared.table.load().as_deref());
         let meters = &self.shared.meters;
-        let meter = if grpc { meters.unmatched_grpc() } else { meters.unmatched_rest() };
+        let meter = match spoken {
+            Spoken::Grpc => meters.unmatched_grpc(),
+            Spoken::GrpcWeb => meters.unmatched_grpc_web(),
+            Spoken::Connect => meters.unmatched_connect(),
+            Spoken::Rest => meters.unmatched_rest(),
+        };
         let Shared { log, tracing, .. } = &*self.shared;
         let mut call = Call::begin(&request, downstream, load.enter(), meter, log.clone(), tracing);
         let request = request.map(Body::from);
-        let response = if grpc {
-            call.status = Status::Grpc(1);
-            grpc::answer(self, request, &mut call).await
-        } else {
-            let response = rest::answer(self, request, &mut call).await;
-            call.status = Status::Http(response.status().as_u16());
-            response
+        let response = match spoken {
+            Spoken::Grpc => {
+                call.status = Status::Grpc(1);
+                grpc::answer(self, request, &mut call).await
+            }
+            Spoken::GrpcWeb | Spoken::Connect => {
+                let (request, unread) = Unread::watch(request);
+                let mut response = if spoken == Spoken::Connect {
+                    connect::answer(self, request, &mut call).await
+                } else {
+                    grpc_web::answer(self, request, &mut call).await
+                };
+                unread.tell(&mut response);
+                response
+            }
+            Spoken::Rest => {
+                let accepted =
+                    rpc::list(request.headers(), &ACCEPT_ENCODING).filter(|_| request.method() != Method::HEAD);
+                let response = rest::answer(self, request, &mut call).await;
+                call.status = Status::Http(response.status().as_u16());
+                compression::answers::answer(accepted.as_deref(), response).await
+            }
         };
         call.answered(response)
+    }
+}
+
+/// The protocol of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spoken {
+    Grpc,
+    GrpcWeb,
+    Connect,
+    Rest,
+}
+
+impl Spoken {
+    fn of<B>(request: &Request<B>, table: Option<&Table>) -> Self {
+        match request.headers() {
+            headers if speaks_grpc(headers) => Self::Grpc,
+            headers if grpc_web::speaks(headers) => Self::GrpcWeb,
+            _ if connect::speaks(request, table) => Self::Connect,
+            _ => Self::Rest,
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use weft_transcode::{
 use crate::{
     edge::{
         cors::Cors,
-        metrics::{Meters, RouteMeter},
+        metrics::{Meters, MethodMeters, RouteMeter},
         policies::{EdgePlan, Scopes},
     },
     routes::sets::LinkedSet,
@@ -69,7 +69,7 @@ struct Native {
 
 #[derive(Debug)]
 struct NativeMethod {
-    meter: Arc<RouteMeter>,
+    meters: Arc<MethodMeters>,
     edge: Option<Arc<EdgePlan>>,
 }
 
@@ -77,7 +77,19 @@ struct NativeMethod {
 pub(crate) struct NativeFound<'t> {
     pub(crate) service: &'t ServiceName,
     /// None for a method that its service does not declare.
-    pub(crate) meter: Option<&'t Arc<RouteMeter>>,
+    pub(crate) meters: Option<&'t Arc<MethodMeters>>,
+    /// What it meets at the edge.
+    pub(crate) edge: Option<Arc<EdgePlan>>,
+}
+
+/// A method as gRPC-Web and Connect call it.
+pub(crate) struct Rpc {
+    pub(crate) service: ServiceName,
+    /// Where the gRPC call goes, as in `Found`.
+    pub(crate) uri: Uri,
+    /// What is known of the method; none where only its service is.
+    pub(crate) plan: Option<Arc<MethodPlan>>,
+    pub(crate) meters: Option<Arc<MethodMeters>>,
     /// What it meets at the edge.
     pub(crate) edge: Option<Arc<EdgePlan>>,
 }
@@ -147,6 +159,27 @@ impl Table {
         }
     }
 
+    /// Resolves the path of a call by gRPC-Web or Connect, `/package.Service/Method`.
+    pub(crate) fn rpc(&self, path: &str) -> Option<Rpc> {
+        let NativeFound { service, meters, edge } = self.native(path)?;
+        let (service, meters) = (service.clone(), meters.cloned());
+        match self.rest.method(path) {
+            Some((plan, owner)) if *owner == service => {
+                let uri = self.targets[&key(plan)].uri.clone();
+                Some(Rpc { service, uri, plan: Some(Arc::clone(plan)), meters, edge })
+            }
+            _ => {
+                let uri = format!("http://{}{path}", service.full()).parse().ok()?;
+                Some(Rpc { service, uri, plan: None, meters, edge })
+            }
+        }
+    }
+
+    /// Whether a path is that of a method whose types are known.
+    pub(crate) fn has_method(&self, path: &str) -> bool {
+        self.rest.method(path).is_some()
+    }
+
     /// Resolves a native gRPC call by its path, `/package.Service/Method`. A method that its service does not declare has no meter,
     /// and what it meets at the edge is found out here: no declaration, no way around a policy.
     pub(crate) fn native(&self, path: &str) -> Option<NativeFound<'_>> {
@@ -154,8 +187,8 @@ impl Table {
         let native = self.native.get(service);
         let service = native.map(|it| &it.service).or(self.rest_of_native.as_ref())?;
         Some(match native.and_then(|it| it.methods.get(method)) {
-            Some(it) => NativeFound { service, meter: Some(&it.meter), edge: it.edge.clone() },
-            None => NativeFound { service, meter: None, edge: self.edge.plan(service, path) },
+            Some(it) => NativeFound { service, meters: Some(&it.meters), edge: it.edge.clone() },
+            None => NativeFound { service, meters: None, edge: self.edge.plan(service, path) },
         })
     }
 
@@ -226,7 +259,10 @@ fn native<'a>(entry: &'a Entry, edge: &'a Scopes, meters: &'a Meters) -> impl It
     entry.info.grpc_services.iter().map(move |service| {
         let found = |method: &str| {
             let path = format!("/{}/{method}", service.name);
-            NativeMethod { meter: meters.native(&path), edge: edge.plan(&entry.name, &path) }
+            NativeMethod {
+                meters: Arc::new(MethodMeters::new(meters.native(&path))),
+                edge: edge.plan(&entry.name, &path),
+            }
         };
         let methods = service.methods.iter().map(|method| (method.name.clone(), found(&method.name))).collect();
         (service.name.clone(), Native { service: entry.name.clone(), methods })

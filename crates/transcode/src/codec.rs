@@ -4,6 +4,7 @@
 //! Source: the ProtoJSON specification and the protobuf conformance suite, strict. No message is built on the way; only
 //! values from path and query may need one (`bind`).
 
+mod connect;
 pub(crate) mod decode;
 pub(crate) mod encode;
 pub(crate) mod json;

@@ -79,13 +79,13 @@ impl Writer {
 
 impl Line {
     fn print(&self) {
-        let (status, protocol) = match self.status {
-            Status::Http(code) => (i32::from(code), "rest"),
-            Status::Grpc(code) => (code, "grpc"),
+        let status = match self.status {
+            Status::Http(code) => i32::from(code),
+            Status::Grpc(code) => code,
         };
         tracing::info!(
             target: "access",
-            protocol,
+            protocol = self.meter.protocol(),
             method = self.method.as_str(),
             path = self.uri.path(),
             route = self.meter.route(),

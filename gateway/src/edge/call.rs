@@ -7,7 +7,10 @@
 use std::{
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -33,6 +36,19 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 /// Longest request id that is taken over from a client.
 const MAX_REQUEST_ID: usize = 128;
 
+const UNKNOWN: i32 = 2;
+
+/// How a call ends whose protocol says so within the body: told by who writes the body, read when the body is over.
+#[derive(Debug, Clone)]
+pub(crate) struct Outcome(Arc<AtomicI32>);
+
+impl Outcome {
+    /// Says the gRPC code that the call ends with.
+    pub(crate) fn is(&self, code: i32) {
+        self.0.store(code, Ordering::Relaxed);
+    }
+}
+
 /// A call that has not ended.
 #[derive(Debug)]
 pub(crate) struct Call {
@@ -56,6 +72,8 @@ pub(crate) struct Call {
     pub(crate) cors: Option<Granted>,
     /// Edge policy and rule that refused it.
     pub(crate) refused: Option<By>,
+    /// Where it is said how it ended, if head and trailers do not.
+    outcome: Option<Outcome>,
     method: Method,
     uri: Uri,
     log: AccessLog,
@@ -89,6 +107,7 @@ impl Call {
             status: Status::Http(499),
             cors: None,
             refused: None,
+            outcome: None,
             method: request.method().clone(),
             uri: request.uri().clone(),
             log,
@@ -105,6 +124,12 @@ impl Call {
         headers.insert(REQUEST_ID, self.request_id.clone());
     }
 
+    /// Makes the call one that ends as the returned handle says, and as cancelled if the client leaves before.
+    pub(crate) fn ends_by_outcome(&mut self) -> Outcome {
+        self.status = Status::Grpc(1);
+        self.outcome.insert(Outcome(Arc::new(AtomicI32::new(UNKNOWN)))).clone()
+    }
+
     /// Ties the call's end to the end of its answer's body.
     pub(crate) fn answered(self, mut response: Response<Body>) -> Response<Observed> {
         response.headers_mut().insert(REQUEST_ID, self.request_id.clone());
@@ -112,7 +137,7 @@ impl Call {
             cors.write(response.headers_mut());
         }
         let unsaid = match self.status {
-            Status::Grpc(_) if Code::from_headers(response.headers()).is_none() => {
+            Status::Grpc(_) if self.outcome.is_none() && Code::from_headers(response.headers()).is_none() => {
                 let http = response.status();
                 let code = if http.is_success() { Code::Unknown } else { Code::from_http(http) };
                 Some(Status::Grpc(code.number().into()))
@@ -181,7 +206,8 @@ impl Observed {
     /// The answer is over, unlike one that is dropped because the client left.
     fn over(&mut self) {
         if let Some(mut call) = self.call.take() {
-            call.status = self.unsaid.unwrap_or(call.status);
+            let told = call.outcome.as_ref().map(|it| Status::Grpc(it.0.load(Ordering::Relaxed)));
+            call.status = told.or(self.unsaid).unwrap_or(call.status);
         }
     }
 }

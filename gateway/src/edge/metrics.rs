@@ -23,7 +23,7 @@ const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.7
 
 /// Label values of `status` for REST, in the order of their slots; anything else is `other`.
 const HTTP: [u16; 18] = [200, 201, 202, 204, 400, 401, 403, 404, 405, 409, 413, 415, 429, 499, 500, 501, 503, 504];
-/// Label values of `status` for native gRPC: the codes in order (google/rpc/code.proto).
+/// Label values of `status` for gRPC, gRPC-Web and Connect: the codes in order (google/rpc/code.proto).
 const GRPC: [&str; 17] = [
     "OK",
     "CANCELLED",
@@ -43,6 +43,9 @@ const GRPC: [&str; 17] = [
     "DATA_LOSS",
     "UNAUTHENTICATED",
 ];
+/// Label values of `protocol`.
+const GRPC_WEB: &str = "grpc_web";
+const CONNECT: &str = "connect";
 /// Label value of `route` where none matched.
 const UNMATCHED: &str = "unmatched";
 /// Label value of `route` of the questions that browsers ask before a call.
@@ -136,6 +139,8 @@ pub(crate) struct Meters {
     pub(crate) sets_refused: Counter,
     unmatched_rest: Arc<RouteMeter>,
     unmatched_grpc: Arc<RouteMeter>,
+    unmatched_grpc_web: Arc<RouteMeter>,
+    unmatched_connect: Arc<RouteMeter>,
     probes: Arc<RouteMeter>,
     preflights: Arc<RouteMeter>,
 }
@@ -149,6 +154,8 @@ impl Meters {
         let meters = Self {
             unmatched_rest: unmatched("rest"),
             unmatched_grpc: unmatched("grpc"),
+            unmatched_grpc_web: unmatched(GRPC_WEB),
+            unmatched_connect: unmatched(CONNECT),
             probes: meter(&calls, &durations, "grpc", "POST", health::CHECK),
             preflights: meter(&calls, &durations, "rest", "OPTIONS", PREFLIGHT),
             calls: calls.clone(),
@@ -205,6 +212,16 @@ impl Meters {
         Arc::clone(&self.unmatched_grpc)
     }
 
+    /// Returns the meter of gRPC-Web calls to methods nobody declares.
+    pub(crate) fn unmatched_grpc_web(&self) -> Arc<RouteMeter> {
+        Arc::clone(&self.unmatched_grpc_web)
+    }
+
+    /// Returns the meter of Connect calls to methods nobody declares.
+    pub(crate) fn unmatched_connect(&self) -> Arc<RouteMeter> {
+        Arc::clone(&self.unmatched_connect)
+    }
+
     /// Returns the meter of health checks that are passed on to an app.
     pub(crate) fn probes(&self) -> Arc<RouteMeter> {
         Arc::clone(&self.probes)
@@ -232,6 +249,28 @@ fn meter(
     })
 }
 
+/// The meters of one method, one for each RPC protocol. Those of the rarer protocols are made when they are first wanted.
+#[derive(Debug)]
+pub(crate) struct MethodMeters {
+    pub(crate) grpc: Arc<RouteMeter>,
+    grpc_web: OnceLock<Arc<RouteMeter>>,
+    connect: OnceLock<Arc<RouteMeter>>,
+}
+
+impl MethodMeters {
+    pub(crate) fn new(grpc: Arc<RouteMeter>) -> Self {
+        Self { grpc, grpc_web: OnceLock::new(), connect: OnceLock::new() }
+    }
+
+    pub(crate) fn grpc_web(&self) -> &Arc<RouteMeter> {
+        self.grpc_web.get_or_init(|| self.grpc.of_protocol(GRPC_WEB))
+    }
+
+    pub(crate) fn connect(&self) -> &Arc<RouteMeter> {
+        self.connect.get_or_init(|| self.grpc.of_protocol(CONNECT))
+    }
+}
+
 /// Counts the calls of one route; every handle is looked up once, at its first use, so that a route nobody calls has no series.
 #[derive(Debug)]
 pub(crate) struct RouteMeter {
@@ -248,6 +287,16 @@ impl RouteMeter {
         self.ended[status.slot()].get_or_init(|| self.counter(status)).inc();
         let duration = self.duration.get_or_init(|| self.durations.get_or_create(&self.labels).clone());
         duration.observe(took.as_secs_f64());
+    }
+
+    /// The same route in another protocol.
+    fn of_protocol(&self, protocol: &'static str) -> Arc<Self> {
+        meter(&self.calls, &self.durations, protocol, &self.labels.method, &self.labels.route)
+    }
+
+    /// The protocol as metrics and access log name it.
+    pub(crate) fn protocol(&self) -> &'static str {
+        self.labels.protocol
     }
 
     /// The route as metrics and access log name it.

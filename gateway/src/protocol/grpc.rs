@@ -98,8 +98,8 @@ fn route(shard: &Shard, path: &str, call: &mut Call) -> Result<Routed, (Code, St
     let Some(found) = table.native(path) else {
         return Err((Code::Unimplemented, format!("no service of the mesh offers {path}")));
     };
-    if let Some(meter) = found.meter {
-        call.meter = meter.clone();
+    if let Some(meters) = found.meters {
+        call.meter = meters.grpc.clone();
     }
     call.service = Some(found.service.clone());
     Ok((found.service.clone(), found.edge))

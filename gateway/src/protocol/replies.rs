@@ -15,7 +15,10 @@ use http_body::Body as _;
 use weft_traffic::Body;
 use weft_transcode::{Status, status};
 
-use crate::protocol::{chain, frames::Deframer};
+use crate::protocol::{
+    chain,
+    frames::{Deframer, MAX_MESSAGE},
+};
 
 const UNKNOWN: i32 = 2;
 const INTERNAL: i32 = 13;
@@ -40,11 +43,21 @@ pub(crate) enum Next {
 }
 
 impl Replies {
-    /// Reads the head; returns its metadata too.
+    /// Reads the head; returns its metadata too. That of a trailers-only answer is trailers.
     pub(crate) fn new(response: Response<Body>) -> (HeaderMap, Self) {
         let (head, body) = response.into_parts();
-        let ended = status_in(&head.headers).or_else(|| not_grpc(head.status, &head.headers));
-        (head.headers, Self { body, deframer: Deframer::default(), trailers: HeaderMap::new(), ended })
+        let mut replies = Self {
+            body,
+            deframer: Deframer::new(MAX_MESSAGE),
+            trailers: HeaderMap::new(),
+            ended: status_in(&head.headers),
+        };
+        if replies.ended.is_some() {
+            replies.trailers = head.headers;
+            return (HeaderMap::new(), replies);
+        }
+        replies.ended = not_grpc(head.status, &head.headers);
+        (head.headers, replies)
     }
 
     /// Waits for the next message or the end. Cancel-safe.
@@ -59,10 +72,15 @@ impl Replies {
                 return Poll::Ready(Next::End(status.clone()));
             }
             match self.deframer.next() {
-                Ok(Some(message)) => return Poll::Ready(Next::Message(message)),
+                Ok(Some(message)) if message.flags == 0 => return Poll::Ready(Next::Message(message.bytes)),
+                Ok(Some(_)) => {
+                    let message = "upstream sent a compressed message although none was asked for";
+                    self.ended = Some(Status::new(INTERNAL, message));
+                    continue;
+                }
                 Ok(None) => {}
                 Err(error) => {
-                    self.ended = Some(Status::new(INTERNAL, error.to_string()));
+                    self.ended = Some(Status::new(INTERNAL, format!("upstream: {error}")));
                     continue;
                 }
             }
@@ -82,7 +100,7 @@ impl Replies {
         }
     }
 
-    /// Metadata that came after the messages; empty before the end.
+    /// Metadata that came after the messages, with the status; empty before the end.
     pub(crate) fn trailers(&self) -> &HeaderMap {
         &self.trailers
     }
@@ -90,7 +108,7 @@ impl Replies {
     fn end(&self, trailers: &HeaderMap) -> Status {
         let status = status_in(trailers).unwrap_or_else(|| Status::new(UNKNOWN, "upstream ended without a status"));
         match self.deframer.finish() {
-            Err(error) if status.code == 0 => Status::new(INTERNAL, error.to_string()),
+            Err(error) if status.code == 0 => Status::new(INTERNAL, format!("upstream: {error}")),
             _ => status,
         }
     }
@@ -117,7 +135,7 @@ fn not_grpc(http: StatusCode, headers: &HeaderMap) -> Option<Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::frames::frame;
+    use crate::protocol::frames::{COMPRESSED, frame, frame_with};
     use http::{HeaderName, HeaderValue};
     use weft_traffic::BodySender;
 
@@ -174,5 +192,8 @@ mod tests {
         sender.data(frame(b"one").slice(..6)).await.unwrap();
         sender.trailers(map(&[("grpc-status", "0")])).await.unwrap();
         assert_eq!(end(&mut replies).await.code, 13);
+        let (mut sender, mut replies) = answer(200, &[GRPC]);
+        sender.data(frame_with(COMPRESSED, b"one")).await.unwrap();
+        assert_eq!(end(&mut replies).await.code, 13, "nobody asked for a compressed message");
     }
 }

@@ -4,7 +4,7 @@
 //! which headers cross (`rest::metadata`), bodies that stream (`rest::streams`), choosing an endpoint (`weft-traffic`).
 //! Every failure is a `google.rpc.Status` as JSON, whoever made it.
 
-mod metadata;
+pub(super) mod metadata;
 mod streams;
 
 use std::time::Duration;
@@ -24,6 +24,7 @@ use crate::{
     edge::{call::Call, cors::Asked, guard},
     protocol::{
         Shard, chain,
+        compression::{DecompressError, Encoding},
         frames::frame,
         replies::{Next, Replies},
     },
@@ -166,11 +167,20 @@ impl Exchange<'_> {
         let codec = &self.shard.shared.codec;
         codec.check_head(plan, self.parts())?;
         self.check_content_type()?;
+        let encoding = self.encoding()?;
         let timeout = self.timeout()?;
-        if plan.method().streaming().client() {
+        let streams = plan.method().streaming().client();
+        if streams && encoding.is_none() {
             return self.stream_requests(body, timeout).await;
         }
         let body = self.read(body, timeout).await?;
+        let body = match encoding {
+            Some(encoding) if !body.is_empty() => self.decompressed(encoding, &body)?,
+            _ => body,
+        };
+        if streams {
+            return self.stream_requests(Body::full(body), timeout).await;
+        }
         let message = codec.decode_request(plan, self.parts(), &body)?;
         self.call(Body::full(frame(&message)), timeout).await
     }
@@ -299,6 +309,25 @@ impl Exchange<'_> {
         whole.extend_from_slice(&first);
         whole.extend_from_slice(&rest);
         Ok(whole.freeze())
+    }
+
+    /// How the body is compressed. A compressed client stream is read whole before its first message goes upstream.
+    fn encoding(&self) -> Result<Option<Encoding>, BindError> {
+        let named = self.head.headers.get(header::CONTENT_ENCODING).and_then(|name| name.to_str().ok());
+        Encoding::named(named.unwrap_or_default()).map_err(|unknown| BindError {
+            http_status: 415,
+            code: INVALID_ARGUMENT,
+            message: unknown.to_string(),
+            violations: Vec::new(),
+        })
+    }
+
+    fn decompressed(&self, encoding: Encoding, body: &[u8]) -> Result<Bytes, BindError> {
+        let limit = self.shard.shared.limits.max_request_bytes;
+        encoding.decompress(body, usize::try_from(limit).unwrap_or(usize::MAX)).map_err(|error| match error {
+            DecompressError::TooLong(_) => BindError::too_large(limit),
+            DecompressError::Malformed(_) => BindError::field("body", chain(&error)),
+        })
     }
 
     /// The client's `grpc-timeout`; without one, the configured limit for calls that are not streams.

@@ -19,7 +19,7 @@ use weft_testkit::{
 
 use crate::{
     policies::{read, start},
-    support::{Answer, Running, channel, send, start_with},
+    support::{Answer, Running, channel, framed, send, send_bytes, start_with},
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -354,4 +354,36 @@ rate_limit: { rules: [{ name: all, per: [address], calls: 6, every: 24h }] }
     .await;
     let metrics = send(gateways[0].admin, "GET", "/metrics", &[], "").await.body;
     assert!(!metrics.contains(redis::PASSWORD));
+}
+
+#[tokio::test]
+async fn no_protocol_is_a_way_around_the_edge() {
+    let key = Key::p256("one");
+    let issuer = Issuer::start(&[&key]).await;
+    let gateway = start(&policy(&issuer, "")).await;
+    let bearer = format!("Bearer {}", key.sign(&claims(&issuer)));
+    let (list, stream) = ("/shop.users.v1.Users/ListUsers", "/weft.testkit.v1.Echo/ServerStream");
+    let get = format!("{list}?connect=v1&encoding=json&message=%7B%7D");
+    let (json, proto, connect) = ("application/json", "application/proto", "application/connect+json");
+    for (method, path, content_type, body, status, refused, passed) in [
+        ("POST", list, json, b"{}".to_vec(), 401, r#""code":"unauthenticated""#, "{}"),
+        ("POST", list, proto, vec![], 401, r#""code":"unauthenticated""#, ""),
+        ("GET", get.as_str(), json, vec![], 401, r#""code":"unauthenticated""#, "{}"),
+        ("POST", stream, connect, framed(0, br#"{"count": 1}"#), 200, r#""code":"unauthenticated""#, "\"instance\""),
+        ("POST", list, "application/grpc-web+proto", framed(0, b""), 200, "grpc-status: 16", "grpc-status: 0"),
+        ("POST", stream, "application/grpc-web+proto", framed(0, &[16, 1]), 200, "grpc-status: 16", "grpc-status: 0"),
+    ] {
+        let mut headers = vec![("content-type", content_type)];
+        if content_type == json {
+            headers.push(("connect-protocol-version", "1"));
+        }
+        let (http, told, answer) = send_bytes(gateway.addr, method, path, &headers, body.clone().into()).await;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert_eq!((http.as_u16(), answer.contains(refused)), (status, true), "{path} {content_type}: {answer}");
+        assert!(told.contains_key("www-authenticate"), "{path} {content_type}: {told:?}");
+        headers.push(("authorization", bearer.as_str()));
+        let (http, _, answer) = send_bytes(gateway.addr, method, path, &headers, body.into()).await;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert_eq!((http.as_u16(), answer.contains(passed)), (200, true), "{path} {content_type}: {answer}");
+    }
 }

@@ -20,7 +20,7 @@ use crate::support::{Running, channel, send, start};
 
 const SOON: Duration = Duration::from_secs(10);
 
-async fn in_flight(gateway: &Running, expected: usize) {
+pub(crate) async fn in_flight(gateway: &Running, expected: usize) {
     let what = format!("{expected} calls in flight");
     until(&what, SOON, || async { (gateway.in_flight.load(Ordering::SeqCst) == expected).then_some(()) }).await;
 }

@@ -5,7 +5,10 @@
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
 mod callers;
+mod compression;
+mod connect;
 mod errors;
+mod grpc_web;
 mod joining;
 mod lifecycle;
 mod native;

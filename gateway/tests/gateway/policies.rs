@@ -55,6 +55,13 @@ async fn a_page_is_told_before_and_after_what_it_may() {
         assert_eq!(foreign.status.as_u16(), status, "{path}: the browser keeps it from the page");
         assert!(!foreign.headers.contains_key("access-control-allow-origin"), "{path}");
     }
+    // By gRPC-Web and Connect, too.
+    for content_type in ["application/grpc-web+proto", "application/grpc-web+none", "application/connect+json"] {
+        for path in ["/shop.users.v1.Users/GetUser", "/no.Such/Method"] {
+            let answer = send(gateway.addr, "POST", path, &[ORIGIN, ("content-type", content_type)], "").await;
+            assert_eq!(answer.headers["access-control-allow-origin"], ORIGIN.1, "{content_type} {path} {answer:?}");
+        }
+    }
     let metrics = send(gateway.admin, "GET", "/metrics", &[], "").await.body;
     let counted = r#"weft_gateway_calls_total{protocol="rest",method="OPTIONS",route="preflight",status="204"} 1"#;
     assert!(metrics.contains(counted), "{metrics}");

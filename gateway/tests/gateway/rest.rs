@@ -79,8 +79,7 @@ async fn a_body_without_a_content_type_or_with_that_of_a_form_is_read_as_json() 
         let answer = send(gateway.addr, "POST", "/api/users", headers, &body).await;
         assert_eq!(answer.status, 201, "{answer:?}");
     }
-    let refused =
-        send(gateway.addr, "POST", "/api/users", &[("content-type", "application/grpc-web+proto")], "x").await;
+    let refused = send(gateway.addr, "POST", "/api/users", &[("content-type", "application/x-protobuf")], "x").await;
     assert_eq!((refused.status.as_u16(), refused.json()["code"].clone()), (415, json!(3)));
 }
 

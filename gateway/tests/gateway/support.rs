@@ -128,6 +128,18 @@ impl Answer {
 
 /// Makes one call on a connection of its own.
 pub(crate) async fn send(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    let (status, headers, body) = send_bytes(to, method, path, headers, Bytes::from(body.to_owned())).await;
+    Answer { status, headers, body: String::from_utf8_lossy(&body).into_owned() }
+}
+
+/// As [`send`], with bodies of any bytes.
+pub(crate) async fn send_bytes(
+    to: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Bytes,
+) -> (StatusCode, HeaderMap, Bytes) {
     let stream = TcpStream::connect(to).await.unwrap();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
     let mut driver = JoinSet::new();
@@ -136,10 +148,26 @@ pub(crate) async fn send(to: SocketAddr, method: &str, path: &str, headers: &[(&
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let response = sender.send_request(request.body(Full::<Bytes>::from(body.to_owned())).unwrap()).await.unwrap();
+    let response = sender.send_request(request.body(Full::new(body)).unwrap()).await.unwrap();
     let (head, body) = response.into_parts();
-    let body = String::from_utf8_lossy(&body.collect().await.unwrap().to_bytes()).into_owned();
-    Answer { status: head.status, headers: head.headers, body }
+    (head.status, head.headers, body.collect().await.unwrap().to_bytes())
+}
+
+/// A message in a frame.
+pub(crate) fn framed(flags: u8, message: &[u8]) -> Vec<u8> {
+    [&[flags], &u32::try_from(message.len()).unwrap().to_be_bytes()[..], message].concat()
+}
+
+/// The messages of a body, with their flags.
+pub(crate) fn unframed(mut body: &[u8]) -> Vec<(u8, Bytes)> {
+    let mut messages = Vec::new();
+    while let Some((prefix, rest)) = body.split_first_chunk::<5>() {
+        let length = u32::from_be_bytes(prefix[1..].try_into().unwrap()) as usize;
+        messages.push((prefix[0], Bytes::copy_from_slice(&rest[..length])));
+        body = &rest[length..];
+    }
+    assert!(body.is_empty(), "{body:?}");
+    messages
 }
 
 /// Echo that counts the calls it is working on.

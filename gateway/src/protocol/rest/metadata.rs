@@ -32,8 +32,8 @@ const PREFIX: &str = "grpc-metadata-";
 const HTTP_STATUS: &str = "weft-http-status";
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("weft-gateway/", env!("CARGO_PKG_VERSION")));
 
-/// Returns the head of the gRPC call for a REST request.
-pub(super) fn upstream(head: &request::Parts, from: SocketAddr) -> HeaderMap {
+/// Returns the head of the gRPC call for a request in a protocol that is not gRPC's own.
+pub(in crate::protocol) fn upstream(head: &request::Parts, from: SocketAddr) -> HeaderMap {
     let mut metadata = HeaderMap::with_capacity(head.headers.len() + 8);
     let for_this_hop = for_this_hop(&head.headers);
     for (name, value) in &head.headers {
@@ -90,7 +90,7 @@ pub(super) fn downstream(head: &HeaderMap, trailers: &HeaderMap, headers: &mut H
 }
 
 /// Whether metadata is the backend's own word, not that of gRPC, HTTP/2 or the mesh.
-fn is_own(name: &HeaderName) -> bool {
+pub(in crate::protocol) fn is_own(name: &HeaderName) -> bool {
     let text = name.as_str();
     let of_http = [header::CONTENT_TYPE, header::DATE, header::SERVER, header::TRAILER].contains(name);
     !of_http && !text.starts_with("grpc-") && !text.starts_with("weft-") && is_forwarded(text)

@@ -1,0 +1,202 @@
+//! What gRPC-Web and Connect share: a method is called by its gRPC path, with protobuf or JSON, whatever frames the messages come in.
+//!
+//! Lives here: messages of either format, the order of steps of a call, what of its metadata crosses. Does not: content types, heads and endings, which
+//! are each protocol's own (`grpc_web`, `connect`); bodies (`rpc::requests`, `rpc::answers`).
+//! A method that takes one message is called when that message is there, so that too many or none is told before anything was called.
+
+pub(crate) mod answers;
+pub(crate) mod requests;
+pub(crate) mod unread;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, Request, Version, header, request};
+use tokio::sync::oneshot;
+use weft_traffic::{Body, CallOptions};
+use weft_transcode::{Codec, Status, schema::Method};
+
+use crate::{
+    edge::{call::Call, guard},
+    protocol::{Shard, frames::frame, replies::Replies, rest::metadata},
+    routes::Rpc,
+};
+use requests::{Intake, RequestMessages};
+
+pub(crate) const CANCELLED: i32 = 1;
+pub(crate) const INVALID_ARGUMENT: i32 = 3;
+pub(crate) const DEADLINE_EXCEEDED: i32 = 4;
+pub(crate) const RESOURCE_EXHAUSTED: i32 = 8;
+pub(crate) const UNIMPLEMENTED: i32 = 12;
+pub(crate) const INTERNAL: i32 = 13;
+pub(crate) const UNAVAILABLE: i32 = 14;
+
+/// How messages are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Format {
+    Proto,
+    Json,
+}
+
+/// Between messages as the client writes them and protobuf.
+#[derive(Debug, Clone)]
+pub(crate) struct Messages {
+    pub(crate) codec: Codec,
+    pub(crate) format: Format,
+    /// None where the method's types are not known: then protobuf only.
+    pub(crate) method: Option<Arc<Method>>,
+}
+
+impl Messages {
+    fn request(&self, message: Bytes) -> Result<Bytes, Status> {
+        match (self.format, &self.method) {
+            (Format::Proto, _) => Ok(message),
+            (Format::Json, Some(method)) => self.codec.decode_json(method, &message).map_err(|error| error.status()),
+            (Format::Json, None) => Err(not_described()),
+        }
+    }
+
+    pub(crate) fn reply(&self, message: Bytes) -> Result<Bytes, Status> {
+        match (self.format, &self.method) {
+            (Format::Proto, _) => Ok(message),
+            (Format::Json, Some(method)) => self.codec.encode_json(method, &message).map_err(|error| error.status()),
+            (Format::Json, None) => Err(not_described()),
+        }
+    }
+}
+
+fn not_described() -> Status {
+    Status::new(UNIMPLEMENTED, "the method is not described here, so it has no JSON; send protobuf")
+}
+
+/// One matched call on its way.
+pub(crate) struct Exchange<'a> {
+    pub(crate) shard: &'a Shard,
+    pub(crate) head: &'a request::Parts,
+    pub(crate) call: &'a Call,
+    pub(crate) rpc: &'a Rpc,
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// A call that upstream has begun to answer.
+pub(crate) struct Answered {
+    pub(crate) head: HeaderMap,
+    pub(crate) replies: Replies,
+    /// Tells of a client stream that turns out wrong.
+    pub(crate) went_wrong: Option<oneshot::Receiver<Status>>,
+}
+
+impl Exchange<'_> {
+    /// Calls the method with the messages of a body.
+    pub(crate) async fn run(&self, body: Body, intake: Intake) -> Result<Answered, Status> {
+        let plan = self.rpc.plan.as_ref();
+        if plan.is_some_and(|plan| !plan.method().streaming().client()) {
+            let message = requests::one(body, &intake, self.deadline()).await?;
+            return self.send(Body::full(frame(&message))).await;
+        }
+        let (wrong, mut went_wrong) = oneshot::channel();
+        let messages = Body::boxed(RequestMessages::new(body, intake, wrong));
+        tokio::select! {
+            biased; // a request that is wrong also breaks the call: the cause is the answer
+            Ok(status) = &mut went_wrong => Err(status),
+            answered = self.send(messages) => Ok(Answered { went_wrong: Some(went_wrong), ..answered? }),
+        }
+    }
+
+    /// Calls the method with a body of gRPC frames.
+    pub(crate) async fn send(&self, body: Body) -> Result<Answered, Status> {
+        let mut request = Request::new(body);
+        *request.method_mut() = HttpMethod::POST;
+        *request.version_mut() = Version::HTTP_2;
+        *request.uri_mut() = self.rpc.uri.clone();
+        *request.headers_mut() = metadata::upstream(self.head, self.call.downstream);
+        self.call.mark(request.headers_mut());
+        let options = CallOptions {
+            received: self.call.received,
+            timeout: self.timeout,
+            service: Some(self.rpc.service.clone()),
+            instance: None,
+        };
+        match self.shard.outbound.call_with(request, options).await {
+            Ok(response) => {
+                let (head, replies) = Replies::new(response);
+                Ok(Answered { head, replies, went_wrong: None })
+            }
+            Err(error) => Err(Status::new(error.grpc_code().number().into(), error.message())),
+        }
+    }
+
+    pub(crate) fn deadline(&self) -> Option<tokio::time::Instant> {
+        self.timeout.map(|timeout| self.call.received + timeout)
+    }
+}
+
+/// A call that does not become one of the mesh.
+pub(crate) struct Refused {
+    pub(crate) status: Status,
+    /// What HTTP has headers for.
+    pub(crate) headers: Box<HeaderMap>,
+}
+
+impl From<Status> for Refused {
+    fn from(status: Status) -> Self {
+        Self { status, headers: Box::default() }
+    }
+}
+
+/// Returns the method that a request calls; notes in the call whose it is.
+pub(crate) fn route(shard: &Shard, head: &request::Parts, call: &mut Call) -> Result<Rpc, Status> {
+    let path = head.uri.path();
+    let table = shard.shared.table.load();
+    let table = table.as_deref().ok_or_else(|| Status::new(UNAVAILABLE, shard.shared.no_table()))?;
+    let Some(rpc) = table.rpc(path) else {
+        call.cors = table.cors_of_unmatched().map(|it| it.grant(&head.headers));
+        return Err(Status::new(UNIMPLEMENTED, format!("no service of the mesh offers {path}")));
+    };
+    call.service = Some(rpc.service.clone());
+    Ok(rpc)
+}
+
+/// Lets a call pass the edge, as one by any protocol.
+pub(crate) async fn admit(rpc: &Rpc, head: &mut request::Parts, call: &mut Call) -> Result<(), Refused> {
+    guard::admit(rpc.edge.as_ref(), &mut head.headers, call).await.map_err(|refusal| {
+        let mut headers = Box::<HeaderMap>::default();
+        refusal.write(&mut headers);
+        Refused { status: Status::new(refusal.code.number().into(), refusal.message), headers }
+    })
+}
+
+/// Returns how many bytes a message of a request may have.
+pub(crate) fn limit(shard: &Shard) -> usize {
+    usize::try_from(shard.shared.limits.max_request_bytes).unwrap_or(usize::MAX)
+}
+
+/// Returns the content type without parameters, in lower case.
+pub(crate) fn content_type(headers: &HeaderMap) -> String {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// Returns a header that lists, its lines taken together; none if it is absent.
+pub(crate) fn list(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let mut values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).peekable();
+    values.peek()?;
+    Some(values.collect::<Vec<_>>().join(","))
+}
+
+/// Returns a header's value as text; empty if it is absent or no text.
+pub(crate) fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> &'h str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+/// Copies what of a call's metadata is the backend's own.
+pub(crate) fn own_metadata(from: &HeaderMap, to: &mut HeaderMap) {
+    for (name, value) in from.iter().filter(|(name, _)| metadata::is_own(name)) {
+        to.append(name, value.clone());
+    }
+}
+
+/// A header's value out of names we know.
+pub(crate) fn value(text: &str) -> HeaderValue {
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
+}

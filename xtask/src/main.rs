@@ -73,6 +73,11 @@ enum Task {
     /// fails if any failed or if the whole took longer than 55 minutes. With CI=true it builds in ~/.cache/weft/target, which runs
     /// share, unless CARGO_TARGET_DIR names another place.
     Ci(ci::Arguments),
+    /// The gateway before the programs that judge its protocols: connectrpc/conformance and grpc-go's interop client
+    ///
+    /// Part of `test` too; here alone, and nothing may be skipped. What is left out of the suites is in tests/conformance/protocols, with the
+    /// reason.
+    Conformance,
     /// The tests that count failures over time, in full length: five minutes each unless told otherwise
     Soak(soak::Arguments),
 }
@@ -85,6 +90,7 @@ fn main() -> ExitCode {
         Task::Clients => clients::run(&env),
         Task::Bench(arguments) => bench::run(&env, &arguments),
         Task::Ci(arguments) => ci::run(env, &arguments),
+        Task::Conformance => testing::conformance(&env),
         Task::Soak(arguments) => soak::run(&env, &arguments),
     });
     match done {

@@ -15,6 +15,8 @@
 //! | `WEFT_TEST_JAVA_CLIENT` | directory of what `tests/e2e/xds/java` came to: `classes`, and `lib` with grpc-java |
 //! | `WEFT_TEST_ENVOY` | Envoy |
 //! | `WEFT_TEST_GRPC_GATEWAY` | the grpc-gateway of `bench/peers/grpc-gateway`; for measurements only |
+//! | `WEFT_TEST_CONNECT_CONFORMANCE` | connectconformance, beside the suite's `referenceserver`; its protos are in `../proto` |
+//! | `WEFT_TEST_GRPC_INTEROP` | the interop client of grpc-go, beside its server |
 //! | `WEFT_TEST_PROMTOOL` | Prometheus' promtool |
 //! | `WEFT_TEST_KUSTOMIZE` | the kustomize program |
 //! | `WEFT_TEST_KUBERNETES_VALIDATE` | the kubernetes-validate program |
@@ -45,6 +47,10 @@ pub(crate) const JAVA_CLIENT: &str = "WEFT_TEST_JAVA_CLIENT";
 pub(crate) const ENVOY: &str = "WEFT_TEST_ENVOY";
 /// A built grpc-gateway.
 pub(crate) const GRPC_GATEWAY: &str = "WEFT_TEST_GRPC_GATEWAY";
+/// The judge of connectrpc/conformance.
+pub(crate) const CONNECT_CONFORMANCE: &str = "WEFT_TEST_CONNECT_CONFORMANCE";
+/// The interop client of grpc-go.
+pub(crate) const GRPC_INTEROP: &str = "WEFT_TEST_GRPC_INTEROP";
 /// The promtool program.
 pub(crate) const PROMTOOL: &str = "WEFT_TEST_PROMTOOL";
 /// The kustomize program.

@@ -22,6 +22,8 @@ const PROMETHEUS_CLIENT: &str = "0.26.0";
 const ENVOY: &str = "1.40.0";
 const DNSPYTHON: &str = "2.9.2";
 const GRPCURL: &str = "1.9.4";
+const CONNECT_CONFORMANCE: &str = "1.0.7";
+const GRPC_GO: &str = "1.85.0";
 /// The newest that Go 1.24 builds.
 const KUSTOMIZE: &str = "5.8.1";
 const KUBERNETES_VALIDATE: &str = "1.37.0";
@@ -73,6 +75,8 @@ pub(crate) fn for_tests(env: &Env) -> ForTests {
         (protocol::JAVA_CLIENT, java_client(env)),
         (protocol::ENVOY, envoy(env)),
         (protocol::GRPCURL, grpcurl(env)),
+        (protocol::CONNECT_CONFORMANCE, connect_conformance(env)),
+        (protocol::GRPC_INTEROP, grpc_interop(env)),
         (protocol::KUSTOMIZE, kustomize(env)),
         (protocol::KUBERNETES_VALIDATE, kubernetes_validate(env)),
     ] {
@@ -296,6 +300,33 @@ fn go(env: &Env, name: &str, version: &str, package: &str, asked: &str) -> Tool 
         steps: vec![go],
         home,
     }
+}
+
+/// connectrpc/conformance: its judge, its own server to stand behind the gateway, and their protos.
+fn connect_conformance(env: &Env) -> Tool {
+    const MODULE: &str = "connectrpc.com/conformance";
+    let mut tool =
+        go(env, "connect-conformance", CONNECT_CONFORMANCE, &format!("{MODULE}/cmd/connectconformance"), "--version");
+    tool.works = answer(env.command(tool.home.join("bin/connectconformance")), &["--version"]);
+    let mut app = env.command("go");
+    app.arg("install").arg(format!("{MODULE}/cmd/referenceserver@v{CONNECT_CONFORMANCE}"));
+    app.env("GOBIN", tool.home.join("bin"));
+    let mut protos = env.command("sh");
+    let script = "cp -r \"$(go env GOMODCACHE)/$1/proto\" \"$0/proto\" && chmod -R u+w \"$0/proto\"";
+    protos.args(["-c", script]).arg(&tool.home).arg(format!("{MODULE}@v{CONNECT_CONFORMANCE}"));
+    tool.steps.extend([app, protos]);
+    tool
+}
+
+/// The programs that gRPC's implementations try each other with, of grpc-go.
+fn grpc_interop(env: &Env) -> Tool {
+    let mut tool = go(env, "grpc-interop", GRPC_GO, "google.golang.org/grpc/interop/client", "-help");
+    tool.works = answer(env.command(tool.home.join("bin/client")), &["-help"]);
+    let mut server = env.command("go");
+    server.arg("install").arg(format!("google.golang.org/grpc/interop/server@v{GRPC_GO}"));
+    server.env("GOBIN", tool.home.join("bin"));
+    tool.steps.push(server);
+    tool
 }
 
 fn answer(mut command: Command, arguments: &[&str]) -> Command {

@@ -56,6 +56,16 @@ pub fn grpcurl() -> Option<PathBuf> {
     variable("WEFT_TEST_GRPCURL")
 }
 
+/// Returns the directory of connectrpc/conformance: `bin` with its judge and its own server, and `proto`.
+pub fn connect_conformance() -> Option<PathBuf> {
+    Some(variable("WEFT_TEST_CONNECT_CONFORMANCE")?.parent()?.parent()?.to_path_buf())
+}
+
+/// Returns the directory of grpc-go's interop programs: `bin` with `client` and `server`.
+pub fn grpc_interop() -> Option<PathBuf> {
+    Some(variable("WEFT_TEST_GRPC_INTEROP")?.parent()?.parent()?.to_path_buf())
+}
+
 /// Returns the library that, preloaded, shifts a process's clock, where Debian installs it; or says loudly that the test named skips.
 pub fn need_libfaketime(test: &str) -> Option<PathBuf> {
     let places = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();

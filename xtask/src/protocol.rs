@@ -11,6 +11,7 @@
 //! | `WEFT_TEST_PYTHON` | a Python interpreter with grpcio, grpcio-tools, grpcio-reflection, grpcio-health-checking, prometheus_client and dnspython |
 //! | `WEFT_TEST_NODE` | a program beside `node_modules` with grpc-js, grpc-js-xds and what else `clients/node` names |
 //! | `WEFT_TEST_GRPCURL` | the grpcurl program |
+//! | `WEFT_TEST_H2SPEC` | the h2spec program |
 //! | `WEFT_TEST_GO` | the go program; what `tests/e2e/xds/go` is made of is in its cache |
 //! | `WEFT_TEST_JAVA_CLIENT` | directory of what `tests/e2e/xds/java` came to: `classes`, and `lib` with grpc-java |
 //! | `WEFT_TEST_ENVOY` | Envoy |
@@ -39,6 +40,7 @@ pub(crate) const PYTHON: &str = "WEFT_TEST_PYTHON";
 pub(crate) const NODE: &str = "WEFT_TEST_NODE";
 /// The grpcurl program.
 pub(crate) const GRPCURL: &str = "WEFT_TEST_GRPCURL";
+pub(crate) const H2SPEC: &str = "WEFT_TEST_H2SPEC";
 /// The go program.
 pub(crate) const GO: &str = "WEFT_TEST_GO";
 /// The built client of grpc-java.

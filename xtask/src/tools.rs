@@ -24,6 +24,8 @@ const DNSPYTHON: &str = "2.9.2";
 const GRPCURL: &str = "1.9.4";
 const CONNECT_CONFORMANCE: &str = "1.0.7";
 const GRPC_GO: &str = "1.85.0";
+/// The newest that the module proxy has: later tags lack the `/v2` that Go wants.
+const H2SPEC: &str = "2.2.1+incompatible";
 /// The newest that Go 1.24 builds.
 const KUSTOMIZE: &str = "5.8.1";
 const KUBERNETES_VALIDATE: &str = "1.37.0";
@@ -77,6 +79,7 @@ pub(crate) fn for_tests(env: &Env) -> ForTests {
         (protocol::GRPCURL, grpcurl(env)),
         (protocol::CONNECT_CONFORMANCE, connect_conformance(env)),
         (protocol::GRPC_INTEROP, grpc_interop(env)),
+        (protocol::H2SPEC, h2spec(env)),
         (protocol::KUSTOMIZE, kustomize(env)),
         (protocol::KUBERNETES_VALIDATE, kubernetes_validate(env)),
     ] {
@@ -280,6 +283,10 @@ fn kubernetes_validate(env: &Env) -> Tool {
 
 fn grpcurl(env: &Env) -> Tool {
     go(env, "grpcurl", GRPCURL, "github.com/fullstorydev/grpcurl/cmd/grpcurl", "-version")
+}
+
+fn h2spec(env: &Env) -> Tool {
+    go(env, "h2spec", H2SPEC, "github.com/summerwind/h2spec/cmd/h2spec", "--version")
 }
 
 fn kustomize(env: &Env) -> Tool {

@@ -66,6 +66,11 @@ pub fn grpc_interop() -> Option<PathBuf> {
     Some(variable("WEFT_TEST_GRPC_INTEROP")?.parent()?.parent()?.to_path_buf())
 }
 
+/// Returns h2spec, which judges an HTTP/2 server.
+pub fn h2spec() -> Option<PathBuf> {
+    variable("WEFT_TEST_H2SPEC")
+}
+
 /// Returns the library that, preloaded, shifts a process's clock, where Debian installs it; or says loudly that the test named skips.
 pub fn need_libfaketime(test: &str) -> Option<PathBuf> {
     let places = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();

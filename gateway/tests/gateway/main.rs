@@ -4,11 +4,13 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
+mod attacks;
 mod callers;
 mod compression;
 mod connect;
 mod errors;
 mod grpc_web;
+mod h2spec;
 mod joining;
 mod lifecycle;
 mod native;

@@ -387,3 +387,30 @@ async fn no_protocol_is_a_way_around_the_edge() {
         assert_eq!((http.as_u16(), answer.contains(passed)), (200, true), "{path} {content_type}: {answer}");
     }
 }
+
+#[tokio::test]
+async fn grpc_web_and_connect_are_no_way_around() {
+    let key = Key::p256("one");
+    let issuer = Issuer::start(&[&key]).await;
+    let gateway = start(&policy(&issuer, "")).await;
+    let bearer = format!("Bearer {}", key.sign(&claims(&issuer)));
+    let (path, known) = ("/weft.testkit.v1.Echo/Unary", ("authorization", bearer.as_str()));
+
+    let connect = [("content-type", "application/json"), ("connect-protocol-version", "1")];
+    let answer = send(gateway.addr, "POST", path, &connect, "{}").await;
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{answer:?}");
+    assert_eq!(answer.json()["code"], "unauthenticated", "{answer:?}");
+    assert!(answer.json()["message"].as_str().unwrap().ends_with("policy callers, rule no-credential"), "{answer:?}");
+    assert!(answer.headers.contains_key("www-authenticate"), "{answer:?}");
+    let answer = send(gateway.addr, "POST", path, &[connect[0], connect[1], known], "{}").await;
+    assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+    assert!(answer.json()["metadata"].get("authorization").is_none(), "{answer:?}");
+
+    let web = ("content-type", "application/grpc-web+json");
+    let message = "\0\0\0\0\u{2}{}";
+    let answer = send(gateway.addr, "POST", path, &[web], message).await;
+    let body = answer.body.replace(' ', "");
+    assert!(body.contains("grpc-status:16") && body.contains("no-credential"), "{answer:?}");
+    let answer = send(gateway.addr, "POST", path, &[web, known], message).await;
+    assert!(answer.body.replace(' ', "").contains("grpc-status:0"), "{answer:?}");
+}

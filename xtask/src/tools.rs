@@ -321,7 +321,7 @@ fn connect_conformance(env: &Env) -> Tool {
     let mut protos = env.command("sh");
     let script = "cp -r \"$(go env GOMODCACHE)/$1/proto\" \"$0/proto\" && chmod -R u+w \"$0/proto\"";
     protos.args(["-c", script]).arg(&tool.home).arg(format!("{MODULE}@v{CONNECT_CONFORMANCE}"));
-    tool.steps.extend([app, protos]);
+    tool.steps.splice(0..0, [app, protos]); // what answers comes last, so that an interrupted install does not pass for a whole one
     tool
 }
 
@@ -332,7 +332,7 @@ fn grpc_interop(env: &Env) -> Tool {
     let mut server = env.command("go");
     server.arg("install").arg(format!("google.golang.org/grpc/interop/server@v{GRPC_GO}"));
     server.env("GOBIN", tool.home.join("bin"));
-    tool.steps.push(server);
+    tool.steps.insert(0, server); // what answers comes last
     tool
 }
 

@@ -29,7 +29,7 @@ impl FileResolver for Files<'static> {
 /// Returns an encoded descriptor set of the files; with imports, those of google included.
 pub(crate) fn compile(files: &'static [(&'static str, &'static str)], with_imports: bool) -> Vec<u8> {
     let mut compiler = Compiler::with_file_resolver(Files(files));
-    compiler.include_imports(with_imports);
+    compiler.include_imports(with_imports).include_source_info(true);
     compiler.open_files(files.iter().map(|(name, _)| name)).expect("the test's protos compile");
     compiler.encode_file_descriptor_set()
 }

@@ -3,8 +3,8 @@
 //! Lives here: reading `google.api.http` from a service's descriptors (`schema`), the path template grammar
 //! (`template`), the live table from HTTP method and path to gRPC method (`routes`), binding path, query and body to a
 //! request message (`bind`), strict ProtoJSON both ways (`codec`), by
-//! message types compiled from descriptors (`types`, `wire`), errors as `google.rpc.Status` (`status`), and the
-//! framings of streams (`stream`).
+//! message types compiled from descriptors (`types`, `wire`), errors as `google.rpc.Status` (`status`), the
+//! framings of streams (`stream`), and all of it described for clients (`openapi`).
 //! Does not: I/O, async, clocks, HTTP types. The gateway owns sockets, headers and calls and uses this crate as plain
 //! functions:
 //!
@@ -27,6 +27,8 @@ pub mod routes;
 pub mod bind;
 pub mod codec;
 pub mod stream;
+
+pub mod openapi;
 
 pub mod metadata;
 pub mod status;

@@ -1,21 +1,17 @@
 //! Stock clients of xDS: a stream of ADS, by state of the world, as gRPC's libraries have it.
 //!
 //! Lives here: subscribing listeners, clusters and endpoints, applying, acknowledging. Does not: what a client does with them.
-//! Only endpoints change with the population; a message has all of a service, so what changed is what differs from the one before.
+//! Only endpoints change with the population; a message has all of a service, so what changed is what differs from the one before. Of an
+//! assignment a reader decodes the addresses and no more: the generator shares the machine with what it measures.
 
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
 };
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use envoy_types::pb::envoy::{
-    config::{
-        cluster::v3::Cluster,
-        core::v3::{Node, SocketAddress, address, socket_address::PortSpecifier},
-        endpoint::v3::{ClusterLoadAssignment, LbEndpoint, lb_endpoint::HostIdentifier},
-        listener::v3::Listener,
-    },
+    config::{cluster::v3::Cluster, core::v3::Node, endpoint::v3::ClusterLoadAssignment, listener::v3::Listener},
     service::discovery::v3::{
         DiscoveryRequest, DiscoveryResponse, aggregated_discovery_service_client::AggregatedDiscoveryServiceClient,
     },
@@ -72,7 +68,7 @@ impl Reader for Stream {
         }
         let mut changes = Vec::new();
         for resource in resources {
-            let assignment = ClusterLoadAssignment::decode(resource.value.as_slice())?;
+            let assignment = Assignment::decode(resource.value.as_slice())?;
             let now = numbers(&assignment)?;
             if let Some(before) = self.state.get(&assignment.cluster_name) {
                 changes.extend(before.difference(&now).map(|number| Change::Goes(*number)));
@@ -95,25 +91,64 @@ impl Reader for Stream {
         all(self.state.len()) && self.others.len() == 2 && self.others.values().copied().all(all)
     }
 
-    fn state(self) -> State {
-        self.state
+    fn state(&self) -> &State {
+        &self.state
     }
 }
 
-fn numbers(assignment: &ClusterLoadAssignment) -> anyhow::Result<HashSet<u64>> {
+/// What a bench reads of a ClusterLoadAssignment.
+#[derive(Clone, PartialEq, Message)]
+struct Assignment {
+    #[prost(string, tag = "1")]
+    cluster_name: String,
+    #[prost(message, repeated, tag = "2")]
+    endpoints: Vec<Place>,
+}
+
+/// Of a LocalityLbEndpoints.
+#[derive(Clone, PartialEq, Message)]
+struct Place {
+    #[prost(message, repeated, tag = "2")]
+    lb_endpoints: Vec<LbEndpoint>,
+}
+
+/// Of an LbEndpoint.
+#[derive(Clone, PartialEq, Message)]
+struct LbEndpoint {
+    #[prost(message, optional, tag = "1")]
+    endpoint: Option<Endpoint>,
+}
+
+/// Of an Endpoint.
+#[derive(Clone, PartialEq, Message)]
+struct Endpoint {
+    #[prost(message, optional, tag = "1")]
+    address: Option<Address>,
+}
+
+/// Of an Address.
+#[derive(Clone, PartialEq, Message)]
+struct Address {
+    #[prost(message, optional, tag = "1")]
+    socket: Option<Socket>,
+}
+
+/// Of a SocketAddress.
+#[derive(Clone, PartialEq, Message)]
+struct Socket {
+    #[prost(string, tag = "2")]
+    ip: String,
+    #[prost(uint32, tag = "3")]
+    port: u32,
+}
+
+fn numbers(assignment: &Assignment) -> anyhow::Result<HashSet<u64>> {
     let endpoints = assignment.endpoints.iter().flat_map(|it| &it.lb_endpoints);
     endpoints.map(|it| number(it).with_context(|| format!("{}: {it:?}", assignment.cluster_name))).collect()
 }
 
 fn number(endpoint: &LbEndpoint) -> anyhow::Result<u64> {
-    let Some(HostIdentifier::Endpoint(endpoint)) = &endpoint.host_identifier else {
-        anyhow::bail!("an endpoint without an address");
-    };
-    let address = endpoint.address.as_ref().and_then(|it| it.address.as_ref());
-    let Some(address::Address::SocketAddress(SocketAddress { address, port_specifier, .. })) = address else {
-        anyhow::bail!("no address of a socket");
-    };
-    let Some(PortSpecifier::PortValue(port)) = port_specifier else { anyhow::bail!("no number of a port") };
-    ensure!(*port <= u32::from(u16::MAX), "no port");
-    number_at(SocketAddr::new(address.parse()?, *port as u16)).context("nobody of this population")
+    let socket = endpoint.endpoint.as_ref().and_then(|it| it.address.as_ref()).and_then(|it| it.socket.as_ref());
+    let Socket { ip, port } = socket.context("an endpoint without an address")?;
+    number_at(SocketAddr::new(ip.parse()?, u16::try_from(*port)?)).context("nobody of this population")
 }

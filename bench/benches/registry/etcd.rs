@@ -204,7 +204,7 @@ impl Reader for Watch {
         self.created == self.watches
     }
 
-    fn state(self) -> State {
-        self.state
+    fn state(&self) -> &State {
+        &self.state
     }
 }

@@ -1,18 +1,18 @@
 //! weft by its own protocols: a sidecar's registrations and keep-alive, and the watch of a sidecar or a gateway.
 //!
 //! Lives here: starting a registry, registering, watching, what the catalog says. Does not: what a real client does with it (`weft-discovery`).
+//! Of an answer a reader decodes no more than whose instances it has: the generator shares the machine with what it measures.
 
-use std::{net::SocketAddr, path::Path};
+use std::{collections::HashMap, net::SocketAddr, path::Path};
 
 use anyhow::{Context, ensure};
+use http::uri::PathAndQuery;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Streaming, transport::Channel};
+use tonic::{IntoRequest, IntoStreamingRequest, Streaming, client::Grpc, transport::Channel};
+use tonic_prost::ProstCodec;
 use weft_proto::weft::{
-    discovery::v1::{
-        ListRequest, ServiceUpdate, WatchRequest, WatchResponse, discovery_client::DiscoveryClient,
-        service_update::Body,
-    },
+    discovery::v1::{ListRequest, WatchRequest},
     model::v1::{Instance, Status},
     registry::v1::{
         Beat, DeregisterRequest, KeepAliveRequest, KeepAliveResponse, RegisterRequest, registry_client::RegistryClient,
@@ -40,13 +40,65 @@ pub(crate) async fn start(weft: &Path, dir: &Path) -> anyhow::Result<(Process, S
     Ok((process, grpc))
 }
 
+/// What a bench reads of a WatchResponse or a ListResponse.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Answer {
+    #[prost(uint64, tag = "1")]
+    version: u64,
+    #[prost(message, repeated, tag = "2")]
+    services: Vec<Update>,
+}
+
+/// Of a ServiceUpdate.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Update {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(uint64, tag = "2")]
+    base: u64,
+    #[prost(message, optional, tag = "3")]
+    full: Option<Instances>,
+    #[prost(message, optional, tag = "4")]
+    delta: Option<Delta>,
+}
+
+/// Of a Full.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Instances {
+    #[prost(message, repeated, tag = "1")]
+    instances: Vec<Id>,
+}
+
+/// Of a Delta.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Delta {
+    #[prost(message, repeated, tag = "1")]
+    upserted: Vec<Id>,
+    #[prost(message, repeated, tag = "2")]
+    removed: Vec<Id>,
+}
+
+/// Of an Instance, or of a Removed.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Id {
+    #[prost(string, tag = "1")]
+    id: String,
+}
+
 /// What the catalog itself says.
 pub(crate) async fn catalog(registry: SocketAddr) -> anyhow::Result<State> {
-    let mut client = DiscoveryClient::new(connect(registry).await?).max_decoding_message_size(usize::MAX);
-    let answer = client.list(ListRequest::default()).await?.into_inner();
-    let mut state = State::new();
-    apply(&mut state, answer.services)?;
-    Ok(state)
+    let mut client = Grpc::new(connect(registry).await?).max_decoding_message_size(usize::MAX);
+    client.ready().await?;
+    let (path, codec) = (path("List"), ProstCodec::<ListRequest, Answer>::default());
+    let answer = client.unary(ListRequest::default().into_request(), path, codec).await?.into_inner();
+    let mut known = Known::default();
+    known.apply(answer.version, answer.services)?;
+    Ok(known.state)
+}
+
+fn path(method: &str) -> PathAndQuery {
+    let path = format!("/weft.discovery.v1.Discovery/{method}");
+    path.parse().expect("a method's name is a path")
 }
 
 /// A process with its leases.
@@ -109,29 +161,28 @@ impl Writer for Registrant {
 #[derive(Debug)]
 pub(crate) struct Watch {
     requests: mpsc::Sender<WatchRequest>,
-    answers: Streaming<WatchResponse>,
+    answers: Streaming<Answer>,
     services: Vec<String>,
     version: u64,
-    /// Everything was told.
-    complete: bool,
-    state: State,
+    known: Known,
 }
 
 impl Reader for Watch {
     async fn open(to: SocketAddr, name: String, services: Vec<String>) -> anyhow::Result<Self> {
-        let mut client = DiscoveryClient::new(connect(to).await?).max_decoding_message_size(usize::MAX);
+        let mut client = Grpc::new(connect(to).await?).max_decoding_message_size(usize::MAX);
+        client.ready().await?;
         let (requests, outgoing) = mpsc::channel(16);
         let first = WatchRequest { watcher: name, subscribe: services.clone(), ..WatchRequest::default() };
         requests.send(first).await?;
-        let answers = client.watch(ReceiverStream::new(outgoing)).await?.into_inner();
-        Ok(Self { requests, answers, services, version: 0, complete: false, state: State::new() })
+        let (outgoing, codec) = (ReceiverStream::new(outgoing), ProstCodec::<WatchRequest, Answer>::default());
+        let answers = client.streaming(outgoing.into_streaming_request(), path("Watch"), codec).await?.into_inner();
+        Ok(Self { requests, answers, services, version: 0, known: Known::default() })
     }
 
     async fn next(&mut self) -> anyhow::Result<Vec<Change>> {
         let message = self.answers.message().await?.context("the registry ended a watch")?;
         self.version = message.version;
-        self.complete |= message.complete;
-        apply(&mut self.state, message.services)
+        self.known.apply(message.version, message.services)
     }
 
     async fn acknowledge(&mut self) -> anyhow::Result<()> {
@@ -140,38 +191,54 @@ impl Reader for Watch {
     }
 
     fn is_ready(&self) -> bool {
-        self.complete || self.services.iter().all(|it| it != ALL && self.state.contains_key(it))
+        // While an answer goes on, its messages have the version of the one before.
+        let whole = self.services == [ALL] && self.version > 0;
+        whole || self.services.iter().all(|it| it != ALL && self.known.state.contains_key(it))
     }
 
-    fn state(self) -> State {
-        self.state
+    fn state(&self) -> &State {
+        &self.known.state
     }
 }
 
-/// Applies updates; returns the changes in their deltas.
-fn apply(state: &mut State, services: Vec<ServiceUpdate>) -> anyhow::Result<Vec<Change>> {
-    let mut changes = Vec::new();
-    for ServiceUpdate { name, body, .. } in services {
-        match body.context("an update has a body")? {
-            Body::Full(full) => {
-                let numbers = full.instances.iter().map(|it| number_of(&it.id)).collect::<anyhow::Result<_>>()?;
-                state.insert(name, numbers);
-            }
-            Body::Delta(delta) => {
-                let known = state.get_mut(&name).with_context(|| format!("a delta before the set of {name}"))?;
-                for removed in &delta.removed {
-                    let number = number_of(&removed.id)?;
-                    ensure!(known.remove(&number), "{name}: {} was removed but never sent", removed.id);
-                    changes.push(Change::Goes(number));
+/// What a reader was told.
+#[derive(Debug, Default)]
+struct Known {
+    state: State,
+    /// By service, the version of the message that carried it last.
+    carried: HashMap<String, u64>,
+}
+
+impl Known {
+    /// Applies updates; returns the changes in their deltas.
+    fn apply(&mut self, version: u64, services: Vec<Update>) -> anyhow::Result<Vec<Change>> {
+        let mut changes = Vec::new();
+        for Update { name, base, full, delta } in services {
+            match (full, delta) {
+                (Some(full), None) => {
+                    let numbers = full.instances.iter().map(|it| number_of(&it.id)).collect::<anyhow::Result<_>>()?;
+                    self.state.insert(name.clone(), numbers);
                 }
-                for instance in &delta.upserted {
-                    let number = number_of(&instance.id)?;
-                    if known.insert(number) {
-                        changes.push(Change::Comes(number));
+                (None, Some(delta)) => {
+                    let known =
+                        self.state.get_mut(&name).with_context(|| format!("a delta before the set of {name}"))?;
+                    ensure!(self.carried.get(&name) == Some(&base), "{name}: a delta on {base}, which was not sent");
+                    for removed in &delta.removed {
+                        let number = number_of(&removed.id)?;
+                        ensure!(known.remove(&number), "{name}: {} was removed but never sent", removed.id);
+                        changes.push(Change::Goes(number));
+                    }
+                    for instance in &delta.upserted {
+                        let number = number_of(&instance.id)?;
+                        if known.insert(number) {
+                            changes.push(Change::Comes(number));
+                        }
                     }
                 }
+                (Some(_), Some(_)) | (None, None) => anyhow::bail!("{name}: an update is one of full and delta"),
             }
+            self.carried.insert(name, version);
         }
+        Ok(changes)
     }
-    Ok(changes)
 }

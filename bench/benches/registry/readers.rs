@@ -1,6 +1,6 @@
 //! Whoever follows the population: each has a connection of its own and looks at some services, or at all.
 //!
-//! Lives here: following in stages, latencies, the final state. Does not: how changes are heard ([`Reader`]'s makers).
+//! Lives here: following in stages, latencies, the comparison at the end. Does not: how changes are heard ([`Reader`]'s makers).
 //! A change counts as acknowledged when its reader has applied it and handed the acknowledgement to its stream.
 
 use std::{
@@ -14,15 +14,19 @@ use std::{
 };
 
 use anyhow::Context;
-use tokio::{sync::watch, task::JoinSet, time::sleep};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
 
 use crate::{
     tally::{Change, Latencies},
     writers::Counts,
 };
 
-/// A reader that hears nothing for this long after the churn has ended is up to date.
-const QUIET: Duration = Duration::from_secs(3);
+/// Longest time from the end of the churn to when a reader has what the catalog has: a change that was lost does not come by waiting.
+const CATCHING_UP: Duration = Duration::from_secs(120);
 
 /// All services, as a reader asks for them.
 pub(crate) const ALL: &str = "*";
@@ -40,18 +44,18 @@ pub(crate) trait Reader: Sized + Send + 'static {
     fn acknowledge(&mut self) -> impl Future<Output = anyhow::Result<()>> + Send;
     /// Whether there was a first word on everything.
     fn is_ready(&self) -> bool;
-    fn state(self) -> State;
+    fn state(&self) -> &State;
 }
 
 /// Whether latencies count, and whether the run is over.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone)]
 pub(crate) enum Stage {
     /// Not yet.
     Filling,
     /// Latencies count.
     Measuring,
-    /// Return the state once it is quiet.
-    Ending,
+    /// They do, and nothing changes any more: end with this state.
+    Ending(Arc<State>),
 }
 
 /// What the readers of a group share.
@@ -71,8 +75,8 @@ pub(crate) struct Group {
     pub(crate) what: &'static str,
     pub(crate) count: usize,
     pub(crate) seen: Arc<Seen>,
-    /// Each returns what it looked at and what it has in the end.
-    pub(crate) tasks: JoinSet<anyhow::Result<(Vec<String>, State)>>,
+    /// Each ends when its state is the catalog's.
+    pub(crate) tasks: JoinSet<anyhow::Result<()>>,
 }
 
 impl Group {
@@ -89,12 +93,11 @@ impl Group {
             let (seen, counts, stage) = (seen.clone(), counts.clone(), stage.clone());
             tasks.spawn(async move {
                 let name = format!("bench-{number}");
-                let state = async {
+                let followed = async {
                     let reader = R::open(to, name.clone(), services.clone()).await?;
-                    follow(reader, &seen, &counts, stage).await
+                    follow(reader, &services, &seen, &counts, stage).await
                 };
-                let state = state.await.with_context(|| format!("{name} of {what}"))?;
-                Ok((services, state))
+                followed.await.with_context(|| format!("{name} of {what}"))
             });
         }
         Self { what, count, seen, tasks }
@@ -103,31 +106,81 @@ impl Group {
 
 async fn follow<R: Reader>(
     mut reader: R,
+    services: &[String],
     seen: &Seen,
     counts: &Counts,
     mut stage: watch::Receiver<Stage>,
-) -> anyhow::Result<State> {
+) -> anyhow::Result<()> {
     let (mut ready, mut latencies) = (false, Vec::new());
-    loop {
+    let goal = loop {
         if !ready && reader.is_ready() {
             ready = true;
             seen.ready.fetch_add(1, Ordering::Relaxed);
         }
-        let now = *stage.borrow_and_update();
-        let changes = tokio::select! {
-            changes = reader.next() => changes?,
-            changed = stage.changed() => {
-                changed?;
-                continue;
-            }
-            () = sleep(QUIET), if now == Stage::Ending => break,
+        let now = stage.borrow_and_update().clone();
+        let counted = match now {
+            Stage::Filling => false,
+            Stage::Measuring => true,
+            Stage::Ending(catalog) => break catalog,
         };
-        reader.acknowledge().await?;
-        seen.messages.fetch_add(1, Ordering::Relaxed);
-        if now == Stage::Measuring {
-            latencies.extend(changes.into_iter().filter_map(|change| counts.asked.since(change)));
+        tokio::select! {
+            changes = reader.next() => {
+                let changes = changes?;
+                reader.acknowledge().await?;
+                seen.messages.fetch_add(1, Ordering::Relaxed);
+                if counted {
+                    latencies.extend(changes.into_iter().filter_map(|change| counts.asked.since(change)));
+                }
+            }
+            changed = stage.changed() => changed?,
         }
+    };
+    let mut open = Open::new(services, &goal);
+    let until = Instant::now() + CATCHING_UP;
+    while !open.is_settled(reader.state()) {
+        let Ok(changes) = timeout_at(until, reader.next()).await else {
+            anyhow::bail!("after {} s without a change: {}", CATCHING_UP.as_secs(), open.describe(reader.state()));
+        };
+        let changes = changes?;
+        reader.acknowledge().await?;
+        latencies.extend(changes.into_iter().filter_map(|change| counts.asked.since(change)));
     }
     seen.latencies.extend(latencies);
-    Ok(reader.state())
+    Ok(())
+}
+
+/// What of a reader's state is not the catalog's yet.
+struct Open<'a> {
+    goal: &'a State,
+    /// The reader has to have these and no others.
+    all: bool,
+    services: Vec<&'a str>,
+}
+
+impl<'a> Open<'a> {
+    fn new(services: &'a [String], goal: &'a State) -> Self {
+        let all = services == [ALL];
+        let of_goal = goal.keys().filter(|_| all);
+        let named = services.iter().filter(|_| !all);
+        Self { goal, all, services: of_goal.chain(named).map(String::as_str).collect() }
+    }
+
+    /// What equals the goal once stays so: nothing changes any more, and no number comes twice.
+    fn is_settled(&mut self, state: &State) -> bool {
+        self.services.retain(|service| state.get(*service) != self.goal.get(*service));
+        self.services.is_empty() && (!self.all || state.len() == self.goal.len())
+    }
+
+    fn describe(&self, state: &State) -> String {
+        let nobody = HashSet::new();
+        let Some(service) = self.services.first() else {
+            return format!("{} services instead of {}", state.len(), self.goal.len());
+        };
+        let (has, wanted) = (state.get(*service).unwrap_or(&nobody), self.goal.get(*service).unwrap_or(&nobody));
+        let (lacks, keeps) = (wanted.difference(has).count(), has.difference(wanted).count());
+        format!(
+            "{} services differ; {service} lacks {lacks} instances and keeps {keeps} that left",
+            self.services.len()
+        )
+    }
 }

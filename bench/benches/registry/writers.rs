@@ -72,6 +72,8 @@ pub(crate) enum Mode {
 pub(crate) struct Counts {
     /// Instances registered.
     pub(crate) registered: AtomicU64,
+    /// Writers that have finished what they did before `Calm`.
+    pub(crate) settled: AtomicU64,
     /// Beats that renewed.
     pub(crate) renewed: AtomicU64,
     /// Beats that did not.
@@ -186,7 +188,10 @@ impl<W: Writer> Process<W> {
                     changed?;
                     now = *mode.borrow_and_update();
                     match now {
-                        Mode::Calm => self.tell(),
+                        Mode::Calm => {
+                            self.tell();
+                            self.counts.settled.fetch_add(1, Ordering::Relaxed);
+                        }
                         Mode::Beating => self.beat().await?,
                         Mode::Churning(every) => {
                             churn_at = Instant::now() + rand::rng().random_range(Duration::ZERO..every);

@@ -8,11 +8,12 @@ use std::{
     time::Duration,
 };
 
+use imbl::{OrdMap, ordmap::DiffItem};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
-use weft_model::{RemovalReason, Status};
+use weft_model::{Instance, RemovalReason, Snapshot, Status};
 use weft_runtime::Metrics;
 
 use crate::{
@@ -86,13 +87,30 @@ impl CatalogMetrics {
         it
     }
 
-    pub(crate) fn state(&self, state: &State) {
-        let mut counts: BTreeMap<&'static str, i64> = STATUSES.into_iter().map(|s| (status(s), 0)).collect();
-        for instance in state.snapshot.services.values().flat_map(|service| service.instances.values()) {
-            *counts.entry(status(instance.status)).or_default() += 1;
+    /// Follows the catalog from the snapshot that was counted last: a cost of what changed, however many instances there are.
+    pub(crate) fn state(&self, counted: &Snapshot, state: &State) {
+        let mut moved: BTreeMap<&'static str, i64> = STATUSES.into_iter().map(|s| (status(s), 0)).collect();
+        let mut count = |instance: &Instance, by: i64| *moved.entry(status(instance.status)).or_default() += by;
+        for service in counted.services.diff(&state.snapshot.services) {
+            let none = OrdMap::new();
+            let (old, new) = match &service {
+                DiffItem::Add(_, new) => (&none, &new.instances),
+                DiffItem::Update { old: (_, old), new: (_, new) } => (&old.instances, &new.instances),
+                DiffItem::Remove(_, old) => (&old.instances, &none),
+            };
+            for instance in old.diff(new) {
+                match instance {
+                    DiffItem::Add(_, new) => count(new, 1),
+                    DiffItem::Update { old: (_, old), new: (_, new) } => {
+                        count(old, -1);
+                        count(new, 1);
+                    }
+                    DiffItem::Remove(_, old) => count(old, -1),
+                }
+            }
         }
-        for (status, count) in counts {
-            self.instances.get_or_create(&StatusLabel { status }).set(count);
+        for (status, by) in moved {
+            self.instances.get_or_create(&StatusLabel { status }).inc_by(by);
         }
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.services.set(count(state.snapshot.services.len()));

@@ -13,6 +13,7 @@ use weft_runtime::{
     Context, Shutdown,
     admin::{Admin, Readiness},
     listen,
+    threads::alone,
 };
 
 use crate::{
@@ -133,12 +134,14 @@ impl Registry {
             heard: self.checks.heard(),
         };
         let server = Server::new(rooms, authority, &shutdown)?;
-        let task = parts.spawn(self.task.run(writer.clone())).id();
+        let task = parts.spawn(alone("catalog", self.task.run(writer.clone()))?).id();
         let stop = readers.clone();
         let (watches, follow) = (self.watches, self.catalog.follow());
-        parts.spawn(async move { stop.run_until_cancelled(watches.run(follow)).await.unwrap_or_default() });
+        let watches = async move { stop.run_until_cancelled(watches.run(follow)).await.unwrap_or_default() };
+        parts.spawn(alone("watches", watches)?);
         let (stop, xds, follow) = (readers.clone(), self.xds, self.catalog.follow());
-        parts.spawn(async move { stop.run_until_cancelled(xds.run(follow)).await.unwrap_or_default() });
+        let xds = async move { stop.run_until_cancelled(xds.run(follow)).await.unwrap_or_default() };
+        parts.spawn(alone("xds", xds)?);
         let (stop, checks) = (readers.clone(), self.checks);
         parts.spawn(async move { stop.run_until_cancelled(checks.run()).await.unwrap_or_default() });
         let (stop, dns) = (readers.clone(), self.dns);

@@ -28,7 +28,6 @@ use weft_identity::{Callers, Identity, Peer, Refusal, Trust};
 use weft_proto::{
     descriptors,
     weft::{
-        discovery::v1::discovery_server::DiscoveryServer,
         policy::v1::policies_server::PoliciesServer,
         registry::v1::{identity_server::IdentityServer, registry_server::RegistryServer},
     },
@@ -147,13 +146,13 @@ impl Server {
         let csds = Csds { xds: xds.clone(), streams: streams.clone(), shutdown: shutdown.clone() };
         let mut names = vec![
             RegistryServer::<sources::grpc::Registry>::NAME,
-            DiscoveryServer::<views::grpc::Discovery>::NAME,
+            views::grpc::Served::NAME,
             PoliciesServer::<policy::grpc::Policies>::NAME,
         ];
         // what the registry offers, and nothing of the mesh behind it
         let mut sets = vec![descriptors::REGISTRY, descriptors::DISCOVERY, descriptors::POLICY];
         let mut routes = Routes::new(RegistryServer::new(registry).max_decoding_message_size(MAX_REQUEST))
-            .add_service(DiscoveryServer::new(discovery))
+            .add_service(views::grpc::Served::new(discovery))
             .add_service(Ads { xds: xds.clone(), streams: streams.clone(), shutdown: shutdown.clone() })
             .add_service(ClientStatusDiscoveryServiceServer::new(csds));
         let (mut door, mut operators) = (None, None);

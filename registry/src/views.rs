@@ -1,7 +1,8 @@
 //! Views: ways out of a snapshot. Each is one module; none writes the catalog.
 //!
-//! Lives here: the list of them.
+//! Lives here: the list of them; `body`, how they send bytes that many readers share.
 
+mod body;
 pub(crate) mod dns;
 pub(crate) mod grpc;
 pub(crate) mod prometheus;

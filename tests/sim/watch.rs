@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use prost::Message;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IteratorRandom};
 use tokio::{task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -363,8 +362,7 @@ impl Watching {
                 self.report.idle += 1; // a change that was taken back while it waited
                 continue;
             };
-            let mut message =
-                WatchResponse::decode(update.response.encode_to_vec().as_slice()).map_err(|e| e.to_string())?;
+            let mut message = update.response();
             (self.tamper)(&mut message);
             self.count(&message);
             let version = Version(message.version);

@@ -1,4 +1,4 @@
-//! Data threads: OS threads with a `current_thread` runtime each, which carry connections and nothing else.
+//! Data threads: OS threads with a `current_thread` runtime each, which carry connections and nothing else; and threads of one part of a role.
 //!
 //! Lives here: starting them, handing a connection to the least loaded, noticing their end. Does not: what a connection speaks, accepting.
 //! A connection is handed over once and never moves again. Work stealing costs 1.5 times the CPU for the same proxying, hence one thread, one runtime.
@@ -14,7 +14,11 @@ use std::{
     task::Poll,
 };
 
-use tokio::{net::TcpStream, sync::mpsc, task::JoinSet};
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::Shutdown;
@@ -47,6 +51,27 @@ impl Drop for LoadGuard {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Runs a part of a role on a thread of its own: one that must not wait for its turn among thousands of connections. The future that is returned ends
+/// with the part, and panics as it did. Dropped earlier, it leaves the part running: stop it by a token.
+pub fn alone<P>(name: &str, part: P) -> io::Result<impl Future<Output = ()> + use<P>>
+where
+    P: Future<Output = ()> + Send + 'static,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (alive, ended) = oneshot::channel::<()>();
+    let run = move || {
+        let _alive = alive; // dropped at the end, also by a panic
+        runtime.block_on(part);
+    };
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
+    Ok(async move {
+        drop(ended.await);
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic); // its hook has reported it
+        }
+    })
 }
 
 /// A connection on its data thread.
@@ -233,6 +258,17 @@ mod tests {
         assert_eq!(threads.ended().await.index, 0);
         assert_eq!(threads.ended().await.index, 0);
         threads.finish().await;
+    }
+
+    #[tokio::test]
+    async fn a_part_alone_ends_with_its_thread() {
+        let (told, heard) = oneshot::channel();
+        let here = std::thread::current().id();
+        alone("t", async move { told.send(std::thread::current().id()).unwrap() }).unwrap().await;
+        assert_ne!(heard.await.unwrap(), here);
+        let mut parts = JoinSet::new();
+        parts.spawn(alone("t", async { panic!("on purpose") }).unwrap());
+        assert!(parts.join_next().await.unwrap().unwrap_err().is_panic());
     }
 
     #[tokio::test]

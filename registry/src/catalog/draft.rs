@@ -196,6 +196,9 @@ impl<'a> Draft<'a> {
         if let Some(silent) = self.holder_of_address(&instance)? {
             self.remove(silent, RemovalReason::Expired);
         }
+        if let Some(service) = self.next.snapshot.services.get(&instance.service) {
+            instance.service = service.name.clone(); // one name in memory for all instances
+        }
         instance.epoch = Epoch(self.number());
         if instance.check.is_some() && instance.status == Status::Serving {
             instance.status = Status::Starting; // its check decides, not its word
@@ -213,7 +216,9 @@ impl<'a> Draft<'a> {
         self.done.durable.instances.insert(id);
         let before = old.and_then(|old| old.instance.descriptors);
         self.put(Record::new(instance, ttl, hold));
-        self.recount.insert(service.clone());
+        if before.is_some() || descriptors.is_some() {
+            self.recount.insert(service.clone()); // what carries no set adds nothing to what is known of the service
+        }
         if before != descriptors {
             self.retire(before, &service);
             self.unrefuse_set(&id);
@@ -410,7 +415,9 @@ impl<'a> Draft<'a> {
         let Some(record) = self.next.records.remove(&id) else { return };
         let service = record.instance.service.clone();
         self.service(&service).instances.remove(&id);
-        self.recount.insert(service.clone());
+        if record.instance.descriptors.is_some() {
+            self.recount.insert(service.clone());
+        }
         self.retire(record.instance.descriptors, &service);
         self.unrefuse_set(&id);
         self.next.removals.push(id, why);

@@ -152,7 +152,8 @@ impl Removals {
 impl State {
     /// Returns the state of a registry that starts as this generation with what the store kept.
     pub(crate) fn restore(generation: u32, kept: Kept) -> Self {
-        let Kept { records, tombstones, claims, sets, retired, policies } = kept;
+        let Kept { mut records, tombstones, claims, sets, retired, policies } = kept;
+        share_names(&mut records);
         let first = u64::from(generation) << 32;
         let mut state = Self {
             snapshot: Snapshot { version: Version(first), ..Snapshot::default() },
@@ -265,6 +266,18 @@ impl State {
             }
         }
         all.into_iter().collect()
+    }
+}
+
+/// One name in memory for all instances of a service.
+fn share_names(records: &mut [Record]) {
+    let mut names = BTreeSet::new();
+    for record in records {
+        let name = &record.instance.service;
+        match names.get(name).cloned() {
+            Some(known) => Arc::make_mut(&mut record.instance).service = known,
+            None => drop(names.insert(name.clone())),
+        }
     }
 }
 

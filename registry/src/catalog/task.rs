@@ -16,11 +16,11 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use weft_model::{InstanceId, RefusedClaim, RemovalReason, ServiceName, Version};
+use weft_model::{InstanceId, RefusedClaim, RemovalReason, ServiceName, Snapshot};
 use weft_runtime::clock;
 
 use super::{
-    Answer, Applied, Beat, Change, ChangeError, Command, Published, StoreError, StreamId, Verdict,
+    Answer, Applied, Beat, Change, ChangeError, Command, Published, StoreError, StreamId, Verdict, WAITING,
     draft::{Done, Draft, LeaseChange, Outcome},
     published,
     state::State,
@@ -77,8 +77,8 @@ pub struct CatalogTask {
     look_at: Instant,
     forget_at: Instant,
     publish: watch::Sender<Arc<Published>>,
-    /// Version whose instances the gauges count.
-    counted: Version,
+    /// What the gauges count.
+    counted: Snapshot,
     metrics: CatalogMetrics,
 }
 
@@ -99,7 +99,7 @@ impl CatalogTask {
             leases.apply(LeaseChange::Granted { id: it.id, epoch: it.epoch, ttl: record.ttl, service, zone }, now);
         }
         let doubt = Doubt { frozen: leases.frozen(now), ..Doubt::default() };
-        metrics.state(&state);
+        metrics.state(&Snapshot::default(), &state);
         metrics.doubt(&doubt);
         let publish = watch::Sender::new(Arc::new(published(&state, &doubt)));
         Self {
@@ -116,7 +116,7 @@ impl CatalogTask {
             look_at: now + TICK,
             forget_at: now,
             publish,
-            counted: state.snapshot.version,
+            counted: state.snapshot.clone(),
             state,
             metrics,
         }
@@ -133,7 +133,7 @@ impl CatalogTask {
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             match self.next_event(&stop).await {
-                Event::Command(command) => self.take(command),
+                Event::Command(command) => self.take_all(command),
                 Event::Committed(result) => self.committed(result),
                 Event::Due => {}
                 Event::Stop => break,
@@ -167,6 +167,18 @@ impl CatalogTask {
 
     fn group_due(&self) -> Instant {
         if self.queue.iter().all(|q| q.change.may_ride()) { self.group_at + (FOLD - GROUP) } else { self.group_at }
+    }
+
+    /// Takes a command and those that wait behind it, so that one group has them all.
+    fn take_all(&mut self, first: Command) {
+        self.take(first);
+        for _ in 0..WAITING {
+            if self.queue.len() >= QUEUED {
+                return;
+            }
+            let Ok(next) = self.inbox.try_recv() else { return };
+            self.take(next);
+        }
     }
 
     fn take(&mut self, command: Command) {
@@ -221,9 +233,9 @@ impl CatalogTask {
             return;
         }
         self.look_at = now + TICK;
-        if self.counted != self.state.snapshot.version {
-            self.counted = self.state.snapshot.version;
-            self.metrics.state(&self.state);
+        if self.counted.version != self.state.snapshot.version {
+            self.metrics.state(&self.counted, &self.state);
+            self.counted = self.state.snapshot.clone();
         }
         let state = &self.state;
         let (ended, mut doubt) = self.leases.expire(now, clock::wall(), &|service| state.population(service));

@@ -1,16 +1,17 @@
-//! weft.discovery.v1 over gRPC: the stream around a watch, lists, clients, descriptors.
+//! weft.discovery.v1 over gRPC: lists, clients, claims, descriptors; `watch` has the stream around a watch.
 //!
-//! Lives here: requests in, statuses out, the task of each stream. Does not: what to tell (`watch`).
-//! A stream's task reads requests (acks above all) also while its reader is slow: one message waits in the channel, what changes meanwhile is
-//! merged into the next. The tasks belong to the tracker of the server, which waits for them.
+//! Lives here: requests in, statuses out. Does not: what to tell (`views::watch`).
+//! The tasks of streams belong to the tracker of the server, which waits for them.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+mod watch;
+
+use std::collections::BTreeMap;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
-use weft_model::{Digest, Invalid, ServiceName, Version};
+use weft_model::{Digest, Invalid, ServiceName};
 use weft_proto::{
     service_update_full,
     weft::discovery::v1::{
@@ -24,18 +25,11 @@ use crate::{
     access::{Access, Sight},
     catalog::{self, Catalog, Published},
     schema::DescriptorSet,
-    server::CallerAddr,
     sources::status,
-    views::{
-        watch::{Topic, Watcher, Watches},
-        xds::Xds,
-    },
+    views::{watch::Watches, xds::Xds},
 };
 
-/// Longest name of a watcher, in bytes: it is kept and told to whoever drains.
-const LONGEST_NAME: usize = 256;
-/// Topics of one watch. A sidecar has one for each service its app has called of late.
-const MOST_TOPICS: usize = 10_000;
+pub(crate) use watch::Served;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -49,20 +43,11 @@ pub(crate) struct Discovery {
 
 #[tonic::async_trait]
 impl discovery_server::Discovery for Discovery {
-    type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
+    type WatchStream = tokio_stream::Empty<Result<WatchResponse, Status>>;
     type ClientsStream = ReceiverStream<Result<Client, Status>>;
 
-    async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
-        let (out, stream) = mpsc::channel(1);
-        let (watches, shutdown) = (self.watches.clone(), self.shutdown.clone());
-        let from = request.extensions().get().copied();
-        let requests = request.into_inner();
-        self.streams.spawn(async move {
-            if let Err(end) = serve(&watches, from, requests, &out, &shutdown).await {
-                drop(out.send(Err(end)).await); // a reader that has gone needs no reason
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(stream)))
+    async fn watch(&self, _: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::internal("a watch never comes here: `Served` stands in front"))
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
@@ -178,114 +163,4 @@ async fn sent(out: &mpsc::Sender<Result<Client, Status>>, client: Client, shutdo
         sent = out.send(Ok(client)) => sent.is_ok(),
         () = shutdown.draining() => false,
     }
-}
-
-/// Where a watcher tells of itself.
-fn admin(told: &str, from: Option<CallerAddr>) -> Result<Option<SocketAddr>, Invalid> {
-    if told.is_empty() {
-        return Ok(None);
-    }
-    let at: Option<SocketAddr> = told.parse().ok().filter(|at: &SocketAddr| at.port() != 0);
-    let mut at = at.ok_or_else(|| Invalid::new("admin", format!("{told:?} is no IP and port, like 10.0.0.7:8160")))?;
-    if at.ip().is_unspecified() {
-        let Some(CallerAddr(from)) = from else { return Ok(None) };
-        at.set_ip(from.ip().to_canonical());
-    }
-    Ok(Some(at))
-}
-
-enum Event {
-    Request(Result<Option<WatchRequest>, Status>),
-    Room(Result<(), mpsc::error::SendError<()>>),
-    Leaving,
-}
-
-/// Serves one stream until its reader or the registry leaves. An error ends it with a status.
-async fn serve(
-    watches: &Watches,
-    from: Option<CallerAddr>,
-    mut requests: Streaming<WatchRequest>,
-    out: &mpsc::Sender<Result<WatchResponse, Status>>,
-    shutdown: &Shutdown,
-) -> Result<(), Status> {
-    let first = tokio::select! {
-        first = requests.message() => first?,
-        () = shutdown.draining() => return Err(leaving()),
-    };
-    let Some(first) = first else { return Ok(()) };
-    if first.watcher.is_empty() {
-        let missing = Invalid::new("watcher", "the first message names the watcher");
-        return Err(status::invalid(&missing));
-    }
-    if first.watcher.len() > LONGEST_NAME {
-        let long = weft_model::Invalid::new("watcher", format!("is longer than {LONGEST_NAME} bytes"));
-        return Err(status::invalid(&long));
-    }
-    let mut watcher = watches.open(&first.watcher);
-    if let Some(admin) = admin(&first.admin, from).map_err(|e| status::invalid(&e))? {
-        watcher.tells_at(&first.watcher, admin);
-    }
-    obey(&mut watcher, first)?;
-    let mut half_closed = false;
-    loop {
-        let event = tokio::select! {
-            request = requests.message(), if !half_closed => Event::Request(request),
-            room = room(&watcher, out) => Event::Room(room),
-            () = out.closed() => return Ok(()),
-            () = shutdown.draining() => Event::Leaving,
-        };
-        match event {
-            Event::Request(request) => match request? {
-                Some(request) => obey(&mut watcher, request)?,
-                None => {
-                    half_closed = true; // a reader that only listens, such as grpcurl
-                    watcher.acks_no_more();
-                }
-            },
-            Event::Room(Ok(())) => {
-                if let Some(update) = watcher.take() {
-                    out.try_send(Ok(update.response)).map_err(|_| Status::internal("the channel had room"))?;
-                }
-            }
-            Event::Room(Err(_)) => return Ok(()),
-            Event::Leaving => return Err(leaving()),
-        }
-    }
-}
-
-/// Waits for something to tell and for room to tell it. Cancel-safe: the permit is given back, the mark stays.
-async fn room(
-    watcher: &Watcher,
-    out: &mpsc::Sender<Result<WatchResponse, Status>>,
-) -> Result<(), mpsc::error::SendError<()>> {
-    watcher.ready().await;
-    out.reserve().await.map(drop)
-}
-
-fn obey(watcher: &mut Watcher, request: WatchRequest) -> Result<(), Status> {
-    let (subscribe, unsubscribe) =
-        (topics("subscribe", &request.subscribe)?, topics("unsubscribe", &request.unsubscribe)?);
-    if request.ack > 0 {
-        watcher.ack(Version(request.ack));
-    }
-    if !unsubscribe.is_empty() {
-        watcher.unsubscribe(unsubscribe);
-    }
-    if !subscribe.is_empty() && watcher.subscribe(subscribe) > MOST_TOPICS {
-        return Err(Status::resource_exhausted(format!(
-            "a watch subscribes to {MOST_TOPICS} topics at most; `*` is one"
-        )));
-    }
-    Ok(())
-}
-
-fn topics(field: &str, names: &[String]) -> Result<Vec<Topic>, Status> {
-    let parse = |(index, name): (usize, &String)| {
-        name.parse().map_err(|e: weft_model::Invalid| status::invalid(&e.within(&format!("{field}[{index}]"))))
-    };
-    names.iter().enumerate().map(parse).collect()
-}
-
-fn leaving() -> Status {
-    Status::unavailable("the registry is leaving; keep the last good state and come back")
 }

@@ -1,10 +1,11 @@
 //! Watches: what changed, to whom it matters, and the smallest true message about it.
 //!
-//! Lives here: subscriptions, wake-ups, snapshots and deltas, acknowledgements on their way to `acks`. Does not: streams (`views::grpc`).
+//! Lives here: subscriptions, wake-ups, snapshots and deltas, acknowledgements on their way to `acks`. Does not: streams (`grpc::watch`).
 //! ```text
 //! catalog ─► Watches::run ─ marks the services that changed ─► watchers that subscribed them, once each ─► Watcher::take ─► message
 //! ```
-//! Bounds: a watcher has one mark a service however often it changes, and is told the latest; what it was sent is shared with the catalog.
+//! Bounds: a watcher has one mark a service however often it changes, and is told the latest; what it was sent is shared with the catalog, the
+//! bytes that say it with all who are told the same (`told`). After a message it rests for [`REST`], and what comes meanwhile is one message.
 //! Invariants: versions never fall within a watch; a service that did not change wakes nobody; the first message at version v leaves its receiver
 //! with exactly the subscribed services of the snapshot v, those after it at the same version with newer ones.
 //! An instance that drains stays in the watch with status DRAINING; that is "gone" for balancers, which use none but SERVING ones, and its
@@ -13,6 +14,7 @@
 
 mod hub;
 mod session;
+mod told;
 
 use std::{
     collections::BTreeSet,
@@ -21,11 +23,12 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use tokio::{
     sync::{Notify, watch},
-    time::Instant,
+    time::{Instant, sleep_until},
 };
 use weft_model::{InstanceId, Invalid, ServiceName, Snapshot, Version};
 use weft_proto::weft::discovery::v1 as pb;
@@ -34,8 +37,14 @@ use crate::{
     acks::{Drain, Seen, Standing, WatcherId},
     catalog::{Catalog, Follow, Published},
     metrics::WatchMetrics,
-    views::watch::{hub::Hub, session::Session},
+    views::watch::{hub::Hub, session::Session, told::Encoded},
 };
+
+pub(super) use told::Message;
+
+/// Least time between two messages of a watch, unless they are parts of one answer: where many services change all the time, what a message costs
+/// both ends is most of the work. A change after a pause is told at once.
+const REST: Duration = Duration::from_millis(40);
 
 /// What a watcher subscribes.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +79,7 @@ struct Shared {
     /// Moves when something happened that a drain may wait for: a version was marked, a watcher acknowledged or left.
     progress: watch::Sender<()>,
     ids: AtomicU64,
+    encoded: Encoded,
     metrics: WatchMetrics,
 }
 
@@ -83,8 +93,8 @@ impl Watches {
     /// Watches of this catalog. They learn of changes while `run` runs.
     pub fn new(catalog: &Catalog, metrics: &weft_runtime::Metrics) -> Self {
         let hub = Mutex::new(Hub::new(catalog.published()));
-        let metrics = WatchMetrics::register(metrics);
-        Self(Arc::new(Shared { hub, progress: watch::Sender::new(()), ids: AtomicU64::new(0), metrics }))
+        let (progress, metrics) = (watch::Sender::new(()), WatchMetrics::register(metrics));
+        Self(Arc::new(Shared { hub, progress, ids: AtomicU64::new(0), encoded: Encoded::default(), metrics }))
     }
 
     /// Marks what changes until the catalog ends.
@@ -102,7 +112,7 @@ impl Watches {
         let wake = Arc::new(Notify::new());
         self.0.hub().open(id, name, wake.clone(), Instant::now());
         self.0.metrics.watchers.inc();
-        Watcher { id, shared: self.0.clone(), wake, session: Session::default() }
+        Watcher { id, shared: self.0.clone(), wake, session: Session::default(), rest_until: Instant::now() }
     }
 
     /// A polled view tells what it knows of a service, to be used until then: a drain that begins later waits for that.
@@ -178,10 +188,16 @@ impl Watches {
 /// What a watcher is to be told.
 #[derive(Debug, Clone)]
 pub struct Update {
-    /// The message.
-    pub response: pb::WatchResponse,
+    pub(super) message: Message,
     /// The snapshot it was made from.
     pub snapshot: Arc<Snapshot>,
+}
+
+impl Update {
+    /// The message as its reader has it.
+    pub fn response(&self) -> pb::WatchResponse {
+        self.message.decoded()
+    }
 }
 
 /// One watch.
@@ -191,6 +207,7 @@ pub struct Watcher {
     shared: Arc<Shared>,
     wake: Arc<Notify>,
     session: Session,
+    rest_until: Instant,
 }
 
 impl Watcher {
@@ -223,10 +240,13 @@ impl Watcher {
         self.shared.progress.send_replace(());
     }
 
-    /// Waits until there is something to tell. Cancel-safe: nothing is taken.
+    /// Waits until there is something to tell and the watcher has rested. Cancel-safe: nothing is taken.
     pub async fn ready(&self) {
         while !self.shared.hub().is_marked(self.id) {
             self.wake.notified().await;
+        }
+        if self.rest_until > Instant::now() {
+            sleep_until(self.rest_until).await;
         }
     }
 
@@ -234,10 +254,21 @@ impl Watcher {
     pub fn take(&mut self) -> Option<Update> {
         let work = self.shared.hub().take(self.id)?;
         let snapshot = work.published.snapshot.clone();
-        let response = self.session.respond(work);
-        let counter = if response.is_some() { &self.shared.metrics.updates } else { &self.shared.metrics.idle_wakeups };
-        counter.inc();
-        response.map(|response| Update { response, snapshot })
+        let (message, left) = self.session.respond(work, &self.shared.encoded);
+        let whole = left.is_none();
+        if let Some(left) = left {
+            self.shared.hub().left(self.id, left);
+        }
+        let metrics = &self.shared.metrics;
+        let Some(message) = message else {
+            metrics.idle_wakeups.inc();
+            return None;
+        };
+        metrics.updates.inc();
+        if whole {
+            self.rest_until = Instant::now() + REST;
+        }
+        Some(Update { message, snapshot })
     }
 
     /// Waits for the next update. Cancel-safe.
@@ -259,12 +290,12 @@ impl Drop for Watcher {
     }
 }
 
-/// The work of one message.
+/// The work of one message, or of the first of several.
 #[derive(Debug)]
 struct Work {
     published: Arc<Published>,
-    /// What the message says its version is: below that of `published` while there is more to tell.
-    version: Version,
+    /// The last version of which everything was told: what a message says while there is more to tell.
+    before: Version,
     /// Services to look at.
     services: BTreeSet<ServiceName>,
     /// Services that were unsubscribed: what was sent of them does not count any more.
@@ -273,5 +304,14 @@ struct Work {
     /// With this work the watcher has been told of every service there is.
     complete: bool,
     /// Answer even if there is nothing to say: the watcher asked for a set that may be empty, or waits for it to be complete.
+    greet: bool,
+}
+
+/// The work that a message had no room for.
+#[derive(Debug)]
+struct Left {
+    before: Version,
+    services: BTreeSet<ServiceName>,
+    directory: bool,
     greet: bool,
 }

@@ -5,12 +5,11 @@
 //! catalog ─► Xds::run ─ builds what depends on the changed services, outside the lock ─► Hub::update ─ marks ─► sessions ─ wakes ─► streams
 //! stream  ─► Stream::request ─► session                          Stream::respond ─► the latest of what is marked ─► one message in the channel
 //! ```
-//! Bounds: a stream has one message in its channel, one on its way, and one mark a name. Messages share the bytes of their resources (`body`), so a stream
+//! Bounds: a stream has one message in its channel, one on its way, and one mark a name. Messages share the bytes of their resources (`views::body`), so a stream
 //! that is not read costs little more than its subscription.
 //! Locking: one mutex around the hub, held for one request, one response, or the marking of one version. What a change touches is built outside of it;
 //! what a request is the first to ask for is built under it, a few at a time, so that it is built once, and others have their turn between.
 
-mod body;
 mod clients;
 mod csds;
 mod hub;
@@ -204,12 +203,14 @@ struct Stream {
 }
 
 impl Stream {
-    /// Takes a request, and joins what it asks for. An error ends the stream. Not cancel-safe: it may have taken it.
-    async fn request(&self, request: Request) -> Result<(), Refused> {
+    /// Takes a request, and joins what it asks for. Returns whether that is more than before. An error ends the stream. Not cancel-safe: it may have
+    /// taken it.
+    async fn request(&self, request: Request) -> Result<bool, Refused> {
         let (kind, error) = (request.kind, request.error.clone());
         let (shared, now) = (&self.xds.0, Instant::now());
         let Taken { answer, more } = shared.hub().request(self.id, request, now)?;
         self.note(answer, kind, error, now);
+        let asks = !more.is_empty();
         let mut more = more.into_iter();
         while !more.as_slice().is_empty() {
             {
@@ -219,7 +220,7 @@ impl Stream {
             }
             tokio::task::yield_now().await;
         }
-        Ok(())
+        Ok(asks)
     }
 
     fn note(&self, answer: Answer, kind: Kind, error: Option<String>, now: Instant) {

@@ -11,6 +11,7 @@ async fn an_acking_watcher_delays_a_drain_by_a_round_trip() {
     let first = watch.next().await;
     watch.ack(first.version).await;
     bystander.next().await;
+    sleep(50 * MS).await; // who was told something a moment ago rests for as long
     let acking = async {
         let answer = watch.next().await;
         assert_eq!(delta(&answer.services[0]).0, [(id(1).as_str(), Health::Draining)], "it stays listed");

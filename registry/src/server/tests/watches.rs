@@ -94,16 +94,35 @@ async fn a_slow_reader_gets_the_latest_once() {
     world.users(1).await;
     let mut watch = world.watches.open("slow"); // by hand: a stream would read ahead
     watch.subscribe(["users".parse().unwrap()]);
-    let first = watch.next().await.response;
+    let first = watch.next().await.response();
     assert_eq!(full(&first.services[0]), [id(1)]);
     for n in 2..=50 {
         world.users(n).await;
     }
     world.deregister(&id(1), 0).await.unwrap();
-    let second = watch.next().await.response;
+    let second = watch.next().await.response();
     assert_eq!((second.services[0].base, second.version), (first.version, world.catalog.snapshot().version.0));
     let (upserted, removed) = delta(&second.services[0]);
     assert_eq!((upserted.len(), removed), (49, vec![(id(1).as_str(), Reason::Forced)]), "50 changes in one message");
+}
+
+#[tokio::test(start_paused = true)]
+async fn changes_that_follow_each_other_closely_come_in_one_message() {
+    let mut world = World::new().await;
+    world.users(1).await;
+    let mut watch = world.watch("test", &["users"]).await;
+    watch.next().await;
+    let first = world.users(2).await;
+    let alone = watch.next().await;
+    assert_eq!(delta(&alone.services[0]).0.len(), 1, "told at once after a pause, or with what came before");
+    for n in 3..=5 {
+        world.users(n).await;
+    }
+    world.deregister(&id(2), first.epoch).await.unwrap();
+    let together = watch.next().await;
+    let (upserted, removed) = delta(&together.services[0]);
+    assert_eq!((upserted.len(), removed), (3, vec![(id(2).as_str(), Reason::Deregistered)]));
+    assert_eq!(together.services[0].base, alone.version);
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use imbl::ordmap::DiffItem;
 use tokio::{sync::Notify, time::Instant};
 use weft_model::{ServiceName, Version};
 
-use super::{Topic, Work};
+use super::{Left, Topic, Work};
 use crate::{
     acks::{Table, WatcherId},
     catalog::Published,
@@ -37,29 +37,7 @@ struct Entry {
     admin: Option<(String, SocketAddr)>,
 }
 
-/// Instances that one message may carry, unless a single service has more. At about 250 bytes each it stays well below the 4 MiB that a stock
-/// client reads.
-const MESSAGE: usize = 4_000;
-
 impl Entry {
-    /// Takes as many marks as fit into one message, at least one.
-    fn take_marks(&mut self, current: &Published) -> BTreeSet<ServiceName> {
-        let mut room = MESSAGE;
-        let mut fits = |name: &ServiceName| {
-            let size = current.snapshot.services.get(name).map_or(0, |service| service.instances.len());
-            let fits = room == MESSAGE || size <= room;
-            room = room.saturating_sub(size.max(1));
-            fits
-        };
-        match self.marks.iter().find(|name| !fits(name)).cloned() {
-            Some(first_left) => {
-                let left = self.marks.split_off(&first_left);
-                std::mem::replace(&mut self.marks, left)
-            }
-            None => std::mem::take(&mut self.marks),
-        }
-    }
-
     fn is_marked(&self) -> bool {
         !self.marks.is_empty() || self.directory_marked || self.greet
     }
@@ -262,27 +240,31 @@ impl Hub {
         self.entries.get(&id).is_some_and(Entry::is_marked)
     }
 
-    /// Takes the marks of a watcher and notes what the message will carry. None when there are none.
+    /// Takes the marks of a watcher and notes what it is told. None when there are none.
     pub(super) fn take(&mut self, id: WatcherId) -> Option<Work> {
         let entry = self.entries.get_mut(&id).filter(|e| e.is_marked())?;
-        let services = entry.take_marks(&self.current);
-        let last = entry.marks.is_empty();
-        if last {
-            entry.told = self.current.snapshot.version;
-        }
-        let version = entry.told;
+        let version = self.current.snapshot.version;
         let work = Work {
             published: self.current.clone(),
-            version,
-            services,
+            before: std::mem::replace(&mut entry.told, version),
+            services: std::mem::take(&mut entry.marks),
             forgotten: std::mem::take(&mut entry.forgotten),
-            directory: last && std::mem::take(&mut entry.directory_marked),
-            complete: last && entry.all && !self.current.warming,
-            greet: last && std::mem::take(&mut entry.greet),
+            directory: std::mem::take(&mut entry.directory_marked),
+            complete: entry.all && !self.current.warming,
+            greet: std::mem::take(&mut entry.greet),
         };
         for name in &work.services {
             self.acks.sent(id, version, &self.current.service(name));
         }
         Some(work)
+    }
+
+    /// Marks again what a message had no room for. A drain counts it as told: it waits for a version that comes with the last of it.
+    pub(super) fn left(&mut self, id: WatcherId, left: Left) {
+        let Some(entry) = self.entries.get_mut(&id) else { return };
+        entry.marks.extend(left.services);
+        entry.told = left.before;
+        entry.directory_marked |= left.directory;
+        entry.greet |= left.greet;
     }
 }

@@ -1,86 +1,92 @@
 //! The session of one watch: what its reader was sent, and the difference to what is.
 //!
-//! Lives here: full answers and deltas. Does not: knowing when (`hub`).
-//! A delta applies to what the message `base` left behind. A removal whose reason is no longer known makes the answer full.
+//! Lives here: which service is told in full and which by a delta. Does not: knowing when (`hub`), encoding (`told`).
 
-use std::{collections::HashMap, sync::Arc};
-
-use imbl::ordmap::DiffItem;
-use weft_model::{ServiceName, ServiceSnapshot, Version};
-use weft_proto::{
-    directory_entry, service_policies, service_update_full,
-    weft::discovery::v1::{Delta, Directory, Removed, ServiceUpdate, WatchResponse, removed, service_update::Body},
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
 };
 
-use super::Work;
+use weft_model::{ServiceName, ServiceSnapshot, Version};
+use weft_proto::{
+    directory_entry,
+    weft::discovery::v1::{Directory, WatchResponse},
+};
+
+use super::{
+    Left, Work,
+    told::{Encoded, Message, Step, Told},
+};
 use crate::catalog::Published;
+
+/// Bytes of services from which on a message takes no further one: a stock client reads 4 MiB, and a single service may be large.
+const MESSAGE: usize = 256 << 10;
 
 #[derive(Debug, Default)]
 pub(super) struct Session {
     /// Per service: version of the last message that carried it, and what it said.
     sent: HashMap<ServiceName, (Version, Arc<ServiceSnapshot>)>,
+    /// The first that the last message had no room for: it is first in the next, so that each has its turn where more changes than can be told.
+    first: Option<ServiceName>,
 }
 
 impl Session {
-    /// Makes the message; None if there is nothing to say.
-    pub(super) fn respond(&mut self, work: Work) -> Option<WatchResponse> {
-        let Work { published, version, services, forgotten, directory, complete, greet } = work;
+    /// Makes the message, none if there is nothing to say, and returns what it has no room for.
+    pub(super) fn respond(&mut self, work: Work, encoded: &Encoded) -> (Option<Message>, Option<Left>) {
+        let Work { published, before, mut services, forgotten, directory, complete, greet } = work;
         for name in forgotten {
             self.sent.remove(&name);
         }
-        let mut updates = Vec::with_capacity(services.len());
-        for name in services {
-            let service = published.service(&name);
-            let update = match self.sent.get(&name) {
-                Some((base, before)) => changed(before, &service).then(|| update(*base, before, &service, &published)),
-                None => Some(service_update_full(&service)),
-            };
-            if let Some(update) = update {
-                updates.push(update);
-                self.sent.insert(name, (version, service));
+        let (mut told, mut carried, mut bytes) = (Vec::with_capacity(services.len()), Vec::new(), 0);
+        let mut left = BTreeSet::new();
+        let ahead = self.first.take().map(|first| services.split_off(&first)).unwrap_or_default();
+        for name in ahead.into_iter().chain(services) {
+            if bytes >= MESSAGE {
+                self.first.get_or_insert_with(|| name.clone());
+                left.insert(name);
+                continue;
             }
+            let service = published.service(&name);
+            let Some(it) = self.step(&name, &service, encoded, &published) else { continue };
+            bytes += it.bytes.len();
+            told.push(it);
+            carried.push((name, service));
+        }
+        let version = if left.is_empty() { published.snapshot.version } else { before };
+        self.sent.extend(carried.into_iter().map(|(name, service)| (name, (version, service))));
+        if !left.is_empty() {
+            let envelope = WatchResponse { version: version.0, ..WatchResponse::default() };
+            let left = Left { before, services: left, directory, greet };
+            return (Some(Message { envelope, services: told }), Some(left));
         }
         let directory = directory.then(|| Directory {
             services: published.snapshot.directory.iter().map(|(name, info)| directory_entry(name, info)).collect(),
         });
-        let empty = updates.is_empty() && directory.is_none() && !greet;
-        (!empty).then_some(WatchResponse { version: version.0, services: updates, directory, complete })
+        let empty = told.is_empty() && directory.is_none() && !greet;
+        let envelope = WatchResponse { version: version.0, services: Vec::new(), directory, complete };
+        ((!empty).then_some(Message { envelope, services: told }), None)
     }
-}
 
-/// Whether the reader would see a difference; the version alone is none.
-fn changed(before: &Arc<ServiceSnapshot>, now: &Arc<ServiceSnapshot>) -> bool {
-    !Arc::ptr_eq(before, now)
-        && (before.authoritative != now.authoritative
-            || before.info != now.info
-            || before.policies != now.policies
-            || before.instances != now.instances)
-}
-
-fn update(base: Version, before: &ServiceSnapshot, now: &ServiceSnapshot, published: &Published) -> ServiceUpdate {
-    let Some(delta) = delta(before, now, published) else { return service_update_full(now) };
-    ServiceUpdate {
-        name: now.name.full().to_owned(),
-        base: base.0,
-        body: Some(Body::Delta(delta)),
-        authoritative: now.authoritative,
-        info: (before.info != now.info).then(|| now.info.as_ref().into()),
-        policies: (before.policies != now.policies).then(|| service_policies(&now.policies)),
-    }
-}
-
-fn delta(before: &ServiceSnapshot, now: &ServiceSnapshot, published: &Published) -> Option<Delta> {
-    let mut delta = Delta::default();
-    for item in before.instances.diff(&now.instances) {
-        match item {
-            DiffItem::Add(_, instance) | DiffItem::Update { new: (_, instance), .. } => {
-                delta.upserted.push(instance.as_ref().into());
+    /// What leads from what was sent of a service to what it is; none if a reader would see no difference.
+    fn step(
+        &mut self,
+        name: &ServiceName,
+        now: &Arc<ServiceSnapshot>,
+        encoded: &Encoded,
+        published: &Published,
+    ) -> Option<Told> {
+        let full = |bytes| Some(Told { base: Version(0), bytes });
+        let Some((base, before)) = self.sent.get_mut(name) else { return full(encoded.full(now, published)) };
+        if Arc::ptr_eq(before, now) {
+            return None;
+        }
+        match encoded.step(before, now, published) {
+            Step::Nothing => {
+                *before = now.clone(); // the same to its reader, and the base stays
+                None
             }
-            DiffItem::Remove(id, _) => {
-                let why = removed::Reason::from(published.removals.why(id)?);
-                delta.removed.push(Removed { id: id.to_string(), why: why.into() });
-            }
+            Step::Delta(bytes) => Some(Told { base: *base, bytes }),
+            Step::Full(bytes) => full(bytes),
         }
     }
-    Some(delta)
 }

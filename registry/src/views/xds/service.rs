@@ -16,28 +16,30 @@ use futures_util::{FutureExt, future::BoxFuture};
 use http_body::Body as HttpBody;
 use tokio::{
     sync::mpsc,
-    time::{sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_util::task::TaskTracker;
-use tonic::{Status, Streaming, body::Body, codec::BufferSettings, metadata::GRPC_CONTENT_TYPE, server::NamedService};
+use tonic::{Status, Streaming, body::Body, codec::BufferSettings, server::NamedService};
 use tonic_prost::ProstDecoder;
 use weft_identity::name;
 use weft_model::ServiceName;
 use weft_runtime::Shutdown;
 
 use super::{
-    Profile, Xds,
-    body::Answers,
+    Kind, Profile, Xds,
     hub::{Peer, Refused},
     session::Response,
-    wire::{Delta, Form, Incoming, Whole},
+    wire::{self, Delta, Form, Incoming, Whole},
 };
-use crate::{server::Caller, sources::status};
+use crate::{server::Caller, sources::status, views::body};
 
 /// How long a stream may be open before it asks for something.
 const FIRST: Duration = Duration::from_secs(30);
 /// Bytes of a request that are made room for before it comes; longer ones cost what they need.
 const REQUEST: usize = 1 << 10;
+/// Least time from an answer of endpoints to the next answer, unless the client is to be told of new ones: what changes meanwhile goes with it. Each
+/// answer has all endpoints of a service, which is work for both ends.
+const REST: Duration = Duration::from_millis(100);
 /// Longest part of a node that we keep, in bytes.
 const LONGEST: usize = 256;
 
@@ -99,9 +101,7 @@ where
             drop(out.send(Err(end)).await); // a client that has gone needs no reason
         }
     });
-    let mut response = http::Response::new(Body::new(Answers::<F>::new(responses)));
-    response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
-    response
+    body::answers(responses, wire::pieces::<F>)
 }
 
 /// Serves one stream until its client or the registry leaves. An error ends it with a status.
@@ -124,8 +124,11 @@ async fn serve<F: Form>(
     if let Some(request) = first.request {
         stream.request(request).await.map_err(refused)?;
     }
+    let mut rest_until = Instant::now();
     loop {
         let (due, wake_at) = stream.next();
+        let resting = due && Instant::now() < rest_until;
+        let (due, wake_at) = if resting { (false, Some(rest_until)) } else { (due, wake_at) };
         let again = async {
             match wake_at {
                 Some(at) => sleep_until(at).await,
@@ -134,13 +137,20 @@ async fn serve<F: Form>(
         };
         tokio::select! {
             request = requests.message() => match request?.map(F::parse) {
-                Some(Incoming { request: Some(request), .. }) => stream.request(request).await.map_err(refused)?,
+                Some(Incoming { request: Some(request), .. }) => if stream.request(request).await.map_err(refused)? {
+                    rest_until = Instant::now(); // it waits for something that it does not have
+                },
                 Some(Incoming { request: None, .. }) => {}
                 None => return Ok(()),
             },
             // Cancel-safe: the permit is given back, the marks stay.
             permit = out.reserve(), if due => match permit {
-                Ok(permit) => if let Some(response) = stream.respond() { permit.send(Ok(response)) },
+                Ok(permit) => if let Some(response) = stream.respond() {
+                    if response.kind == Kind::Endpoint && !response.fresh {
+                        rest_until = Instant::now() + REST;
+                    }
+                    permit.send(Ok(response));
+                },
                 Err(_) => return Ok(()),
             },
             () = stream.woken(), if !due => {}

@@ -103,6 +103,8 @@ pub(super) struct Response {
     pub(super) removed: Vec<Name>,
     /// What the client thereby holds no longer.
     pub(super) gone: Vec<Name>,
+    /// It has a resource that the client did not have.
+    pub(super) fresh: bool,
 }
 
 /// A resource as it stands.

@@ -1,11 +1,11 @@
 //! xDS on the wire: requests in, responses with their resources as the bytes they are.
 //!
-//! Lives here: the two forms of ADS, nonces and versions as text. Does not: streams (`service`), what is answered (`session`), sending (`body`).
+//! Lives here: the two forms of ADS, nonces and versions as text. Does not: streams (`service`), what is answered (`session`), sending (`views::body`).
 //! The responses have the field numbers of envoy.service.discovery.v3. Their resources follow all other fields, since these we have encoded already.
 
-use std::fmt::Debug;
+use std::{fmt::Debug, marker::PhantomData, sync::Arc};
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use envoy_types::pb::{
     envoy::{
         config::core::v3::Node,
@@ -14,12 +14,14 @@ use envoy_types::pb::{
     google::rpc,
 };
 use prost::Message;
+use tonic::Status;
 use weft_model::Version;
 
 use super::{
     Kind, Resource,
-    session::{Ask, Protocol, Request, Response},
+    session::{Ask, Name, Protocol, Request, Response},
 };
+use crate::views::body::{Part, Pieces};
 
 /// Longest text of a NACK that is read, in bytes.
 const LONGEST_ERROR: usize = 2_048;
@@ -35,6 +37,31 @@ pub(super) trait Form: Debug + Send + Sync + 'static {
     fn envelope(response: &Response, out: &mut BytesMut);
     /// Writes what comes before the bytes of a resource.
     fn head(name: &str, resource: &Resource, out: &mut BytesMut);
+}
+
+/// A resource as a part of a response of this form.
+#[derive(Debug)]
+pub(super) struct Told<F> {
+    name: Name,
+    resource: Arc<Resource>,
+    form: PhantomData<fn() -> F>,
+}
+
+impl<F: Form> Part for Told<F> {
+    fn head(&self, out: &mut BytesMut) {
+        F::head(&self.name, &self.resource, out);
+    }
+
+    fn bytes(&self) -> &Bytes {
+        &self.resource.bytes
+    }
+}
+
+/// A response as it is sent.
+pub(super) fn pieces<F: Form>(mut response: Response) -> Result<Pieces<Told<F>>, Status> {
+    let resources = std::mem::take(&mut response.resources).into_iter();
+    let told = resources.map(|(name, resource)| Told { name, resource, form: PhantomData });
+    Pieces::of(|out| F::envelope(&response, out), told.collect())
 }
 
 /// Field 2, of bytes or a message: resources in a response, and the resource in a `Resource`.
@@ -176,4 +203,56 @@ pub(super) fn resource_version(it: u64) -> String {
 /// Reads what [`resource_version`] made. None: it is of somebody else's making.
 pub(super) fn parse_version(text: &str) -> Option<u64> {
     if text.len() == 16 { u64::from_str_radix(text, 16).ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::{
+        config::cluster::v3::Cluster,
+        service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse},
+    };
+    use prost::Name as _;
+
+    use super::*;
+    use crate::views::body::sent;
+
+    fn cluster(name: &str, size: usize) -> (Name, Arc<Resource>) {
+        let cluster = Cluster { name: name.into(), alt_stat_name: "x".repeat(size), ..Cluster::default() };
+        (name.into(), Arc::new(Resource::of(&cluster)))
+    }
+
+    fn response(resources: Vec<(Name, Arc<Resource>)>) -> Response {
+        let removed = vec!["posts".into()];
+        let (version, gone) = (Version(7 << 32 | 42), vec![]);
+        Response { kind: Kind::Cluster, nonce: 31, version, resources, removed, gone, fresh: true }
+    }
+
+    #[test]
+    fn what_we_write_is_what_others_read() {
+        let resources = || vec![cluster("users", 10), cluster("big", 70_000), cluster("posts", 20)];
+        let (_, message) = sent(pieces::<Whole>(response(resources())).unwrap());
+        let whole = DiscoveryResponse::decode(message).unwrap();
+        assert_eq!((whole.version_info.as_str(), whole.nonce.as_str()), ("7.42", "1f"));
+        assert_eq!(whole.type_url, Cluster::type_url());
+        let names = whole.resources.iter().map(|it| Cluster::decode(it.value.as_ref()).unwrap().name);
+        assert_eq!(names.collect::<Vec<_>>(), ["users", "big", "posts"]);
+
+        let (_, message) = sent(pieces::<Delta>(response(resources())).unwrap());
+        let delta = DeltaDiscoveryResponse::decode(message).unwrap();
+        assert_eq!((delta.system_version_info.as_str(), delta.nonce.as_str()), ("7.42", "1f"));
+        assert_eq!((delta.type_url, delta.removed_resources.as_slice()), (Cluster::type_url(), &["posts".into()][..]));
+        for (resource, name) in delta.resources.iter().zip(["users", "big", "posts"]) {
+            assert_eq!((resource.name.as_str(), parse_version(&resource.version).is_some()), (name, true));
+            let any = resource.resource.as_ref().unwrap();
+            assert_eq!(any.type_url, Cluster::type_url());
+            assert_eq!(Cluster::decode(any.value.as_ref()).unwrap().name, name);
+        }
+        assert_eq!(delta.resources.len(), 3);
+    }
+
+    #[test]
+    fn an_answer_without_resources_is_one() {
+        let (pieces, message) = sent(pieces::<Whole>(response(vec![])).unwrap());
+        assert_eq!((pieces.len(), DiscoveryResponse::decode(message).unwrap().resources.len()), (1, 0));
+    }
 }

@@ -80,7 +80,7 @@ impl Channel {
             next.changed_at = next.changed_at.into_iter().chain(unanswered.changed_at).min();
         }
         self.outstanding = Some(next);
-        Some(Response { kind, nonce, version, resources, removed, gone })
+        Some(Response { kind, nonce, version, resources, removed, gone, fresh })
     }
 
     /// Whether something may be subscribed that the registry does not know.

@@ -16,7 +16,7 @@ use weft_model::{DEFAULT_NAMESPACE, GATEWAY, Policy, PolicyKind};
 use weft_runtime::{Usage, listen::ListenAddr};
 use weft_transcode::Settings;
 
-use crate::{Args, RedisUrl};
+use crate::{Args, Docs, RedisUrl};
 
 /// Everything a gateway needs to know before it starts.
 #[derive(Debug, Clone)]
@@ -39,6 +39,8 @@ pub struct Config {
     pub policies: Vec<Policy>,
     /// Where rate limits are counted together with other gateways; none: this gateway counts for itself.
     pub redis: Option<RedisUrl>,
+    /// Whether the API is described at `/docs` and `/openapi.json`.
+    pub docs: Docs,
 }
 
 /// Name of the one service of static mode.
@@ -107,6 +109,7 @@ impl Config {
             limits: file.limits.into(),
             policies,
             redis: file.rate_limit.redis.map(|it| it.0),
+            docs: file.docs.into(),
         })
     }
 }
@@ -131,6 +134,21 @@ struct File {
     rate_limit: RawRateLimit,
     /// Read by `weft-policy`, which knows their schema.
     policies: IgnoredAny,
+    docs: RawDocs,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawDocs {
+    enabled: Option<bool>,
+    title: Option<String>,
+}
+
+impl From<RawDocs> for Docs {
+    fn from(raw: RawDocs) -> Self {
+        let default = Self::default();
+        Self { enabled: raw.enabled.unwrap_or(default.enabled), title: raw.title.unwrap_or(default.title) }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -263,6 +281,8 @@ mod tests {
             [limits]
             max_request_bytes = 2048
             default_timeout = "15s"
+            [docs]
+            enabled = false
         "#
         .parse()
         .unwrap();
@@ -271,6 +291,7 @@ mod tests {
         assert!(file.transcoding.json_output.emit_defaults && !file.transcoding.json_output.enums_as_ints);
         let expected = Limits { max_request_bytes: 2048, default_timeout: Duration::from_secs(15) };
         assert_eq!(Limits::from(file.limits), expected);
+        assert_eq!(Docs::from(file.docs), Docs { enabled: false, ..Docs::default() });
         assert_eq!(Limits::from(File::default().limits), Limits::default());
     }
 

@@ -221,6 +221,7 @@ impl Gateway {
             table: self.published.clone(),
             codec: Codec::new(self.config.transcoding),
             limits: self.config.limits,
+            docs: self.config.docs,
             meters: self.meters.clone(),
             log,
             tracing: Tracing {

@@ -31,6 +31,7 @@ use weft_transcode::Codec;
 
 use crate::{
     config::Limits,
+    docs::{self, Docs},
     edge::{
         access_log::AccessLog,
         call::{Call, Observed},
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) table: Published,
     pub(crate) codec: Codec,
     pub(crate) limits: Limits,
+    pub(crate) docs: Docs,
     pub(crate) meters: Meters,
     pub(crate) log: AccessLog,
     pub(crate) tracing: Tracing,
@@ -109,7 +111,14 @@ impl Shard {
             Spoken::Rest => {
                 let accepted =
                     rpc::list(request.headers(), &ACCEPT_ENCODING).filter(|_| request.method() != Method::HEAD);
-                let response = rest::answer(self, request, &mut call).await;
+                let response = match docs::asked(&self.shared, request.method(), request.uri().path()) {
+                    Some(page) => {
+                        let (head, _) = request.into_parts();
+                        let response = docs::answer(&self.shared, &head, page).await;
+                        rest::without_body_for_head(&head.method, response)
+                    }
+                    None => rest::answer(self, request, &mut call).await,
+                };
                 call.status = Status::Http(response.status().as_u16());
                 compression::answers::answer(accepted.as_deref(), response).await
             }

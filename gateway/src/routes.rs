@@ -19,9 +19,11 @@ use weft_transcode::{
     RouteTable,
     plan::MethodPlan,
     routes::{Lookup, RouteProblem},
+    template::Segment,
 };
 
 use crate::{
+    docs::Kept,
     edge::{
         cors::Cors,
         metrics::{Meters, MethodMeters, RouteMeter},
@@ -50,6 +52,8 @@ pub(crate) struct Table {
     edge: Scopes,
     /// Whom native calls go to that nothing claims: the upstream of static mode.
     rest_of_native: Option<ServiceName>,
+    /// Made when first asked for.
+    documents: Kept,
 }
 
 /// What every call of a REST binding has in common.
@@ -113,6 +117,13 @@ pub(crate) enum Rest {
     NotFound,
 }
 
+impl Found {
+    /// Whether the path is the template, word for word.
+    pub(crate) fn is_literal(&self) -> bool {
+        self.plan.template().segments().iter().all(|it| matches!(it, Segment::Literal(_)))
+    }
+}
+
 impl Table {
     /// Builds a table. Of two entries that may both have a template, the earlier keeps it: a registry that knows of claims leaves none.
     pub(crate) fn build(entries: Vec<Entry>, edge: Scopes, meters: &Meters) -> Self {
@@ -137,7 +148,7 @@ impl Table {
         let rest = builder.build();
         let targets = rest.plans().map(|(plan, owner)| (key(plan), Target::new(plan, owner, &edge, meters))).collect();
         let native = entries.iter().flat_map(|entry| native(entry, &edge, meters)).collect();
-        Self { entries, rest, targets, native, edge, rest_of_native }
+        Self { entries, rest, targets, native, edge, rest_of_native, documents: Kept::default() }
     }
 
     /// Resolves a REST request; `path` undecoded, without query.
@@ -200,6 +211,16 @@ impl Table {
     /// Returns the services in the order of their claims.
     pub(crate) fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    /// Returns what is served, in the order of the claims.
+    pub(crate) fn plans(&self) -> impl Iterator<Item = &Arc<MethodPlan>> {
+        self.rest.plans().map(|(plan, _)| plan)
+    }
+
+    /// Returns where its description is kept.
+    pub(crate) fn documents(&self) -> &Kept {
+        &self.documents
     }
 
     /// Returns what had to be left out, one line each.

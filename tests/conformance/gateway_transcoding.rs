@@ -105,6 +105,7 @@ impl Gateways {
             limits,
             policies: Vec::new(),
             redis: None,
+            docs: weft_gateway::Docs::default(),
         }
     }
 

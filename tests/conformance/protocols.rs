@@ -178,6 +178,7 @@ impl Running {
             transcoding: weft_transcode::Settings::default(),
             policies: Vec::new(),
             redis: None,
+            docs: weft_gateway::Docs::default(),
             limits: Limits { max_request_bytes: RECEIVE_LIMIT.into(), ..Limits::default() },
         };
         let gateway = Gateway::bind(config, &Context::for_test("gateway", Env::default())).await.unwrap();

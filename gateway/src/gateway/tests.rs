@@ -63,6 +63,7 @@ impl Mesh {
             limits: Limits::default(),
             policies: Vec::new(),
             redis: None,
+            docs: crate::Docs::default(),
         };
         let context = Context::for_test("gateway", Env::default());
         let mut gateway = Gateway::listen(config, &context).unwrap();

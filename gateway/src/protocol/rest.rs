@@ -436,7 +436,7 @@ fn set_content_type(headers: &mut HeaderMap, content_type: &str) {
 }
 
 /// An answer to HEAD has the length of its body, and no body (RFC 9110, 9.3.2).
-fn without_body_for_head(method: &Method, mut response: Response<Body>) -> Response<Body> {
+pub(crate) fn without_body_for_head(method: &Method, mut response: Response<Body>) -> Response<Body> {
     if *method == Method::HEAD {
         if let Some(length) = http_body::Body::size_hint(response.body()).exact() {
             response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));

@@ -8,6 +8,7 @@ mod attacks;
 mod callers;
 mod compression;
 mod connect;
+mod docs;
 mod errors;
 mod grpc_web;
 mod h2spec;

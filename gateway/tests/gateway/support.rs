@@ -91,6 +91,7 @@ pub(crate) async fn start_gateway(upstream: String, change: impl FnOnce(&mut Con
         limits: Limits::default(),
         policies: Vec::new(),
         redis: None,
+        docs: weft_gateway::Docs::default(),
     };
     change(&mut config);
     let context = Context::for_test("gateway", Env::default());

@@ -167,7 +167,9 @@ fn plainly(policies: &[Arc<Policy>], caller: &Caller, method: &MethodPattern) ->
         .iter()
         .flat_map(|it| match &it.kind {
             PolicyKind::Access(access) => access.rules(),
-            PolicyKind::PlaintextUpstream(_) | PolicyKind::Route(_) | PolicyKind::Upstream(_) => &[],
+            PolicyKind::PlaintextUpstream(_) | PolicyKind::Route(_) | PolicyKind::Upstream(_) | PolicyKind::Edge(_) => {
+                &[]
+            }
         })
         .collect();
     let about_caller = |from: &Callers| match caller {
@@ -241,7 +243,9 @@ fn allows(policies: &[Arc<Policy>], caller: &Caller, method: &MethodPattern) -> 
 fn swapped(policies: &[Arc<Policy>]) -> Vec<Arc<Policy>> {
     let backwards = |it: &Arc<Policy>| match &it.kind {
         PolicyKind::Access(access) => policy(it.name.as_str(), access.rules().iter().rev().cloned().collect()),
-        PolicyKind::PlaintextUpstream(_) | PolicyKind::Route(_) | PolicyKind::Upstream(_) => it.clone(),
+        PolicyKind::PlaintextUpstream(_) | PolicyKind::Route(_) | PolicyKind::Upstream(_) | PolicyKind::Edge(_) => {
+            it.clone()
+        }
     };
     policies.iter().rev().map(backwards).collect()
 }

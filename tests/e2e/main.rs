@@ -10,6 +10,7 @@ mod check;
 mod clients;
 mod deadlines;
 mod dns;
+mod docs;
 mod edge;
 mod identity;
 mod joining;

@@ -21,6 +21,8 @@
 //! | `WEFT_TEST_PROMTOOL` | Prometheus' promtool |
 //! | `WEFT_TEST_KUSTOMIZE` | the kustomize program |
 //! | `WEFT_TEST_KUBERNETES_VALIDATE` | the kubernetes-validate program |
+//! | `WEFT_TEST_OPENAPI` | a Python interpreter with openapi-spec-validator and schemathesis |
+//! | `WEFT_TEST_CHROMIUM` | Chromium |
 //! | `WEFT_TEST_POSTGRES` | directory of PostgreSQL's programs (`initdb`, `postgres`, `createdb`), version 15 or newer |
 //! | `WEFT_TEST_SOAK` | seconds that a test with a long form shall go on; unset means its short form |
 //! | `WEFT_TEST_SKIPS` | a file; a test that skips appends one line to it, in one write |
@@ -59,6 +61,10 @@ pub(crate) const PROMTOOL: &str = "WEFT_TEST_PROMTOOL";
 pub(crate) const KUSTOMIZE: &str = "WEFT_TEST_KUSTOMIZE";
 /// The kubernetes-validate program.
 pub(crate) const KUBERNETES_VALIDATE: &str = "WEFT_TEST_KUBERNETES_VALIDATE";
+/// Python interpreter with judges of OpenAPI.
+pub(crate) const OPENAPI: &str = "WEFT_TEST_OPENAPI";
+/// Chromium.
+pub(crate) const CHROMIUM: &str = "WEFT_TEST_CHROMIUM";
 /// Directory of PostgreSQL's programs.
 pub(crate) const POSTGRES: &str = "WEFT_TEST_POSTGRES";
 /// Seconds of a long form.

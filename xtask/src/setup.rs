@@ -109,6 +109,13 @@ const NEEDS: &[Need] = &[
         otherwise: "install redis-server 6 or newer",
     },
     Need {
+        what: "Chromium",
+        for_what: "the test of the gateway's /docs in a browser",
+        probe: &["chromium", "--version"],
+        packages: &["chromium"],
+        otherwise: "install Chromium as `chromium`",
+    },
+    Need {
         what: "tcpdump",
         for_what: "the test that looks at what really goes over the wire",
         probe: &["tcpdump", "--version"],

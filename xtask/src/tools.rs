@@ -30,6 +30,8 @@ const H2SPEC: &str = "2.2.1+incompatible";
 const KUSTOMIZE: &str = "5.8.1";
 const KUBERNETES_VALIDATE: &str = "1.37.0";
 const CARGO_DENY: &str = "0.20.2";
+const SCHEMATHESIS: &str = "4.32.5";
+const OPENAPI_SPEC_VALIDATOR: &str = "0.9.0";
 
 /// Prints the directory of the newest PostgreSQL's programs; fails if there is none that knows ICU as a database's own collation.
 /// Debian keeps them out of `PATH`, since a machine may have several.
@@ -82,6 +84,7 @@ pub(crate) fn for_tests(env: &Env) -> ForTests {
         (protocol::H2SPEC, h2spec(env)),
         (protocol::KUSTOMIZE, kustomize(env)),
         (protocol::KUBERNETES_VALIDATE, kubernetes_validate(env)),
+        (protocol::OPENAPI, openapi(env)),
     ] {
         match install(env, tool) {
             // A directory is wanted, not the program that reads it.
@@ -93,6 +96,10 @@ pub(crate) fn for_tests(env: &Env) -> ForTests {
     match env.find("promtool") {
         Some(place) => tools.variables.push((protocol::PROMTOOL, place)),
         None => tools.absent.push("promtool: not on this machine; `cargo xtask setup` adds it".into()),
+    }
+    match env.find("chromium") {
+        Some(place) => tools.variables.push((protocol::CHROMIUM, place)),
+        None => tools.absent.push("Chromium: not on this machine; `cargo xtask setup` adds it".into()),
     }
     match postgres(env) {
         Some(place) => tools.variables.push((protocol::POSTGRES, place)),
@@ -276,6 +283,26 @@ fn kubernetes_validate(env: &Env) -> Tool {
         takes: "ten seconds",
         needs: answer(env.command("python3"), &["-c", "import venv, ensurepip"]),
         works: answer(env.command(home.join("bin/kubernetes-validate")), &["--version"]),
+        steps: vec![venv, pip],
+        home,
+    }
+}
+
+/// A judge of OpenAPI documents, and one of services by them.
+fn openapi(env: &Env) -> Tool {
+    let home =
+        env.cache().join(format!("tools/schemathesis-{SCHEMATHESIS}-openapi-spec-validator-{OPENAPI_SPEC_VALIDATOR}"));
+    let python = || env.command(home.join("bin/python"));
+    let mut venv = env.command("python3");
+    venv.args(["-m", "venv"]).arg(&home);
+    let mut pip = python();
+    pip.args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]);
+    pip.arg(format!("schemathesis=={SCHEMATHESIS}")).arg(format!("openapi-spec-validator=={OPENAPI_SPEC_VALIDATOR}"));
+    Tool {
+        what: format!("schemathesis {SCHEMATHESIS}"),
+        takes: "half a minute",
+        needs: answer(env.command("python3"), &["-c", "import venv, ensurepip"]),
+        works: answer(python(), &["-c", "import openapi_spec_validator, schemathesis, yaml"]),
         steps: vec![venv, pip],
         home,
     }

@@ -88,6 +88,16 @@ pub fn kustomize() -> Option<PathBuf> {
     variable("WEFT_TEST_KUSTOMIZE")
 }
 
+/// Returns a Python interpreter that has openapi-spec-validator and schemathesis.
+pub fn openapi_python() -> Option<PathBuf> {
+    variable("WEFT_TEST_OPENAPI")
+}
+
+/// Returns Chromium.
+pub fn chromium() -> Option<PathBuf> {
+    variable("WEFT_TEST_CHROMIUM")
+}
+
 /// Returns the kubernetes-validate program, which knows the schemas of Kubernetes.
 pub fn kubernetes_validate() -> Option<PathBuf> {
     variable("WEFT_TEST_KUBERNETES_VALIDATE")

@@ -3,7 +3,8 @@
 //! Lives here: framing replies as JSON array, NDJSON or SSE, raw bodies both ways, which framing a client asked for.
 //! Does not: reading or writing sockets, back-pressure, finding the documents in a body (`split`). Memory held is one
 //! message.
-//! Source: Envoy's array framing with errors in band; the WHATWG "Server-sent events" syntax.
+//! Source: Envoy's array framing with errors in band; the WHATWG "Server-sent events" syntax. Event ids count messages from 1, so that a client
+//! which comes back says by `Last-Event-ID` how many it has; the header reaches the service like any other.
 
 mod split;
 
@@ -142,6 +143,8 @@ pub struct ReplyStream {
     framing: Framing,
     content_type: String,
     started: bool,
+    /// Messages so far: the id of the latest event.
+    sent: u64,
 }
 
 /// How messages follow one another.
@@ -162,7 +165,7 @@ impl ReplyStream {
             Framing::Json(StreamFormat::Sse) => "text/event-stream",
             Framing::Raw => "application/octet-stream",
         };
-        Self { codec, plan, framing, content_type: content_type.to_owned(), started: false }
+        Self { codec, plan, framing, content_type: content_type.to_owned(), started: false, sent: 0 }
     }
 
     /// Returns the content type of the answer; for raw bodies it is that of the first message, so ask after it.
@@ -179,7 +182,8 @@ impl ReplyStream {
         if self.framing == Framing::Raw && !self.started {
             self.content_type = reply.content_type;
         }
-        let framed = self.frame("", &reply.body);
+        self.sent += 1;
+        let framed = self.frame(&format!("id: {}\n", self.sent), &reply.body);
         self.started = true;
         Ok(framed)
     }
@@ -198,6 +202,12 @@ impl ReplyStream {
         self.started
     }
 
+    /// Returns what may be sent while there is no message, so that nobody in between takes the stream for dead; none if the framing has nothing
+    /// that says nothing.
+    pub fn keep_alive(&self) -> Option<Bytes> {
+        (self.framing == Framing::Json(StreamFormat::Sse)).then(|| Bytes::from_static(b":\n\n"))
+    }
+
     /// Returns the bytes that report a failure in the stream, `{"error": status}`, and end the body. A raw body has no
     /// room for it: the bytes are empty, and the caller should break the connection off so that the client notices.
     pub fn fail(&mut self, status: &Status) -> Bytes {
@@ -212,13 +222,13 @@ impl ReplyStream {
         framed.into()
     }
 
-    /// Frames one JSON document, which holds no line break. `event` is what SSE puts before its data.
-    fn frame(&self, event: &str, json: &[u8]) -> Bytes {
+    /// Frames one JSON document, which holds no line break. `head` is what SSE puts before its data.
+    fn frame(&self, head: &str, json: &[u8]) -> Bytes {
         let (before, after): (&[u8], &[u8]) = match self.framing {
             Framing::Json(StreamFormat::JsonArray) if self.started => (b",", b""),
             Framing::Json(StreamFormat::JsonArray) => (b"[", b""),
             Framing::Json(StreamFormat::Ndjson) => (b"", b"\n"),
-            Framing::Json(StreamFormat::Sse) => return [event.as_bytes(), b"data: ", json, b"\n\n"].concat().into(),
+            Framing::Json(StreamFormat::Sse) => return [head.as_bytes(), b"data: ", json, b"\n\n"].concat().into(),
             Framing::Raw => return Bytes::copy_from_slice(json),
         };
         [before, json, after].concat().into()

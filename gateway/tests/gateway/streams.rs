@@ -58,6 +58,7 @@ async fn replies_are_framed_as_the_client_accepts() {
     let events = ask("text/event-stream").await;
     assert_eq!(events.headers["content-type"], "text/event-stream");
     assert_eq!(events.body.matches("data: {").count(), 2, "{}", events.body);
+    assert!(events.body.starts_with("id: 1\n") && events.body.contains("\n\nid: 2\n"), "{}", events.body);
 }
 
 #[tokio::test]

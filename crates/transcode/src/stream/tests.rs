@@ -104,7 +104,7 @@ fn replies_are_framed_as_asked_for() {
     let sse = Some("text/html, text/event-stream;q=0.9, application/json;q=0.5");
     assert_eq!(
         frame(sse, 1, lost()),
-        pair("text/event-stream", &format!("data: {{\"i32\":1}}\n\nevent: error\ndata: {error}\n\n"))
+        pair("text/event-stream", &format!("id: 1\ndata: {{\"i32\":1}}\n\nevent: error\ndata: {error}\n\n"))
     );
 }
 

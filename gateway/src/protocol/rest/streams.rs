@@ -9,11 +9,15 @@ use std::{
     convert::Infallible,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::Frame;
-use tokio::sync::oneshot;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, Sleep, sleep},
+};
 use weft_traffic::Body;
 use weft_transcode::{
     BindError, Status,
@@ -27,6 +31,9 @@ use crate::protocol::{
 };
 
 const INTERNAL: i32 = 13;
+/// Silence after which an event stream says that it lives: proxies and balancers cut what is silent for a minute, some after 30 s (WHATWG
+/// recommends about 15 s).
+const QUIET: Duration = Duration::from_secs(15);
 
 /// The request was wrong; what is wrong went to the one who answers.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +111,8 @@ pub(super) struct FramedReplies {
     /// None once the body has ended: dropping it takes the call back.
     replies: Option<Replies>,
     went_wrong: Option<oneshot::Receiver<BindError>>,
+    /// Runs out when nothing was sent for [`QUIET`]; none if the framing has nothing to say then.
+    quiet: Option<Pin<Box<Sleep>>>,
 }
 
 impl FramedReplies {
@@ -122,7 +131,8 @@ impl FramedReplies {
             Next::End(_) => (framing.finish(), false),
         };
         let went_wrong = went_wrong.filter(|it| !it.is_terminated()); // the client's stream may have ended well already
-        Self { framing, first: Some(first), replies: more.then_some(replies), went_wrong }
+        let quiet = framing.keep_alive().map(|_| Box::pin(sleep(QUIET)));
+        Self { framing, first: Some(first), replies: more.then_some(replies), went_wrong, quiet }
     }
 
     pub(super) fn content_type(&self) -> &str {
@@ -146,6 +156,13 @@ impl FramedReplies {
             Some(status) => self.framing.fail(&status),
             None => self.framing.finish(),
         }
+    }
+
+    /// Waits until it is time to say that the stream lives.
+    fn poll_quiet(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        let Some(quiet) = &mut self.quiet else { return Poll::Pending };
+        ready!(quiet.as_mut().poll(cx));
+        Poll::Ready(self.framing.keep_alive().unwrap_or_default())
     }
 
     /// Whether the client's own stream turned out wrong; asked first, because that also breaks the call.
@@ -173,14 +190,69 @@ impl http_body::Body for FramedReplies {
                     Some(error) => self.end(Some(error.status())),
                     None => {
                         let replies = self.replies.as_mut().expect("checked above");
-                        let next = ready!(replies.poll_next(cx));
-                        self.next(next)
+                        match replies.poll_next(cx) {
+                            Poll::Ready(next) => self.next(next),
+                            Poll::Pending => ready!(self.poll_quiet(cx)),
+                        }
                     }
                 },
             };
             if !framed.is_empty() {
+                if let Some(quiet) = &mut self.quiet {
+                    quiet.as_mut().reset(Instant::now() + QUIET);
+                }
                 return Poll::Ready(Some(Ok(Frame::data(framed))));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use http_body_util::{BodyExt, Channel};
+    use weft_transcode::{Codec, MethodPlan, Schema, Settings};
+
+    use super::*;
+
+    fn watch() -> Arc<MethodPlan> {
+        let schema = Schema::decode(weft_proto::descriptors::TESTKIT).unwrap();
+        let found = schema.plans().iter().find(|it| it.method().name() == "ServerStream").cloned();
+        found.expect("echo has a server stream")
+    }
+
+    /// A stream of replies to a client that accepts this, and the sender of what upstream says after the first of them.
+    fn framed(accept: &str) -> (FramedReplies, http_body_util::channel::Sender<Bytes, Infallible>) {
+        let (sender, body) = Channel::<Bytes, Infallible>::new(1);
+        let answer = http::Response::builder().header("content-type", "application/grpc");
+        let (_, replies) = Replies::new(answer.body(Body::boxed(body)).unwrap());
+        let framing = Codec::new(Settings::default()).reply_stream(&watch(), Some(accept));
+        (FramedReplies::new(framing, Next::Message(Bytes::from_static(b"\x0a\x01a")), replies, None), sender)
+    }
+
+    async fn text(body: &mut FramedReplies) -> String {
+        let frame = body.frame().await.expect("it goes on").unwrap();
+        String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_quiet_event_stream_says_that_it_lives() {
+        let (mut body, mut sender) = framed("text/event-stream");
+        let began = Instant::now();
+        assert_eq!(text(&mut body).await, "id: 1\ndata: {\"text\":\"a\"}\n\n");
+        assert_eq!(text(&mut body).await, ":\n\n");
+        assert_eq!(text(&mut body).await, ":\n\n");
+        assert_eq!(began.elapsed().as_secs(), 30, "the clock stands still but for this");
+        sender.send_data(frame(b"\x0a\x01b")).await.unwrap();
+        assert_eq!(text(&mut body).await, "id: 2\ndata: {\"text\":\"b\"}\n\n");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn other_framings_have_nothing_to_say_meanwhile() {
+        let (mut body, _sender) = framed("application/x-ndjson");
+        assert_eq!(text(&mut body).await, "{\"text\":\"a\"}\n");
+        let hour = tokio::time::timeout(Duration::from_secs(3600), body.frame()).await;
+        assert!(hour.is_err(), "{hour:?}");
     }
 }

@@ -7,8 +7,9 @@
 
 use std::collections::BTreeSet;
 
+use weft_model::GATEWAY;
 use weft_proto::weft::{
-    discovery::v1::{ListResponse, ServiceUpdate},
+    discovery::v1::{ClaimsResponse, ListResponse, ServiceUpdate},
     model::v1::ServiceInfo,
     policy::v1::{Policy, policy::Kind},
 };
@@ -23,9 +24,11 @@ const ANYBODYS: &str = "grpc.";
 const SHORTEST_DOUBTED: usize = 4;
 
 /// One outcome for each policy that names what is not there; one for all if there is none of these.
-pub(crate) fn check(mesh: &Mesh, list: &ListResponse) -> Vec<Outcome> {
-    let registered: BTreeSet<&str> =
-        list.services.iter().filter(|it| is_there(mesh, it)).map(|it| it.name.as_str()).collect();
+pub(crate) fn check(mesh: &Mesh, list: &ListResponse, claims: &ClaimsResponse) -> Vec<Outcome> {
+    let there = list.services.iter().filter(|it| is_there(mesh, it)).map(|it| it.name.as_str());
+    let holders = claims.claims.iter().map(|claim| claim.holder.as_str()); // away, and expected back
+    let gateway = format!("{GATEWAY}.{DEFAULT}"); // what edge policies of gateways as a whole are called by
+    let registered: BTreeSet<&str> = there.chain(holders).chain([gateway.as_str()]).collect();
     let (mut outcomes, mut well) = (Vec::new(), 0);
     for service in &list.services {
         for policy in of(service) {
@@ -42,17 +45,17 @@ pub(crate) fn check(mesh: &Mesh, list: &ListResponse) -> Vec<Outcome> {
     outcomes
 }
 
-/// Whether the registry knows a service by its policies alone: nobody runs it, and nobody who did has left anything behind.
-pub(crate) fn only_named(mesh: &Mesh, service: &ServiceUpdate) -> bool {
-    !of(service).is_empty() && !is_there(mesh, service)
+/// Whether a service has policies.
+pub(crate) fn has(service: &ServiceUpdate) -> bool {
+    !of(service).is_empty()
 }
 
 fn is_there(mesh: &Mesh, service: &ServiceUpdate) -> bool {
     let declares = service.info.as_ref().is_some_and(|info| !info.grpc_services.is_empty());
     declares
         || !registry::instances(service).is_empty()
-        || services::runs_here(mesh, service)
-        || services::is_had_here(mesh, service)
+        || services::runs_here(mesh, &service.name)
+        || services::is_had_here(mesh, &service.name)
 }
 
 fn of(service: &ServiceUpdate) -> &[Policy] {
@@ -107,7 +110,7 @@ fn meant(name: &str, registered: &BTreeSet<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use weft_proto::weft::{
-        discovery::v1::{Full, ServicePolicies, service_update::Body},
+        discovery::v1::{Claim, Full, ServicePolicies, service_update::Body},
         model::v1::{GrpcService, Instance, Method},
         policy::v1::{Access, Callers, Rule},
     };
@@ -142,7 +145,8 @@ mod tests {
     fn said(callers: &[&str], methods: &[&str]) -> String {
         let posts = ServiceUpdate { name: "posts.default".into(), ..users(None) };
         let services = vec![posts, users(Some(policy(callers, methods)))];
-        let mut outcomes = check(&mesh(), &ListResponse { services, ..ListResponse::default() });
+        let list = ListResponse { services, ..ListResponse::default() };
+        let mut outcomes = check(&mesh(), &list, &ClaimsResponse::default());
         assert_eq!(outcomes.len(), 1);
         let outcome = outcomes.remove(0);
         match outcome.status {
@@ -179,11 +183,13 @@ mod tests {
             policies: users(Some(policy(&["posts"], &["any.Service/Method"]))).policies,
             ..ServiceUpdate::default()
         };
-        assert!(only_named(&mesh(), &named) && !only_named(&mesh(), &users(Some(policy(&[], &[])))));
-        let services = vec![users(None), named];
-        let outcomes = check(&mesh(), &ListResponse { services, ..ListResponse::default() });
+        let list = ListResponse { services: vec![users(None), named], ..ListResponse::default() };
+        let outcomes = check(&mesh(), &list, &ClaimsResponse::default());
         let said: Vec<_> = outcomes.iter().map(|it| (it.id, it.status, it.detail.as_str())).collect();
         let wrong = "its service usres.default is nobody's; is users.default meant?";
         assert_eq!(said, [("WEFT0409", Status::Warning, wrong)]);
+        let claim = Claim { holder: "usres.default".into(), ..Claim::default() };
+        let claims = ClaimsResponse { claims: vec![claim], ..ClaimsResponse::default() };
+        assert_eq!(check(&mesh(), &list, &claims)[0].status, Status::Ok, "it is away, and holds a claim");
     }
 }

@@ -63,7 +63,7 @@ pub async fn run(args: &Args, dir: &Path, progress: impl Fn(&str)) -> Result<Rep
                 }
             };
             outcomes.extend(unless_said_better(found.outcomes, &probed));
-            outcomes.extend(policies::check(&mesh, list));
+            outcomes.extend(policies::check(&mesh, list, claims));
             outcomes.extend(probed);
         }
     }

@@ -2,7 +2,10 @@
 //!
 //! Lives here: one judgement an instance, what a service offers, asking sidecars for their counters. Does not: calling the apps (`path`).
 
-use std::{collections::BTreeMap, time::UNIX_EPOCH};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::UNIX_EPOCH,
+};
 
 use tokio::time::Instant;
 use weft_model::{REVOKED, ServiceName, metadata};
@@ -45,12 +48,9 @@ pub(crate) async fn check(mesh: &Mesh, list: &ListResponse, claims: &ClaimsRespo
     let mut found = Found { outcomes: offers(list, claims), ..Found::default() };
     for service in &list.services {
         found.outcomes.extend(registry::instances(service).iter().map(judge));
-        let gone = registry::instances(service).is_empty() && !runs_here(mesh, service);
-        if gone && !policies::only_named(mesh, service) {
-            found.outcomes.push(empty(mesh, service));
-        }
     }
-    if list.services.is_empty() && mesh.rows.iter().all(|row| row.service.is_empty()) {
+    found.outcomes.extend(empty(mesh, list, claims));
+    if list.services.is_empty() && claims.claims.is_empty() && mesh.rows.iter().all(|row| row.service.is_empty()) {
         found.outcomes.push(ids::INSTANCES.skipped("", "the mesh has no services yet"));
     }
     let (unlisted, sidecars) = tokio::join!(unlisted(mesh, end), sidecars(list, end));
@@ -84,22 +84,49 @@ pub(crate) fn judge(instance: &Instance) -> Outcome {
 }
 
 /// Whether `weft up` has processes of this service: each is judged by itself.
-pub(crate) fn runs_here(mesh: &Mesh, service: &ServiceUpdate) -> bool {
-    let bare = service.name.strip_suffix(".default").unwrap_or(&service.name);
-    mesh.rows.iter().any(|row| row.service == bare || row.service == service.name)
+pub(crate) fn runs_here(mesh: &Mesh, service: &str) -> bool {
+    let bare = service.strip_suffix(".default").unwrap_or(service);
+    mesh.rows.iter().any(|row| row.service == bare || row.service == service)
 }
 
 /// Whether `weft up` has this service, if only in its file.
-pub(crate) fn is_had_here(mesh: &Mesh, service: &ServiceUpdate) -> bool {
-    service.name.parse::<ServiceName>().is_ok_and(|name| mesh.services.contains(&name))
+pub(crate) fn is_had_here(mesh: &Mesh, service: &str) -> bool {
+    service.parse::<ServiceName>().is_ok_and(|name| mesh.services.contains(&name))
 }
 
-/// Judges a service without instances of which nothing runs here. A process that ended or cannot start is still one: without any, somebody wanted none.
-fn empty(mesh: &Mesh, service: &ServiceUpdate) -> Outcome {
-    match is_had_here(mesh, service) {
-        true => ids::INSTANCES.skipped(&service.name, "scaled to 0"),
-        false => ids::INSTANCES.failed(&service.name, "the registry knows it, and lists no instance"),
+/// Judges the services without instances of which nothing runs here. A process that ended or cannot start is still one: without any, somebody
+/// wanted none. A registry that was started again lists a service that is away no more, but still knows what it claimed.
+fn empty(mesh: &Mesh, list: &ListResponse, claims: &ClaimsResponse) -> Vec<Outcome> {
+    let mut claimed: BTreeMap<&str, usize> = BTreeMap::new();
+    for claim in &claims.claims {
+        *claimed.entry(&claim.holder).or_default() += 1;
     }
+    let known = list.services.iter().map(|it| (it.name.as_str(), it));
+    let known: BTreeMap<&str, &ServiceUpdate> = known.collect();
+    let names: BTreeSet<&str> = known.keys().chain(claimed.keys()).copied().collect();
+    let mut outcomes = Vec::new();
+    for name in names {
+        let service = known.get(name).copied();
+        if service.is_some_and(|it| !registry::instances(it).is_empty()) || runs_here(mesh, name) {
+            continue;
+        }
+        let claims = claimed.get(name).copied().unwrap_or(0);
+        if is_had_here(mesh, name) {
+            outcomes.push(ids::INSTANCES.skipped(name, "scaled to 0"));
+        } else if claims > 0 {
+            let detail = format!("it holds {}, and has no instance", claims_in_words(claims));
+            outcomes.push(ids::INSTANCES.failed(name, detail));
+        } else if !service.is_some_and(policies::has) {
+            // It claimed nothing, and its last instance left by word: neither was it called by REST, nor did it crash. One that a policy alone
+            // keeps on the list is the policy's matter (`policies`).
+            outcomes.push(ids::INSTANCES.warning(name, "its last instance left in order, and it holds no claim"));
+        }
+    }
+    outcomes
+}
+
+fn claims_in_words(count: usize) -> String {
+    if count == 1 { "1 claim".to_owned() } else { format!("{count} claims") }
 }
 
 /// What services declare, and what of it the mesh took.
@@ -191,6 +218,10 @@ async fn sidecars(list: &ListResponse, end: Instant) -> Vec<(Instance, Sidecar, 
 #[cfg(test)]
 mod tests {
     use tokio::net::TcpListener;
+    use weft_proto::weft::{
+        discovery::v1::{Claim, Full, ServicePolicies, claim::Refused, service_update::Body},
+        policy::v1::Policy,
+    };
     use weft_runtime::{
         Metrics, Shutdown,
         admin::{Admin, Readiness},
@@ -232,7 +263,6 @@ mod tests {
 
     #[test]
     fn what_was_refused_is_told_by_claimant_and_by_instance() {
-        use weft_proto::weft::discovery::v1::{Claim, Full, claim::Refused, service_update::Body};
         let mut it = instance(Status::Serving);
         it.metadata.insert(metadata::SLOT.into(), "users-1".into());
         let set = RefusedSet { service: "users.default".into(), instance: it.id.clone(), ..RefusedSet::default() };
@@ -282,14 +312,42 @@ mod tests {
         assert_eq!((id, status), ("WEFT0405", report::Status::Ok));
     }
 
+    /// What is said of services without instances: id, status, subject.
+    fn said(mesh: &Mesh, services: Vec<ServiceUpdate>, holders: &[&str]) -> Vec<(report::Status, String)> {
+        let claim = |holder: &&str| Claim { holder: (*holder).to_owned(), ..Claim::default() };
+        let claims = ClaimsResponse { claims: holders.iter().map(claim).collect(), ..ClaimsResponse::default() };
+        let list = ListResponse { services, ..ListResponse::default() };
+        empty(mesh, &list, &claims).into_iter().map(|it| (it.status, it.subject)).collect()
+    }
+
+    fn listed(name: &str, policies: usize) -> ServiceUpdate {
+        let policies = ServicePolicies { policies: vec![Policy::default(); policies] };
+        ServiceUpdate { name: name.into(), policies: Some(policies), ..ServiceUpdate::default() }
+    }
+
     #[test]
-    fn a_service_without_instances_is_a_failure_unless_it_was_scaled_to_0() {
+    fn a_service_that_holds_claims_and_has_no_instance_is_a_failure_whatever_its_policies_unless_it_was_scaled_to_0() {
         let mesh = |services: &[&str]| Mesh {
             services: services.iter().map(|it| it.parse().unwrap()).collect(),
             ..Mesh::for_test()
         };
-        let service = ServiceUpdate { name: "users.default".into(), ..ServiceUpdate::default() };
-        assert_eq!(empty(&mesh(&["posts"]), &service).status, report::Status::Failed);
-        assert_eq!(empty(&mesh(&["posts", "users"]), &service).status, report::Status::Skipped);
+        let users = || "users.default".to_owned();
+        let (failed, skipped) = ([(report::Status::Failed, users())], [(report::Status::Skipped, users())]);
+        let posts = mesh(&["posts"]);
+        assert_eq!(said(&posts, vec![listed("users.default", 0)], &["users.default"]), failed);
+        assert_eq!(said(&posts, vec![listed("users.default", 1)], &["users.default"]), failed);
+        assert_eq!(said(&posts, vec![], &["users.default"]), failed, "the registry was started again since");
+        assert_eq!(said(&mesh(&["posts", "users"]), vec![listed("users.default", 0)], &["users.default"]), skipped);
+    }
+
+    #[test]
+    fn a_service_that_left_and_holds_nothing_is_no_failure_and_what_a_policy_alone_names_is_none_of_them() {
+        let mesh = Mesh::for_test();
+        let warned = [(report::Status::Warning, "web.default".to_owned())];
+        assert_eq!(said(&mesh, vec![listed("web.default", 0)], &[]), warned);
+        assert_eq!(said(&mesh, vec![listed("usres.default", 1)], &[]), []);
+        let mut full = listed("web.default", 0);
+        full.body = Some(Body::Full(Full { instances: vec![instance(Status::Serving)] }));
+        assert_eq!(said(&mesh, vec![full], &["web.default"]), []);
     }
 }

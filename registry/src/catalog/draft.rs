@@ -366,13 +366,16 @@ impl<'a> Draft<'a> {
 
     fn apply_policies(&mut self, policies: Vec<Policy>, expected: Option<Version>) -> Result<Outcome, ChangeError> {
         let (set, applied) = self.next.policies.apply(&policies, expected, self.version())?;
+        let mut left = Vec::new();
         for (policy, fate) in policies.into_iter().zip(&applied) {
             if fate.outcome != policy::Outcome::Unchanged {
                 let before = self.next.policies.get(&policy.name).map(|before| before.service.clone());
+                left.extend(before.clone());
                 self.policies_changed(policy.name, before.into_iter().chain([policy.service]), &set);
             }
         }
         self.next.policies = set;
+        left.iter().for_each(|service| self.let_go(service));
         Ok(Outcome { policies: applied, ..Outcome::NOBODY })
     }
 
@@ -380,6 +383,7 @@ impl<'a> Draft<'a> {
         let (set, gone) = self.next.policies.delete(name, expected, self.version())?;
         self.policies_changed(name.clone(), [gone.service.clone()], &set);
         self.next.policies = set;
+        self.let_go(&gone.service);
         Ok(Outcome::NOBODY)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Lives here: the shapes, what a start makes of the store's content, what is derived from them. Does not: changing it (`draft`).
 //! A service that lost its last instance stays listed, empty, so that watchers are told that the empty set is meant: for a day, or as long as
-//! it has claims (`draft/forget`). A restart of the registry ends that, too.
+//! it has claims or policies (`draft/forget`). A restart of the registry ends that, too.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},

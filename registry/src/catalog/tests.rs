@@ -246,6 +246,37 @@ fn a_service_that_is_away_keeps_its_claims_and_one_without_claims_is_forgotten()
 }
 
 #[test]
+fn a_name_without_instances_goes_with_the_last_policy_or_claim_that_an_operator_takes_from_it() {
+    let mut it = ByHand::new();
+    let listed = |it: &ByHand| it.state.snapshot.directory.keys().map(ToString::to_string).collect::<Vec<_>>();
+    let policy = |name: &str, service: &str| Policy {
+        name: name.parse().unwrap(),
+        service: service.parse().unwrap(),
+        version: Version(0),
+        kind: weft_model::PolicyKind::Access(weft_model::Access::CLOSED),
+    };
+    let set = it.put("a.proto", "A");
+    it.register(1, set);
+    it.leave(1);
+    it.apply(Change::ApplyPolicies {
+        policies: vec![policy("a", "usres"), policy("b", "usres"), policy("c", "users")],
+        expected: None,
+    });
+    let delete = |name: &str| Change::DeletePolicy { name: name.parse().unwrap(), expected: None };
+    it.apply(delete("a"));
+    assert_eq!(listed(&it), ["users", "usres"], "another policy names it");
+    let version = it.state.snapshot.version;
+    it.apply(Change::ApplyPolicies { policies: vec![policy("b", "people")], expected: None });
+    assert_eq!(listed(&it), ["people", "users"], "the policy is another service's now");
+    assert!(it.state.snapshot.version > version, "watchers are told");
+    it.apply(delete("b"));
+    it.apply(delete("c"));
+    assert_eq!(listed(&it), ["users"], "it has a claim");
+    it.apply(Change::ReleaseClaim { name: "A".into() });
+    assert_eq!(listed(&it), Vec::<String>::new());
+}
+
+#[test]
 fn a_service_that_changes_its_set_at_every_start_leaves_no_heap_of_them() {
     let mut it = ByHand::new();
     for n in 0..100_u8 {

@@ -74,6 +74,7 @@ impl Draft<'_> {
         let names = self.with_templates(&name, &holder);
         names.iter().for_each(|name| self.end(name));
         self.settle_claims();
+        self.let_go(&holder);
         Ok(Outcome { claims: names, ..Outcome::NOBODY })
     }
 

@@ -6,7 +6,7 @@
 //! | tombstone | after 24 h; the oldest above 65,536 |
 //! | descriptor set that no instance carries | after 24 h; of each service the oldest above 16; of those never carried the oldest above 64, at once |
 //! | claim | see `claims` |
-//! | service without instances and claims | after 24 h |
+//! | service without instances, claims and policies | after 24 h; at once when an operator takes its last policy or claim |
 //! | refusal of a set | with its instance, or when that one offers another; the oldest above 256 |
 
 use std::{
@@ -148,12 +148,26 @@ impl Draft<'_> {
         for name in idle {
             let since = *self.next.emptied.entry(name.clone()).or_insert(self.wall);
             if since + GRACE <= self.wall {
-                tracing::info!(service = %name, "a service without instances is forgotten");
-                self.next.emptied.remove(&name);
-                self.next.snapshot.services.remove(&name);
-                self.next.snapshot.directory.remove(&name);
-                self.unlisted = true;
+                self.unlist(&name);
             }
         }
+    }
+
+    /// An operator took a claim or a policy from this service: one that nothing else keeps on the list, such as a misspelt name, goes with it.
+    pub(super) fn let_go(&mut self, name: &ServiceName) {
+        let claims = self.next.claims.values().any(|claim| claim.holder == *name);
+        let ruled = !self.next.policies.of(name).is_empty();
+        let listed = self.next.snapshot.services.contains_key(name);
+        if listed && self.next.population(name) == 0 && !claims && !ruled {
+            self.unlist(name);
+        }
+    }
+
+    fn unlist(&mut self, name: &ServiceName) {
+        tracing::info!(service = %name, "a service without instances is forgotten");
+        self.next.emptied.remove(name);
+        self.next.snapshot.services.remove(name);
+        self.next.snapshot.directory.remove(name);
+        self.unlisted = true;
     }
 }

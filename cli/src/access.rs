@@ -14,8 +14,8 @@ use anyhow::Context as _;
 use serde::Serialize;
 use tonic::{Request, Status, service::interceptor::InterceptedService, transport::Channel};
 use weft_discovery::{
-    Credential, CredentialError, JoinArgs, ListedToken, Operator, Registries, RegistryUrls, Revoked, TokenFor, Way,
-    export, join, keep_exported, read_token, write_token,
+    Credential, CredentialError, IdentityError, JoinArgs, ListedToken, Operator, Registries, RegistryUrls, Revoked,
+    TokenFor, Way, export, join, keep_exported, read_token, write_token,
 };
 use weft_identity::{Clock, RootPin, Serial};
 use weft_model::{ServiceName, SpiffeId};
@@ -26,25 +26,13 @@ use crate::{
     output::{self, Format},
 };
 
-/// How long joining may take before a person is told that it does not work.
+/// How long joining may take for who keeps files fresh, and so may have been started with the mesh.
 const JOIN: Duration = Duration::from_secs(30);
-/// How long the registries may take to answer where no joining comes first.
+/// How long a registry is tried before a person is told that it does not answer; and where nobody runs it, as far as is known.
+const REACH: Duration = Duration::from_secs(5);
+const IN_VAIN: Duration = Duration::from_secs(1);
+/// How long the registry may take for one answer.
 const ANSWER: Duration = Duration::from_secs(10);
-
-/// Which authority is asked, and as whom.
-#[derive(Debug, Clone, clap::Args)]
-struct Authority {
-    #[command(flatten)]
-    registry: Registry,
-    #[command(flatten)]
-    mesh: Mesh,
-}
-
-impl Authority {
-    fn operator(&self, context: &Context) -> anyhow::Result<Operator> {
-        self.registry.operator(&self.mesh, context)
-    }
-}
 
 /// Which registry is asked, and as whom.
 #[derive(Debug, Clone, clap::Args)]
@@ -55,24 +43,59 @@ pub(crate) struct Registry {
     /// Registries [default: those the token names]; http:// is for one that was started with --insecure
     #[arg(long, value_name = "URL[,URL…]", global = true)]
     registry: Option<RegistryUrls>,
+    #[command(flatten)]
+    mesh: Mesh,
 }
 
 impl Registry {
-    fn operator(&self, mesh: &Mesh, context: &Context) -> anyhow::Result<Operator> {
-        let file = token_file(self.token_file.clone(), mesh, context)?;
+    fn operator(&self, context: &Context) -> anyhow::Result<Operator> {
+        let file = token_file(self.token_file.clone(), &self.mesh, context)?;
         Ok(Operator::new(Credential::read(&file, self.registry.as_ref())?, wall()))
+    }
+
+    /// Whether nothing but the `weft.toml` says which mesh is meant.
+    fn is_of_the_file(&self, context: &Context) -> bool {
+        self.registry.is_none() && self.token_file.is_none() && context.env().token_file().is_none()
+    }
+
+    /// What came of asking; in place of a registry that does not answer, or of a token that is not there, that nobody runs this mesh, or that it is
+    /// not ready yet.
+    async fn unless_down<T>(&self, context: &Context, asked: anyhow::Result<T>) -> anyhow::Result<T> {
+        match asked {
+            Err(error) if self.is_of_the_file(context) && is_of_the_absent(&error) => {
+                Err(self.mesh.trouble().await.unwrap_or(error))
+            }
+            asked => asked,
+        }
+    }
+
+    /// How long a registry is tried: not for long where nobody runs the mesh as far as is known.
+    async fn patience(&self, context: &Context) -> Duration {
+        match self.is_of_the_file(context) && self.mesh.trouble().await.is_some() {
+            true => IN_VAIN,
+            false => REACH,
+        }
     }
 
     /// A channel as the operator, on which each call has `ANSWER`; in plaintext, as nobody, to a registry that was started with --insecure.
     pub(crate) async fn channel(&self, context: &Context) -> anyhow::Result<Asked> {
         let channel = match &self.registry {
             Some(urls) if urls.iter().any(|url| url.starts_with("http://")) => {
-                Registries::new(urls).answering(ANSWER).await.with_context(|| format!("no registry at {urls}"))?
+                Registries::new(urls).answering(REACH).await.with_context(|| format!("no registry at {urls}"))?
             }
-            Some(_) | None => self.operator(&Mesh::default(), context)?.channel(JOIN).await?,
+            Some(_) | None => {
+                let joined = async { Ok(self.operator(context)?.channel(self.patience(context).await).await?) };
+                self.unless_down(context, joined.await).await?
+            }
         };
         Ok(InterceptedService::new(channel, in_time))
     }
+}
+
+/// Whether it is about somebody who does not answer, or a token that nobody wrote.
+fn is_of_the_absent(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(IdentityError::OutOfReach { .. }))
+        || matches!(error.downcast_ref(), Some(CredentialError::Unreadable { .. }))
 }
 
 /// A channel on which each call has a deadline.
@@ -126,7 +149,7 @@ struct CreateArgs {
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     #[command(flatten)]
-    authority: Authority,
+    authority: Registry,
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -135,7 +158,7 @@ struct ListArgs {
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
     #[command(flatten)]
-    authority: Authority,
+    authority: Registry,
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -144,14 +167,40 @@ struct RevokeArgs {
     #[arg(value_name = "ID")]
     id: String,
     #[command(flatten)]
-    authority: Authority,
+    authority: Registry,
 }
 
 pub(crate) async fn token(args: TokenArgs, context: Context) -> anyhow::Result<()> {
-    match args.command {
-        TokenCommand::Create(args) => create(args, &context).await,
-        TokenCommand::List(args) => list(args, &context).await,
-        TokenCommand::Revoke(args) => Ok(args.authority.operator(&context)?.revoke_token(&args.id).await?),
+    let authority = match &args.command {
+        TokenCommand::Create(args) => args.authority.clone(),
+        TokenCommand::List(args) => args.authority.clone(),
+        TokenCommand::Revoke(args) => args.authority.clone(),
+    };
+    let done = async {
+        match args.command {
+            TokenCommand::Create(args) => create(args, &context).await,
+            TokenCommand::List(args) => list(args, &context).await,
+            TokenCommand::Revoke(args) => revoke(args, &context).await,
+        }
+    };
+    authority.unless_down(&context, done.await).await
+}
+
+async fn revoke(args: RevokeArgs, context: &Context) -> anyhow::Result<()> {
+    let operator = args.authority.operator(context)?;
+    operator.revoke_token(&args.id).await?;
+    let listed = operator.list_tokens().await?;
+    eprintln!("{}", revoked(&args.id, &listed));
+    Ok(())
+}
+
+/// What revoking a token did, and what it did not.
+fn revoked(id: &str, listed: &[ListedToken]) -> String {
+    match listed.iter().find(|token| token.id == id) {
+        Some(ListedToken { identity, .. }) => format!(
+            "token {id} of {identity} is revoked; certificates that it led to hold until they run out, or `weft identity revoke {identity}`"
+        ),
+        None => format!("token {id} is revoked"),
     }
 }
 
@@ -261,7 +310,7 @@ struct TakeBackArgs {
     #[arg(long, value_name = "HEX")]
     serial: Option<Serial>,
     #[command(flatten)]
-    authority: Authority,
+    authority: Registry,
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -270,7 +319,7 @@ struct RotateArgs {
     #[arg(long, value_name = "TIME")]
     notice: Option<HumanDuration>,
     #[command(flatten)]
-    authority: Authority,
+    authority: Registry,
 }
 
 impl IdentityArgs {
@@ -283,7 +332,7 @@ impl IdentityArgs {
 #[derive(Debug, Clone, clap::Args)]
 struct RootArgs {
     #[command(flatten)]
-    authority: Authority,
+    authority: Registry,
 }
 
 pub(crate) async fn identity(args: IdentityArgs, context: Context) -> anyhow::Result<()> {
@@ -292,7 +341,10 @@ pub(crate) async fn identity(args: IdentityArgs, context: Context) -> anyhow::Re
             None => show(args, &context).await,
             Some(dir) => keep_files(args, dir, &context).await,
         },
-        Some(IdentityCommand::Revoke(args)) => take_back(args, &context).await,
+        Some(IdentityCommand::Revoke(args)) => {
+            let authority = args.authority.clone();
+            authority.unless_down(&context, take_back(args, &context).await).await
+        }
         Some(IdentityCommand::RotateRoot(args)) => {
             let notice = args.notice.map(|notice| notice.0);
             let (pin, from) = args.authority.operator(&context)?.rotate_root(notice).await?;
@@ -314,7 +366,31 @@ async fn take_back(args: TakeBackArgs, context: &Context) -> anyhow::Result<()> 
         (None, Some(serial)) => Revoked::Serial(serial),
         (None, None) => return Err(Usage::new("name a SPIFFE id or --serial").into()), // clap asks for one
     };
-    Ok(args.authority.operator(context)?.revoke(&what).await?)
+    let operator = args.authority.operator(context)?;
+    operator.revoke(&what).await?;
+    match what {
+        Revoked::Serial(serial) => eprintln!("certificate {serial} is taken back"),
+        Revoked::Identity(id) => {
+            let listed = operator.list_tokens().await?;
+            eprintln!("{}", taken_back(&id.to_string(), &listed, clock::wall()));
+        }
+    }
+    Ok(())
+}
+
+/// What taking back the certificates of an identity did, and which tokens let it in again.
+fn taken_back(identity: &str, listed: &[ListedToken], now: SystemTime) -> String {
+    let admits = |it: &&ListedToken| it.identity == identity && it.revoked.is_none() && it.expires > now;
+    let tokens: Vec<&str> = listed.iter().filter(admits).map(|it| it.id.as_str()).collect();
+    let done = format!("the certificates that {identity} holds are taken back");
+    match tokens.as_slice() {
+        [] => format!("{done}; no token admits it"),
+        [one] => format!("{done}; token {one} still admits it, with a new one, at once: `weft token revoke {one}`"),
+        [..] => {
+            let each: Vec<String> = tokens.iter().map(|id| format!("`weft token revoke {id}`")).collect();
+            format!("{done}; {} tokens still admit it, with a new one, at once: {}", tokens.len(), each.join(", "))
+        }
+    }
 }
 
 /// Returns the flags with a token in them.
@@ -437,5 +513,25 @@ mod tests {
         assert_eq!(state(&token(None), 60), "good for 1h");
         assert_eq!(state(&token(None), 7_201), "expired");
         assert_eq!(state(&token(Some(at(60))), 120), "revoked 1m ago");
+    }
+
+    #[test]
+    fn what_was_revoked_and_what_lets_it_in_again_is_said() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let token = |id: &str, identity: &str, revoked: bool, expires| ListedToken {
+            id: id.into(),
+            identity: identity.into(),
+            created: at(0),
+            expires: at(expires),
+            revoked: revoked.then(|| at(1)),
+        };
+        let web = "spiffe://a/web";
+        let spent = [token("b", web, true, 90), token("c", web, false, 10), token("d", "spiffe://a/x", false, 90)];
+        assert!(taken_back(web, &spent, at(50)).ends_with("; no token admits it"));
+        let one = [&spent[..], &[token("e", web, false, 90)]].concat();
+        assert!(taken_back(web, &one, at(50)).ends_with("at once: `weft token revoke e`"));
+        let two = [&one[..], &[token("f", web, false, 90)]].concat();
+        assert!(taken_back(web, &two, at(50)).ends_with("at once: `weft token revoke e`, `weft token revoke f`"));
+        assert!(revoked("e", &two).contains("`weft identity revoke spiffe://a/web`"));
     }
 }

@@ -44,7 +44,8 @@ async fn look(mut args: CheckArgs, env: &Env, well: &mut bool) -> anyhow::Result
     progress("");
     let report = report.map_err(|error| match error {
         NoTarget::Config(error) => anyhow::Error::new(error),
-        other => Usage::new(other.to_string()).into(),
+        early @ NoTarget::Building => early.into(),
+        other @ (NoTarget::Nothing | NoTarget::Address(_)) => Usage::new(other.to_string()).into(),
     })?;
     *well = report.ok;
     print(&report, args.output, env)

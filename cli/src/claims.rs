@@ -2,9 +2,12 @@
 //!
 //! Lives here: flags, what is asked of the registry, what a row says. Does not: any rule of claims (the registry).
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
+use weft_model::ServiceName;
 use weft_proto::weft::{
-    discovery::v1::{self as discovery, ClaimsRequest, discovery_client::DiscoveryClient},
+    discovery::v1::{self as discovery, ClaimsRequest, ListRequest, discovery_client::DiscoveryClient},
     registry::v1::{MoveClaimRequest, ReleaseClaimRequest, registry_client::RegistryClient},
 };
 
@@ -14,6 +17,9 @@ use crate::{
     access::{Asked, Registry},
     output::{self, Format},
 };
+
+/// Largest list of everything that is taken: some ten thousand services.
+const LARGEST_LIST: usize = 64 << 20;
 
 /// Flags of `weft claims`.
 #[derive(Debug, Clone, clap::Args)]
@@ -35,7 +41,10 @@ enum Command {
         name: String,
         /// Service that shall have it
         #[arg(long, value_name = "SERVICE")]
-        to: String,
+        to: ServiceName,
+        /// Also a name that nobody declares, or a service that the registry does not know: both may be yet to come
+        #[arg(long)]
+        force: bool,
     },
     /// Ends the claim of a service that is gone; who declares the name next gets it
     Release {
@@ -48,8 +57,12 @@ pub(crate) async fn claims(args: ClaimsArgs, context: Context) -> anyhow::Result
     let channel = args.registry.channel(&context).await?;
     let (verb, names) = match args.command {
         None => return list(channel, args.output).await,
-        Some(Command::Move { name, to }) => {
-            let request = MoveClaimRequest { name, to: to.clone() };
+        Some(Command::Move { name, to, force }) => {
+            if !force {
+                let (claims, services) = known(channel.clone()).await?;
+                may_move(&name, &to, &claims, &services)?;
+            }
+            let request = MoveClaimRequest { name, to: to.full().to_owned() };
             (format!("moved to {to}"), RegistryClient::new(channel).move_claim(request).await?.into_inner().moved)
         }
         Some(Command::Release { name }) => {
@@ -59,6 +72,38 @@ pub(crate) async fn claims(args: ClaimsArgs, context: Context) -> anyhow::Result
     };
     for name in names {
         output::line(&format!("{name} {verb}"))?;
+    }
+    Ok(())
+}
+
+/// The names that are claimed, and the services that the registry lists or that hold one of these.
+async fn known(channel: Asked) -> anyhow::Result<(BTreeSet<String>, BTreeSet<String>)> {
+    let mut registry = DiscoveryClient::new(channel).max_decoding_message_size(LARGEST_LIST);
+    let claims = registry.claims(ClaimsRequest {}).await?.into_inner().claims;
+    let listed = registry.list(ListRequest::default()).await?.into_inner().services;
+    let holders = claims.iter().map(|claim| claim.holder.clone());
+    let services = listed.into_iter().map(|service| service.name).chain(holders).collect();
+    Ok((claims.into_iter().map(|claim| claim.name).collect(), services))
+}
+
+/// Refuses a slip: calls would go to nobody from the next moment on. Templates are told apart by the registry alone, which knows how they are written.
+fn may_move(
+    name: &str,
+    to: &ServiceName,
+    claims: &BTreeSet<String>,
+    services: &BTreeSet<String>,
+) -> anyhow::Result<()> {
+    if !services.contains(to.full()) {
+        let all = services.iter().map(|it| it.strip_suffix(".default").unwrap_or(it)).collect::<Vec<_>>();
+        anyhow::bail!(
+            "the registry knows no service {to}; services are: {}; --force gives it the name all the same",
+            all.join(", ")
+        );
+    }
+    let template = name.contains(' ');
+    if !template && !claims.contains(name) {
+        let all = claims.iter().filter(|it| !it.contains(' ')).map(String::as_str).collect::<Vec<_>>();
+        anyhow::bail!("nobody declares {name}; declared are: {}; --force gives it away all the same", all.join(", "));
     }
     Ok(())
 }
@@ -150,6 +195,22 @@ impl From<discovery::ClaimsResponse> for Everything {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_moves_only_if_somebody_declares_it_and_only_to_a_service_that_is_known() {
+        let all = |names: &[&str]| -> BTreeSet<String> { names.iter().map(|it| (*it).to_owned()).collect() };
+        let claims = all(&["shop.users.v1.Users", "GET /api/users/*"]);
+        let services = all(&["users.default", "people.eu"]);
+        let said = |name: &str, to: &str| {
+            may_move(name, &to.parse().unwrap(), &claims, &services).map_err(|error| error.to_string())
+        };
+        assert_eq!(said("shop.users.v1.Users", "people.eu"), Ok(()));
+        assert_eq!(said("GET /api/users/{id}", "users"), Ok(()));
+        let nobody = said("shop.users.v1.Users", "people").unwrap_err();
+        assert!(nobody.contains("no service people;") && nobody.contains("people.eu, users;"), "{nobody}");
+        let unknown = said("shop.nope.v1.X", "users").unwrap_err();
+        assert!(unknown.contains("declared are: shop.users.v1.Users;"), "{unknown}");
+    }
 
     #[test]
     fn a_row_tells_whose_a_name_is_and_who_was_refused_it() {

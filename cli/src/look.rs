@@ -9,7 +9,7 @@ use serde::Serialize;
 use weft_proto::weft::up::v1 as pb;
 use weft_runtime::{admin, clock};
 use weft_sidecar::HealthCheck;
-use weft_up::text;
+use weft_up::{client::ConnectError, text};
 
 use crate::output::{self, Format};
 
@@ -17,7 +17,7 @@ use crate::output::{self, Format};
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Mesh {
     /// The file the mesh was started from; else weft.toml in this directory or above
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     file: Option<PathBuf>,
 }
 
@@ -25,6 +25,19 @@ impl Mesh {
     pub(crate) async fn connect(&self) -> anyhow::Result<weft_up::client::Client> {
         let dir = std::env::current_dir()?;
         Ok(weft_up::client::connect(self.file.as_deref(), &dir).await?)
+    }
+
+    /// What is in the way of whoever wants something of this mesh: nobody runs it, or it is not ready yet. None if it is ready, or another runs it.
+    pub(crate) async fn trouble(&self) -> Option<anyhow::Error> {
+        let mut up = match self.connect().await {
+            Ok(up) => up,
+            Err(error) => {
+                let down = matches!(error.downcast_ref(), Some(ConnectError::NoMesh { .. }));
+                return down.then_some(error);
+            }
+        };
+        let status = up.status(pb::StatusRequest {}).await.ok()?.into_inner();
+        not_ready(&status).map(|what| anyhow::anyhow!("{what}; try again when it says that it is ready"))
     }
 
     /// Where the operator's token of this mesh's registry lies.
@@ -66,8 +79,20 @@ struct Process {
     instance_id: String,
 }
 
+/// Says so if `weft up` is on its way: where people reach the mesh is known when it is ready.
+pub(crate) fn not_ready(status: &pb::StatusResponse) -> Option<&'static str> {
+    match (status.urls.is_empty(), status.processes.is_empty()) {
+        (false, _) => None,
+        (true, true) => Some("`weft up` is still building"),
+        (true, false) => Some("`weft up` is still starting"),
+    }
+}
+
 pub(crate) async fn ps(args: PsArgs) -> anyhow::Result<()> {
     let status = args.mesh.connect().await?.status(pb::StatusRequest {}).await?.into_inner();
+    if let Some(what) = not_ready(&status) {
+        eprintln!("{what}");
+    }
     let now = clock::wall().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed());
     let everything = Everything {
         processes: status.processes.into_iter().map(Process::from).collect(),
@@ -220,6 +245,16 @@ mod tests {
         for (seconds, text) in ages {
             assert_eq!(age(seconds), text);
         }
+    }
+
+    #[test]
+    fn a_mesh_that_is_not_ready_says_whether_it_builds_or_starts() {
+        let mut status = pb::StatusResponse::default();
+        assert_eq!(not_ready(&status), Some("`weft up` is still building"));
+        status.processes.push(pb::Process::default());
+        assert_eq!(not_ready(&status), Some("`weft up` is still starting"));
+        status.urls.push(pb::Url::default());
+        assert_eq!(not_ready(&status), None);
     }
 
     #[test]

@@ -232,8 +232,10 @@ A policy, in YAML (TOML and JSON say the same; `weft apply` names what is wrong 
   access:                                  # calls that no rule allows are refused
     rules:
       - name: readers
-        from: { services: [posts, gateway] }     # or identities, namespaces, anonymous: true, authenticated: true
-        methods: [shop.users.v1.Users/GetUser]        # or shop.users.v1.Users/*; left out: every method
+        from: { services: [posts, comments] }    # or identities, namespaces, anonymous: true, authenticated: true
+        methods: [shop.users.v1.Users/GetUser]   # or shop.users.v1.Users/*; left out: every method
+      - name: from-outside
+        from: { services: [gateway] }      # all REST, and gRPC on the gateway's port
       - name: no-deletes
         action: deny                       # beats every rule that allows
         from: { authenticated: true }

@@ -26,7 +26,7 @@ async fn connect(registry: &Registry, context: &Context) -> anyhow::Result<Polic
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ApplyArgs {
     /// Files of policies, directories of such files, or - for stdin
-    #[arg(short, long = "file", value_name = "FILE|DIR|-", required = true)]
+    #[arg(short, long = "filename", value_name = "FILE|DIR|-", required = true)]
     files: Vec<PathBuf>,
     /// What they are written in: toml, yaml or json [default: by the name's end]
     #[arg(long, value_name = "FORMAT")]

@@ -2,7 +2,7 @@
 //!
 //! Lives here: name, log format, which room. Does not: anything of a role.
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, path::Path, process::ExitCode};
 
 use weft_runtime::{Process, run};
 
@@ -10,7 +10,16 @@ use crate::tool;
 
 pub(crate) fn up(args: weft_up::Args, program: String) -> ExitCode {
     // It watches its own shutdown: the first signal is the beginning of an orderly stop.
-    tool::run_to_the_end("up", |context| weft_up::run(args, program, context))
+    tool::run_to_the_end("up", |context| async move {
+        gateways_file(args.file.as_deref())?;
+        weft_up::run(args, program, context).await
+    })
+}
+
+/// What is wrong in the gateway's file is told before anything is built or started, and not by a gateway that then cannot start.
+fn gateways_file(file: Option<&Path>) -> anyhow::Result<()> {
+    let config = weft_up::Config::load(file, &std::env::current_dir()?)?;
+    Ok(config.gateway.config.as_deref().map_or(Ok(()), weft_gateway::Config::check_file)?)
 }
 
 pub(crate) fn registry(args: weft_registry::Args) -> ExitCode {

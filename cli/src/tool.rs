@@ -2,7 +2,7 @@
 //!
 //! Lives here: exit codes, the error's words. Does not: the frame of roles, which log (`weft-runtime`).
 
-use std::{io, process::ExitCode};
+use std::{error::Error, io, process::ExitCode};
 
 use tonic::Status;
 use weft_discovery::{CredentialError, IdentityError};
@@ -79,8 +79,43 @@ fn report(error: &anyhow::Error) -> ExitCode {
 
 /// Says what went wrong, with its causes.
 pub(crate) fn complain(error: &anyhow::Error) {
-    match error.downcast_ref::<Status>() {
-        Some(status) => eprintln!("weft: {}", status.message()), // its Display adds codes that mean nothing to a person
-        None => eprintln!("weft: {error:#}"),
+    eprintln!("weft: {}", in_words(error));
+}
+
+/// An error and its causes in one line. Of a status only what was said, and what lies below a connection that was not had: its Display adds codes
+/// and structures that mean nothing to a person.
+fn in_words(error: &anyhow::Error) -> String {
+    let mut words: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let boxed = || cause.downcast_ref::<Box<Status>>().map(|status| &**status);
+        let Some(status) = cause.downcast_ref::<Status>().or_else(boxed) else {
+            words.push(cause.to_string());
+            continue;
+        };
+        let below = std::iter::successors(status.source(), |it| (*it).source()).last().map(ToString::to_string);
+        let said = Some(status.message().to_owned()).filter(|it| !it.is_empty());
+        words.extend(said.into_iter().chain(below));
+        break;
+    }
+    words.dedup();
+    words.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_discovery::CallError;
+
+    use super::*;
+
+    #[test]
+    fn a_status_among_the_causes_says_its_words_and_not_its_structure() {
+        let refused = || io::Error::new(io::ErrorKind::ConnectionRefused, "connection refused");
+        let status = Status::from_error(Box::new(refused()));
+        let within = std::time::Duration::from_secs(5);
+        let error = anyhow::Error::new(CallError::OutOfReach { within, source: Some(Box::new(status)) });
+        let said = in_words(&error.context("no registry at https://127.0.0.1:1"));
+        assert!(said.starts_with("no registry at https://127.0.0.1:1: no registry answered within 5s: "), "{said}");
+        assert!(said.ends_with("connection refused") && !said.contains("source:"), "{said}");
+        assert_eq!(in_words(&Status::not_found("no policy p").into()), "no policy p");
     }
 }

@@ -369,6 +369,19 @@ fn wrong_use_ends_with_code_2_and_a_missing_mesh_with_1() {
     let output = weft(dir.path(), &["ps"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(output.stdout.is_empty() && text(&output.stderr).contains("no mesh runs beside"), "{output:?}");
+    let (elsewhere, file) = (TempDir::new().unwrap(), dir.path().join("weft.toml"));
+    for args in [["get", "policies"], ["token", "list"], ["claims", "--output=json"]] {
+        let args = [&args[..], &["--file", file.to_str().unwrap()]].concat();
+        let output = weft(elsewhere.path(), &args);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let said = text(&output.stderr);
+        assert!(said.starts_with("weft: no mesh runs beside") && said.ends_with("start it with `weft up`\n"), "{said}");
+    }
+    std::fs::write(&file, "[gateway]\nconfig = \"gateway.toml\"\n").unwrap();
+    std::fs::write(dir.path().join("gateway.toml"), "[limits]\nmax = 1\n").unwrap();
+    let output = weft(dir.path(), &["up"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(text(&output.stderr).contains("gateway.toml:2: unknown field `max`"), "{output:?}");
     assert_eq!(code(&["scale", "users"]), Some(2));
     assert_eq!(code(&["dance"]), Some(2));
     assert_eq!(code(&["--help"]), Some(0));

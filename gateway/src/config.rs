@@ -1,7 +1,7 @@
 //! Configuration of the gateway: what the code may assume after flags and file were read.
 //!
 //! Lives here: `Config`, the file's schema, defaults. Does not: the meaning of transcoding settings (`weft_transcode::settings`).
-//! Every mistake is a [`Usage`] that names the flag, or the file with line and column.
+//! Every mistake is a [`Usage`] that names the flag, or the file and the line.
 
 use std::{fs, num::NonZeroUsize, path::Path, str::FromStr, time::Duration};
 
@@ -95,9 +95,8 @@ impl Config {
             },
             _ => return Err(Usage::new("--descriptor-set and --upstream need each other")),
         };
-        if let (Source::Registry(_), Some(first)) = (&source, policies.first()) {
-            let cure = "with a registry policies are the mesh's: `weft apply`";
-            return Err(Usage::new(format!("--config: policy {}: {cure}", first.name)));
+        if let Source::Registry(_) = &source {
+            without_policies(&policies)?;
         }
         Ok(Self {
             listen: args.listen.require_loopback("--listen", args.insecure.into())?,
@@ -112,6 +111,23 @@ impl Config {
             docs: file.docs.into(),
         })
     }
+}
+
+impl Config {
+    /// Reads the file of a gateway with a registry, for whoever starts one and wants to know first whether it can.
+    ///
+    /// # Errors
+    /// What [`Config::load`] would say of the file.
+    pub fn check_file(file: &Path) -> Result<(), Usage> {
+        let (_, policies) = File::read(file)?;
+        without_policies(&policies)
+    }
+}
+
+fn without_policies(policies: &[Policy]) -> Result<(), Usage> {
+    let Some(first) = policies.first() else { return Ok(()) };
+    let cure = "with a registry policies are the mesh's: `weft apply`";
+    Err(Usage::new(format!("--config: policy {}: {cure}", first.name)))
 }
 
 /// Accepts `host:port` and `http://host:port`.
@@ -178,9 +194,17 @@ impl File {
     fn read(path: &Path) -> Result<(Self, Vec<Policy>), Usage> {
         let wrong = |e: &dyn std::fmt::Display| Usage::new(format!("{}: {e}", path.display()));
         let text = fs::read_to_string(path).map_err(|e| wrong(&e))?;
-        let file = text.parse().map_err(|e: toml::de::Error| wrong(&e))?;
-        Ok((file, policies(&text).map_err(|e| wrong(&e))?))
+        let at = |problem: &str| Usage::new(format!("{}:{}", path.display(), problem.trim_start_matches("line ")));
+        let file = text.parse().map_err(|e: toml::de::Error| at(&on_line(&text, &e)))?;
+        Ok((file, policies(&text).map_err(|e| at(&e))?))
     }
+}
+
+/// `3: what is wrong there`, without the excerpt that the parser draws.
+fn on_line(text: &str, error: &toml::de::Error) -> String {
+    let start = error.span().map_or(0, |span| span.start).min(text.len());
+    let line = text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1;
+    format!("{line}: {}", error.message().replace('\n', " "))
 }
 
 /// The policies of a file, by name.
@@ -305,6 +329,36 @@ mod tests {
         for bad in ["15", "\"15\"", "\"15 s\"", "\"s\"", "\"0s\"", "\"1d\"", "\"25h\""] {
             assert!(error(&format!("[limits]\ndefault_timeout = {bad}")).contains("line 2"), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_mistake_is_told_in_one_line_with_file_and_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gateway.toml");
+        let said = |text: &str| {
+            fs::write(&path, text).unwrap();
+            Config::check_file(&path).map_err(|error| error.to_string())
+        };
+        assert_eq!(said("[limits]\ndefault_timeout = \"5s\"\n"), Ok(()));
+        let at = |line: u8| format!("{}:{line}: ", path.display());
+        let unknown = said("[limits]\n\nmax_bytes = 1\n").unwrap_err();
+        assert!(unknown.starts_with(&at(3)) && unknown.contains("max_bytes") && !unknown.contains('\n'), "{unknown}");
+        let policy =
+            said("\n[[policies]]\nname = \"pages\"\nservice = \"users\"\ncors = { origins = [\"*\"] }").unwrap_err();
+        assert!(policy.starts_with(&at(2)) && !policy.contains("line "), "{policy}");
+    }
+
+    #[test]
+    fn the_readme_names_every_key_with_its_default() {
+        let readme = include_str!("../../README.md");
+        let section = readme.split("### The gateway's file").nth(1).expect("README has the section");
+        let block = section.split("```toml\n").nth(1).and_then(|it| it.split("```").next()).expect("it has a file");
+        let file: File = block.parse().unwrap();
+        assert_eq!(file.transcoding, Settings::default());
+        assert_eq!(Limits::from(file.limits), Limits::default());
+        let keys = block.lines().filter(|line| line.split('#').next().is_some_and(|it| it.contains(" = "))).count();
+        assert_eq!(keys, 13, "2 limits, 8 of transcoding, 3 of its output");
+        assert!(block.contains("\n[rate_limit]\n# redis = "), "the one without a default");
     }
 
     #[test]

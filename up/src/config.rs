@@ -142,7 +142,7 @@ pub enum Data {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// Nobody wrote one.
-    #[error("no {FILE} in {} or above; write one, or name a file with -f", .dir.display())]
+    #[error("no {FILE} in {} or above; write one, or name a file with --file", .dir.display())]
     NotFound {
         /// Where the search began.
         dir: PathBuf,

@@ -196,6 +196,9 @@ impl Up for Control {
         let outputs = self.board.outputs();
         let wanted = Wanted { name: name.clone(), trace, tail: tail.min(MAX_TAIL) as usize };
         let known = outputs.borrow().iter().any(|output| wanted.means(&output.kind));
+        if outputs.borrow().is_empty() {
+            return Err(Status::unavailable("`weft up` is still building; nothing runs yet that could write"));
+        }
         if !known && self.service(&name).is_err() {
             let names: BTreeSet<_> = outputs.borrow().iter().map(|output| output.kind.name()).collect();
             let names = names.into_iter().collect::<Vec<_>>().join(", ");

@@ -16,6 +16,7 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
+use tonic::Status;
 use weft_runtime::clock;
 
 use crate::target::Place;
@@ -75,12 +76,17 @@ fn ahead(headers: &HeaderMap, now: SystemTime) -> Option<i64> {
     })
 }
 
-/// An error and its causes, each once.
+/// An error and its causes, each once. Of a status its message: its Display adds codes and structures that mean nothing to a person.
 pub(crate) fn in_words(error: &(dyn Error + 'static)) -> String {
-    let mut words = error.to_string();
+    let plainly = |it: &(dyn Error + 'static)| {
+        let boxed = || it.downcast_ref::<Box<Status>>().map(|status| &**status);
+        let status = it.downcast_ref::<Status>().or_else(boxed);
+        status.map_or_else(|| it.to_string(), |status| status.message().to_owned())
+    };
+    let mut words = plainly(error);
     let mut next = error.source();
     while let Some(cause) = next {
-        let cause_words = cause.to_string();
+        let cause_words = plainly(cause);
         if !words.contains(&cause_words) {
             words = format!("{words}: {cause_words}");
         }

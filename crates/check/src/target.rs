@@ -140,11 +140,17 @@ pub(crate) struct Mesh {
 #[derive(Debug, thiserror::Error)]
 pub enum NoTarget {
     /// Neither a file nor flags.
-    #[error("no {} here or above; name one with -f, or a mesh with --registry and --gateway", weft_up::config::FILE)]
+    #[error(
+        "no {} here or above; name one with --file, or a mesh with --registry and --gateway",
+        weft_up::config::FILE
+    )]
     Nothing,
     /// The file is wrong.
     #[error(transparent)]
     Config(ConfigError),
+    /// `weft up` has not started anything yet.
+    #[error("`weft up` is still building; check again when it says that it is ready")]
+    Building,
     /// It makes no address.
     #[error(transparent)]
     Address(#[from] weft_discovery::BadUrl),
@@ -184,11 +190,13 @@ impl Mesh {
         let asked = async {
             let mut up = client::connect(Some(&config.file), dir).await.map_err(|error| error.to_string())?;
             let status = up.status(up::StatusRequest {}).await.map_err(|status| status.message().to_owned())?;
-            Ok(status.into_inner().processes)
+            Ok(status.into_inner())
         };
         let said = timeout(UP, asked).await.unwrap_or_else(|_| Err(format!("`weft up` does not answer within {UP:?}")));
         let (origin, rows, services) = match said {
-            Ok(rows) => (Origin::Up(config.file.clone()), rows, config.services.keys().cloned().collect()),
+            // Where people reach the mesh is known when it is ready.
+            Ok(said) if said.processes.is_empty() && said.urls.is_empty() => return Err(NoTarget::Building),
+            Ok(said) => (Origin::Up(config.file.clone()), said.processes, config.services.keys().cloned().collect()),
             Err(why) => (Origin::File { file: config.file.clone(), why }, Vec::new(), BTreeSet::new()),
         };
         let announced = |role: &str, proto: &str| {

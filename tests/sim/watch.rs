@@ -14,7 +14,10 @@ use std::{
 };
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IteratorRandom};
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use weft_model::{
     Endpoint, Epoch, Instance, InstanceId, LeaseTtl, Locality, Protocol, ServiceName, ServiceSnapshot, Snapshot,
@@ -35,6 +38,8 @@ const SERVICES: usize = 40;
 const MOST_INSTANCES: usize = 8;
 /// Services that are registered once and never touched again.
 const QUIET: usize = 3;
+/// Longer than a watcher rests after a message.
+const RESTED: Duration = Duration::from_millis(100);
 
 /// Breaks a message on its way; says whether it did.
 type Tamper = fn(&mut WatchResponse) -> bool;
@@ -352,7 +357,10 @@ impl Watching {
             tokio::select! {
                 biased;
                 () = watcher.ready() => {}
-                () = stop.cancelled() => return self.converged(&client, &topics),
+                // One that rests after a message has yet to tell what changed since.
+                () = stop.cancelled() => if timeout(RESTED, watcher.ready()).await.is_err() {
+                    return self.converged(&client, &topics);
+                },
             }
             sleep(self.up_to(lag)).await;
             let Some(update) = watcher.take() else {

@@ -5,7 +5,7 @@
 //! catalog ─► Watches::run ─ marks the services that changed ─► watchers that subscribed them, once each ─► Watcher::take ─► message
 //! ```
 //! Bounds: a watcher has one mark a service however often it changes, and is told the latest; what it was sent is shared with the catalog, the
-//! bytes that say it with all who are told the same (`told`). After a message it rests for [`REST`], and what comes meanwhile is one message.
+//! bytes that say it with all who are told the same (`told`). After a message it rests for a while (`REST`), and what comes meanwhile is one message.
 //! Invariants: versions never fall within a watch; a service that did not change wakes nobody; the first message at version v leaves its receiver
 //! with exactly the subscribed services of the snapshot v, those after it at the same version with newer ones.
 //! An instance that drains stays in the watch with status DRAINING; that is "gone" for balancers, which use none but SERVING ones, and its

@@ -35,6 +35,8 @@ impl Channel {
         self.explicit |= all || !wanted.is_empty();
         let wildcard = kind.has_wildcard() && (all || !self.explicit);
         let mut heard = self.switch(wildcard, first);
+        // Who comes back may hold what is gone meanwhile: only an answer without it says so, be it an empty one.
+        self.greet |= first && resumed && kind.is_complete();
         heard.removed = self.named.difference(&wanted).cloned().collect();
         heard.added = wanted.difference(&self.named).cloned().collect();
         self.named = wanted;
@@ -44,7 +46,7 @@ impl Channel {
                 self.retell(name);
             }
         }
-        heard.removed.iter().for_each(|name| self.forget(name));
+        heard.removed.iter().for_each(|name| self.no_longer_named(name));
         if !heard.removed.is_empty() {
             // There may be room now.
             let waiting = std::mem::take(&mut self.too_much);
@@ -82,12 +84,7 @@ impl Channel {
         let mut heard = Heard { held: bytes, ..self.switch(wildcard, first) };
         for name in less {
             if self.named.remove(&name) {
-                self.forget(&name);
-                if self.wildcard {
-                    // It may still be one of all, and what was told may be on its way: the client wants to know, whichever it is.
-                    self.told.insert(name.clone(), Told { version: 0, state: State::Acked });
-                    self.marks.entry(name.clone()).or_insert(None);
-                }
+                self.no_longer_named(&name);
                 heard.removed.push(name);
             }
         }
@@ -109,6 +106,15 @@ impl Channel {
             self.told.retain(|name, _| self.named.contains(name));
         }
         Ok(heard)
+    }
+
+    /// With the wildcard it may still be one of all, and what was told may be on its way: the client wants to know, whichever it is.
+    fn no_longer_named(&mut self, name: &Name) {
+        self.forget(name);
+        if self.wildcard {
+            self.told.insert(name.clone(), Told { version: 0, state: State::Acked });
+            self.marks.entry(name.clone()).or_insert(None);
+        }
     }
 
     /// Returns whether this is the first request of the kind.

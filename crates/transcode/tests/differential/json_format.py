@@ -30,4 +30,7 @@ for line in sys.stdin:
             json.dumps(answer, allow_nan=False)
     except Exception as error:  # whatever it is, the answer is that it was refused
         answer = {"error": f"{type(error).__name__}: {error}"}
-    print(json.dumps(answer), flush=True)
+    # An error may quote half a pair of surrogates, which no JSON reader but Python's takes.
+    text = json.dumps(answer, ensure_ascii=False)
+    sys.stdout.buffer.write(text.encode("utf-8", "replace") + b"\n")
+    sys.stdout.buffer.flush()

@@ -106,7 +106,10 @@ fn round(seed: u64, oracle: &mut dyn Oracle, differences: &mut Vec<String>) -> u
     };
     for _ in 0..MESSAGES {
         let message = values::message(&mut dice, &generated.root, 0);
-        let plain = message.encode_to_vec();
+        let mut plain = message.encode_to_vec();
+        if dice.once_in(3) {
+            plain.extend(values::message(&mut dice, &generated.root, 0).encode_to_vec()); // whose fields merge with the first one's
+        }
         let wire = match dice.below(if oracle.name() == "json_format" { 2 } else { 3 }) {
             0 => plain,
             1 => values::scrambled(&mut dice, &generated.root, &plain),

@@ -79,7 +79,8 @@ fn value(dice: &mut Dice, field: &FieldDescriptor, depth: usize) -> Value {
     match &kind {
         Kind::Message(entry) if field.is_map() => {
             let (key, value) = (entry.map_entry_key_field().kind(), entry.map_entry_value_field().kind());
-            let entries = (0..dice.below(4)).map(|_| (map_key(dice, &key), singular(dice, &value, depth + 1)));
+            // One at most: a map has no order, and a seed has to give the same bytes each time. Two messages in one have more.
+            let entries = (0..dice.below(2)).map(|_| (map_key(dice, &key), singular(dice, &value, depth + 1)));
             Value::Map(entries.collect())
         }
         _ if field.is_list() => Value::List((0..dice.below(5)).map(|_| singular(dice, &kind, depth + 1)).collect()),

@@ -92,7 +92,16 @@ async fn the_first_watch_message_after_a_restart_has_everything() {
     for n in 1..=3 {
         first.register(n).await;
     }
-    let before = first.watch().await.message().await.unwrap().unwrap();
+    // What is durable is told a moment later.
+    let all = async {
+        loop {
+            let told = first.watch().await.message().await.unwrap().unwrap();
+            if endpoints(&told).len() == 3 {
+                return told;
+            }
+        }
+    };
+    let before = tokio::time::timeout(std::time::Duration::from_secs(10), all).await.unwrap();
     first.leave().await;
     let second = Running::start(dir.path()).await;
     let after = second.watch().await.message().await.unwrap().unwrap();

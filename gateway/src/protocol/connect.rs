@@ -37,12 +37,12 @@ pub(crate) fn speaks<B>(request: &Request<B>, table: Option<&Table>) -> bool {
     if headers.contains_key(VERSION) {
         return true;
     }
-    let content_type = rpc::content_type(headers);
-    if content_type.starts_with(STREAM) {
+    let media_type = rpc::media_type(headers);
+    if media_type.get(..STREAM.len()).is_some_and(|start| start.eq_ignore_ascii_case(STREAM)) {
         return true;
     }
     // Neither says Connect by itself: an upload may be protobuf, and a query may have any names.
-    let looks = content_type == "application/proto"
+    let looks = media_type.eq_ignore_ascii_case("application/proto")
         || (request.method() == Method::GET && request.uri().query().is_some_and(query::is_call));
     looks && table.is_some_and(|table| table.has_method(request.uri().path()))
 }

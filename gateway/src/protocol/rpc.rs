@@ -173,8 +173,12 @@ pub(crate) fn limit(shard: &Shard) -> usize {
 
 /// Returns the content type without parameters, in lower case.
 pub(crate) fn content_type(headers: &HeaderMap) -> String {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+    media_type(headers).to_ascii_lowercase()
+}
+
+/// Returns the content type without parameters, in the case that it was sent in.
+pub(crate) fn media_type(headers: &HeaderMap) -> &str {
+    text(headers, &header::CONTENT_TYPE).split(';').next().unwrap_or_default().trim()
 }
 
 /// Returns a header that lists, its lines taken together; none if it is absent.

@@ -91,6 +91,11 @@ impl Env {
             // Nobody edits and rebuilds there: what incremental compilation writes down is never read.
             command.env("CARGO_TARGET_DIR", target).env("CARGO_INCREMENTAL", "0");
         }
+        let set = |name: &str| self.vars.get(OsStr::new(name));
+        if let (Some(roots), None) = (set("SSL_CERT_FILE"), set("NODE_EXTRA_CA_CERTS")) {
+            // OpenSSL, Go and Python read SSL_CERT_FILE; Node knows its roots by another name alone, and npm then trusts no proxy.
+            command.env("NODE_EXTRA_CA_CERTS", roots);
+        }
         command
     }
 
@@ -146,6 +151,14 @@ mod tests {
         assert_eq!(target(&[("CI", "true")]).as_deref(), Some("/home/ann/.cache/weft/target"));
         assert_eq!(target(&[("CI", "true"), ("CARGO_TARGET_DIR", "/t")]), None, "inherited as it is");
         assert_eq!(target(&[]), None);
+    }
+
+    #[test]
+    fn node_trusts_the_roots_that_everybody_else_was_given() {
+        let roots = |vars: &[(&str, &str)]| set(&env(vars).command("npm"), "NODE_EXTRA_CA_CERTS");
+        assert_eq!(roots(&[("SSL_CERT_FILE", "/roots.pem")]).as_deref(), Some("/roots.pem"));
+        assert_eq!(roots(&[("SSL_CERT_FILE", "/a"), ("NODE_EXTRA_CA_CERTS", "/b")]), None, "inherited as it is");
+        assert_eq!(roots(&[]), None);
     }
 
     #[test]

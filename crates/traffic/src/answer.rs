@@ -1,7 +1,7 @@
 //! The answer's body on its way down: passes frames through, and notices how the call ends.
 //!
-//! Lives here: the deadline on the body, trailers for gRPC answers that break off, the end of every guard. Does not: what the guards record (`flight`,
-//! `telemetry`), retrying (too late after headers).
+//! Lives here: the deadline on the body, trailers for gRPC answers that break off, reading ahead of the caller, the end of every guard. Does not: what the
+//! guards record (`flight`, `telemetry`), what is read ahead and tried again (`retry`).
 //! Dropping it before its end resets the upstream stream, in both directions, and returns every count.
 
 use std::{
@@ -18,12 +18,16 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use crate::{
-    BodyError, Code, error::code_of_break, flight::Flight, limit::Permit, outcome::Outcome, replay, span::OpenSpan,
-    telemetry::Report,
+    BodyError, Code, answer::held::Held, error::code_of_break, flight::Flight, limit::Permit, outcome::Outcome, replay,
+    span::OpenSpan, telemetry::Report,
 };
+
+mod held;
 
 pub(crate) struct Answer {
     incoming: Incoming,
+    /// Read ahead. Boxed, since it is as large as all the rest together, and futures hold answers many times over.
+    held: Option<Box<Held>>,
     flight: Flight,
     /// What the answer's headers say, should no trailers follow.
     headers_say: (Code, Outcome),
@@ -52,7 +56,7 @@ enum Format {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Open,
-    Reached,
+    Reached(Code),
 }
 
 impl Answer {
@@ -70,6 +74,7 @@ impl Answer {
         let grpc = head.headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
         let mut answer = Self {
             incoming,
+            held: None,
             flight,
             headers_say,
             format: if grpc { Format::Grpc } else { Format::Other },
@@ -86,14 +91,53 @@ impl Answer {
         Response::from_parts(head, answer)
     }
 
+    /// Reads ahead until the end, `until`, or more than `room` bytes, so that a call can still run elsewhere. What was read is handed on as it came. The error
+    /// of an answer that broke off is no answer any more.
+    ///
+    /// Cancel-safe: what was read is held.
+    pub(crate) async fn hold(&mut self, room: usize, until: Instant) -> Result<(), hyper::Error> {
+        let end = std::future::poll_fn(|cx| {
+            while self.end == End::Open && self.held.as_ref().is_none_or(|held| held.bytes() <= room) {
+                match std::task::ready!(self.poll_incoming(cx)) {
+                    None => break,
+                    Some(frame) => self.held.get_or_insert_default().push(frame?),
+                }
+            }
+            Poll::Ready(Ok(()))
+        });
+        // The timer is no work for an answer that is all there, as nearly all are.
+        tokio::time::timeout_at(until, end).await.unwrap_or(Ok(()))
+    }
+
+    /// Trailers that were read ahead.
+    pub(crate) fn held_trailers(&self) -> Option<&HeaderMap> {
+        self.held.as_ref().and_then(|held| held.trailers())
+    }
+
+    /// Whether gRPC's trailers may follow.
+    pub(crate) fn is_open_grpc(&self) -> bool {
+        self.format == Format::Grpc && self.ended().is_none()
+    }
+
+    /// How the call ended, if nothing more comes from upstream.
+    fn ended(&self) -> Option<Code> {
+        match self.end {
+            End::Reached(code) => Some(code),
+            End::Open => self.incoming.is_end_stream().then_some(self.headers_say.0),
+        }
+    }
+
     pub(crate) fn with_request_body(mut self, request_body: Option<Arc<replay::Shared>>) -> Self {
         self.request_body = request_body;
+        if self.end != End::Open {
+            self.stop_request_body();
+        }
         self
     }
 
     /// Ends the body at the deadline, unless it is over.
     pub(crate) fn until(mut self, deadline: Instant) -> Self {
-        self.sleep = (!self.incoming.is_end_stream()).then(|| Box::pin(tokio::time::sleep_until(deadline)));
+        self.sleep = self.ended().is_none().then(|| Box::pin(tokio::time::sleep_until(deadline)));
         self
     }
 
@@ -108,25 +152,23 @@ impl Answer {
     }
 
     pub(crate) fn with_span(mut self, span: Box<OpenSpan>) -> Self {
-        if self.incoming.is_end_stream() {
-            span.finish(self.headers_say.0);
-        } else {
-            self.span = Some(span);
+        match self.ended() {
+            Some(code) => span.finish(code),
+            None => self.span = Some(span),
         }
         self
     }
 
     pub(crate) fn with_report(mut self, report: Report) -> Self {
-        if self.incoming.is_end_stream() {
-            report.finish(self.headers_say.0);
-        } else {
-            self.report = Some(report);
+        match self.ended() {
+            Some(code) => report.finish(code),
+            None => self.report = Some(report),
         }
         self
     }
 
     fn finish(&mut self, code: Code, outcome: Outcome) {
-        self.end = End::Reached;
+        self.end = End::Reached(code);
         self.flight.settle(outcome);
         self.sleep = None;
         self.permit = None;
@@ -163,6 +205,27 @@ impl Answer {
         }
     }
 
+    /// The next frame from upstream, and what its end means for every guard.
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        match &polled {
+            None => {
+                let (code, outcome) = self.headers_say;
+                self.finish(code, outcome);
+            }
+            Some(Err(error)) => self.finish(code_of_break(error), Outcome::BROKEN),
+            Some(Ok(frame)) => match frame.trailers_ref() {
+                None => self.flight.first_frame(),
+                Some(trailers) => {
+                    let code = Code::from_headers(trailers).unwrap_or(Code::Unknown);
+                    let outcome = Outcome::of_code(code, trailers);
+                    self.finish(code, outcome);
+                }
+            },
+        }
+        Poll::Ready(polled)
+    }
+
     fn deadline_passed(&mut self, cx: &mut Context<'_>) -> bool {
         self.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready())
     }
@@ -173,44 +236,34 @@ impl http_body::Body for Answer {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.end == End::Reached {
+        if let Some(frame) = self.held.as_mut().and_then(|held| held.next()) {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        if self.end != End::Open {
             return Poll::Ready(None);
         }
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
+        match self.poll_incoming(cx) {
             Poll::Pending if self.deadline_passed(cx) => {
                 let ended = self.break_off(Code::DeadlineExceeded, Outcome::DEADLINE, BodyError::Deadline);
                 Poll::Ready(ended)
             }
             Poll::Pending => Poll::Pending,
-            Poll::Ready(None) => {
-                let (code, outcome) = self.headers_say;
-                self.finish(code, outcome);
-                Poll::Ready(None)
-            }
+            Poll::Ready(None) => Poll::Ready(None),
             Poll::Ready(Some(Err(error))) => {
                 let code = code_of_break(&error);
                 Poll::Ready(self.break_off(code, Outcome::BROKEN, BodyError::Broken(error)))
             }
-            Poll::Ready(Some(Ok(frame))) => {
-                match frame.trailers_ref() {
-                    None => self.flight.first_frame(),
-                    Some(trailers) => {
-                        let code = Code::from_headers(trailers).unwrap_or(Code::Unknown);
-                        let outcome = Outcome::of_code(code, trailers);
-                        self.finish(code, outcome);
-                    }
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.end == End::Reached || self.incoming.is_end_stream()
+        self.held.as_ref().is_none_or(|held| held.is_empty()) && self.ended().is_some()
     }
 
+    /// Unknown when part of it was read ahead: hyper would add a `content-length` that upstream did not send.
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        if self.held.is_some() { SizeHint::default() } else { self.incoming.size_hint() }
     }
 }
 
@@ -223,7 +276,7 @@ impl Drop for Answer {
         if self.end == End::Open {
             self.stop_request_body();
             // The caller left, or the deadline passed while nobody looked.
-            let late = self.deadline().is_some_and(|deadline| Instant::now() >= deadline);
+            let late = self.deadline().is_some_and(|deadline| Instant::now() >= deadline) || self.flight.is_late();
             self.tell(if late { Code::DeadlineExceeded } else { Code::Cancelled });
         }
     }

@@ -79,6 +79,11 @@ impl Flight {
         }
     }
 
+    /// Whether the call's deadline has passed.
+    pub(crate) fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
     /// The answer is complete, or will never be.
     pub(crate) fn settle(&mut self, outcome: Outcome) {
         if self.settled {
@@ -101,7 +106,7 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         if !self.settled {
-            let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            let late = self.is_late();
             self.settle(if late { Outcome::DEADLINE } else { Outcome::CANCELLED });
         }
     }

@@ -1,12 +1,16 @@
 //! Retry: sends a call again where that is safe, each time to an endpoint picked afresh.
 //!
-//! Lives here: the layer, and what it keeps of a call. Does not: the rules (`retry/attempts`), telling failures apart (`attempt`), the copy of the body (`replay`).
-//! Invariants: nothing is sent again after response headers, or when more than 64 KiB of body have been sent; each attempt picks afresh; the caller gets the last
-//! failure, not the first.
+//! Lives here: the layer, what it keeps of a call, which answers it reads to their end first. Does not: the rules (`retry/attempts`), telling failures apart
+//! (`attempt`), the copy of the request's body (`replay`), that of the answer's (`answer`).
+//! Invariants: nothing is sent again once the caller has anything of an answer, or when more than 64 KiB of body have been sent; each attempt picks afresh; the
+//! caller gets the last failure, not the first.
+//! Held back is the answer of a unary method that may run again, from its headers to its end: a caller can do nothing with a message whose status is missing, and a
+//! server may die between the two (grpc-js sends them in two turns of its loop). At most 64 KiB and a frame, and no longer than the call's patience; then the answer goes
+//! on as it comes, and what breaks off then is the caller's to see. Nothing is held of a stream, and no byte is copied.
 
 use std::{sync::Arc, time::Duration};
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use tokio::time::Instant;
 use weft_model::{InstanceId, RetryOn, RetryRule};
 
@@ -18,7 +22,7 @@ use crate::{
     cluster::{Chance, Cluster, Tried},
     endpoint::Endpoint,
     head::{self, Kept, Target},
-    replay::{Replay, SendBody},
+    replay::{self, Replay, SendBody},
     select,
     span::{CallTrace, OpenSpan},
     stage::{Selected, Stage},
@@ -127,7 +131,13 @@ impl Stage<Selected> for Retry {
             call.stamp(&mut request);
             let span = call.span(&mut request);
             let sent = self.sender.send(&endpoint, &call.cluster, request, call.deadline).await;
-            match spanned(sent, span) {
+            let mut sent = spanned(sent, span);
+            if let Ok(response) = &mut sent
+                && let Err(broken) = call.hold(response).await
+            {
+                sent = Err(Failure::Broken(broken));
+            }
+            match sent {
                 Ok(response) if !call.might_repeat(&response) => return Ok(call.commit(response)),
                 Ok(response) => {
                     self.refresh(&mut call);
@@ -159,6 +169,11 @@ fn code_of(it: RetryOn) -> Code {
     }
 }
 
+/// Where the status is, if it is known.
+fn said(response: &Response<Answer>) -> &HeaderMap {
+    response.body().held_trailers().unwrap_or(response.headers())
+}
+
 /// Ends an attempt's span: at once if it failed, else with its answer.
 fn spanned(sent: Result<Response<Answer>, Failure>, span: Option<Box<OpenSpan>>) -> Result<Response<Answer>, Failure> {
     match (sent, span) {
@@ -183,13 +198,15 @@ struct Call {
     tried: Tried,
     attempts: Attempts,
     repeatable: Repeatable,
+    /// One message each way.
+    unary: bool,
     /// A policy's word on what is tried again, and how often.
     rule: Option<Arc<RetryRule>>,
 }
 
 impl Call {
     async fn begin(selected: Selected, repeatable: Repeatable) -> Self {
-        let Selected { head, body, authority, cluster, deadline, trace, pinned, retry, give_up, method: _ } = selected;
+        let Selected { head, body, authority, cluster, deadline, trace, pinned, retry, give_up, method } = selected;
         let mut headers = head.headers;
         head::strip_hop_by_hop(&mut headers);
         let path = head.uri.into_parts().path_and_query;
@@ -208,6 +225,7 @@ impl Call {
             tried: Tried::default(),
             attempts: Attempts::until(give_up),
             repeatable,
+            unary: method.unary,
             rule: retry,
         }
     }
@@ -227,9 +245,24 @@ impl Call {
         Some(trace.attempt(request.headers_mut(), self.cluster.name(), self.attempts.made(), self.deadline))
     }
 
-    /// Headers came: only a status in place of an answer (trailers-only) need not be the call's end: UNAVAILABLE, or what a policy names.
+    /// Reads a unary answer to its end, if the call could still run elsewhere. What breaks off meanwhile is as if nothing had come.
+    async fn hold(&self, response: &mut Response<Answer>) -> Result<(), hyper::Error> {
+        if self.unary && self.may_run_again() && response.body().is_open_grpc() && self.replay.can_repeat() {
+            response.body_mut().hold(replay::CAP, self.attempts.give_up()).await?;
+        }
+        Ok(())
+    }
+
+    fn may_run_again(&self) -> bool {
+        match &self.rule {
+            Some(rule) => rule.retries() > 0,
+            None => self.repeatable != Repeatable::No,
+        }
+    }
+
+    /// Only a status in place of an answer, or at the end of one that was held, need not be the call's end: UNAVAILABLE, or what a policy names.
     fn might_repeat(&self, response: &Response<Answer>) -> bool {
-        let code = Code::from_headers(response.headers());
+        let code = Code::from_headers(said(response));
         let named = match &self.rule {
             Some(rule) => code.is_some_and(|code| rule.on().iter().any(|it| code_of(*it) == code)),
             None => code == Some(Code::Unavailable),
@@ -240,7 +273,7 @@ impl Call {
     fn after_unavailable(&mut self, endpoint: &Endpoint, response: &Response<Answer>, now: Ticks) -> Next {
         self.tried.add(endpoint.id());
         let elsewhere = if self.cluster.any_fresh(now, &self.tried) { Elsewhere::Left } else { Elsewhere::None };
-        let (shared, pushback) = (&self.cluster.shared, Pushback::of(response.headers()));
+        let (shared, pushback) = (&self.cluster.shared, Pushback::of(said(response)));
         let next = match &self.rule {
             Some(rule) => self.attempts.answered_by_rule(rule, pushback, || shared.withdraw(now), &mut rand::rng()),
             None => self.attempts.answered_unavailable(self.repeatable, pushback, elsewhere, || shared.withdraw(now)),

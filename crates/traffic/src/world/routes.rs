@@ -34,6 +34,8 @@ pub(crate) struct Method {
     /// `pkg.Service/Method`, or `_OTHER`.
     pub(crate) name: Arc<str>,
     pub(crate) idempotent: bool,
+    /// One message each way. False if nobody says so.
+    pub(crate) unary: bool,
     pub(crate) client: CallMetrics,
     pub(crate) server: CallMetrics,
 }
@@ -90,10 +92,10 @@ struct Known {
 impl Routes {
     /// `home` is the namespace of this process, if it has one.
     pub(crate) fn build(services: Vec<Named>, home: Option<&str>, metrics: &Metrics) -> Self {
-        let method = |name: &str, idempotent| {
+        let method = |name: &str, idempotent, unary| {
             let name: Arc<str> = name.into();
             let (client, server) = (metrics.client(name.clone()), metrics.server(name.clone()));
-            Arc::new(Method { name, idempotent, client, server })
+            Arc::new(Method { name, idempotent, unary, client, server })
         };
         let mut it = Self {
             services: Vec::with_capacity(services.len()),
@@ -102,8 +104,8 @@ impl Routes {
             grpc: HashMap::new(),
             methods: HashMap::new(),
             everything: None,
-            health: method(HEALTH.trim_start_matches('/'), false),
-            other: method(OTHER, false),
+            health: method(HEALTH.trim_start_matches('/'), false, true),
+            other: method(OTHER, false, false),
             built_from: Vec::new(),
             home: home.map(Into::into),
         };
@@ -124,7 +126,8 @@ impl Routes {
                     let full = format!("{}/{}", grpc.name, fact.name);
                     let path = format!("/{full}");
                     let declared = declared(&mut lacking, &fact.missing_in);
-                    let known = || Known { slot, method: method(&full, fact.idempotent), declared };
+                    let unary = !(fact.client_streaming || fact.server_streaming);
+                    let known = || Known { slot, method: method(&full, fact.idempotent, unary), declared };
                     it.methods.entry(path.into()).or_insert_with(known);
                 }
             }

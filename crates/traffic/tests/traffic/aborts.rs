@@ -5,7 +5,7 @@ use http_body_util::BodyExt;
 use weft_traffic::{Body, Code};
 
 use crate::{
-    mesh::{GET, Mesh, request, until},
+    mesh::{GET, Mesh, POST, request, until},
     upstream::{Call, Upstream, ok, send},
 };
 
@@ -36,7 +36,7 @@ async fn a_thousand_callers_that_leave_in_mid_answer_leak_no_window() {
     .await;
     let mesh = Mesh::of([server.address]);
     for _ in 0..1_000 {
-        let mut response = mesh.outbound.call(request(GET, Body::full("x"))).await.unwrap();
+        let mut response = mesh.outbound.call(request(POST, Body::full("x"))).await.unwrap();
         response.body_mut().frame().await.unwrap().unwrap();
     }
     assert_eq!(mesh.outbound.in_flight(), 0);

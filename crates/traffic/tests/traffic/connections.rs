@@ -5,7 +5,7 @@ use http_body_util::BodyExt;
 use weft_traffic::{Body, Code};
 
 use crate::{
-    mesh::{GET, Mesh, request, until},
+    mesh::{GET, Mesh, POST, request, until},
     upstream::{Call, Settings, Upstream},
 };
 
@@ -27,10 +27,10 @@ async fn at_the_peers_limit_another_connection_opens_and_nobody_waits() {
     })
     .await;
     let mesh = Mesh::of([server.address]);
-    drop(mesh.outbound.call(request(GET, Body::empty())).await.unwrap()); // now the peer's settings are known
+    drop(mesh.outbound.call(request(POST, Body::empty())).await.unwrap()); // now the peer's settings are known
     let mut held = Vec::new();
     for _ in 0..35 {
-        held.push(mesh.outbound.call(request(GET, Body::empty())).await.unwrap());
+        held.push(mesh.outbound.call(request(POST, Body::empty())).await.unwrap());
     }
     assert!((4..=6).contains(&server.connections()), "{}", server.connections());
     assert_eq!(mesh.outbound.in_flight(), 35);
@@ -47,7 +47,7 @@ async fn an_endpoint_that_leaves_the_world_keeps_its_calls_and_then_loses_its_co
     .await;
     let mesh = Mesh::of([server.address]);
     let (mut sender, body) = Body::channel(1);
-    let response = mesh.outbound.call(request(GET, body)).await.unwrap();
+    let response = mesh.outbound.call(request(POST, body)).await.unwrap();
     mesh.set([]);
     sender.data("still here".into()).await.unwrap();
     drop(sender);

@@ -6,12 +6,15 @@ use http::HeaderValue;
 use weft_traffic::{Body, CallOptions, Code, Error};
 
 use crate::{
-    mesh::{GET, Mesh, read, request, until},
+    mesh::{GET, Mesh, POST, read, request, until},
     upstream::{Call, Upstream},
 };
 
 fn with_timeout(value: &'static str) -> http::Request<Body> {
-    let mut request = request(GET, Body::full("x"));
+    timed(request(GET, Body::full("x")), value)
+}
+
+fn timed(mut request: http::Request<Body>, value: &'static str) -> http::Request<Body> {
     request.headers_mut().insert("grpc-timeout", HeaderValue::from_static(value));
     request
 }
@@ -38,7 +41,7 @@ async fn a_deadline_in_mid_answer_ends_in_trailers_and_resets_the_stream() {
     })
     .await;
     let mesh = Mesh::of([server.address]);
-    let answered = mesh.send(with_timeout("100m")).await.unwrap();
+    let answered = mesh.send(timed(request(POST, Body::full("x")), "100m")).await.unwrap();
     assert_eq!((answered.code, &*answered.body), (Code::DeadlineExceeded, &b"part"[..]));
     until("the server saw the reset", || server.resets() == 1).await;
     assert_eq!(mesh.outbound.in_flight(), 0);
@@ -53,9 +56,7 @@ async fn a_deadline_in_mid_answer_also_stops_a_client_that_still_sends() {
     .await;
     let mesh = Mesh::of([server.address]);
     let (mut sender, body) = Body::channel(1);
-    let mut request = request(GET, body);
-    request.headers_mut().insert("grpc-timeout", HeaderValue::from_static("100m"));
-    let answered = read(mesh.outbound.call(request).await.unwrap()).await;
+    let answered = read(mesh.outbound.call(timed(request(POST, body), "100m")).await.unwrap()).await;
     assert_eq!(answered.code, Code::DeadlineExceeded);
     until("the server saw the reset", || server.resets() == 1).await;
     assert!(sender.data("more".into()).await.is_err(), "the client's side is closed");

@@ -103,7 +103,7 @@ async fn patience_ends_with_what_was_wrong() {
 }
 
 #[tokio::test]
-async fn a_reset_after_headers_is_not_sent_again_and_ends_in_trailers() {
+async fn a_reset_after_headers_were_handed_on_is_not_sent_again_and_ends_in_trailers() {
     let (reset, gate) = tokio::sync::watch::channel(false);
     let resets = move |mut call: Call| {
         let mut gate = gate.clone();
@@ -115,7 +115,7 @@ async fn a_reset_after_headers_is_not_sent_again_and_ends_in_trailers() {
     };
     let (first, second) = (Upstream::start(resets.clone()).await, Upstream::start(resets).await);
     let mesh = Mesh::of([first.address, second.address]);
-    let response = mesh.outbound.call(request(GET, hello())).await.unwrap();
+    let response = mesh.outbound.call(request(POST, hello())).await.unwrap();
     reset.send_replace(true);
     let answered = read(response).await;
     assert_eq!(answered.code, Code::Internal, "{}", answered.message);

@@ -133,7 +133,7 @@ async fn a_revoked_peers_live_connection_is_cut_with_its_calls() {
     })
     .await;
     let mesh = Mesh::secured(Some(posts.clone()), &ca.id("users"), [server.address]);
-    let held = mesh.outbound.call(request(GET, Body::empty())).await.unwrap();
+    let held = mesh.outbound.call(request(POST, Body::empty())).await.unwrap();
     ca.revoke(&posts, &users.svid().leaf().serial);
     assert_eq!(read(held).await.code, Code::Unavailable, "the call ends");
     until("the connection is closed", || server.open() == 0).await;
@@ -160,7 +160,7 @@ async fn a_root_that_goes_takes_its_connections_with_it() {
 /// Opens a call and waits for its headers; the call stays.
 async fn streaming(mesh: &Mesh) -> (weft_traffic::BodySender, Body) {
     let (sender, body) = Body::channel(1);
-    let response = mesh.outbound.call(request(GET, body)).await.unwrap();
+    let response = mesh.outbound.call(request(POST, body)).await.unwrap();
     (sender, response.into_body())
 }
 

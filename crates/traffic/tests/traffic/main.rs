@@ -14,6 +14,7 @@ mod connections;
 mod deadlines;
 mod failures;
 mod heads;
+mod held;
 mod identities;
 mod leaving;
 mod routing;

@@ -18,6 +18,8 @@ use weft_traffic::{
 pub(crate) const GET: &str = "/test.v1.Users/Get";
 /// Not declared anything.
 pub(crate) const POST: &str = "/test.v1.Users/Post";
+/// Declared NO_SIDE_EFFECTS, and answers with a stream.
+pub(crate) const LIST: &str = "/test.v1.Users/List";
 
 pub(crate) struct Mesh {
     pub(crate) worlds: Worlds,
@@ -44,17 +46,17 @@ pub(crate) fn users() -> ServiceName {
 }
 
 pub(crate) fn info() -> ServiceInfo {
-    let method = |name: &str, idempotent| Method {
+    let method = |name: &str, idempotent, server_streaming| Method {
         name: name.into(),
         client_streaming: false,
-        server_streaming: false,
+        server_streaming,
         idempotent,
         missing_in: Vec::new(),
     };
     ServiceInfo {
         grpc_services: vec![GrpcService {
             name: "test.v1.Users".into(),
-            methods: vec![method("Get", true), method("Post", false)],
+            methods: vec![method("Get", true, false), method("Post", false, false), method("List", true, true)],
         }],
         ..ServiceInfo::default()
     }

@@ -123,6 +123,21 @@ async fn a_caller_that_leaves_ends_the_span_as_cancelled() {
 }
 
 #[tokio::test]
+async fn a_deadline_while_an_answer_is_held_ends_the_span_as_such() {
+    let stalls = Upstream::start(|mut call: Call| async move {
+        let stream = call.headers().unwrap();
+        call.stall_on(stream).await;
+    })
+    .await;
+    let (mesh, taken) = traced(Root::ALWAYS, [stalls.address]);
+    let mut timed = request(GET, Body::full("x"));
+    timed.headers_mut().insert("grpc-timeout", http::HeaderValue::from_static("50m"));
+    assert_eq!(mesh.send(timed).await.unwrap_err().grpc_code(), Code::DeadlineExceeded);
+    let [span] = &taken.all()[..] else { panic!("{:?}", taken.all()) };
+    assert_eq!(span.code, Code::DeadlineExceeded);
+}
+
+#[tokio::test]
 async fn towards_the_app_a_sampled_call_is_a_server_span() {
     let app = Upstream::start(Call::echo).await;
     let (worlds, _interests) = Worlds::new(Metrics::default());

@@ -145,9 +145,9 @@ impl TryFrom<pb::Instance> for model::Instance {
             reason: it.reason,
             locality: model::Locality { region: locality.region, zone: locality.zone, sub_zone: locality.sub_zone },
             weight: model::Weight::new(it.weight.max(1)).map_err(|e| e.within("weight"))?,
-            metadata: it.metadata,
+            metadata: it.metadata.into(),
             descriptors: digest(&it.descriptor_digest).map_err(|e| e.within("descriptor_digest"))?,
-            check: it.check.map(TryInto::try_into).transpose().map_err(|e: Invalid| e.within("check"))?,
+            check: it.check.map(TryInto::try_into).transpose().map_err(|e: Invalid| e.within("check"))?.map(Box::new),
         })
     }
 }
@@ -187,9 +187,9 @@ impl From<&model::Instance> for pb::Instance {
                 sub_zone: it.locality.sub_zone.clone(),
             }),
             weight: it.weight.get().into(),
-            metadata: it.metadata.clone(),
+            metadata: it.metadata.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
             descriptor_digest: it.descriptors.map(|d| d.0.to_vec().into()).unwrap_or_default(),
-            check: it.check.as_ref().map(Into::into),
+            check: it.check.as_deref().map(Into::into),
             epoch: it.epoch.0,
         }
     }

@@ -163,7 +163,7 @@ impl Checks {
     fn fill(&mut self) {
         while self.running.len() < MOST {
             let Some((id, instance)) = self.waiting.pop_first() else { break };
-            let Some(check) = instance.check.clone() else { continue };
+            let Some(check) = instance.check.as_deref().cloned() else { continue };
             let subject = Subject {
                 catalog: self.catalog.clone(),
                 heard: self.heard.clone(),

@@ -21,6 +21,7 @@ mod wheel;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -44,7 +45,8 @@ const JUMP: Duration = Duration::from_secs(2);
 const BELIEVED: usize = 2;
 const BELIEVED_PERCENT: usize = 30;
 
-type Group = (ServiceName, String);
+/// A service and a zone; one in memory for all of its leases.
+type Group = Arc<(ServiceName, String)>;
 
 #[derive(Debug)]
 struct Lease {
@@ -121,8 +123,10 @@ impl Leases {
         }
     }
 
-    fn grant(&mut self, id: InstanceId, epoch: Epoch, ttl: LeaseTtl, group: Group, now: Instant) {
+    fn grant(&mut self, id: InstanceId, epoch: Epoch, ttl: LeaseTtl, group: (ServiceName, String), now: Instant) {
         self.forget(&id);
+        let known = self.groups.get_key_value(&group).map(|(known, _)| known.clone());
+        let group = known.unwrap_or_else(|| Arc::new(group));
         self.groups.entry(group.clone()).or_default().ids.insert(id);
         let lease =
             Lease { epoch, ttl, group, granted: now, renewed: now, broken: None, stream: None, expiring: false };
@@ -226,7 +230,7 @@ impl Leases {
         let mut believed = Vec::new();
         for (group, ids) in self.overdue_by_group() {
             match self.suspension(&group, now) {
-                Some(notice) => drop(doubt.suspended.insert(group.0, notice)),
+                Some(notice) => drop(doubt.suspended.insert(group.0.clone(), notice)),
                 None => believed.extend(ids),
             }
         }

@@ -65,13 +65,13 @@ impl World {
             weight: Weight::ONE,
             metadata: Default::default(),
             descriptors: None,
-            check: Some(Check {
+            check: Some(Box::new(Check {
                 kind,
                 interval: Duration::from_millis(100),
                 timeout: Duration::from_millis(500),
                 unhealthy_after: 2,
                 healthy_after: 2,
-            }),
+            })),
         };
         self.catalog.register(instance, LeaseTtl::DEFAULT).await.unwrap().epoch
     }

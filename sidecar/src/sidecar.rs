@@ -6,7 +6,6 @@
 
 mod feed;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -20,7 +19,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use weft_discovery::IdentityTask;
 use weft_identity::Identity;
-use weft_model::{Endpoint, Epoch, Instance, InstanceId, Protocol, Status, Transport, metadata};
+use weft_model::{
+    Endpoint, Epoch, Instance, InstanceId, Protocol, Status, Transport,
+    metadata::{self, Metadata},
+};
 use weft_runtime::admin::{Admin, Readiness};
 use weft_runtime::threads::{Connection, DataThreads, ThreadEnded};
 use weft_runtime::{Context, Shutdown, listen};
@@ -318,14 +320,14 @@ impl About {
     }
 
     /// What tools want to know of this instance: its place, where this sidecar tells of itself, and its build.
-    fn metadata(&self) -> BTreeMap<String, String> {
+    fn metadata(&self) -> Metadata {
         let admin = self.admin_as_reached().to_string();
         let slot = self.config.slot.iter().map(|slot| (metadata::SLOT, slot.clone()));
         let metrics = self.config.metrics.iter().map(|at| (metadata::METRICS, at.clone()));
         let facts = [(metadata::ADMIN, admin), (metadata::VERSION, env!("CARGO_PKG_VERSION").to_owned())];
         let plaintext = self.config.plaintext.and_then(Plaintext::as_metadata);
         let plaintext = plaintext.map(|who| (metadata::PLAINTEXT, who.to_owned()));
-        slot.chain(metrics).chain(facts).chain(plaintext).map(|(key, value)| (key.to_owned(), value)).collect()
+        slot.chain(metrics).chain(facts).chain(plaintext).collect()
     }
 
     fn registration(&self, identity: Option<&Identity>, feed: &Feed) -> Option<Registration> {

@@ -2,11 +2,11 @@
 //!
 //! Lives here: identity, status, place, weight, checks of one instance. Does not: sets of instances (`service`), lease bookkeeping (registry).
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, str::FromStr, time::Duration};
+use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
 use uuid::Uuid;
 
-use crate::{Endpoint, Invalid, ServiceName};
+use crate::{Endpoint, Invalid, ServiceName, metadata::Metadata};
 
 /// Id of one running process: a UUID, version 7 when we make it. A restarted process has a new one, so it never meets its own old lease.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -278,11 +278,11 @@ pub struct Instance {
     /// Share of traffic.
     pub weight: Weight,
     /// Facts for people and views; `slot` names the place in a scale.
-    pub metadata: BTreeMap<String, String>,
+    pub metadata: Metadata,
     /// Descriptor set it carries.
     pub descriptors: Option<Digest>,
-    /// Check that the registry runs; none when a sidecar or SDK reports.
-    pub check: Option<Check>,
+    /// Check that the registry runs; none when a sidecar or SDK reports. Boxed: nearly all report.
+    pub check: Option<Box<Check>>,
 }
 
 #[cfg(test)]

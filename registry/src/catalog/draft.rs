@@ -233,15 +233,11 @@ impl<'a> Draft<'a> {
     /// One address is one process: a silent holder gives way to a new one. One that seems alive may be a machine that lost its power a
     /// moment ago, so whoever asks has to ask again.
     fn holder_of_address(&self, instance: &Instance) -> Result<Option<InstanceId>, ChangeError> {
-        let Some(service) = self.next.snapshot.services.get(&instance.service) else { return Ok(None) };
-        let address = instance.endpoint.address;
-        let holder = service.instances.values().find(|i| i.endpoint.address == address && i.id != instance.id);
-        match holder {
-            Some(holder) if (self.lapsed)(&holder.id) => Ok(Some(holder.id)),
+        match self.next.beside(instance).next() {
+            Some(holder) if (self.lapsed)(&holder.instance.id) => Ok(Some(holder.instance.id)),
             Some(holder) => {
-                let holder = self.record(holder.id)?;
                 let silence = holder.leased().then(|| holder.ttl.get().saturating_sub(holder.ttl.beat_every()));
-                Err(ChangeError::Held { address, holder: holder.instance.id, silence })
+                Err(ChangeError::Held { address: instance.endpoint.address, holder: holder.instance.id, silence })
             }
             None => Ok(None),
         }
@@ -412,11 +408,11 @@ impl<'a> Draft<'a> {
         if service.instances.get(&id).is_none_or(|known| *known != instance) {
             service.instances.insert(id, instance);
         }
-        self.next.records.insert(id, Arc::new(record));
+        self.next.put(record);
     }
 
     fn remove(&mut self, id: InstanceId, why: RemovalReason) {
-        let Some(record) = self.next.records.remove(&id) else { return };
+        let Some(record) = self.next.take(&id) else { return };
         let service = record.instance.service.clone();
         self.service(&service).instances.remove(&id);
         if record.instance.descriptors.is_some() {

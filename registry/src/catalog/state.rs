@@ -6,11 +6,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
+    net::SocketAddr,
     sync::Arc,
     time::SystemTime,
 };
 
-use imbl::{OrdMap, Vector};
+use imbl::{OrdMap, OrdSet, Vector};
 use weft_model::{
     Digest, GrpcService, Instance, InstanceId, LeaseTtl, RefusedClaim, RemovalReason, ServiceInfo, ServiceName,
     ServiceSnapshot, Snapshot, Status, Version,
@@ -98,6 +99,8 @@ pub(crate) struct RefusedSet {
 pub(crate) struct State {
     pub(crate) snapshot: Snapshot,
     pub(crate) records: OrdMap<InstanceId, Arc<Record>>,
+    /// Who is at an address, of whichever service: derived from `records`, so that a registration looks at those at its own address only.
+    pub(super) addresses: OrdSet<(SocketAddr, InstanceId)>,
     /// Ids that a forced deregistration blocks, and until when.
     pub(crate) tombstones: OrdMap<InstanceId, SystemTime>,
     /// By the name of a gRPC service or REST template (discovery.proto, Claim).
@@ -157,6 +160,7 @@ impl State {
         let first = u64::from(generation) << 32;
         let mut state = Self {
             snapshot: Snapshot { version: Version(first), ..Snapshot::default() },
+            addresses: records.iter().map(|r| (r.instance.endpoint.address, r.instance.id)).collect(),
             records: records.into_iter().map(|r| (r.instance.id, Arc::new(r))).collect(),
             tombstones: tombstones.into_iter().collect(),
             claims: claims.into_iter().collect(),
@@ -203,6 +207,35 @@ impl State {
     /// Number of instances of a service, in any status.
     pub(crate) fn population(&self, service: &ServiceName) -> usize {
         self.snapshot.services.get(service).map_or(0, |s| s.instances.len())
+    }
+
+    /// The other instances of a service that are at the address of this one.
+    pub(super) fn beside(&self, instance: &Instance) -> impl Iterator<Item = &Arc<Record>> {
+        const FIRST: InstanceId = InstanceId::from_bytes([0; 16]);
+        const LAST: InstanceId = InstanceId::from_bytes([0xff; 16]);
+        let at = instance.endpoint.address;
+        let there = self.addresses.range((at, FIRST)..=(at, LAST));
+        let others = there.filter(|(_, id)| *id != instance.id).filter_map(|(_, id)| self.records.get(id));
+        others.filter(|it| it.instance.service == instance.service)
+    }
+
+    /// Puts a record in the place of what was known by its id.
+    pub(super) fn put(&mut self, record: Record) {
+        let (id, address) = (record.instance.id, record.instance.endpoint.address);
+        let before = self.records.insert(id, Arc::new(record)).map(|it| it.instance.endpoint.address);
+        if before == Some(address) {
+            return;
+        }
+        if let Some(before) = before {
+            self.addresses.remove(&(before, id));
+        }
+        self.addresses.insert((address, id));
+    }
+
+    pub(super) fn take(&mut self, id: &InstanceId) -> Option<Arc<Record>> {
+        let record = self.records.remove(id)?;
+        self.addresses.remove(&(record.instance.endpoint.address, *id));
+        Some(record)
     }
 
     /// The sets that instances of a service carry, the newest first.

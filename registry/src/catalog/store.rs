@@ -19,7 +19,7 @@ use crate::{
     catalog::{
         draft::Keys,
         record,
-        state::{Claim, Kept, Retired, State},
+        state::{Claim, Kept, Record, Retired, State},
     },
     policy,
 };
@@ -220,10 +220,10 @@ impl Store {
             key: key.to_string(),
             problem,
         };
-        let mut records = Vec::with_capacity(raw.instances.len());
-        for (id, bytes) in &raw.instances {
-            records.push(record::decode(bytes).map_err(|e| entry("instances", id, e))?);
+        if let Some((id, problem)) = raw.unread {
+            return Err(entry("instances", &id, problem));
         }
+        let records = raw.records;
         let mut claims = Vec::with_capacity(raw.claims.len());
         for (name, holder) in raw.claims {
             let holder: ServiceName = holder.parse().map_err(|e| entry("claims", &name, e))?;
@@ -255,7 +255,10 @@ impl Store {
 struct Raw {
     format: u64,
     generation: u64,
-    instances: Vec<(InstanceId, Vec<u8>)>,
+    /// Read as they come: their bytes together are much of what a large registry weighs.
+    records: Vec<Record>,
+    /// The first instance that could not be read.
+    unread: Option<(InstanceId, Invalid)>,
     tombstones: Vec<(InstanceId, u64)>,
     claims: Vec<(String, String)>,
     placed: Vec<String>,
@@ -292,7 +295,12 @@ fn read(db: &Database) -> Result<Raw, redb::Error> {
         POLICIES_VERSION => raw.policies_version = value,
         _ => {}
     })?;
-    each(&tx, INSTANCES, |id, bytes| raw.instances.push((InstanceId::from_bytes(*id), bytes.to_vec())))?;
+    each(&tx, INSTANCES, |id, bytes| match record::decode(bytes) {
+        Ok(record) => raw.records.push(record),
+        Err(problem) => {
+            raw.unread.get_or_insert((InstanceId::from_bytes(*id), problem));
+        }
+    })?;
     each(&tx, TOMBSTONES, |id, until| raw.tombstones.push((InstanceId::from_bytes(*id), until)))?;
     each(&tx, CLAIMS, |name, owner| raw.claims.push((name.to_owned(), owner.to_owned())))?;
     each(&tx, PLACED, |name, _| raw.placed.push(name.to_owned()))?;

@@ -487,7 +487,7 @@ async fn an_instance_that_comes_back_with_a_check_leaves_no_lease_behind() {
     };
     for n in 1..=4 {
         catalog.register(instance(n), LeaseTtl::DEFAULT).await.unwrap();
-        let checked = Instance { check: Some(check.clone()), ..instance(n) };
+        let checked = Instance { check: Some(Box::new(check.clone())), ..instance(n) };
         catalog.register(checked, LeaseTtl::DEFAULT).await.unwrap();
     }
     sleep(Duration::from_secs(60)).await;

@@ -1,8 +1,9 @@
-//! weft.discovery.v1 over gRPC: lists, clients, claims, descriptors; `watch` has the stream around a watch.
+//! weft.discovery.v1 over gRPC: clients, claims, descriptors; `watch` has the stream around a watch, `list` the answer that is as large.
 //!
 //! Lives here: requests in, statuses out. Does not: what to tell (`views::watch`).
 //! The tasks of streams belong to the tracker of the server, which waits for them.
 
+mod list;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -12,12 +13,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 use weft_model::{Digest, Invalid, ServiceName};
-use weft_proto::{
-    service_update_full,
-    weft::discovery::v1::{
-        Claim, ClaimsRequest, ClaimsResponse, Client, ClientsRequest, DescriptorsRequest, DescriptorsResponse,
-        ListRequest, ListResponse, RefusedSet, WatchRequest, WatchResponse, claim, discovery_server,
-    },
+use weft_proto::weft::discovery::v1::{
+    Claim, ClaimsRequest, ClaimsResponse, Client, ClientsRequest, DescriptorsRequest, DescriptorsResponse, ListRequest,
+    ListResponse, RefusedSet, WatchRequest, WatchResponse, claim, discovery_server,
 };
 use weft_runtime::Shutdown;
 
@@ -50,19 +48,8 @@ impl discovery_server::Discovery for Discovery {
         Err(Status::internal("a watch never comes here: `Served` stands in front"))
     }
 
-    async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
-        let published = self.catalog.published();
-        let wanted = match request.into_inner().service.as_str() {
-            "" => None,
-            name => Some(name.parse::<ServiceName>().map_err(|e| status::invalid(&e.within("service")))?),
-        };
-        let services = published.snapshot.services.iter();
-        let services = services.filter(|(name, _)| wanted.as_ref().is_none_or(|w| w == *name));
-        Ok(Response::new(ListResponse {
-            version: published.snapshot.version.0,
-            services: services.map(|(_, service)| service_update_full(service)).collect(),
-            notices: published.notices.to_vec(),
-        }))
+    async fn list(&self, _: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
+        Err(Status::internal("a list never comes here: `Served` stands in front"))
     }
 
     async fn claims(&self, _: Request<ClaimsRequest>) -> Result<Response<ClaimsResponse>, Status> {

@@ -139,12 +139,12 @@ fn watcher(name: &str, at: SocketAddr) -> Group {
 
 fn sidecar(instance: &Instance) -> Option<Group> {
     let at = instance.metadata.get(metadata::ADMIN)?;
-    Some(group(at.clone(), labels(instance, "sidecar")))
+    Some(group(at.to_owned(), labels(instance, "sidecar")))
 }
 
 fn app(instance: &Instance) -> Option<Group> {
     let told = instance.metadata.get(metadata::METRICS)?;
-    let (at, path) = told.split_once('/').map_or((told.as_str(), None), |(at, path)| (at, Some(format!("/{path}"))));
+    let (at, path) = told.split_once('/').map_or((told, None), |(at, path)| (at, Some(format!("/{path}"))));
     let mut group = group(at.to_owned(), labels(instance, "service"));
     group.labels.extend(path.map(|path| ("__metrics_path__".to_owned(), path)));
     Some(group)
@@ -152,8 +152,8 @@ fn app(instance: &Instance) -> Option<Group> {
 
 /// Labels of an instance; a fact that is not known is left out, which a rule cannot tell from an empty one.
 fn labels(instance: &Instance, role: &str) -> impl Iterator<Item = (String, String)> {
-    let fact = |key: &str| instance.metadata.get(key).cloned().unwrap_or_default();
-    let tags: Vec<&str> = metadata::tags(&instance.metadata).collect();
+    let fact = |key: &str| instance.metadata.get(key).unwrap_or_default().to_owned();
+    let tags: Vec<&str> = instance.metadata.tags().collect();
     // between separators, so that a rule finds a whole one: `.*,green,.*`
     let tags = if tags.is_empty() { String::new() } else { format!(",{},", tags.join(",")) };
     let of_ours = [
@@ -169,7 +169,7 @@ fn labels(instance: &Instance, role: &str) -> impl Iterator<Item = (String, Stri
         ("zone", instance.locality.zone.clone()),
         ("tags", tags),
     ];
-    let told = instance.metadata.iter().map(|(key, value)| (format!("metadata_{}", label(key)), value.clone()));
+    let told = instance.metadata.iter().map(|(key, value)| (format!("metadata_{}", label(key)), value.to_owned()));
     of_ours.map(|(key, value)| (key.to_owned(), value)).into_iter().chain(told.collect::<Vec<_>>())
 }
 

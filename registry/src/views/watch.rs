@@ -30,7 +30,7 @@ use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep_until},
 };
-use weft_model::{InstanceId, Invalid, ServiceName, Snapshot, Version};
+use weft_model::{InstanceId, Invalid, ServiceName, ServiceSnapshot, Snapshot, Version};
 use weft_proto::weft::discovery::v1 as pb;
 
 use crate::{
@@ -40,7 +40,7 @@ use crate::{
     views::watch::{hub::Hub, session::Session, told::Encoded},
 };
 
-pub(super) use told::Message;
+pub(super) use told::{Message, Told};
 
 /// Least time between two messages of a watch, unless they are parts of one answer: where many services change all the time, what a message costs
 /// both ends is most of the work. A change after a pause is told at once.
@@ -104,6 +104,15 @@ impl Watches {
             self.0.metrics.wakeups.inc_by(woken);
             self.0.progress.send_replace(());
         }
+    }
+
+    /// What a watcher would be told first of these services, for one who does not watch.
+    pub(super) fn first<'a>(
+        &'a self,
+        services: impl Iterator<Item = &'a Arc<ServiceSnapshot>> + 'a,
+        published: &'a Published,
+    ) -> impl Iterator<Item = Told> + 'a {
+        services.map(|service| self.0.encoded.once(service, published))
     }
 
     /// Opens a watch. It ends when it is dropped.

@@ -224,7 +224,7 @@ mod tests {
             reason: String::new(),
             locality: weft_model::Locality::default(),
             weight: weft_model::Weight::ONE,
-            metadata: BTreeMap::new(),
+            metadata: Default::default(),
             descriptors: None,
             check: None,
         }

@@ -134,7 +134,8 @@ async fn a_service_speaks_for_itself_only_and_does_not_send_the_registry_to_chec
     let of = |service: &str, kind: Option<CheckKind>| {
         let check =
             kind.map(|kind| Check { kind, interval: LONG, timeout: LONG, unhealthy_after: 3, healthy_after: 1 });
-        let instance: model::Instance = (&Instance { service: name(service), check, ..instance() }).into();
+        let instance: model::Instance =
+            (&Instance { service: name(service), check: check.map(Box::new), ..instance() }).into();
         pb::RegisterRequest { instance: Some(instance), ttl_ms: 0 }
     };
     let put = pb::PutDescriptorsRequest {

@@ -1,6 +1,5 @@
 //! Leases through outages and verdicts.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -46,7 +45,7 @@ pub(crate) fn instance() -> Instance {
         reason: String::new(),
         locality: weft_model::Locality::default(),
         weight: weft_model::Weight::ONE,
-        metadata: BTreeMap::new(),
+        metadata: Default::default(),
         descriptors: None,
         check: None,
     }

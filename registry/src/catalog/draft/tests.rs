@@ -1,4 +1,4 @@
-//! Claims under any order of events: whose a name is, and what is routed to whom.
+//! Claims and addresses under any order of events: whose a name is, what is routed to whom, who is where.
 
 use std::collections::BTreeMap;
 
@@ -82,7 +82,7 @@ fn instance(n: u8, service: usize, set: u8) -> Instance {
         reason: String::new(),
         locality: Locality::default(),
         weight: Weight::ONE,
-        metadata: BTreeMap::new(),
+        metadata: Default::default(),
         descriptors: Some(Digest([set; 32])),
         check: None,
     }
@@ -177,6 +177,50 @@ proptest! {
                     _ => prop_assert!(same, "{name} of {holder} became {now:?} after {event:?}"),
                 }
             }
+        }
+    }
+}
+
+/// Who is at an address, by looking at everybody.
+fn found_by_walking(state: &State, new: &Instance) -> Option<InstanceId> {
+    let service = state.snapshot.services.get(&new.service)?;
+    let there = |it: &&Arc<Instance>| it.endpoint.address == new.endpoint.address && it.id != new.id;
+    service.instances.values().find(there).map(|it| it.id)
+}
+
+proptest! {
+    #[test]
+    fn an_address_has_one_holder_a_service_and_the_index_knows_it(
+        events in proptest::collection::vec((0..6_u8, 0..2_usize, 0..4_u8, any::<bool>(), 0..4_u8), 1..60),
+    ) {
+        let mut state = State::restore(1, Kept::default());
+        for (n, service, port, silent, what) in events {
+            let mut new = instance(n, service, 0);
+            new.endpoint.address = ([127, 0, 0, 1], 1_000 + u16::from(port)).into();
+            let (known, holder) = (state.records.get(&new.id).cloned(), found_by_walking(&state, &new));
+            let lapsed = |_: &InstanceId| silent;
+            let mut draft = Draft::new(&state, SystemTime::UNIX_EPOCH, &lapsed);
+            if what == 0 {
+                draft.deregister(new.id, Word::Operator).unwrap();
+                draft.next.tombstones.clear();
+            } else {
+                let answer = draft.register(new.clone(), LeaseTtl::DEFAULT);
+                if known.is_some_and(|it| it.instance.service != new.service) {
+                    prop_assert!(matches!(answer, Err(ChangeError::Invalid(_))), "{answer:?}");
+                } else {
+                    match holder {
+                        Some(it) if !silent => prop_assert!(
+                            matches!(&answer, Err(ChangeError::Held { holder, .. }) if *holder == it), "{answer:?}"
+                        ),
+                        Some(it) => prop_assert!(answer.is_ok() && !draft.next.records.contains_key(&it)),
+                        None => prop_assert!(answer.is_ok(), "{answer:?}"),
+                    }
+                }
+            }
+            state = draft.finish().0;
+            let all = state.records.values().map(|it| (it.instance.endpoint.address, it.instance.id)).collect();
+            prop_assert_eq!(&state.addresses, &all);
+            prop_assert_eq!(restarted(&state).addresses, all);
         }
     }
 }

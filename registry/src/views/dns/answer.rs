@@ -144,8 +144,8 @@ fn of_service(
 }
 
 fn chosen(instance: &Instance, which: &Which) -> bool {
-    let fact = |key: &str| instance.metadata.get(key).map(String::as_str);
-    let tagged = |tag: &str| metadata::tags(&instance.metadata).any(|it| it.eq_ignore_ascii_case(tag));
+    let fact = |key: &str| instance.metadata.get(key);
+    let tagged = |tag: &str| instance.metadata.tags().any(|it| it.eq_ignore_ascii_case(tag));
     match which {
         Which::All => true,
         Which::Tagged(tag) => tagged(tag),
@@ -229,8 +229,8 @@ fn targets(answers: &[Record], ttl: u32) -> Vec<Record> {
 
 /// Metadata as `key=value` strings (RFC 1464); a key that starts with `rfc1035-` is told by its value alone, as Consul does.
 fn facts(instance: &Instance, name: &Name, ttl: u32) -> Vec<Record> {
-    let text = |(key, value): (&String, &String)| match key.strip_prefix("rfc1035-") {
-        Some(_) => value.clone(),
+    let text = |(key, value): (&str, &str)| match key.strip_prefix("rfc1035-") {
+        Some(_) => value.to_owned(),
         None => format!("{}={value}", key.replace('=', "`=")),
     };
     let record = |text: String| {

@@ -15,7 +15,7 @@ use weft_model::{Invalid, Version};
 use weft_proto::weft::discovery::v1::{WatchRequest, discovery_server::DiscoveryServer};
 use weft_runtime::Shutdown;
 
-use super::Discovery;
+use super::{Discovery, list};
 use crate::{
     server::CallerAddr,
     sources::status,
@@ -51,7 +51,7 @@ impl NamedService for Served {
     const NAME: &'static str = DiscoveryServer::<Discovery>::NAME;
 }
 
-// By hand, since the generated server encodes each message for each watcher, and tonic's copies it.
+// By hand, since the generated server makes a message of its own for each reader, encodes it, and copies it.
 impl<B> tower::Service<http::Request<B>> for Served
 where
     B: HttpBody + Send + 'static,
@@ -68,6 +68,7 @@ where
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         match request.uri().path() {
             WATCH => std::future::ready(Ok(watch(&self.discovery, request))).boxed(),
+            list::METHOD => list::answer(self.discovery.clone(), request).map(Ok).boxed(),
             _ => self.others.call(request),
         }
     }

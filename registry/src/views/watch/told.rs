@@ -30,7 +30,7 @@ const STEPS: usize = 16;
 /// Bytes that are kept; when they are exceeded all are dropped and made anew as they are needed.
 const KEPT: usize = 32 << 20;
 
-/// Field 2 of a WatchResponse, `services`.
+/// Field 2 of a WatchResponse and of a ListResponse, `services`.
 const SERVICES: u8 = 2 << 3 | 2;
 /// Field 2 of a ServiceUpdate, `base`.
 const BASE: u8 = 2 << 3;
@@ -158,6 +158,14 @@ impl Encoded {
             }
             bytes
         })
+    }
+
+    /// All of a service, for one who asks once: nothing is kept for it.
+    pub(super) fn once(&self, service: &Arc<ServiceSnapshot>, published: &Published) -> Told {
+        let listed = is_listed(service, published);
+        let known = if listed { self.kept().at(service).and_then(|it| it.full.clone()) } else { None };
+        let bytes = known.unwrap_or_else(|| service_update_full(service).encode_to_vec().into());
+        Told { base: Version(0), bytes }
     }
 
     /// What leads from `before` to `now`, which is in `published`.

@@ -107,7 +107,7 @@ fn instance(service: &ServiceName, port: u16) -> Instance {
         reason: String::new(),
         locality: Locality::default(),
         weight: Weight::ONE,
-        metadata: BTreeMap::new(),
+        metadata: Default::default(),
         descriptors: None,
         check: None,
     }

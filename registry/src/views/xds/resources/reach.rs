@@ -109,7 +109,7 @@ fn accepts_plaintext(instance: &Instance) -> bool {
     match &instance.endpoint.transport {
         Transport::Plaintext => true,
         Transport::Tls { .. } => false,
-        Transport::Mtls { .. } => match instance.metadata.get(metadata::PLAINTEXT).map(String::as_str) {
+        Transport::Mtls { .. } => match instance.metadata.get(metadata::PLAINTEXT) {
             Some("allow") => true,
             // Who can reach a loopback address at all comes from loopback.
             Some("loopback") => instance.endpoint.address.ip().is_loopback(),

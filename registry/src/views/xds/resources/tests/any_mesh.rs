@@ -2,7 +2,7 @@
 //!
 //! Lives here: the strategies, and the rules held against every resource of every mesh. Does not: the rules (`rules`).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use imbl::OrdMap;
 use proptest::{collection::vec, option, prelude::*, sample::select};
@@ -63,7 +63,7 @@ fn instance() -> impl Strategy<Value = Instance> {
             reason: String::new(),
             locality,
             weight: Weight::new(weight).unwrap(),
-            metadata: BTreeMap::from([("plaintext".to_owned(), plaintext.to_owned())]),
+            metadata: [("plaintext", plaintext)].into(),
             descriptors: None,
             check: None,
         },

@@ -2,7 +2,7 @@
 //!
 //! Lives here: what a client in a certain place, with or without certificates, is told of a certain mesh. Does not: any mesh (`any_mesh`).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use uuid::Uuid;
 use weft_model::{
@@ -39,7 +39,7 @@ fn instance(n: u16) -> Instance {
         reason: String::new(),
         locality: Locality::default(),
         weight: Weight::ONE,
-        metadata: BTreeMap::new(),
+        metadata: Default::default(),
         descriptors: None,
         check: None,
     }
@@ -323,7 +323,7 @@ fn an_instance_that_no_client_can_be_told_of_decides_nothing_about_the_others() 
 fn who_lets_plaintext_in_is_told_to_nodes_without_certificates() {
     let open = |n, who: &str| {
         let mut it = secured(n);
-        it.metadata.insert("plaintext".into(), who.into());
+        it.metadata = [("plaintext", who)].into();
         it
     };
     let mut far = open(3, "loopback");

@@ -150,6 +150,25 @@ impl Catalog {
         self.change(Change::Register { instance: Box::new(instance), ttl }).await
     }
 
+    /// The same for each of these, in their order. They are one commit as far as a group has room.
+    pub async fn register_all(
+        &self,
+        instances: impl IntoIterator<Item = (Instance, LeaseTtl)>,
+    ) -> Vec<Result<Applied, ChangeError>> {
+        let mut asked = Vec::new();
+        for (instance, ttl) in instances {
+            asked.push(self.ask(Change::Register { instance: Box::new(instance), ttl }).await);
+        }
+        let mut all = Vec::with_capacity(asked.len());
+        for answer in asked {
+            all.push(match answer {
+                Ok(applied) => applied.await.unwrap_or(Err(ChangeError::Closed)),
+                Err(closed) => Err(closed),
+            });
+        }
+        all
+    }
+
     /// Removes an instance; ends well when it is gone already.
     pub async fn deregister(&self, id: InstanceId, word: Word) -> Result<Applied, ChangeError> {
         self.change(Change::Deregister { id, word }).await
@@ -242,9 +261,14 @@ impl Catalog {
     }
 
     async fn change(&self, change: Change) -> Result<Applied, ChangeError> {
+        self.ask(change).await?.await.map_err(|_| ChangeError::Closed)?
+    }
+
+    /// Hands a change to the task; the answer comes when it is made.
+    async fn ask(&self, change: Change) -> Result<oneshot::Receiver<Result<Applied, ChangeError>>, ChangeError> {
         let (answer, applied) = oneshot::channel();
         self.commands.send(Command::Change(change, answer)).await.map_err(|_| ChangeError::Closed)?;
-        applied.await.map_err(|_| ChangeError::Closed)?
+        Ok(applied)
     }
 }
 

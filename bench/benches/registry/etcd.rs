@@ -22,8 +22,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
 use weft_proto::{
     etcdserverpb::{
-        DeleteRangeRequest, PutRequest, RangeRequest, WatchCreateRequest, WatchRequest, WatchResponse,
-        kv_client::KvClient, watch_client::WatchClient, watch_request::RequestUnion,
+        DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, WatchCreateRequest, WatchRequest,
+        WatchResponse, kv_client::KvClient, request_op::Request, watch_client::WatchClient,
+        watch_request::RequestUnion,
     },
     mvccpb::event::EventType,
     weft::model::v1::Instance,
@@ -114,6 +115,13 @@ async fn read(client: &mut KvClient<Channel>, service: &str, state: &mut State) 
     Ok(answer.header.context("an answer has a header")?.revision)
 }
 
+/// Returns the key of an instance, and what writes it.
+fn put(instance: &Instance) -> (Vec<u8>, PutRequest) {
+    let key = format!("/i/{}/{}", instance.service, instance.id).into_bytes();
+    let value = instance.encode_to_vec();
+    (key.clone(), PutRequest { key: key.into(), value: value.into(), lease: 0 })
+}
+
 /// A process that writes keys.
 #[derive(Debug)]
 pub(crate) struct Keys(KvClient<Channel>);
@@ -127,10 +135,16 @@ impl Writer for Keys {
     }
 
     async fn register(&mut self, instance: Instance) -> anyhow::Result<Vec<u8>> {
-        let key = format!("/i/{}/{}", instance.service, instance.id).into_bytes();
-        let value = instance.encode_to_vec();
-        self.0.put(PutRequest { key: key.clone().into(), value: value.into(), lease: 0 }).await?;
+        let (key, put) = put(&instance);
+        self.0.put(put).await?;
         Ok(key)
+    }
+
+    async fn register_all(&mut self, instances: Vec<Instance>) -> anyhow::Result<Vec<Vec<u8>>> {
+        let (keys, puts): (Vec<_>, Vec<_>) = instances.iter().map(put).unzip();
+        let op = |put| RequestOp { request: Some(Request::RequestPut(put)) };
+        self.0.txn(TxnRequest { success: puts.into_iter().map(op).collect() }).await?;
+        Ok(keys)
     }
 
     async fn deregister(&mut self, held: &Vec<u8>) -> anyhow::Result<()> {

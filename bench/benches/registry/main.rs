@@ -41,6 +41,9 @@ struct Arguments {
     /// Keep-alive streams, each with its share of the instances
     #[arg(long, default_value_t = 1_000)]
     streams: usize,
+    /// Instances that a process registers in one message; the first tenth of its own it registers one by one
+    #[arg(long, default_value_t = 100)]
+    together: usize,
     /// Watchers of `--watched` services each
     #[arg(long, default_value_t = 950)]
     watchers: usize,

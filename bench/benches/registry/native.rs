@@ -15,8 +15,8 @@ use weft_proto::weft::{
     discovery::v1::{ListRequest, WatchRequest},
     model::v1::{Instance, Status},
     registry::v1::{
-        Beat, DeregisterRequest, KeepAliveRequest, KeepAliveResponse, RegisterRequest, registry_client::RegistryClient,
-        verdict::Outcome,
+        Beat, DeregisterRequest, KeepAliveRequest, KeepAliveResponse, RegisterAllRequest, RegisterRequest, Registered,
+        registered, registry_client::RegistryClient, verdict::Outcome,
     },
 };
 use weft_testkit::process::Process;
@@ -132,6 +132,17 @@ impl Writer for Registrant {
         let answer = self.client.register(RegisterRequest { instance: Some(instance), ttl_ms: 0 }).await?;
         let epoch = answer.into_inner().lease.context("a lease")?.epoch;
         Ok(Lease { id, epoch })
+    }
+
+    async fn register_all(&mut self, instances: Vec<Instance>) -> anyhow::Result<Vec<Lease>> {
+        let request = |it| RegisterRequest { instance: Some(it), ttl_ms: 0 };
+        let requests = instances.into_iter().map(request).collect();
+        let answer = self.client.register_all(RegisterAllRequest { requests }).await?.into_inner();
+        let lease = |it: Registered| match it.outcome.context("an outcome")? {
+            registered::Outcome::Lease(it) => Ok(Lease { id: it.instance_id, epoch: it.epoch }),
+            registered::Outcome::Refused(status) => anyhow::bail!("refused: {}", status.message),
+        };
+        answer.registered.into_iter().map(lease).collect()
     }
 
     async fn deregister(&mut self, held: &Lease) -> anyhow::Result<()> {

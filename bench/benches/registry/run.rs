@@ -43,15 +43,30 @@ impl<'a> Run<'a> {
     /// All instances register.
     pub(crate) async fn fill<W: Writer>(arguments: &'a Arguments, at: SocketAddr, pid: u32) -> anyhow::Result<Self> {
         let (counts, mode, stage) =
-            (Arc::default(), watch::Sender::new(Mode::Calm), watch::Sender::new(Stage::Filling));
+            (Arc::default(), watch::Sender::new(Mode::OneByOne), watch::Sender::new(Stage::Filling));
         let meter = Meter::start(pid)?;
-        let writers = writers::start::<W>(at, arguments.population(), arguments.streams, &counts, &mode.subscribe());
-        let mut run = Self { arguments, at, pid, counts, mode, stage, writers, groups: Vec::new() };
-        reach("registering", &run.counts.registered, arguments.instances, &mut run.writers).await?;
-        let rate = arguments.instances as f64 / meter.seconds();
-        say("registrations", &format!("{rate:8.0} /s durable   {}", meter.cores()?));
-        latencies("a registration", run.counts.register.take());
+        let (writers, together) = (arguments.streams, arguments.together);
+        let tasks = writers::start::<W>(at, arguments.population(), writers, together, &counts, &mode.subscribe());
+        let mut run = Self { arguments, at, pid, counts, mode, stage, writers: tasks, groups: Vec::new() };
+        let shares = (0..writers).map(|first| (first..arguments.instances).step_by(writers).len());
+        let alone: usize = shares.map(writers::one_by_one).sum();
+        run.registered("registrations, one a call", alone, alone, &meter).await?;
+        let meter = Meter::start(pid)?;
+        run.mode.send_replace(Mode::Together);
+        let what = format!("registrations, {together} a call");
+        run.registered(&what, arguments.instances, arguments.instances - alone, &meter).await?;
+        run.mode.send_replace(Mode::Calm);
+        memory_of(pid)?;
         Ok(run)
+    }
+
+    /// Waits until so many are registered, of which this phase had `count`, and says how fast that was.
+    async fn registered(&mut self, what: &str, goal: usize, count: usize, meter: &Meter) -> anyhow::Result<()> {
+        reach("registering", &self.counts.registered, goal, &mut self.writers).await?;
+        let rate = count as f64 / meter.seconds();
+        say(what, &format!("{rate:8.0} /s durable   {}", meter.cores()?));
+        latencies("a call", self.counts.register.take());
+        Ok(())
     }
 
     /// Beats go as fast as they are answered, one message in flight a writer.

@@ -1,7 +1,8 @@
 //! The processes that register: each has a connection of its own and its share of the instances.
 //!
 //! Lives here: registering, beating, replacing, with whatever is measured. Does not: how a registry is spoken to ([`Writer`]'s makers).
-//! Each registers its instances one after the other, then beats every 5 s as a sidecar does, in every mode.
+//! Each registers a tenth of its instances one by one, and, when all have, the others in messages of several. Then it beats every 5 s as a sidecar does, in
+//! every mode.
 
 use std::{
     net::SocketAddr,
@@ -35,6 +36,11 @@ pub(crate) trait Writer: Sized + Send + 'static {
 
     fn open(to: SocketAddr) -> impl Future<Output = anyhow::Result<Self>> + Send;
     fn register(&mut self, instance: Instance) -> impl Future<Output = anyhow::Result<Self::Held>> + Send;
+    /// Several in one message.
+    fn register_all(
+        &mut self,
+        instances: Vec<Instance>,
+    ) -> impl Future<Output = anyhow::Result<Vec<Self::Held>>> + Send;
     fn deregister(&mut self, held: &Self::Held) -> impl Future<Output = anyhow::Result<()>> + Send;
     /// Renews all of these.
     fn beat<'a>(
@@ -57,6 +63,10 @@ pub(crate) struct Beaten {
 /// What all writers do.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Mode {
+    /// Register, each its first tenth.
+    OneByOne,
+    /// Register the others.
+    Together,
     /// Beat every 5 s.
     Calm,
     /// Send the next beats as soon as the last ones are answered.
@@ -89,21 +99,27 @@ pub(crate) fn start<W: Writer>(
     to: SocketAddr,
     population: Population,
     writers: usize,
+    together: usize,
     counts: &Arc<Counts>,
     mode: &watch::Receiver<Mode>,
 ) -> JoinSet<anyhow::Result<()>> {
     let mut all = JoinSet::new();
     for first in 0..writers {
         let numbers = (first as u64..population.instances as u64).step_by(writers);
-        let (counts, mode) = (counts.clone(), mode.clone());
+        let (counts, mut mode) = (counts.clone(), mode.clone());
         all.spawn(async move {
             let writer = W::open(to).await.context("opening a writer's connection")?;
             let mut it = Process { writer, population, held: Vec::new(), counts, latencies: Vec::new() };
-            it.register_all(numbers).await.context("registering")?;
+            it.fill(numbers.collect(), together, &mut mode).await.context("registering")?;
             it.run(mode).await
         });
     }
     all
+}
+
+/// Of a process's instances, how many it registers one by one.
+pub(crate) fn one_by_one(instances: usize) -> usize {
+    instances.div_ceil(10)
 }
 
 struct Process<W: Writer> {
@@ -116,19 +132,49 @@ struct Process<W: Writer> {
 }
 
 impl<W: Writer> Process<W> {
-    async fn register_all(&mut self, numbers: impl Iterator<Item = u64>) -> anyhow::Result<()> {
+    async fn fill(
+        &mut self,
+        numbers: Vec<u64>,
+        together: usize,
+        mode: &mut watch::Receiver<Mode>,
+    ) -> anyhow::Result<()> {
+        let (first, others) = numbers.split_at(one_by_one(numbers.len()));
         let mut beat_at = Instant::now() + BEAT;
-        for number in numbers {
-            let held = self.register(number).await?;
-            self.held.push((number, held));
+        for number in first {
+            let held = self.register(*number).await?;
+            self.held.push((*number, held));
             self.counts.registered.fetch_add(1, Ordering::Relaxed);
-            if Instant::now() >= beat_at {
-                beat_at += BEAT;
-                self.beat().await?;
+            self.beat_if_due(&mut beat_at).await?;
+        }
+        self.tell();
+        while *mode.borrow_and_update() == Mode::OneByOne {
+            tokio::select! {
+                changed = mode.changed() => changed?,
+                answer = self.writer.answered() => {
+                    answer?;
+                }
+                () = sleep_until(beat_at) => self.beat_if_due(&mut beat_at).await?,
             }
+        }
+        for several in others.chunks(together.max(1)) {
+            let instances = several.iter().map(|number| self.population.instance(*number)).collect();
+            let began = Instant::now();
+            let held = self.writer.register_all(instances).await?;
+            self.latencies.push(began.elapsed());
+            self.counts.registered.fetch_add(held.len() as u64, Ordering::Relaxed);
+            self.held.extend(several.iter().copied().zip(held));
+            self.beat_if_due(&mut beat_at).await?;
         }
         self.tell();
         Ok(())
+    }
+
+    async fn beat_if_due(&mut self, beat_at: &mut Instant) -> anyhow::Result<()> {
+        if Instant::now() < *beat_at {
+            return Ok(());
+        }
+        *beat_at += BEAT;
+        self.beat().await
     }
 
     async fn register(&mut self, number: u64) -> anyhow::Result<W::Held> {
@@ -192,6 +238,7 @@ impl<W: Writer> Process<W> {
                             self.tell();
                             self.counts.settled.fetch_add(1, Ordering::Relaxed);
                         }
+                        Mode::OneByOne | Mode::Together => {}
                         Mode::Beating => self.beat().await?,
                         Mode::Churning(every) => {
                             churn_at = Instant::now() + rand::rng().random_range(Duration::ZERO..every);

@@ -17,12 +17,15 @@ use weft_transcode::template::Template;
 
 use crate::{
     access::Access,
-    catalog::{Beat, Catalog, Health, StreamId, Verdict, Word},
+    catalog::{Applied, Beat, Catalog, Health, StreamId, Verdict, Word},
     checks::Heard,
     drains::{self, Drains},
     schema::{self, SchemaError},
     sources::status,
 };
+
+/// Registrations in one message.
+const MOST_AT_ONCE: usize = 1_000;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -41,24 +44,39 @@ impl pb::registry_server::Registry for Registry {
 
     async fn register(&self, request: Request<pb::RegisterRequest>) -> Result<Response<pb::RegisterResponse>, Status> {
         let access = Access::of(&request);
-        let request = request.into_inner();
-        let ttl = ttl(request.ttl_ms).map_err(|e| status::invalid(&e))?;
-        let instance = request.instance.ok_or_else(|| Invalid::new("instance", "is required"));
-        let instance = instance
-            .and_then(|it| Instance::try_from(it).map_err(|e| e.within("instance")))
-            .map_err(|e| status::invalid(&e))?;
+        let (instance, ttl) = self.admit(&access, request.into_inner())?;
         let id = instance.id;
-        access.to_service(&instance.service)?;
-        instance.check.as_ref().map_or(Ok(()), |check| access.to_check(check))?;
-        access.to_instance(&self.catalog, &id, Word::Owner(instance.epoch))?; // a living id is taken over by its own service only
         let applied = self.catalog.register(instance, ttl).await.map_err(|e| status::change(&e))?;
-        let lease = pb::Lease {
-            instance_id: id.to_string(),
-            epoch: applied.epoch.0,
-            ttl_ms: millis(ttl.get()),
-            beat_every_ms: millis(ttl.beat_every()),
-        };
-        Ok(Response::new(pb::RegisterResponse { lease: Some(lease) }))
+        Ok(Response::new(pb::RegisterResponse { lease: Some(lease(&id, ttl, &applied)) }))
+    }
+
+    async fn register_all(
+        &self,
+        request: Request<pb::RegisterAllRequest>,
+    ) -> Result<Response<pb::RegisterAllResponse>, Status> {
+        let access = Access::of(&request);
+        let requests = request.into_inner().requests;
+        if requests.len() > MOST_AT_ONCE {
+            let problem = format!("has {} entries, at most {MOST_AT_ONCE}", requests.len());
+            return Err(status::invalid(&Invalid::new("requests", problem)));
+        }
+        let admitted: Vec<_> = requests.into_iter().map(|it| self.admit(&access, it)).collect();
+        let (mut taken, mut fates) = (Vec::with_capacity(admitted.len()), Vec::with_capacity(admitted.len()));
+        for it in admitted {
+            fates.push(it.map(|(instance, ttl)| {
+                let fate = (instance.id, ttl);
+                taken.push((instance, ttl));
+                fate
+            }));
+        }
+        let mut applied = self.catalog.register_all(taken).await.into_iter();
+        let registered = fates.into_iter().map(|fate| -> Result<pb::Lease, Status> {
+            let (id, ttl) = fate?;
+            let applied = applied.next().expect("each that was taken has an answer");
+            Ok(lease(&id, ttl, &applied.map_err(|e| status::change(&e))?))
+        });
+        let registered = registered.map(|it| pb::Registered { outcome: Some(outcome(it)) });
+        Ok(Response::new(pb::RegisterAllResponse { registered: registered.collect() }))
     }
 
     async fn keep_alive(
@@ -195,6 +213,19 @@ impl pb::registry_server::Registry for Registry {
 }
 
 impl Registry {
+    /// Reads what somebody wants to register, and whether they may. A living id is taken over by its own service only.
+    fn admit(&self, access: &Access, request: pb::RegisterRequest) -> Result<(Instance, LeaseTtl), Status> {
+        let ttl = ttl(request.ttl_ms).map_err(|e| status::invalid(&e))?;
+        let instance = request.instance.ok_or_else(|| Invalid::new("instance", "is required"));
+        let instance = instance
+            .and_then(|it| Instance::try_from(it).map_err(|e| e.within("instance")))
+            .map_err(|e| status::invalid(&e))?;
+        access.to_service(&instance.service)?;
+        instance.check.as_ref().map_or(Ok(()), |check| access.to_check(check))?;
+        access.to_instance(&self.catalog, &instance.id, Word::Owner(instance.epoch))?;
+        Ok((instance, ttl))
+    }
+
     /// Notes it for whoever asks, and returns what the caller is told.
     async fn refuse_set(&self, by: Option<(InstanceId, ServiceName)>, error: &SchemaError) -> Status {
         let service = by.as_ref().map(|(_, service)| tracing::field::display(service));
@@ -281,6 +312,22 @@ fn ttl(ms: u32) -> Result<LeaseTtl, Invalid> {
     match ms {
         0 => Ok(LeaseTtl::DEFAULT),
         ms => LeaseTtl::new(Duration::from_millis(ms.into())).map_err(|e| e.within("ttl_ms")),
+    }
+}
+
+fn lease(id: &InstanceId, ttl: LeaseTtl, applied: &Applied) -> pb::Lease {
+    pb::Lease {
+        instance_id: id.to_string(),
+        epoch: applied.epoch.0,
+        ttl_ms: millis(ttl.get()),
+        beat_every_ms: millis(ttl.beat_every()),
+    }
+}
+
+fn outcome(it: Result<pb::Lease, Status>) -> pb::registered::Outcome {
+    match it {
+        Ok(lease) => pb::registered::Outcome::Lease(lease),
+        Err(status) => pb::registered::Outcome::Refused(status::as_message(&status)),
     }
 }
 

@@ -4,10 +4,11 @@
 
 use std::error::Error;
 
+use prost::Message as _;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 use weft_model::{Digest, Invalid};
-use weft_proto::descriptors::BadFiles;
+use weft_proto::{descriptors::BadFiles, google};
 
 use crate::{catalog::ChangeError, schema::SchemaError};
 
@@ -47,6 +48,13 @@ pub(crate) fn schema(error: &SchemaError) -> Status {
         | SchemaError::Route(_) => "files".to_owned(),
     };
     invalid(&Invalid::new(field, error.to_string()))
+}
+
+/// A status as a part of a message, with its details.
+pub(crate) fn as_message(status: &Status) -> google::rpc::Status {
+    // tonic keeps details as the bytes of this very message
+    let details = google::rpc::Status::decode(status.details()).map(|it| it.details).unwrap_or_default();
+    google::rpc::Status { code: status.code().into(), message: status.message().to_owned(), details }
 }
 
 /// Reads a SHA-256.

@@ -277,6 +277,13 @@ impl registry_server::Registry for Asked {
         ask(request, &self.registers).await
     }
 
+    async fn register_all(
+        &self,
+        _: Request<registry::RegisterAllRequest>,
+    ) -> Result<Response<registry::RegisterAllResponse>, Status> {
+        Err(Status::unimplemented("nobody asks for it here"))
+    }
+
     async fn keep_alive(
         &self,
         request: Request<Streaming<registry::KeepAliveRequest>>,

@@ -49,6 +49,39 @@ async fn a_forced_deregistration_stays() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn many_register_at_once_and_what_is_refused_is_refused_alone() {
+    let mut world = World::new().await;
+    let held = world.users(9).await;
+    let mut stream = world.keep_alive().await;
+    assert_eq!(stream.beat(&[&held], Health::Serving).await, [Outcome::Renewed]);
+    let (nowhere, taken) = (Instance { endpoint: None, ..users(2) }, Instance { id: id(3), ..users(9) });
+    let mut refused = Vec::new();
+    for it in [&nowhere, &taken] {
+        refused.push(crate::sources::status::as_message(&world.register(it.clone()).await.unwrap_err()));
+    }
+    assert_eq!([refused[0].code, refused[1].code], [i32::from(Code::InvalidArgument), i32::from(Code::Aborted)]);
+    assert!(!refused[0].details.is_empty(), "it names the field");
+    let ask = |it| RegisterRequest { instance: Some(it), ttl_ms: 0 };
+    let requests = [users(1), nowhere, taken, users(4)].map(ask).to_vec();
+    let answer = world.registry.register_all(registry::RegisterAllRequest { requests }).await.unwrap().into_inner();
+    let (mut leases, mut not) = (Vec::new(), Vec::new());
+    for it in answer.registered {
+        match it.outcome.unwrap() {
+            registry::registered::Outcome::Lease(lease) => leases.push(lease),
+            registry::registered::Outcome::Refused(status) => not.push(status),
+        }
+    }
+    assert_eq!(leases.iter().map(|it| it.instance_id.clone()).collect::<Vec<_>>(), [id(1), id(4)]);
+    assert_eq!(not, refused, "as each by itself");
+    assert_eq!(world.ids("users.default").await, [id(1), id(4), id(9)]);
+    assert_eq!(stream.beat(&[&leases[0], &leases[1]], Health::Serving).await, [Outcome::Renewed; 2]);
+    let requests = vec![ask(users(5)); 1_001];
+    let error = world.registry.register_all(registry::RegisterAllRequest { requests }).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert_eq!(world.ids("users.default").await.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_that_is_not_known_is_unknown() {
     let mut world = World::new().await;
     let lease = Lease { instance_id: id(9), epoch: 3, ..Default::default() };

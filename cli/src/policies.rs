@@ -147,6 +147,12 @@ fn says(it: &Edge) -> String {
             let rule = |it: &weft_model::LimitRule| format!("{}:{}/{:?}", it.name, it.calls, it.every);
             it.rules().iter().map(rule).collect::<Vec<_>>().join(" ")
         }
+        Edge::Cache(it) if it.off => "off".to_owned(),
+        Edge::Cache(it) => {
+            let per_caller = it.per_caller.then(|| "per_caller".to_owned());
+            let ttl = (!it.ttl.is_zero()).then(|| format!("ttl {:?}", it.ttl));
+            ttl.into_iter().chain(per_caller).collect::<Vec<_>>().join(" ")
+        }
         Edge::ApiKey(it) => {
             let claims = it.claims.iter().map(|(name, value)| format!("{name}={value}"));
             claims.collect::<Vec<_>>().join(" ")
@@ -159,7 +165,7 @@ fn rules(it: &Edge) -> String {
     match it {
         Edge::Authentication(it) => it.rules.len().to_string(),
         Edge::RateLimit(it) => it.rules().len().to_string(),
-        Edge::Cors(_) | Edge::ApiKey(_) => "-".to_owned(),
+        Edge::Cors(_) | Edge::ApiKey(_) | Edge::Cache(_) => "-".to_owned(),
     }
 }
 

@@ -39,6 +39,8 @@ pub struct Config {
     pub policies: Vec<Policy>,
     /// Where rate limits are counted together with other gateways; none: this gateway counts for itself.
     pub redis: Option<RedisUrl>,
+    /// Most memory in bytes for answers that cache policies keep. Default 64 MiB.
+    pub cache_bytes: usize,
     /// Whether the API is described at `/docs` and `/openapi.json`.
     pub docs: Docs,
 }
@@ -108,6 +110,7 @@ impl Config {
             limits: file.limits.into(),
             policies,
             redis: file.rate_limit.redis.map(|it| it.0),
+            cache_bytes: file.cache.max_bytes.map_or(CACHE_BYTES, |it| it.0),
             docs: file.docs.into(),
         })
     }
@@ -148,6 +151,7 @@ struct File {
     transcoding: Settings,
     limits: RawLimits,
     rate_limit: RawRateLimit,
+    cache: RawCache,
     /// Read by `weft-policy`, which knows their schema.
     policies: IgnoredAny,
     docs: RawDocs,
@@ -178,6 +182,28 @@ struct RawLimits {
 #[serde(default, deny_unknown_fields)]
 struct RawRateLimit {
     redis: Option<Redis>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawCache {
+    max_bytes: Option<CacheBytes>,
+}
+
+/// Memory for kept answers where the file does not say.
+const CACHE_BYTES: usize = 64 << 20;
+
+/// Memory for kept answers: enough to be of use, and no more than a process should have for it.
+#[derive(Debug)]
+struct CacheBytes(usize);
+
+impl<'de> Deserialize<'de> for CacheBytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match usize::deserialize(deserializer)? {
+            bytes @ 0x10_0000..=0x10_0000_0000 => Ok(Self(bytes)),
+            _ => Err(D::Error::custom("expected 1048576 (1 MiB) to 68719476736 (64 GiB)")),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -305,6 +331,8 @@ mod tests {
             [limits]
             max_request_bytes = 2048
             default_timeout = "15s"
+            [cache]
+            max_bytes = 1048576
             [docs]
             enabled = false
         "#
@@ -315,6 +343,7 @@ mod tests {
         assert!(file.transcoding.json_output.emit_defaults && !file.transcoding.json_output.enums_as_ints);
         let expected = Limits { max_request_bytes: 2048, default_timeout: Duration::from_secs(15) };
         assert_eq!(Limits::from(file.limits), expected);
+        assert_eq!(file.cache.max_bytes.map(|it| it.0), Some(1 << 20));
         assert_eq!(Docs::from(file.docs), Docs { enabled: false, ..Docs::default() });
         assert_eq!(Limits::from(File::default().limits), Limits::default());
     }
@@ -325,6 +354,7 @@ mod tests {
         assert!(error("[limits]\nmax_bytes = 1").contains("line 2"), "{}", error("[limits]\nmax_bytes = 1"));
         assert!(error("[transcoding]\n\nunknown_querry = \"ignore\"").contains("line 3"));
         assert!(error("[transcoding.json_output]\nemit = true").contains("line 2"));
+        assert!(error("[cache]\nmax_bytes = 1000").contains("line 2"));
         assert!(error("[limit]").contains("line 1"));
         for bad in ["15", "\"15\"", "\"15 s\"", "\"s\"", "\"0s\"", "\"1d\"", "\"25h\""] {
             assert!(error(&format!("[limits]\ndefault_timeout = {bad}")).contains("line 2"), "{bad}");
@@ -356,8 +386,9 @@ mod tests {
         let file: File = block.parse().unwrap();
         assert_eq!(file.transcoding, Settings::default());
         assert_eq!(Limits::from(file.limits), Limits::default());
+        assert_eq!(file.cache.max_bytes.map(|it| it.0), Some(CACHE_BYTES));
         let keys = block.lines().filter(|line| line.split('#').next().is_some_and(|it| it.contains(" = "))).count();
-        assert_eq!(keys, 13, "2 limits, 8 of transcoding, 3 of its output");
+        assert_eq!(keys, 14, "2 limits, 1 of the cache, 8 of transcoding, 3 of its output");
         assert!(block.contains("\n[rate_limit]\n# redis = "), "the one without a default");
     }
 

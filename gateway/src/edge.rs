@@ -5,6 +5,7 @@
 pub(crate) mod access_log;
 pub(crate) mod api_keys;
 pub(crate) mod authentication;
+pub(crate) mod cache;
 pub(crate) mod call;
 pub(crate) mod cors;
 pub(crate) mod fetch;

@@ -17,7 +17,7 @@ use std::{
     num::NonZeroUsize,
     pin::pin,
     sync::{Arc, LazyLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwapOption;
@@ -45,6 +45,7 @@ use crate::{
     config::{Source, UPSTREAM},
     edge::{
         access_log::access_log,
+        cache::{Caching, Clocks},
         issuers::{Fetcher, issuers},
         metrics::{Meters, Refusals},
         policies::{Compiler, Told},
@@ -145,7 +146,9 @@ impl Gateway {
         let meters = Meters::new(context.metrics());
         let shared = config.redis.clone().map(|url| shared_counts(url, meters.counted_alone.clone()));
         let (shared, task) = shared.unzip();
-        let edge = Compiler::new(issuers, Refusals::new(context.metrics()), weft_runtime::clock::wall, shared);
+        let wall = weft_runtime::clock::wall;
+        let caching = Caching::new(config.cache_bytes, &meters, Clocks { ages: Instant::now, wall });
+        let edge = Compiler::new(issuers, Refusals::new(context.metrics()), wall, shared, caching);
         Ok(Self {
             readiness: entry::starting(&config),
             config,
@@ -259,7 +262,7 @@ impl Gateway {
             edge: self.edge,
             metrics: self.context.metrics().clone(),
         };
-        let entering = entry.open(self.config.credential);
+        let entering = Box::pin(entry.open(self.config.credential)); // once a process, and large
         let ended = accept(self.listener, threads, entering, &mut parts, &shutdown).await;
         self.readiness.leave("draining");
         leaving.cancel(); // streams of our own end, which would hold the connections

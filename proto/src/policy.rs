@@ -42,10 +42,11 @@ impl TryFrom<pb::Policy> for model::Policy {
                 }
                 Some(pb::policy::Kind::RateLimit(it)) => edge::rate_limit(it).map_err(|e| e.within("rate_limit"))?,
                 Some(pb::policy::Kind::ApiKey(it)) => edge::api_key(it).map_err(|e| e.within("api_key"))?,
+                Some(pb::policy::Kind::Cache(it)) => edge::cache(it).map_err(|e| e.within("cache"))?,
                 None => {
                     return Err(Invalid::new(
                         "kind",
-                        "set one of access, plaintext_upstream, route, upstream, cors, authentication, rate_limit, api_key",
+                        "set one of access, plaintext_upstream, route, upstream, cors, authentication, rate_limit, api_key, cache",
                     ));
                 }
             },
@@ -185,6 +186,9 @@ pub fn stored_policies(
                 Some(model::PolicyKind::Edge(model::Edge::RateLimit(model::RateLimit::closed())))
             }
             Some(pb::policy::Kind::ApiKey(_)) => None, // a key that cannot be read lets nobody in
+            Some(pb::policy::Kind::Cache(_)) => {
+                Some(model::PolicyKind::Edge(model::Edge::Cache(model::Cache::closed())))
+            }
             None => return None,
         };
         let (name, version) = (it.name.clone(), model::Version(it.version));

@@ -105,6 +105,7 @@ impl Gateways {
             limits,
             policies: Vec::new(),
             redis: None,
+            cache_bytes: 1 << 20,
             docs: weft_gateway::Docs::default(),
         }
     }

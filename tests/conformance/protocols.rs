@@ -178,6 +178,7 @@ impl Running {
             transcoding: weft_transcode::Settings::default(),
             policies: Vec::new(),
             redis: None,
+            cache_bytes: 1 << 20,
             docs: weft_gateway::Docs::default(),
             limits: Limits { max_request_bytes: RECEIVE_LIMIT.into(), ..Limits::default() },
         };

@@ -37,6 +37,8 @@ struct Policy {
     rate_limit: Option<edge::RateLimit>,
     #[serde(skip_serializing_if = "Option::is_none")]
     api_key: Option<edge::ApiKey>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<edge::Cache>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -103,6 +105,7 @@ impl Policy {
                 Self { rate_limit: Some(edge::RateLimit::new(it)), ..named }
             }
             PolicyKind::Edge(model::Edge::ApiKey(it)) => Self { api_key: Some(edge::ApiKey::new(it)), ..named },
+            PolicyKind::Edge(model::Edge::Cache(it)) => Self { cache: Some(edge::Cache::new(it)), ..named },
         }
     }
 }

@@ -60,6 +60,10 @@
 //! name: billing                  # what `weft keys create` writes
 //! service: gateway
 //! api_key: { sha256: 64 hexadecimal digits, claims: { plan: gold }, expires: "2027-01-31T12:00:00Z" }
+//! ---
+//! name: kept
+//! service: users
+//! cache: { methods: [shop.users.v1.Users/GetUser], ttl: 30s, per_caller: false, epoch: 1 }      # or { off: true }
 //! ```
 //! A file holds one such document, or `policies:` with a list of them, `[[policies]]` in TOML; a YAML file may hold several of either,
 //! separated by `---`.

@@ -14,9 +14,9 @@ use weft_model::{
 use crate::tree::{Entry, Node, Value};
 
 const POLICIES: &str = "policies";
-const KINDS: [&str; 8] =
-    ["access", "plaintext_upstream", "route", "upstream", "cors", "authentication", "rate_limit", "api_key"];
-const POLICY: [&str; 10] = [
+const KINDS: [&str; 9] =
+    ["access", "plaintext_upstream", "route", "upstream", "cors", "authentication", "rate_limit", "api_key", "cache"];
+const POLICY: [&str; 11] = [
     "name",
     "service",
     "access",
@@ -27,6 +27,7 @@ const POLICY: [&str; 10] = [
     "authentication",
     "rate_limit",
     "api_key",
+    "cache",
 ];
 
 /// Reads a document: one policy, or a list of them; each with its path in the document. An empty one has none.
@@ -82,7 +83,8 @@ fn kind(key: &str, node: &Node) -> Result<PolicyKind, Invalid> {
         "cors" => PolicyKind::Edge(Edge::Cors(edge::cors(node)?)),
         "authentication" => PolicyKind::Edge(Edge::Authentication(edge::authentication(node)?)),
         "rate_limit" => PolicyKind::Edge(Edge::RateLimit(edge::rate_limit(node)?)),
-        _ => PolicyKind::Edge(Edge::ApiKey(edge::api_key(node)?)),
+        "api_key" => PolicyKind::Edge(Edge::ApiKey(edge::api_key(node)?)),
+        _ => PolicyKind::Edge(Edge::Cache(edge::cache(node)?)),
     })
 }
 

@@ -75,13 +75,13 @@ impl Refusal {
 }
 
 /// Lets a call pass or refuses it; notes in the call what its answer says to browsers, and who refused it. Takes from the head what is meant for the
-/// gateway, and writes what the service is to know.
+/// gateway, and writes what the service is to know. Returns who calls, as far as that was found out.
 pub(crate) async fn admit(
     edge: Option<&Arc<EdgePlan>>,
     headers: &mut HeaderMap,
     call: &mut Call,
-) -> Result<(), Refusal> {
-    let Some(edge) = edge else { return Ok(()) };
+) -> Result<Client, Refusal> {
+    let Some(edge) = edge else { return Ok(Client::Nobody) };
     call.cors = edge.cors.as_ref().map(|it| it.grant(headers));
     let admitted = pass(edge, headers, call).await;
     if let Err(refusal) = &admitted {
@@ -90,7 +90,7 @@ pub(crate) async fn admit(
     admitted
 }
 
-async fn pass(edge: &EdgePlan, headers: &mut HeaderMap, call: &Call) -> Result<(), Refusal> {
+async fn pass(edge: &EdgePlan, headers: &mut HeaderMap, call: &Call) -> Result<Client, Refusal> {
     let client = match &edge.caller {
         Some(caller) => caller.admit(headers).await?,
         None => Client::Nobody,
@@ -98,5 +98,5 @@ async fn pass(edge: &EdgePlan, headers: &mut HeaderMap, call: &Call) -> Result<(
     for limit in &edge.limits {
         limit.take(&client, call.downstream.ip()).await?;
     }
-    Ok(())
+    Ok(client)
 }

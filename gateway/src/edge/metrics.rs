@@ -101,6 +101,24 @@ struct RefusalLabels {
     rule: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LookupLabels {
+    method: String,
+    route: String,
+    result: &'static str,
+}
+
+/// What came of looking answers up in the cache.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Lookups(Family<LookupLabels, Counter>);
+
+impl Lookups {
+    /// Returns the counter of a result of a route.
+    pub(crate) fn of(&self, method: &str, route: &str, result: &'static str) -> Counter {
+        self.0.get_or_create(&LookupLabels { method: method.to_owned(), route: route.to_owned(), result }).clone()
+    }
+}
+
 /// Calls that edge policies refused. Labels are names of policies and of rules, an operator's or ours, never a caller's words.
 #[derive(Debug, Clone)]
 pub(crate) struct Refusals(Family<RefusalLabels, Counter>);
@@ -133,6 +151,10 @@ pub(crate) struct Meters {
     pub(crate) lines_lost: Counter,
     /// Limited calls that were counted here, although limits are shared.
     pub(crate) counted_alone: Counter,
+    /// What came of looking answers up in the cache.
+    pub(crate) lookups: Lookups,
+    /// What the cache holds, in bytes.
+    pub(crate) cache_bytes: Gauge,
     /// REST bindings in the table.
     pub(crate) routes: Gauge,
     /// Descriptor sets refused.
@@ -162,6 +184,8 @@ impl Meters {
             durations: durations.clone(),
             lines_lost: Counter::default(),
             counted_alone: Counter::default(),
+            lookups: Lookups::default(),
+            cache_bytes: Gauge::default(),
             routes: Gauge::default(),
             sets_refused: Counter::default(),
         };
@@ -182,6 +206,12 @@ impl Meters {
                 "Limited calls that the gateway counted by itself, since Redis did not answer in time",
                 meters.counted_alone.clone(),
             );
+            registry.register(
+                "weft_gateway_cache_lookups",
+                "Calls that a cache policy is about, by what was there for them",
+                meters.lookups.0.clone(),
+            );
+            registry.register("weft_gateway_cache_bytes", "Memory of kept answers", meters.cache_bytes.clone());
             registry.register("weft_gateway_routes", "REST bindings in the route table", meters.routes.clone());
             registry.register(
                 "weft_gateway_descriptor_sets_refused",

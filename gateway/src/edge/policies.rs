@@ -17,6 +17,7 @@ use weft_model::{Edge, GATEWAY, Methods, Policy, PolicyKind, PolicyName, RateLim
 use crate::edge::{
     api_keys::ApiKeys,
     authentication::{Authentication, Caller, Parts},
+    cache::{Cached, Caching, Rules},
     cors::Cors,
     issuers::Issuers,
     metrics::Refusals,
@@ -39,7 +40,7 @@ impl Told {
         let mut told: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for policy in policies {
             match policy.kind {
-                PolicyKind::Edge(Edge::Cors(_) | Edge::Authentication(_) | Edge::RateLimit(_)) => {
+                PolicyKind::Edge(Edge::Cors(_) | Edge::Authentication(_) | Edge::RateLimit(_) | Edge::Cache(_)) => {
                     told.entry(policy.service.clone()).or_default().push(policy);
                 }
                 PolicyKind::Edge(Edge::ApiKey(_))
@@ -60,6 +61,10 @@ pub(crate) struct EdgePlan {
     pub(crate) caller: Option<Caller>,
     /// A call needs room in each.
     pub(crate) limits: Box<[Limit]>,
+    /// What answers are kept, and may be given again.
+    pub(crate) cache: Option<Cached>,
+    /// Where answers of the same service may lie that a call has made untrue.
+    pub(crate) writes: Option<Arc<Caching>>,
 }
 
 fn all(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Policy>> {
@@ -79,6 +84,7 @@ struct Scope {
     cors: Vec<(Methods, Arc<Cors>)>,
     authentication: Vec<(Methods, Arc<Authentication>)>,
     limits: Vec<(Methods, Arc<Counts>)>,
+    cache: Vec<(Methods, Arc<Rules>)>,
 }
 
 impl Scopes {
@@ -90,8 +96,10 @@ impl Scopes {
         let caller = caller.map(|it| Caller::new(it, service, grpc_path));
         let limits = scopes().flat_map(|it| &it.limits).filter(|(methods, _)| methods.include(grpc_path));
         let limits: Box<[Limit]> = limits.map(|(_, counts)| Limit::new(counts, grpc_path)).collect();
-        let nothing = cors.is_none() && caller.is_none() && limits.is_empty();
-        (!nothing).then(|| Arc::new(EdgePlan { cors, caller, limits }))
+        let cache = scopes().find_map(|it| first(&it.cache, grpc_path)).and_then(Cached::new);
+        let writes = scopes().flat_map(|it| &it.cache).next().map(|(_, rules)| Arc::clone(rules.caching()));
+        let nothing = cors.is_none() && caller.is_none() && limits.is_empty() && writes.is_none();
+        (!nothing).then(|| Arc::new(EdgePlan { cors, caller, limits, cache, writes }))
     }
 
     /// Which pages may read that nothing answers here: those that may call the gateway as a whole.
@@ -109,6 +117,9 @@ pub(crate) struct Compiler {
     told_keys: Vec<Arc<Policy>>,
     /// By policy and rule.
     counts: HashMap<(PolicyName, PolicyName), Arc<Counts>>,
+    /// Cache policies as they were told last: what was kept by one is good while it says the same.
+    rules: HashMap<PolicyName, (weft_model::Cache, Arc<Rules>)>,
+    caching: Arc<Caching>,
     refusals: Refusals,
     clock: fn() -> SystemTime,
     /// Where limits are counted together with other gateways.
@@ -121,13 +132,16 @@ impl Compiler {
         refusals: Refusals,
         clock: fn() -> SystemTime,
         shared: Option<SharedCounts>,
+        caching: Arc<Caching>,
     ) -> Self {
-        let (api_keys, told_keys, counts) = (ApiKeys::default(), Vec::new(), HashMap::new());
-        Self { issuers, api_keys, told_keys, counts, refusals, clock, shared }
+        let (api_keys, told_keys) = (ApiKeys::default(), Vec::new());
+        let (counts, rules) = (HashMap::new(), HashMap::new());
+        Self { issuers, api_keys, told_keys, counts, rules, caching, refusals, clock, shared }
     }
 
     pub(crate) fn compile(&mut self, told: &Told) -> Scopes {
-        let before = std::mem::take(&mut self.counts); // those of policies that are gone stay behind
+        // Those of policies that are gone stay behind.
+        let before = Before { counts: std::mem::take(&mut self.counts), rules: std::mem::take(&mut self.rules) };
         let mut services: HashMap<ServiceName, Scope> =
             told.0.iter().map(|(name, policies)| (name.clone(), self.scope(policies, &before))).collect();
         let gateway: ServiceName = GATEWAY.parse().expect("a constant that is a name");
@@ -143,7 +157,7 @@ impl Compiler {
         }
         let keys = told.iter().filter_map(|policy| match &policy.kind {
             PolicyKind::Edge(Edge::ApiKey(key)) => Some((&**policy, key)),
-            PolicyKind::Edge(Edge::Cors(_) | Edge::Authentication(_) | Edge::RateLimit(_))
+            PolicyKind::Edge(Edge::Cors(_) | Edge::Authentication(_) | Edge::RateLimit(_) | Edge::Cache(_))
             | PolicyKind::Access(_)
             | PolicyKind::PlaintextUpstream(_)
             | PolicyKind::Route(_)
@@ -158,7 +172,7 @@ impl Compiler {
         self.keys(all(snapshot));
     }
 
-    fn scope(&mut self, policies: &[Arc<Policy>], before: &HashMap<(PolicyName, PolicyName), Arc<Counts>>) -> Scope {
+    fn scope(&mut self, policies: &[Arc<Policy>], before: &Before) -> Scope {
         let mut scope = Scope::default();
         for policy in policies {
             match &policy.kind {
@@ -172,6 +186,9 @@ impl Compiler {
                     scope.authentication.push((it.methods.clone(), Arc::new(made)));
                 }
                 PolicyKind::Edge(Edge::RateLimit(it)) => scope.limits.extend(self.limits(&policy.name, it, before)),
+                PolicyKind::Edge(Edge::Cache(it)) => {
+                    scope.cache.push((it.methods.clone(), self.rules(&policy.name, it, before)));
+                }
                 PolicyKind::Edge(Edge::ApiKey(_))
                 | PolicyKind::Access(_)
                 | PolicyKind::PlaintextUpstream(_)
@@ -182,12 +199,14 @@ impl Compiler {
         scope
     }
 
-    fn limits(
-        &mut self,
-        policy: &PolicyName,
-        it: &RateLimit,
-        before: &HashMap<(PolicyName, PolicyName), Arc<Counts>>,
-    ) -> Vec<(Methods, Arc<Counts>)> {
+    fn rules(&mut self, policy: &PolicyName, it: &weft_model::Cache, before: &Before) -> Arc<Rules> {
+        let known = before.rules.get(policy).filter(|(known, _)| known == it).map(|(_, rules)| Arc::clone(rules));
+        let rules = known.unwrap_or_else(|| Arc::new(Rules::new(&self.caching, it)));
+        self.rules.insert(policy.clone(), (it.clone(), Arc::clone(&rules)));
+        rules
+    }
+
+    fn limits(&mut self, policy: &PolicyName, it: &RateLimit, before: &Before) -> Vec<(Methods, Arc<Counts>)> {
         if it.rules().is_empty() {
             let refusals = self.refusals.of(policy, PolicyName::default_rule().as_str());
             return vec![(Methods::default(), Arc::new(Counts::closed(policy, refusals)))];
@@ -195,7 +214,7 @@ impl Compiler {
         let mut counts = Vec::with_capacity(it.rules().len());
         for rule in it.rules() {
             let key = (policy.clone(), rule.name.clone());
-            let known = before.get(&key).filter(|it| it.are_of(rule)).cloned();
+            let known = before.counts.get(&key).filter(|it| it.are_of(rule)).cloned();
             let made = || {
                 let refusals = self.refusals.of(policy, rule.name.as_str());
                 Arc::new(Counts::new(policy, rule.clone(), refusals, self.shared.clone()))
@@ -208,22 +227,35 @@ impl Compiler {
     }
 }
 
+/// What outlives a version, as the version before left it.
+struct Before {
+    counts: HashMap<(PolicyName, PolicyName), Arc<Counts>>,
+    rules: HashMap<PolicyName, (weft_model::Cache, Arc<Rules>)>,
+}
+
 fn first<'s, T>(scope: &'s [(Methods, Arc<T>)], grpc_path: &str) -> Option<&'s Arc<T>> {
     scope.iter().find(|(methods, _)| methods.include(grpc_path)).map(|(_, it)| it)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, time::Duration};
+    use std::{
+        collections::BTreeSet,
+        time::{Duration, Instant},
+    };
 
     use weft_model::{Cors as CorsPolicy, LimitRule, PlaintextUpstream, Version};
     use weft_runtime::Metrics;
 
     use super::*;
+    use crate::edge::{cache::Clocks, metrics::Meters};
 
     fn compiler() -> Compiler {
         let (issuers, _) = crate::edge::issuers::issuers();
-        Compiler::new(issuers, Refusals::new(&Metrics::default()), || SystemTime::UNIX_EPOCH, None)
+        let metrics = Metrics::default();
+        let clocks = Clocks { ages: Instant::now, wall: || SystemTime::UNIX_EPOCH };
+        let caching = Caching::new(1 << 20, &Meters::new(&metrics), clocks);
+        Compiler::new(issuers, Refusals::new(&metrics), || SystemTime::UNIX_EPOCH, None, caching)
     }
 
     fn policy(name: &str, service: &str, kind: PolicyKind) -> Arc<Policy> {

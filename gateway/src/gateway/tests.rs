@@ -1,5 +1,7 @@
 //! The gateway while the mesh changes under it: snapshots and descriptor sets are fed in-process, calls go over real sockets.
 
+mod cache;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -53,6 +55,10 @@ struct Mesh {
 
 impl Mesh {
     async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    async fn start_with(change: impl FnOnce(&mut Gateway)) -> Self {
         let config = Config {
             listen: ListenAddr::loopback(0),
             source: Source::Registry("http://127.0.0.1:1".parse().unwrap()),
@@ -63,6 +69,7 @@ impl Mesh {
             limits: Limits::default(),
             policies: Vec::new(),
             redis: None,
+            cache_bytes: 64 << 20,
             docs: crate::Docs::default(),
         };
         let context = Context::for_test("gateway", Env::default());
@@ -82,6 +89,7 @@ impl Mesh {
             })
         });
         gateway.feed = Feed::Test { snapshots: fed, fetch };
+        change(&mut gateway);
         let (addr, shutdown, mut tasks) = (gateway.local_addr(), Shutdown::new(), JoinSet::new());
         let run = gateway.run(shutdown.clone());
         tasks.spawn(async move { run.await.unwrap() });

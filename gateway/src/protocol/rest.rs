@@ -21,7 +21,7 @@ use weft_traffic::{Body, CallOptions};
 use weft_transcode::{BindError, MethodPlan, RequestParts, Status, status};
 
 use crate::{
-    edge::{call::Call, cors::Asked, guard},
+    edge::{cache::Unanswered, call::Call, cors::Asked, guard},
     protocol::{
         Shard, chain,
         compression::{DecompressError, Encoding},
@@ -86,17 +86,34 @@ pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Cal
     };
     call.meter = found.meter.clone();
     call.service = Some(found.service.clone());
-    if let Err(refusal) = guard::admit(found.edge.as_ref(), &mut head.headers, call).await {
-        let status = Status::new(refusal.code.number().into(), refusal.message.as_str());
-        let mut response = failed(shard, status.into(), Some(&found.plan));
-        refusal.write(response.headers_mut());
-        return without_body_for_head(&head.method, response);
-    }
-    let exchange = Exchange { shard, head: &head, found: &found, call };
-    let response = match exchange.run(body).await {
-        Ok(response) => response,
-        Err(failure) => failed(shard, failure, Some(&found.plan)),
+    let edge = found.edge.as_deref();
+    let cache = edge.and_then(|edge| edge.cache.as_ref()).map(|cache| (cache, cache.shown(&head.headers)));
+    let client = match guard::admit(found.edge.as_ref(), &mut head.headers, call).await {
+        Ok(client) => client,
+        Err(refusal) => {
+            let status = Status::new(refusal.code.number().into(), refusal.message.as_str());
+            let mut response = failed(shard, status.into(), Some(&found.plan));
+            refusal.write(response.headers_mut());
+            return without_body_for_head(&head.method, response);
+        }
     };
+    let exchange = Exchange { shard, head: &head, found: &found, call };
+    let cached = cache.and_then(|(cache, shown)| cache.asked(&head, &found.plan, call, shown, &client));
+    let response = match cached {
+        None => exchange.answer(body).await,
+        Some(asked) => {
+            let deadline = exchange.timeout().ok().flatten().map(|timeout| call.received + timeout);
+            match Box::pin(asked.answer(deadline, exchange.answer(body))).await {
+                Ok(response) => response,
+                Err(error @ (Unanswered::Late | Unanswered::NotKept)) => {
+                    failed(shard, Status::new(DEADLINE_EXCEEDED, error.to_string()).into(), Some(&found.plan))
+                }
+            }
+        }
+    };
+    if let Some(caching) = edge.and_then(|edge| edge.writes.as_ref()) {
+        caching.wrote(&head, response.status());
+    }
     without_body_for_head(&head.method, response)
 }
 
@@ -162,6 +179,13 @@ struct Exchange<'a> {
 }
 
 impl Exchange<'_> {
+    async fn answer(&self, body: Body) -> Response<Body> {
+        match self.run(body).await {
+            Ok(response) => response,
+            Err(failure) => failed(self.shard, failure, Some(&self.found.plan)),
+        }
+    }
+
     async fn run(&self, body: Body) -> Result<Response<Body>, Failure> {
         let plan = &self.found.plan;
         let codec = &self.shard.shared.codec;

@@ -159,7 +159,7 @@ pub(crate) fn route(shard: &Shard, head: &request::Parts, call: &mut Call) -> Re
 
 /// Lets a call pass the edge, as one by any protocol.
 pub(crate) async fn admit(rpc: &Rpc, head: &mut request::Parts, call: &mut Call) -> Result<(), Refused> {
-    guard::admit(rpc.edge.as_ref(), &mut head.headers, call).await.map_err(|refusal| {
+    guard::admit(rpc.edge.as_ref(), &mut head.headers, call).await.map(drop).map_err(|refusal| {
         let mut headers = Box::<HeaderMap>::default();
         refusal.write(&mut headers);
         Refused { status: Status::new(refusal.code.number().into(), refusal.message), headers }

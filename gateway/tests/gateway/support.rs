@@ -91,6 +91,7 @@ pub(crate) async fn start_gateway(upstream: String, change: impl FnOnce(&mut Con
         limits: Limits::default(),
         policies: Vec::new(),
         redis: None,
+        cache_bytes: 64 << 20,
         docs: weft_gateway::Docs::default(),
     };
     change(&mut config);

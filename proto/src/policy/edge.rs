@@ -96,6 +96,17 @@ pub(super) fn api_key(it: pb::ApiKey) -> Result<model::PolicyKind, Invalid> {
     Ok(model::PolicyKind::Edge(model::Edge::ApiKey(key.checked()?)))
 }
 
+pub(super) fn cache(it: pb::Cache) -> Result<model::PolicyKind, Invalid> {
+    let cache = model::Cache {
+        methods: methods(&it.methods)?,
+        ttl: time(it.ttl_ms).unwrap_or_default(),
+        per_caller: it.per_caller,
+        epoch: it.epoch,
+        off: it.off,
+    };
+    Ok(model::PolicyKind::Edge(model::Edge::Cache(cache.checked()?)))
+}
+
 /// Reads the items of a list, with their place in what is wrong.
 fn indexed<T, U>(field: &str, items: Vec<T>, read: impl Fn(usize, T) -> Result<U, Invalid>) -> Result<Vec<U>, Invalid> {
     let read = |(index, item)| read(index, item).map_err(|e| e.within(&format!("{field}[{index}]")));
@@ -139,6 +150,13 @@ impl From<&model::Edge> for pb::policy::Kind {
                 sha256: it.digest.0.to_vec().into(),
                 claims: it.claims.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
                 expires_ms: it.expires.unwrap_or_default(),
+            }),
+            model::Edge::Cache(it) => Self::Cache(pb::Cache {
+                methods: texts(it.methods.patterns()),
+                ttl_ms: millis(it.ttl),
+                per_caller: it.per_caller,
+                epoch: it.epoch,
+                off: it.off,
             }),
         }
     }
@@ -263,6 +281,10 @@ mod tests {
         pb::RateLimit { rules: vec![rule] }
     }
 
+    fn cache() -> pb::Cache {
+        pb::Cache { methods: vec!["a.B/C".into()], ttl_ms: 30_000, per_caller: true, epoch: 2, off: false }
+    }
+
     #[test]
     fn defaults_of_the_wire_are_the_documents() {
         let read = |kind| match model::Policy::try_from(policy(kind)).unwrap().kind {
@@ -310,6 +332,7 @@ mod tests {
         assert_eq!(limited(|it| it.calls = 0), "rate_limit.rules[0].calls");
         assert_eq!(limited(|it| it.per[1] = 9), "rate_limit.rules[0].per[1]");
         assert_eq!(of(pb::policy::Kind::ApiKey(pb::ApiKey::default())), "api_key.sha256");
+        assert_eq!(of(pb::policy::Kind::Cache(pb::Cache { off: true, ..cache() })), "cache.off");
     }
 
     #[test]
@@ -324,6 +347,8 @@ mod tests {
             pb::policy::Kind::Authentication(authentication()),
             pb::policy::Kind::RateLimit(rate_limit()),
             pb::policy::Kind::ApiKey(digest),
+            pb::policy::Kind::Cache(cache()),
+            pb::policy::Kind::Cache(pb::Cache { off: true, ..pb::Cache::default() }),
         ] {
             let model = model::Policy::try_from(policy(kind.clone())).unwrap();
             assert_eq!(pb::Policy::from(&model), policy(kind));
@@ -358,6 +383,7 @@ mod tests {
             pb::policy::Kind::Authentication(pb::Authentication::default()),
             pb::policy::Kind::RateLimit(pb::RateLimit::default()),
             pb::policy::Kind::ApiKey(pb::ApiKey::default()),
+            pb::policy::Kind::Cache(pb::Cache { off: true, ..cache() }),
         ];
         let policies = unread.into_iter().map(policy).collect();
         let said = crate::weft::discovery::v1::ServicePolicies { policies };
@@ -366,7 +392,8 @@ mod tests {
         let closed = [
             model::PolicyKind::Edge(model::Edge::Authentication(model::Authentication::closed())),
             model::PolicyKind::Edge(model::Edge::RateLimit(model::RateLimit::closed())),
+            model::PolicyKind::Edge(model::Edge::Cache(model::Cache::closed())),
         ];
-        assert_eq!((kinds.as_slice(), problems.len()), (closed.as_slice(), 3));
+        assert_eq!((kinds.as_slice(), problems.len()), (closed.as_slice(), 4));
     }
 }

@@ -6,11 +6,13 @@
 
 mod api_key;
 mod authentication;
+mod cache;
 mod cors;
 mod rate_limit;
 
 pub use api_key::{ApiKey, KeyDigest};
 pub use authentication::{Authentication, ClaimMatch, ClaimRule, ClaimToMetadata, Jwt, KeySource};
+pub use cache::Cache;
 pub use cors::{Cors, HttpMethod, Origin};
 pub use rate_limit::{LimitRule, Per, RateLimit};
 
@@ -31,6 +33,8 @@ pub enum Edge {
     RateLimit(RateLimit),
     /// A key that counts where authentication takes keys.
     ApiKey(ApiKey),
+    /// Which answers are kept and given again.
+    Cache(Cache),
 }
 
 impl Edge {
@@ -41,6 +45,7 @@ impl Edge {
             Self::Authentication(_) => "authentication",
             Self::RateLimit(_) => "rate_limit",
             Self::ApiKey(_) => "api_key",
+            Self::Cache(_) => "cache",
         }
     }
 }

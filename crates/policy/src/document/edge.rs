@@ -207,6 +207,32 @@ impl ApiKey {
     }
 }
 
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Cache {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    methods: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl: Option<String>,
+    #[serde(skip_serializing_if = "is_false")]
+    per_caller: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<u32>,
+    #[serde(skip_serializing_if = "is_false")]
+    off: bool,
+}
+
+impl Cache {
+    pub(super) fn new(it: &model::Cache) -> Self {
+        Self {
+            methods: texts(it.methods.patterns()),
+            ttl: (!it.ttl.is_zero()).then(|| units::time_text(it.ttl)),
+            per_caller: it.per_caller,
+            epoch: (it.epoch != 0).then_some(it.epoch),
+            off: it.off,
+        }
+    }
+}
+
 fn texts<T: ToString>(items: &[T]) -> Vec<String> {
     items.iter().map(ToString::to_string).collect()
 }

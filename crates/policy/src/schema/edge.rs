@@ -5,8 +5,8 @@
 use std::{sync::Arc, time::Duration};
 
 use weft_model::{
-    ApiKey, Authentication, ClaimMatch, ClaimRule, ClaimToMetadata, Cors, Invalid, Jwt, KeySource, LimitRule, Methods,
-    Per, RateLimit, Rule,
+    ApiKey, Authentication, Cache, ClaimMatch, ClaimRule, ClaimToMetadata, Cors, Invalid, Jwt, KeySource, LimitRule,
+    Methods, Per, RateLimit, Rule,
 };
 
 use super::{
@@ -145,6 +145,18 @@ pub(super) fn api_key(node: &Node) -> Result<ApiKey, Invalid> {
         expires: within(entries, "expires", |node| units::moment(text(node)?))?,
     };
     key.checked()
+}
+
+pub(super) fn cache(node: &Node) -> Result<Cache, Invalid> {
+    let entries = fields(node, &["methods", "ttl", "per_caller", "epoch", "off"])?;
+    let cache = Cache {
+        methods: methods(entries)?,
+        ttl: time(entries, "ttl")?.unwrap_or_default(),
+        per_caller: within(entries, "per_caller", flag)?.unwrap_or_default(),
+        epoch: count(entries, "epoch")?.unwrap_or_default(),
+        off: within(entries, "off", flag)?.unwrap_or_default(),
+    };
+    cache.checked()
 }
 
 /// Reads the items of a list that may be left out.

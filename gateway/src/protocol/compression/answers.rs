@@ -2,7 +2,7 @@
 //!
 //! Lives here: which answers are worth it, whole bodies, bodies that stream. Does not: the encodings (`compression`), RPC messages (`rpc`).
 //! A stream is flushed with each frame, so that a message arrives when it is made. An answer with a strong ETag is sent as it is: that tag names its very
-//! bytes (RFC 9110, 8.8.1), and a client may send it back to change what it names.
+//! bytes (RFC 9110, 8.8.1), and a client may send it back to change what it names. Where the tag is ours (`edge::cache`) each coding has one of its own.
 
 use std::{
     io::{self, Write},
@@ -16,6 +16,8 @@ use http_body::{Body as _, Frame};
 use http_body_util::BodyExt;
 use weft_traffic::{Body, BodyError};
 
+use crate::edge::cache::OwnTag;
+
 use super::{BR_QUALITY, BR_WINDOW, Encoding, GZIP_LEVEL};
 
 /// Bodies from here on are compressed: what is shorter fits one packet as it is.
@@ -28,7 +30,7 @@ pub(crate) async fn answer(accepted: Option<&str>, mut response: Response<Body>)
         return response;
     }
     response.headers_mut().append(header::VARY, HeaderValue::from_static("accept-encoding"));
-    match accepted.filter(|_| may_be(response.status(), response.headers())) {
+    match accepted.filter(|_| may_be(&response)) {
         None => response,
         Some(accepted) if length.is_some() => whole(accepted, response).await,
         Some(accepted) => stream(accepted, response),
@@ -47,8 +49,10 @@ fn is_compressible(headers: &HeaderMap) -> bool {
         || ["application/javascript", "application/yaml", "application/openapi+yaml"].contains(&essence)
 }
 
-fn may_be(status: StatusCode, headers: &HeaderMap) -> bool {
-    let names_bytes = headers.get(header::ETAG).is_some_and(|tag| !tag.as_bytes().starts_with(b"W/"));
+fn may_be(response: &Response<Body>) -> bool {
+    let (status, headers) = (response.status(), response.headers());
+    let own = response.extensions().get::<OwnTag>().is_some();
+    let names_bytes = !own && headers.get(header::ETAG).is_some_and(|tag| !tag.as_bytes().starts_with(b"W/"));
     let as_it_is = headers
         .get_all(header::CACHE_CONTROL)
         .iter()
@@ -68,6 +72,11 @@ async fn whole(accepted: &str, response: Response<Body>) -> Response<Body> {
             body
         }
     };
+    if head.extensions.get::<OwnTag>().is_some()
+        && let Some(tag) = head.headers.get(header::ETAG).and_then(|tag| OwnTag::coded(tag, encoding.name()))
+    {
+        head.headers.insert(header::ETAG, tag);
+    }
     encoded(&mut head.headers, encoding);
     Response::from_parts(head, body)
 }

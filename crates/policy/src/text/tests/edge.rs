@@ -36,6 +36,14 @@ rate_limit:
 name: billing
 service: gateway
 api_key: { sha256: "SHA", claims: { plan: gold, seats: 5 }, expires: "2027-01-31T12:00:00Z" }
+---
+name: kept
+service: users
+cache: { methods: [a.B/C], ttl: 30s, per_caller: true, epoch: 3 }
+---
+name: not-kept
+service: users
+cache: { off: true }
 "#;
 
 fn yaml() -> String {
@@ -63,12 +71,17 @@ fn a_document_says_what_it_seems_to_say() {
     let any_of: Vec<&str> = callers.rules[0].claims[0].any_of().iter().map(|it| &**it).collect();
     assert_eq!(any_of, ["admin", "7"]);
     assert_eq!((callers.rules[1].action, callers.rules[0].claims[2].any_of().len()), (Action::Deny, 0));
-    let [PolicyKind::Edge(Edge::RateLimit(few)), PolicyKind::Edge(Edge::ApiKey(key))] = rest else {
+    let [PolicyKind::Edge(Edge::RateLimit(few)), PolicyKind::Edge(Edge::ApiKey(key)), rest @ ..] = rest else {
         panic!("{rest:?}")
     };
     assert_eq!((few.rules()[0].burst, few.rules()[0].every), (10, Duration::from_secs(1)));
     assert!(few.rules()[1].per.contains(&Per::Client) && few.rules()[1].burst == 5);
     assert_eq!((key.claims.get("seats").map(|it| &**it), key.expires), (Some("5"), Some(1_801_396_800_000)));
+    let [PolicyKind::Edge(Edge::Cache(kept)), PolicyKind::Edge(Edge::Cache(not_kept))] = rest else {
+        panic!("{rest:?}")
+    };
+    assert_eq!((kept.ttl, kept.per_caller, kept.epoch, kept.off), (Duration::from_secs(30), true, 3, false));
+    assert_eq!(*not_kept, weft_model::Cache::closed());
 }
 
 #[test]
@@ -118,6 +131,8 @@ fn what_is_wrong_is_named_with_line_and_field() {
     assert_eq!(wrong("calls: 10 }", "burst: 10 }"), at(25, "rate_limit.rules[0].calls"));
     assert_eq!(wrong("every: 1m", "every: 1ms"), at(26, "rate_limit.rules[1].every"));
     assert_eq!(wrong("0f0f", "0F0f"), at(30, "api_key.sha256"));
+    assert_eq!(wrong("ttl: 30s", "ttl: 30"), at(34, "cache.ttl"));
+    assert_eq!(wrong("ttl: 30s", "off: true"), at(34, "cache.off"));
     assert_eq!(wrong("2027-01-31T12", "2027-01-32T12"), at(30, "api_key.expires"));
     assert_eq!(wrong("methods: [shop.users.v1.Users/*]", "methods: []"), at(9, "authentication.methods"));
 }

@@ -73,6 +73,8 @@ pub(crate) struct MessageType {
 }
 
 const NONE: u32 = u32::MAX;
+/// Fields that are compared with a text before its name is read and looked up.
+const GUESSES: usize = 3;
 /// Numbers below this are looked up by index.
 const LOW: u32 = 256;
 
@@ -102,7 +104,7 @@ pub(crate) struct Field {
     pub(crate) oneof: Option<u32>,
     /// What stands before a value on the wire; before the whole list if it is packed.
     pub(crate) key: Box<[u8]>,
-    /// `"jsonName":` and `"proto_name":`.
+    /// `,"jsonName":` and `,"proto_name":`.
     printed: [Box<[u8]>; 2],
 }
 
@@ -196,6 +198,13 @@ impl MessageType {
         }
     }
 
+    /// Returns the first field from `guess` on, of a few, that begins as a text does.
+    #[inline]
+    pub(crate) fn by_opening(&self, text: &[u8], guess: u32) -> Option<(u32, &Field)> {
+        let fields = self.fields.get(guess as usize..)?.iter().take(GUESSES);
+        (guess..).zip(fields).find(|(_, field)| text.starts_with(field.opening()))
+    }
+
     pub(crate) fn oneof(&self, index: u32) -> &str {
         &self.oneofs[index as usize]
     }
@@ -239,7 +248,7 @@ impl Field {
         };
         let mut key = Vec::new();
         wire::put_key(&mut key, number, wire_type);
-        let printed = |name: &str| (serde_json::Value::from(name).to_string() + ":").into_bytes().into();
+        let printed = |name: &str| format!(",{}:", serde_json::Value::from(name)).into_bytes().into();
         Self {
             number,
             name: name.into(),
@@ -254,10 +263,16 @@ impl Field {
         }
     }
 
-    /// Returns the name in quotes and the colon.
+    /// Returns a comma, the name in quotes and a colon.
     #[inline]
     pub(crate) fn printed(&self, output: JsonOutput) -> &[u8] {
         &self.printed[usize::from(output.preserve_proto_names)]
+    }
+
+    /// Returns the JSON name in quotes and a colon: how a member begins that was written without spaces or needless escapes.
+    #[inline]
+    pub(crate) fn opening(&self) -> &[u8] {
+        &self.printed[0][1..]
     }
 }
 

@@ -81,31 +81,52 @@ impl<'t> Decoder<'t> {
         let mut beside_seen = false;
         let mut guess = 0;
         let mut first = true;
-        while let Some((name, at)) = json.member(first)? {
+        while json.another_member(first)? {
             first = false;
-            let twice = || Fault::new(at, format!("member {name:?} names a field for the second time"));
+            if let Some((index, field)) = ty.by_opening(json.rest(), guess) {
+                let at = json.at();
+                json.advance(field.opening().len());
+                guess = index + 1;
+                self.known_member(json, ty, &mut members, index, at)?;
+                continue;
+            }
+            let (name, at) = json.name()?;
             if let Some(index) = ty.by_name(&name, guess) {
                 guess = index + 1;
-                let field = &ty.fields[index as usize];
-                if !members.see(index) {
-                    return Err(twice());
-                }
-                if self.field(json, field).map_err(|it| it.within(&field.json_name))?
-                    && let Some(oneof) = field.oneof
-                    && let Some(other) = members.fill(oneof, index)
-                {
-                    let (oneof, other) = (ty.oneof(oneof), &ty.fields[other as usize].json_name);
-                    let reason = format!("oneof {oneof} already has {other}");
-                    return Err(Fault::new(at, reason).within(&field.json_name));
-                }
+                self.known_member(json, ty, &mut members, index, at)?;
             } else if beside == Some(&*name) {
                 if std::mem::replace(&mut beside_seen, true) {
-                    return Err(twice());
+                    return Err(twice(&name, at));
                 }
                 json.skip()?;
             } else {
                 self.unknown_member(json, ty, &name, at)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Reads the value of a member that is a field and begins `at` a place of the document.
+    #[inline]
+    fn known_member(
+        &mut self,
+        json: &mut Reader<'_>,
+        ty: &'t MessageType,
+        members: &mut Members,
+        index: u32,
+        at: usize,
+    ) -> Read<()> {
+        let field = &ty.fields[index as usize];
+        if !members.see(index) {
+            return Err(twice(&json.name_at(at), at));
+        }
+        if self.field(json, field).map_err(|it| it.within(&field.json_name))?
+            && let Some(oneof) = field.oneof
+            && let Some(other) = members.fill(oneof, index)
+        {
+            let (oneof, other) = (ty.oneof(oneof), &ty.fields[other as usize].json_name);
+            let reason = format!("oneof {oneof} already has {other}");
+            return Err(Fault::new(at, reason).within(&field.json_name));
         }
         Ok(())
     }
@@ -237,10 +258,7 @@ impl<'t> Decoder<'t> {
                 Some(number) => Scalar::Varint(i64::from(number) as u64),
                 None => return Ok(false),
             },
-            (_, Shape::Number) => {
-                let text = json.number()?;
-                scalar::number(text, kind).map_err(|reason| flawed(at, &reason, text))?
-            }
+            (_, Shape::Number) => self.number(json, kind)?,
             (_, Shape::String) => {
                 let text = json.string()?;
                 scalar::number(&text, kind).map_err(|reason| flawed(at, &reason, &text))?
@@ -252,6 +270,18 @@ impl<'t> Decoder<'t> {
             scalar.put(&mut self.out);
         }
         Ok(true)
+    }
+
+    fn number(&self, json: &mut Reader<'_>, kind: &Kind) -> Read<Scalar> {
+        let start = json.mark();
+        match json.plain_integer().map(|value| scalar::plain(value, kind)) {
+            Some(Some(scalar)) => return Ok(scalar),
+            Some(None) => json.rewind(start),
+            None => {}
+        }
+        let at = json.at();
+        let text = json.number()?;
+        scalar::json_number(text, kind).map_err(|reason| flawed(at, &reason, text))
     }
 
     fn enumerator(&self, json: &mut Reader<'_>, ty: &EnumType) -> Read<Option<i32>> {
@@ -313,6 +343,11 @@ fn expect(json: &mut Reader<'_>, wanted: Shape, expected: &str) -> Read<()> {
         shape if shape == wanted => Ok(()),
         shape => Err(mismatch(json.at(), expected, shape)),
     }
+}
+
+#[cold]
+fn twice(name: &str, at: usize) -> Fault {
+    Fault::new(at, format!("member {name:?} names a field for the second time"))
 }
 
 #[cold]

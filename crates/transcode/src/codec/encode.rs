@@ -1,7 +1,8 @@
 //! Wire bytes to ProtoJSON, without a message in between.
 //!
 //! Lives here: how each kind of field is printed. Does not: deciding which part of a reply is printed (`codec`), types
-//! with a JSON form of their own (`encode::special`), finding a message's fields in its bytes (`encode::index`).
+//! with a JSON form of their own (`encode::special`), finding a message's fields in its bytes (`encode::index`), or not having to
+//! (`encode::ordered`).
 //! Source: the ProtoJSON specification; differs: an Any of unknown type is printed as `{"@type", "value": base64}`,
 //! because losing a whole reply for it helps nobody. Members come in the order of field numbers, map entries in the
 //! order of keys. What a wire form may do, a reply may do: fields in any order, singular ones more than once, lists packed
@@ -9,6 +10,7 @@
 
 mod index;
 mod map;
+mod ordered;
 mod special;
 
 use std::fmt;
@@ -73,6 +75,15 @@ impl fmt::Display for Flaw {
     }
 }
 
+/// Where a member was begun.
+#[derive(Debug, Clone, Copy)]
+struct Start {
+    before: usize,
+    was_first: bool,
+    /// Behind its name.
+    named: usize,
+}
+
 #[derive(Debug)]
 pub(crate) struct Encoder<'t> {
     types: &'t Types,
@@ -80,6 +91,8 @@ pub(crate) struct Encoder<'t> {
     out: Vec<u8>,
     /// A stack: the fields found in the message at hand lie above those of the messages around it.
     found: Vec<Found>,
+    /// Whether records are taken to come in the order in which they are printed; if they do not, all is printed anew.
+    in_order: bool,
     depth: usize,
     wire_depth: usize,
 }
@@ -88,7 +101,7 @@ impl<'t> Encoder<'t> {
     /// Returns an encoder with room for what usually comes of so many bytes.
     pub(crate) fn new(types: &'t Types, output: JsonOutput, wire: usize) -> Self {
         let out = Vec::with_capacity(wire + wire / 2 + 128);
-        Self { types, output, out, found: Vec::with_capacity(32), depth: 0, wire_depth: 0 }
+        Self { types, output, out, found: Vec::new(), in_order: false, depth: 0, wire_depth: 0 }
     }
 
     pub(crate) fn finish(self) -> Vec<u8> {
@@ -109,8 +122,23 @@ impl<'t> Encoder<'t> {
         print::string(&mut self.out, text);
     }
 
-    /// Prints a message of any type.
+    /// Prints a message of any type that lies in no other.
     pub(crate) fn message(&mut self, id: TypeId, wire: &[u8]) -> Printed {
+        let (start, depths) = (self.out.len(), (self.depth, self.wire_depth));
+        self.in_order = true;
+        let printed = self.nested(id, wire);
+        self.in_order = false;
+        if printed.is_ok() {
+            return Ok(());
+        }
+        self.out.truncate(start);
+        self.found.clear();
+        (self.depth, self.wire_depth) = depths;
+        self.nested(id, wire)
+    }
+
+    /// Prints a message of any type.
+    fn nested(&mut self, id: TypeId, wire: &[u8]) -> Printed {
         self.enter()?;
         let ty = self.types.get(id);
         match ty.well_known {
@@ -191,6 +219,9 @@ impl<'t> Encoder<'t> {
 
     /// Prints the members of a message, the braces apart.
     fn members(&mut self, ty: &'t MessageType, wire: &[u8], mut first: bool) -> Printed {
+        if self.in_order {
+            return self.members_in_order(ty, wire, first);
+        }
         let base = self.find(ty, wire)?;
         let end = self.found.len();
         let mut at = base;
@@ -226,24 +257,33 @@ impl<'t> Encoder<'t> {
 
     #[inline]
     fn name(&mut self, field: &'t Field, first: &mut bool) {
-        if !std::mem::take(first) {
-            self.out.push(b',');
-        }
-        self.out.extend_from_slice(field.printed(self.output));
+        let printed = field.printed(self.output);
+        self.out.extend_from_slice(if std::mem::take(first) { &printed[1..] } else { printed });
     }
 
     fn member(&mut self, field: &'t Field, wire: &[u8], found: Range<usize>, first: &mut bool) -> Printed {
-        let (start, was_first) = (self.out.len(), *first);
-        self.name(field, first);
-        let named = self.out.len();
+        let start = self.begin(field, first);
         let default = self.value(field, wire, found)?;
+        self.settle(field, start, default, first)
+    }
+
+    #[inline]
+    fn begin(&mut self, field: &'t Field, first: &mut bool) -> Start {
+        let (before, was_first) = (self.out.len(), *first);
+        self.name(field, first);
+        Start { before, was_first, named: self.out.len() }
+    }
+
+    /// Decides whether a member stays whose value was printed.
+    #[inline]
+    fn settle(&mut self, field: &'t Field, start: Start, default: bool, first: &mut bool) -> Printed {
         if default && !field.presence {
             match self.output.emit_defaults && !field.is_extension {
-                true if self.out.len() == named => self.unset(field)?,
+                true if self.out.len() == start.named => self.unset(field)?,
                 true => {}
                 false => {
-                    self.out.truncate(start);
-                    *first = was_first;
+                    self.out.truncate(start.before);
+                    *first = start.was_first;
                 }
             }
         }
@@ -285,17 +325,8 @@ impl<'t> Encoder<'t> {
         let mut empty = true;
         for at in found {
             match self.found[at].payload(wire) {
-                Payload::Len(packed) if one != WireType::Len => {
-                    let mut values = wire::Reader::new(packed);
-                    while let Some(value) = values.packed(one)? {
-                        self.out.push(if std::mem::take(&mut empty) { b'[' } else { b',' });
-                        self.singular(kind, value)?;
-                    }
-                }
-                value => {
-                    self.out.push(if std::mem::take(&mut empty) { b'[' } else { b',' });
-                    self.singular(kind, value)?;
-                }
+                Payload::Len(packed) if one != WireType::Len => self.packed(kind, packed, &mut empty)?,
+                value => self.element(kind, value, &mut empty)?,
             }
         }
         if !empty {
@@ -304,18 +335,31 @@ impl<'t> Encoder<'t> {
         Ok(empty)
     }
 
+    fn packed(&mut self, kind: &Kind, packed: &[u8], empty: &mut bool) -> Printed {
+        let mut values = wire::Reader::new(packed);
+        while let Some(value) = values.packed(kind.wire_type())? {
+            self.element(kind, value, empty)?;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn element(&mut self, kind: &Kind, value: Payload<'_>, empty: &mut bool) -> Printed {
+        self.out.push(if std::mem::take(empty) { b'[' } else { b',' });
+        self.singular(kind, value).map(drop)
+    }
+
     /// Prints one value, whose wire type is the kind's; returns whether it is the default.
     #[inline]
     fn singular(&mut self, kind: &Kind, payload: Payload<'_>) -> Printed<bool> {
         let out = &mut self.out;
         match (kind, payload) {
             (Kind::String, Payload::Len(bytes)) => {
-                let text = std::str::from_utf8(bytes).map_err(|_| Failure::Malformed("a string is not UTF-8"))?;
-                print::string(out, text);
-                Ok(text.is_empty())
+                print::utf8(out, bytes).map_err(|_| Failure::Malformed("a string is not UTF-8"))?;
+                Ok(bytes.is_empty())
             }
             (Kind::Message(id) | Kind::Group(id), Payload::Len(wire) | Payload::Group(wire)) => {
-                self.message(*id, wire).map(|()| false)
+                self.nested(*id, wire).map(|()| false)
             }
             (Kind::Bytes, Payload::Len(bytes)) => {
                 print::base64(out, bytes);

@@ -11,6 +11,8 @@ use crate::codec::print;
 
 /// Nested arrays and objects accepted; protobuf's own usual limit.
 pub(crate) const DEPTH: usize = 100;
+/// Digits that surely make an `i64`.
+const PLAIN_DIGITS: usize = 18;
 
 /// What is wrong with a document, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,6 +135,7 @@ impl<'d> Reader<'d> {
     }
 
     /// Returns the byte offset of the next token.
+    #[inline]
     pub(crate) fn at(&mut self) -> usize {
         self.skip_space();
         self.at
@@ -158,6 +161,7 @@ impl<'d> Reader<'d> {
     }
 
     /// Returns what the next value is, without taking it.
+    #[inline]
     pub(crate) fn shape(&mut self) -> Read<Shape> {
         self.skip_space();
         match self.peek() {
@@ -206,13 +210,47 @@ impl<'d> Reader<'d> {
         Ok(&self.text[start..self.at])
     }
 
+    /// Takes an integer that is written as digits alone and not too many, as nearly all are. None if anything else stands
+    /// here; then nothing is taken.
+    #[inline]
+    pub(crate) fn plain_integer(&mut self) -> Option<i64> {
+        let rest = &self.text.as_bytes()[self.at..];
+        let (negative, digits) = match rest {
+            [b'-', digits @ ..] => (true, digits),
+            digits => (false, digits),
+        };
+        let mut value = 0;
+        let mut length = 0;
+        while let Some(digit) = digits.get(length).map(|it| it.wrapping_sub(b'0')).filter(|it| *it < 10) {
+            if length == PLAIN_DIGITS {
+                return None;
+            }
+            value = value * 10 + i64::from(digit);
+            length += 1;
+        }
+        let ends = matches!(digits.get(length), None | Some(b',' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r'));
+        // A negative zero is a float's.
+        if !ends || length == 0 || (length > 1 && digits[0] == b'0') || (negative && value == 0) {
+            return None;
+        }
+        self.at += usize::from(negative) + length;
+        Some(if negative { -value } else { value })
+    }
+
+    #[inline]
     pub(crate) fn string(&mut self) -> Read<Cow<'d, str>> {
         self.expect(b'"', "a string")?;
         let start = self.at;
         self.take_plain();
-        if self.take_if(|it| it == b'"') {
+        if self.peek() == Some(b'"') {
+            self.at += 1;
             return Ok(Cow::Borrowed(&self.text[start..self.at - 1]));
         }
+        self.escaped(start).map(Cow::Owned)
+    }
+
+    /// Reads on in a string that began at `start` and cannot be taken as it is.
+    fn escaped(&mut self, start: usize) -> Read<String> {
         let mut decoded = self.text[start..self.at].to_owned();
         loop {
             match self.peek() {
@@ -226,7 +264,7 @@ impl<'d> Reader<'d> {
             decoded.push_str(&self.text[start..self.at]);
         }
         self.at += 1;
-        Ok(Cow::Owned(decoded))
+        Ok(decoded)
     }
 
     /// Enters an object; then `member` until it returns none.
@@ -238,16 +276,44 @@ impl<'d> Reader<'d> {
     /// Returns the next member's name and where it stands; its value must then be read. None at the end of the object,
     /// which is left.
     pub(crate) fn member(&mut self, first: bool) -> Read<Option<(Cow<'d, str>, usize)>> {
-        if !self.continues(first, b'}', "',' or '}'")? {
-            return Ok(None);
-        }
+        if self.another_member(first)? { self.name().map(Some) } else { Ok(None) }
+    }
+
+    /// Returns whether another member follows, whose name and value must then be read. False at the end of the object,
+    /// which is left.
+    #[inline]
+    pub(crate) fn another_member(&mut self, first: bool) -> Read<bool> {
+        self.continues(first, b'}', "',' or '}'")
+    }
+
+    /// Returns what is left of the document.
+    #[inline]
+    pub(crate) fn rest(&self) -> &'d [u8] {
+        &self.text.as_bytes()[self.at..]
+    }
+
+    /// Moves past ASCII text that was found in `rest`.
+    #[inline]
+    pub(crate) fn advance(&mut self, length: usize) {
+        self.at += length;
+    }
+
+    /// Returns the name of the member that begins at a place; the reader is left anywhere.
+    #[cold]
+    pub(crate) fn name_at(&mut self, at: usize) -> Cow<'d, str> {
+        self.at = at;
+        self.string().unwrap_or_default()
+    }
+
+    /// Returns a member's name and where it stands; the colon behind it is taken.
+    pub(crate) fn name(&mut self) -> Read<(Cow<'d, str>, usize)> {
         let at = self.at();
         if self.peek() != Some(b'"') {
             return Err(self.unexpected("a member name in quotes"));
         }
         let name = self.string()?;
         self.expect(b':', "':' after the member name")?;
-        Ok(Some((name, at)))
+        Ok((name, at))
     }
 
     /// Enters an array; then `element` until it returns false.
@@ -289,16 +355,19 @@ impl<'d> Reader<'d> {
         }
     }
 
+    #[inline]
     fn continues(&mut self, first: bool, close: u8, expected: &str) -> Read<bool> {
         self.skip_space();
-        if self.take_if(|it| it == close) {
-            self.depth -= 1;
-            return Ok(false);
+        match self.peek() {
+            Some(found) if found == close => {
+                self.at += 1;
+                self.depth -= 1;
+                return Ok(false);
+            }
+            _ if first => return Ok(true),
+            Some(b',') => self.at += 1,
+            _ => return Err(self.unexpected(expected)),
         }
-        if first {
-            return Ok(true);
-        }
-        self.expect(b',', expected)?;
         self.skip_space();
         if self.peek() == Some(close) {
             return Err(Fault::new(self.at, format!("a comma cannot stand before {:?}", char::from(close))));
@@ -370,11 +439,13 @@ impl<'d> Reader<'d> {
         Ok(())
     }
 
+    #[inline]
     fn expect(&mut self, wanted: u8, expected: &str) -> Read<()> {
         self.skip_space();
         if self.take_if(|it| it == wanted) { Ok(()) } else { Err(self.unexpected(expected)) }
     }
 
+    #[cold]
     fn unexpected(&self, expected: &str) -> Fault {
         match self.text[self.at..].chars().next() {
             Some(found) => Fault::new(self.at, format!("expected {expected}, found {found:?}")),
@@ -382,6 +453,7 @@ impl<'d> Reader<'d> {
         }
     }
 
+    #[inline]
     fn skip_space(&mut self) {
         while self.take_if(|it| matches!(it, b' ' | b'\t' | b'\n' | b'\r')) {}
     }
@@ -392,12 +464,14 @@ impl<'d> Reader<'d> {
         self.at - start
     }
 
+    #[inline]
     fn take_if(&mut self, wanted: impl Fn(u8) -> bool) -> bool {
         let taken = self.peek().is_some_and(wanted);
         self.at += usize::from(taken);
         taken
     }
 
+    #[inline]
     fn peek(&self) -> Option<u8> {
         self.text.as_bytes().get(self.at).copied()
     }

@@ -2,8 +2,24 @@
 //!
 //! Lives here: escaping, shortest decimals. Does not: structure (`encode`).
 
+use std::str::Utf8Error;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+
+/// Prints bytes in quotes, if they are UTF-8.
+#[inline]
+pub(crate) fn utf8(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Utf8Error> {
+    if !is_plain_ascii(bytes) {
+        string(out, str::from_utf8(bytes)?);
+        return Ok(());
+    }
+    out.reserve(bytes.len() + 2);
+    out.push(b'"');
+    out.extend_from_slice(bytes);
+    out.push(b'"');
+    Ok(())
+}
 
 /// Prints a string in quotes.
 pub(crate) fn string(out: &mut Vec<u8>, text: &str) {
@@ -41,6 +57,17 @@ fn escape(out: &mut Vec<u8>, byte: u8) {
 /// character.
 #[inline]
 pub(crate) fn plain_length(bytes: &[u8]) -> usize {
+    // Most strings end within a few words; what is longer is looked at by the block.
+    match bytes.split_first_chunk::<32>() {
+        None => plain_words(bytes),
+        Some((head, rest)) => match plain_words(head) {
+            32 => 32 + plain_blocks(rest),
+            short => short,
+        },
+    }
+}
+
+fn plain_blocks(bytes: &[u8]) -> usize {
     let (blocks, rest) = bytes.as_chunks::<32>();
     for (at, block) in blocks.iter().enumerate() {
         // Without a branch inside, the compiler compares many bytes at once.
@@ -49,6 +76,25 @@ pub(crate) fn plain_length(bytes: &[u8]) -> usize {
         }
     }
     blocks.len() * 32 + plain_words(rest)
+}
+
+/// Returns whether all bytes are ASCII and can stand in a JSON string as they are.
+#[inline]
+fn is_plain_ascii(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let other = |word: [u8; 8]| {
+        let word = u64::from_le_bytes(word);
+        special(word) | word & HIGHS
+    };
+    let found = words.iter().fold(0, |found, word| found | other(*word));
+    // The last bytes are looked at together with some before them.
+    found
+        | match (bytes.last_chunk::<8>(), rest.first_chunk::<4>(), rest.last_chunk::<4>()) {
+            (Some(last), _, _) => other(*last),
+            (None, Some([a, b, c, d]), Some([e, f, g, h])) => other([*a, *b, *c, *d, *e, *f, *g, *h]),
+            _ => u64::from(rest.iter().any(|it| is_special(*it) || !it.is_ascii())),
+        }
+        == 0
 }
 
 #[inline]
@@ -68,12 +114,14 @@ fn plain_words(bytes: &[u8]) -> usize {
     words.len() * 8 + rest.iter().position(|it| is_special(*it)).unwrap_or(rest.len())
 }
 
+/// The high bit of each byte.
+const HIGHS: u64 = 0x8080_8080_8080_8080;
+
 /// Sets the high bit of each byte that is a quote, a backslash or below 0x20. Bytes above the first such may be marked
 /// wrongly, the first never is.
 #[inline]
 fn special(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGHS: u64 = 0x8080_8080_8080_8080;
     let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word & HIGHS;
     let equals = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
     equals(b'"') | equals(b'\\') | below(word, 0x20)
@@ -145,7 +193,9 @@ mod tests {
     proptest! {
         #[test]
         fn strings_are_printed_as_serde_json_prints_them(text in "(?s)[a-z\"\\\\\u{0}-\u{20}é\u{7f}\u{10000}]{0,40}") {
-            prop_assert_eq!(printed(|out| string(out, &text)), serde_json::Value::from(text).to_string());
+            let expected = serde_json::Value::from(&*text).to_string();
+            prop_assert_eq!(&printed(|out| utf8(out, text.as_bytes()).unwrap()), &expected);
+            prop_assert_eq!(printed(|out| string(out, &text)), expected);
         }
 
         #[test]

@@ -57,10 +57,45 @@ pub(super) fn number(text: &str, kind: &Kind) -> Result<Scalar, String> {
     })
 }
 
+/// Returns an integer as a kind of number, if it is in its range.
+#[inline]
+pub(super) fn plain(value: i64, kind: &Kind) -> Option<Scalar> {
+    /// Up to here every integer is a double.
+    const EXACT: u64 = 1 << 53;
+    let int32 = || i32::try_from(value).ok();
+    let uint32 = || u32::try_from(value).ok();
+    let uint64 = || u64::try_from(value).ok();
+    Some(match kind {
+        Kind::Int32 => Scalar::Varint(int32().map(|_| value as u64)?),
+        Kind::Sint32 => Scalar::Varint(int32().map(|it| u64::from(wire::zigzag(i64::from(it)) as u32))?),
+        Kind::Sfixed32 => Scalar::Fixed32(int32()? as u32),
+        Kind::Int64 => Scalar::Varint(value as u64),
+        Kind::Sint64 => Scalar::Varint(wire::zigzag(value)),
+        Kind::Sfixed64 => Scalar::Fixed64(value as u64),
+        Kind::Uint32 => Scalar::Varint(u64::from(uint32()?)),
+        Kind::Fixed32 => Scalar::Fixed32(uint32()?),
+        Kind::Uint64 => Scalar::Varint(uint64()?),
+        Kind::Fixed64 => Scalar::Fixed64(uint64()?),
+        Kind::Double if value.unsigned_abs() <= EXACT => Scalar::Fixed64((value as f64).to_bits()),
+        _ => return None,
+    })
+}
+
+/// Reads a number whose syntax is known to be JSON's.
+pub(super) fn json_number(text: &str, kind: &Kind) -> Result<Scalar, String> {
+    match kind {
+        Kind::Double => match text.parse::<f64>() {
+            Ok(value) if value.is_finite() => Ok(Scalar::Fixed64(value.to_bits())),
+            Ok(_) | Err(_) => Err("out of range".to_owned()),
+        },
+        kind => number(text, kind),
+    }
+}
+
 /// Reads an integer in any of JSON's notations.
 #[inline]
 pub(super) fn integer<N: TryFrom<i128> + TryFrom<i64>>(text: &str, expected: &str) -> Result<N, String> {
-    match plain(text).map(N::try_from) {
+    match digits(text).map(N::try_from) {
         Some(Ok(value)) => Ok(value),
         Some(Err(_)) | None => text::integer(text, expected),
     }
@@ -68,7 +103,7 @@ pub(super) fn integer<N: TryFrom<i128> + TryFrom<i64>>(text: &str, expected: &st
 
 /// Reads an integer that is written as digits alone, not too many, as nearly all are.
 #[inline]
-fn plain(text: &str) -> Option<i64> {
+fn digits(text: &str) -> Option<i64> {
     let (negative, digits) = match text.as_bytes() {
         [b'-', digits @ ..] => (true, digits),
         digits => (false, digits),

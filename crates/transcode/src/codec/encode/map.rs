@@ -17,7 +17,7 @@ enum Key<'w> {
     Text(&'w str),
 }
 
-struct Entry<'w> {
+pub(super) struct Entry<'w> {
     key: Key<'w>,
     value: Value<'w>,
 }
@@ -39,6 +39,14 @@ impl<'t> Encoder<'t> {
                 entries.push(Entry::read(key, value, bytes)?);
             }
         }
+        self.entries(entry, entries)
+    }
+
+    /// Prints the entries of a map, which may come in any order; returns whether there are none, and then prints nothing.
+    pub(super) fn entries(&mut self, (_, value): &'t (Field, Field), mut entries: Vec<Entry<'_>>) -> Printed<bool> {
+        if entries.is_empty() {
+            return Ok(true);
+        }
         if !entries.is_sorted_by(|one, next| one.key < next.key) {
             entries = ordered(entries);
         }
@@ -55,13 +63,13 @@ impl<'t> Encoder<'t> {
             }
         }
         self.out.push(b'}');
-        Ok(entries.is_empty())
+        Ok(false)
     }
 
     /// Prints the value of an entry that has none: its default.
     fn missing(&mut self, kind: &'t Kind) -> Printed {
         match kind {
-            Kind::Message(id) | Kind::Group(id) => self.message(*id, &[]),
+            Kind::Message(id) | Kind::Group(id) => self.nested(*id, &[]),
             kind => self.default(kind).map(drop),
         }
     }
@@ -93,7 +101,7 @@ fn ordered(mut entries: Vec<Entry<'_>>) -> Vec<Entry<'_>> {
 }
 
 impl<'w> Entry<'w> {
-    fn read(key_field: &Field, value_field: &Field, wire: &'w [u8]) -> Printed<Self> {
+    pub(super) fn read(key_field: &Field, value_field: &Field, wire: &'w [u8]) -> Printed<Self> {
         let mut entry = Self { key: Key::of(&key_field.kind, None)?, value: Value::Missing };
         let mut reader = Reader::new(wire);
         while let Some(record) = reader.record()? {

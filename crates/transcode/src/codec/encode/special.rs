@@ -88,7 +88,9 @@ impl<'t> Encoder<'t> {
         let around = std::mem::replace(&mut self.types, types);
         let printed = self.payload(url, types, id, bytes);
         self.types = around;
-        if let Err(Failure::Malformed(_)) = printed {
+        if let Err(Failure::Malformed(_)) = printed
+            && !self.in_order
+        {
             self.out.truncate(start);
             self.found.truncate(base);
             (self.depth, self.wire_depth) = depths;
@@ -107,7 +109,7 @@ impl<'t> Encoder<'t> {
         match ty.well_known {
             Some(_) => {
                 self.raw(",\"value\":");
-                self.message(id, bytes)?;
+                self.nested(id, bytes)?;
             }
             None => self.members(ty, bytes, false)?,
         }

@@ -1,92 +1,21 @@
 //! A pull reader for strict JSON that knows where it is.
 //!
-//! Lives here: RFC 8259 syntax, positions, the nesting limit. Does not: meaning (`decode`).
+//! Lives here: RFC 8259 syntax, the nesting limit. Does not: meaning (`decode`), what is said of a fault (`json::fault`).
 //! Invariants: it accepts exactly RFC 8259 in UTF-8 without a byte order mark; it never looks at a byte twice but by
 //! `rewind`; recursion of its callers is bounded by `DEPTH`.
 
+mod escape;
+mod fault;
+
 use std::borrow::Cow;
 
-use crate::bind::BindError;
 use crate::codec::print;
+pub(crate) use fault::{Fault, Position, Read};
 
 /// Nested arrays and objects accepted; protobuf's own usual limit.
 pub(crate) const DEPTH: usize = 100;
 /// Digits that surely make an `i64`.
 const PLAIN_DIGITS: usize = 18;
-
-/// What is wrong with a document, and where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fault(Box<Inner>);
-
-/// Boxed, since every value that is read returns room for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Inner {
-    /// Byte offset in the document.
-    at: usize,
-    reason: String,
-    /// Steps from the value at fault outwards.
-    steps: Vec<String>,
-}
-
-pub(crate) type Read<T> = Result<T, Fault>;
-
-impl Fault {
-    pub(crate) fn new(at: usize, reason: impl Into<String>) -> Self {
-        Self(Box::new(Inner { at, reason: reason.into(), steps: Vec::new() }))
-    }
-
-    /// Says that the value at fault lies in a member.
-    pub(crate) fn within(mut self, member: &str) -> Self {
-        self.0.steps.push(format!(".{member}"));
-        self
-    }
-
-    /// Says that the value at fault lies in an array's element.
-    pub(crate) fn within_element(mut self, index: usize) -> Self {
-        self.0.steps.push(format!("[{index}]"));
-        self
-    }
-
-    /// Says that the value at fault lies under a map's key.
-    pub(crate) fn within_entry(mut self, key: &str) -> Self {
-        self.0.steps.push(format!("[{key:?}]"));
-        self
-    }
-
-    /// Returns the client's error: field path where known, then what is wrong, then line and column in `document`,
-    /// which starts at `origin` of the body.
-    pub(crate) fn into_error(self, document: &[u8], origin: Position) -> BindError {
-        let Inner { at, reason, steps } = *self.0;
-        let position = origin.after(&document[..at.min(document.len())]);
-        let description = format!("{reason} at line {} column {}", position.line, position.column);
-        let path: String = steps.iter().rev().map(String::as_str).collect();
-        match path.strip_prefix('.').unwrap_or(&path) {
-            "" => BindError::invalid(format!("malformed request body: {description}")),
-            path => BindError::field(path, description),
-        }
-    }
-}
-
-/// A place in a text, both counted from 1, columns in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Position {
-    pub(crate) line: usize,
-    pub(crate) column: usize,
-}
-
-impl Position {
-    pub(crate) const START: Self = Self { line: 1, column: 1 };
-
-    /// Returns the position after some text.
-    pub(crate) fn after(self, text: &[u8]) -> Self {
-        text.iter().fold(self, |at, byte| match byte {
-            b'\n' => Self { line: at.line + 1, column: 1 },
-            // Bytes that continue a UTF-8 character take no column.
-            byte if byte & 0xC0 == 0x80 => at,
-            _ => Self { column: at.column + 1, ..at },
-        })
-    }
-}
 
 /// What a value starts as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -249,24 +178,6 @@ impl<'d> Reader<'d> {
         self.escaped(start).map(Cow::Owned)
     }
 
-    /// Reads on in a string that began at `start` and cannot be taken as it is.
-    fn escaped(&mut self, start: usize) -> Read<String> {
-        let mut decoded = self.text[start..self.at].to_owned();
-        loop {
-            match self.peek() {
-                Some(b'"') => break,
-                Some(b'\\') => decoded.push(self.escape()?),
-                Some(_) => return Err(Fault::new(self.at, "a control character in a string must be escaped")),
-                None => return Err(Fault::new(self.at, "the string does not end")),
-            }
-            let start = self.at;
-            self.take_plain();
-            decoded.push_str(&self.text[start..self.at]);
-        }
-        self.at += 1;
-        Ok(decoded)
-    }
-
     /// Enters an object; then `member` until it returns none.
     pub(crate) fn open_object(&mut self) -> Read<()> {
         self.expect(b'{', "an object")?;
@@ -386,46 +297,6 @@ impl<'d> Reader<'d> {
     /// Moves to the next byte of a string that is not to be taken as it is.
     fn take_plain(&mut self) {
         self.at += print::plain_length(&self.text.as_bytes()[self.at..]);
-    }
-
-    fn escape(&mut self) -> Read<char> {
-        let start = self.at;
-        let kind = self.text.as_bytes().get(start + 1);
-        self.at += 2;
-        Ok(match kind {
-            Some(b'"') => '"',
-            Some(b'\\') => '\\',
-            Some(b'/') => '/',
-            Some(b'b') => '\u{8}',
-            Some(b'f') => '\u{c}',
-            Some(b'n') => '\n',
-            Some(b'r') => '\r',
-            Some(b't') => '\t',
-            Some(b'u') => {
-                let unit = self.code_unit(start)?;
-                let code = match unit {
-                    0xD800..0xDC00 => {
-                        let low = if self.text[self.at..].starts_with("\\u") { Some(self.at) } else { None };
-                        self.at += 2;
-                        let low =
-                            low.map(|at| self.code_unit(at)).transpose()?.filter(|it| (0xDC00..0xE000).contains(it));
-                        low.map(|low| 0x10000 + ((unit - 0xD800) << 10) + (low - 0xDC00))
-                    }
-                    _ => Some(unit),
-                };
-                code.and_then(char::from_u32)
-                    .ok_or_else(|| Fault::new(start, "an unpaired surrogate is no character"))?
-            }
-            _ => return Err(Fault::new(start, "no such escape in a string")),
-        })
-    }
-
-    /// Reads four hexadecimal digits.
-    fn code_unit(&mut self, escape_at: usize) -> Read<u32> {
-        let digits = self.text.as_bytes().get(self.at..self.at + 4).filter(|it| it.iter().all(u8::is_ascii_hexdigit));
-        let digits = digits.ok_or_else(|| Fault::new(escape_at, "\\u must be followed by four hexadecimal digits"))?;
-        self.at += 4;
-        Ok(digits.iter().fold(0, |unit, digit| unit << 4 | char::from(*digit).to_digit(16).unwrap_or_default()))
     }
 
     fn word(&mut self, word: &str) -> Read<()> {

@@ -61,12 +61,16 @@ impl<'t> Decoder<'t> {
     #[inline]
     pub(crate) fn field(&mut self, json: &mut Reader<'_>, field: &'t Field) -> Read<bool> {
         let one = matches!(field.cardinality, Cardinality::One);
-        if json.shape()? == Shape::Null && !(one && self.takes_null(&field.kind)) {
+        let shape = json.shape()?;
+        if shape == Shape::Null && !(one && self.takes_null(&field.kind)) {
             json.null()?;
             return Ok(false);
         }
         match &field.cardinality {
-            Cardinality::One => self.single(json, &field.kind, Slot { key: &field.key, keep_default: field.presence }),
+            Cardinality::One => {
+                let slot = Slot { key: &field.key, keep_default: field.presence };
+                self.single(json, shape, &field.kind, slot)
+            }
             Cardinality::List { packed } => self.list(json, field, *packed).map(|()| true),
             Cardinality::Map(entry) => self.map(json, field, entry).map(|()| true),
         }
@@ -200,16 +204,17 @@ impl<'t> Decoder<'t> {
     /// Reads a value of a list or a map, where null stands for nothing but itself; false if it is to be ignored.
     #[inline]
     fn element(&mut self, json: &mut Reader<'_>, kind: &'t Kind, slot: Slot<'_>) -> Read<bool> {
-        if json.shape()? == Shape::Null && !self.takes_null(kind) {
+        let shape = json.shape()?;
+        if shape == Shape::Null && !self.takes_null(kind) {
             return Err(Fault::new(json.at(), "null is no value here"));
         }
-        self.single(json, kind, slot)
+        self.single(json, shape, kind, slot)
     }
 
     /// Reads one value. Messages are read from here and not from `singular`, whose frame is larger: a level of nesting
     /// should cost little stack.
     #[inline]
-    fn single(&mut self, json: &mut Reader<'_>, kind: &'t Kind, slot: Slot<'_>) -> Read<bool> {
+    fn single(&mut self, json: &mut Reader<'_>, shape: Shape, kind: &'t Kind, slot: Slot<'_>) -> Read<bool> {
         match kind {
             Kind::Message(id) => {
                 self.out.extend_from_slice(slot.key);
@@ -224,13 +229,12 @@ impl<'t> Decoder<'t> {
                 wire::put_end_group(&mut self.out, slot.key);
                 Ok(true)
             }
-            kind => self.singular(json, kind, slot),
+            kind => self.singular(json, shape, kind, slot),
         }
     }
 
-    /// Reads one value that is no message; false for an enum name that is to be ignored.
-    fn singular(&mut self, json: &mut Reader<'_>, kind: &Kind, slot: Slot<'_>) -> Read<bool> {
-        let shape = json.shape()?;
+    /// Reads one value that is no message and starts as `shape`; false for an enum name that is to be ignored.
+    fn singular(&mut self, json: &mut Reader<'_>, shape: Shape, kind: &Kind, slot: Slot<'_>) -> Read<bool> {
         let at = json.at();
         let scalar = match (kind, shape) {
             (Kind::Message(_) | Kind::Group(_), _) => return Err(Fault::new(at, "malformed wrapper type")),
@@ -254,7 +258,7 @@ impl<'t> Decoder<'t> {
             (Kind::Bool, _) => return Err(mismatch(at, "true or false", shape)),
             (Kind::String, _) => return Err(mismatch(at, "a string", shape)),
             (Kind::Bytes, _) => return Err(mismatch(at, "base64 in a string", shape)),
-            (Kind::Enum(ty), _) => match self.enumerator(json, ty)? {
+            (Kind::Enum(ty), _) => match self.enumerator(json, shape, ty)? {
                 Some(number) => Scalar::Varint(i64::from(number) as u64),
                 None => return Ok(false),
             },
@@ -284,8 +288,7 @@ impl<'t> Decoder<'t> {
         scalar::json_number(text, kind).map_err(|reason| flawed(at, &reason, text))
     }
 
-    fn enumerator(&self, json: &mut Reader<'_>, ty: &EnumType) -> Read<Option<i32>> {
-        let shape = json.shape()?;
+    fn enumerator(&self, json: &mut Reader<'_>, shape: Shape, ty: &EnumType) -> Read<Option<i32>> {
         let at = json.at();
         match shape {
             Shape::Null if ty.is_null => json.null().map(|()| Some(0)),
@@ -315,7 +318,8 @@ impl<'t> Decoder<'t> {
             let malformed = || Fault::new(at, format!("the service's descriptor of {} is malformed", ty.name));
             let field = ty.by_number(1).ok_or_else(malformed)?;
             let slot = Slot { key: &field.key, keep_default: field.presence };
-            return self.singular(json, &field.kind, slot).map(drop);
+            let shape = json.shape()?;
+            return self.singular(json, shape, &field.kind, slot).map(drop);
         }
         expect(json, Shape::String, "a string")?;
         let text = json.string()?;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -29,6 +30,10 @@ const EAGER: (Duration, Duration) = (Duration::from_millis(20), Duration::from_m
 const GONE_EVERY: Duration = Duration::from_millis(200);
 const GONE_LIMIT: Duration = Duration::from_secs(1);
 const SAYS_SO: &str = "says that it is not serving";
+const BROKE: &str = "the connection broke";
+const NO_GRPC: &str = "speaks no HTTP/2, which gRPC needs";
+/// With these a client opens HTTP/2 (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Metadata beside NOT_SERVING that tells why; other apps do not send it.
 const REASON: &str = "weft-health-reason";
 /// Unanswered polls in a row that make an app unhealthy.
@@ -181,13 +186,14 @@ impl Prober {
             Ok(Err(_)) => {
                 return match timeout(self.timing.timeout, connect(self.app)).await {
                     Ok(Err(reason)) => reason,
-                    Ok(Ok(())) | Err(_) => "does not speak HTTP/2".to_owned(),
+                    Ok(Ok(())) | Err(_) => NO_GRPC.to_owned(),
                 };
             }
             Err(_) => return format!("no connection within {:?}", self.timing.timeout),
         };
         match self.grpc_on(channel).await {
             Ok(never) => match never {},
+            Err(Answer::Says(reason)) if reason.ends_with(BROKE) && self.speaks_http1().await => NO_GRPC.to_owned(),
             Err(Answer::Says(reason)) => reason,
             Err(Answer::Unimplemented) => {
                 tracing::info!(
@@ -197,6 +203,21 @@ impl Prober {
                 "health is checked by connecting".to_owned()
             }
         }
+    }
+
+    /// Whether the app, which never was healthy, answers the first words of HTTP/2 in HTTP/1, as one does that knows no other.
+    async fn speaks_http1(&self) -> bool {
+        if !matches!(*self.told.borrow(), Health::Unknown { .. }) {
+            return false;
+        }
+        let greet = async {
+            let mut stream = TcpStream::connect(self.app).await?;
+            stream.write_all(PREFACE).await?;
+            let mut said = [0; 5];
+            stream.read_exact(&mut said).await?;
+            std::io::Result::Ok(said == *b"HTTP/")
+        };
+        matches!(timeout(self.timing.timeout, greet).await, Ok(Ok(true)))
     }
 
     async fn grpc_on(&self, channel: Channel) -> Result<std::convert::Infallible, Answer> {
@@ -288,7 +309,7 @@ fn not_serving(answer: &Response<HealthCheckResponse>) -> String {
 
 fn text(status: &Status) -> String {
     if std::error::Error::source(status).is_some() {
-        return "the connection broke".to_owned(); // the details are HTTP/2's, and the app's end says more
+        return BROKE.to_owned(); // the details are HTTP/2's, and the app's end says more
     }
     if status.message().is_empty() { status.code().to_string() } else { status.message().to_owned() }
 }

@@ -33,7 +33,7 @@ use crate::descriptors::Described;
 use crate::health::{Health, Monitor};
 use crate::metrics::Metrics;
 use crate::server::Side;
-use crate::{HealthCheck, Timing, descriptors, health};
+use crate::{HealthCheck, Timing, descriptors, entrance, health};
 
 /// Time the deregistration may take; without it the lease runs out.
 const DEREGISTER: Duration = Duration::from_secs(2);
@@ -246,7 +246,12 @@ impl Lifecycle {
 
     fn on_health(&mut self, health: Health) {
         match health {
-            Health::Unknown { reason } => tracing::debug!(reason, "the app is not healthy yet"),
+            Health::Unknown { reason } => {
+                tracing::debug!(reason, "the app is not healthy yet");
+                if self.status == Status::Starting && !self.revoked {
+                    self.parts.readiness.not_ready(format!("{}: {reason}", entrance::NO_APP));
+                }
+            }
             Health::Unhealthy { reason } => {
                 self.healthy = false;
                 self.describing = None;

@@ -340,7 +340,9 @@ impl Unit {
                 },
                 (Kind::Instance(_), None) => match &self.ready {
                     Err(why) if why == REVOKED => (State::Revoked, why.clone()),
-                    Ok(()) | Err(_) => (State::Starting, failed()),
+                    Ok(()) => (State::Starting, failed()),
+                    // Its sidecar waits for the app, or for a registry, and says so.
+                    Err(why) => (State::Starting, self.failed.clone().unwrap_or_else(|| why.clone())),
                 },
                 (Kind::Instance(_), Some((_, status, reason))) => (of(*status), reason.clone()),
             },

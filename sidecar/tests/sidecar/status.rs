@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use http::Method;
 use rustix::process::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::service::interceptor::InterceptedService;
@@ -16,7 +19,8 @@ use weft_proto::weft::discovery::v1::{WatchRequest, discovery_client::DiscoveryC
 use weft_proto::weft::model::v1::Status;
 use weft_proto::weft::registry::v1::{RegisterRequest, registry_client::RegistryClient};
 
-use weft_testkit::wait;
+use weft_sidecar::Config;
+use weft_testkit::{http::send, wait};
 
 use crate::fixture::{Fixture, LIMIT, signal};
 
@@ -31,6 +35,28 @@ async fn an_app_is_listed_when_it_is_ready_with_its_descriptors_and_slot() {
     let set = registries.descriptors(&"echo".parse().unwrap(), None, LIMIT).await.unwrap();
     assert_eq!(set.digest().0[..], listed.descriptor_digest[..]);
     assert!(set.services().contains(&"weft.testkit.v1.Echo".to_owned()));
+}
+
+#[tokio::test]
+async fn of_an_app_that_speaks_no_grpc_readyz_says_so() {
+    let fixture = Fixture::with_registry().await;
+    let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let config = Config { app: app.local_addr().unwrap(), ..fixture.config("web", &[]) };
+    let _app = JoinSet::from_iter([async move {
+        loop {
+            let (mut caller, _) = app.accept().await.unwrap();
+            let mut read = vec![0; 1024];
+            let _ = caller.read(&mut read).await; // it may have gone
+            let _ = caller.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
+        }
+    }]);
+    let sidecar = fixture.start(config).await;
+    wait::until("the reason", LIMIT, || async {
+        let answer = send(sidecar.addresses.admin, Method::GET, "/readyz", "").await.ok()?;
+        let said = "not ready: the app is not ready yet: speaks no HTTP/2, which gRPC needs";
+        (answer.status.as_u16() == 503 && answer.body.trim() == said).then_some(())
+    })
+    .await;
 }
 
 /// Waits until a watcher of `echo` was told that it crashed and, right after that, that it serves.

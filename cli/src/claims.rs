@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Largest list of everything that is taken: some ten thousand services.
-const LARGEST_LIST: usize = 64 << 20;
+pub(crate) const LARGEST_LIST: usize = 64 << 20;
 
 /// Flags of `weft claims`.
 #[derive(Debug, Clone, clap::Args)]

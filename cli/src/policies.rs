@@ -9,13 +9,18 @@ use std::{
 
 use weft_model::{Edge, Policy, PolicyKind, Version};
 use weft_policy::{Document, Written};
-use weft_proto::weft::policy::v1::{self as pb, policies_client::PoliciesClient};
+use weft_proto::weft::{
+    discovery::v1::{ClaimsRequest, ListRequest, discovery_client::DiscoveryClient},
+    policy::v1::{self as pb, policies_client::PoliciesClient},
+};
 
 use weft_runtime::Context;
 
 use crate::{
     access::{Asked, Registry},
+    claims,
     output::{self, Format},
+    tool,
 };
 
 async fn connect(registry: &Registry, context: &Context) -> anyhow::Result<PoliciesClient<Asked>> {
@@ -43,9 +48,11 @@ pub(crate) async fn apply(args: ApplyArgs, context: Context) -> anyhow::Result<(
     for file in &args.files {
         written.extend(read(file, args.format)?);
     }
-    let policies = written.iter().map(|it| (&it.policy).into()).collect();
-    let request = pb::ApplyRequest { policies, dry_run: args.dry_run, ..Default::default() };
-    let done = connect(&args.registry, &context).await?.apply(request).await?.into_inner();
+    anyhow::ensure!(!written.is_empty(), "no policy in {}", names(&args.files));
+    let policies: Vec<pb::Policy> = written.iter().map(|it| (&it.policy).into()).collect();
+    let channel = args.registry.channel(&context).await?;
+    let request = pb::ApplyRequest { policies: policies.clone(), dry_run: args.dry_run, ..Default::default() };
+    let done = PoliciesClient::new(channel.clone()).apply(request).await?.into_inner();
     let would = if args.dry_run { " (dry run)" } else { "" };
     for it in done.applied {
         let outcome = match it.outcome() {
@@ -57,7 +64,22 @@ pub(crate) async fn apply(args: ApplyArgs, context: Context) -> anyhow::Result<(
         let at = if it.version == 0 { String::new() } else { format!(" at {}", Version(it.version)) };
         output::line(&format!("policy {} {outcome}{at}{would}", it.name))?;
     }
+    for (name, doubt) in doubts(channel, &policies).await? {
+        tool::warn(&format!("policy {name}: {doubt}"));
+    }
     Ok(())
+}
+
+/// What the policies name that nobody has, as far as the registry knows.
+async fn doubts(channel: Asked, policies: &[pb::Policy]) -> Result<Vec<(String, String)>, tonic::Status> {
+    let mut registry = DiscoveryClient::new(channel).max_decoding_message_size(claims::LARGEST_LIST);
+    let claims = registry.claims(ClaimsRequest {}).await?.into_inner();
+    let list = registry.list(ListRequest::default()).await?.into_inner();
+    Ok(weft_check::doubts(policies, &list, &claims))
+}
+
+fn names(files: &[PathBuf]) -> String {
+    files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn read(file: &Path, format: Option<weft_policy::Format>) -> anyhow::Result<Vec<Written>> {

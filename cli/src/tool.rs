@@ -82,6 +82,11 @@ pub(crate) fn complain(error: &anyhow::Error) {
     eprintln!("weft: {}", in_words(error));
 }
 
+/// Says what was done and may not be what was meant.
+pub(crate) fn warn(doubt: &str) {
+    eprintln!("weft: warning: {doubt}");
+}
+
 /// An error and its causes in one line. Of a status only what was said, and what lies below a connection that was not had: its Display adds codes
 /// and structures that mean nothing to a person.
 fn in_words(error: &anyhow::Error) -> String {

@@ -135,7 +135,7 @@ table! {
         means "Every gRPC name and REST template that the service declares is its own. One that another service claimed first is refused: calls to that name go to its owner."
         cure "rename one of them; or let an operator move the claim to the service that shall have it"
     POLICIES "WEFT0409" Services "policies name what is there"
-        means "The service that a policy belongs to has been registered, and the methods in its rules are declared by that service; a caller's name is not one letter beside that of a registered service. A rule about what nobody has does nothing: one that allows keeps out whom it was to let in, one that denies lets pass what it was to refuse."
+        means "The service that a policy belongs to has been registered, and the methods in its rules are declared by that service; a caller's name is not one letter beside that of a registered service; a service that calls are sent on to has been registered. A rule about what nobody has does nothing: one that allows keeps out whom it was to let in, one that denies lets pass what it was to refuse. Calls that are sent on to nobody fail."
         cure "correct the name and `weft apply` the policy again, or `weft delete policies NAME`; if the service is yet to come, start it"
     GATEWAY "WEFT0501" Gateway "answers"
         means "The gateway answers gRPC on its port."

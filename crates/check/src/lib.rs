@@ -28,6 +28,7 @@ mod ask;
 mod crowd;
 mod run;
 
+pub use policies::doubts;
 pub use report::{Outcome, Report, Status};
 pub use run::run;
 pub use target::{Args, NoTarget};

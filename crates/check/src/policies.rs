@@ -11,7 +11,7 @@ use weft_model::GATEWAY;
 use weft_proto::weft::{
     discovery::v1::{ClaimsResponse, ListResponse, ServiceUpdate},
     model::v1::ServiceInfo,
-    policy::v1::{Policy, policy::Kind},
+    policy::v1::{Access, Policy, Route, policy::Kind},
 };
 
 use crate::{ids, registry, report::Outcome, services, target::Mesh};
@@ -23,12 +23,40 @@ const ANYBODYS: &str = "grpc.";
 /// Names below this length are a slip away from too many.
 const SHORTEST_DOUBTED: usize = 4;
 
+/// What is doubtful in policies, given what a registry lists: the policy's name and what it names that nobody has. For whoever applies them.
+pub fn doubts(policies: &[Policy], list: &ListResponse, claims: &ClaimsResponse) -> Vec<(String, String)> {
+    let gateway = gateway();
+    let registered = registered(list, claims, &gateway, registered_ever);
+    let named = policies.iter().map(|policy| {
+        let service = in_full(&policy.service);
+        let nobody = ServiceUpdate { name: service.clone(), ..ServiceUpdate::default() };
+        let service = list.services.iter().find(|it| it.name == service).unwrap_or(&nobody);
+        (policy.name.clone(), problems(policy, service, &registered).join("; "))
+    });
+    named.filter(|(_, doubts)| !doubts.is_empty()).collect()
+}
+
+/// What edge policies of gateways as a whole are called by.
+fn gateway() -> String {
+    format!("{GATEWAY}.{DEFAULT}")
+}
+
+/// The services that are somebody's.
+fn registered<'a>(
+    list: &'a ListResponse,
+    claims: &'a ClaimsResponse,
+    gateway: &'a str,
+    is_there: impl Fn(&ServiceUpdate) -> bool,
+) -> BTreeSet<&'a str> {
+    let there = list.services.iter().filter(|it| is_there(it)).map(|it| it.name.as_str());
+    let holders = claims.claims.iter().map(|claim| claim.holder.as_str()); // away, and expected back
+    there.chain(holders).chain([gateway]).collect()
+}
+
 /// One outcome for each policy that names what is not there; one for all if there is none of these.
 pub(crate) fn check(mesh: &Mesh, list: &ListResponse, claims: &ClaimsResponse) -> Vec<Outcome> {
-    let there = list.services.iter().filter(|it| is_there(mesh, it)).map(|it| it.name.as_str());
-    let holders = claims.claims.iter().map(|claim| claim.holder.as_str()); // away, and expected back
-    let gateway = format!("{GATEWAY}.{DEFAULT}"); // what edge policies of gateways as a whole are called by
-    let registered: BTreeSet<&str> = there.chain(holders).chain([gateway.as_str()]).collect();
+    let gateway = gateway();
+    let registered = registered(list, claims, &gateway, |it| is_there(mesh, it));
     let (mut outcomes, mut well) = (Vec::new(), 0);
     for service in &list.services {
         for policy in of(service) {
@@ -51,11 +79,12 @@ pub(crate) fn has(service: &ServiceUpdate) -> bool {
 }
 
 fn is_there(mesh: &Mesh, service: &ServiceUpdate) -> bool {
+    registered_ever(service) || services::runs_here(mesh, &service.name) || services::is_had_here(mesh, &service.name)
+}
+
+fn registered_ever(service: &ServiceUpdate) -> bool {
     let declares = service.info.as_ref().is_some_and(|info| !info.grpc_services.is_empty());
-    declares
-        || !registry::instances(service).is_empty()
-        || services::runs_here(mesh, &service.name)
-        || services::is_had_here(mesh, &service.name)
+    declares || !registry::instances(service).is_empty()
 }
 
 fn of(service: &ServiceUpdate) -> &[Policy] {
@@ -67,11 +96,36 @@ fn problems(policy: &Policy, service: &ServiceUpdate, registered: &BTreeSet<&str
     if !registered.contains(service.name.as_str()) {
         problems.push(format!("its service {} is nobody's{}", service.name, meant(&service.name, registered)));
     }
-    let Some(Kind::Access(access)) = &policy.kind else { return problems };
+    match &policy.kind {
+        Some(Kind::Access(access)) => of_access(access, service, registered, &mut problems),
+        Some(Kind::Route(route)) => of_route(route, registered, &mut problems),
+        _ => {}
+    }
+    problems
+}
+
+fn named(rule: &str, place: usize) -> String {
+    if rule.is_empty() { format!("rule-{}", place + 1) } else { rule.to_owned() }
+}
+
+/// Calls may be sent on to a service that is yet to come only with a share of 0: those of any other share would fail.
+fn of_route(route: &Route, registered: &BTreeSet<&str>, problems: &mut Vec<String>) {
+    for (place, rule) in route.rules.iter().enumerate() {
+        let name = named(&rule.name, place);
+        for to in rule.to.iter().filter(|to| to.weight > 0).map(|to| in_full(&to.service)) {
+            if !registered.contains(to.as_str()) {
+                problems
+                    .push(format!("rule {name}: it sends calls to {to}, which is nobody's{}", meant(&to, registered)));
+            }
+        }
+    }
+}
+
+fn of_access(access: &Access, service: &ServiceUpdate, registered: &BTreeSet<&str>, problems: &mut Vec<String>) {
     let nothing = ServiceInfo::default();
     let info = service.info.as_ref().unwrap_or(&nothing);
     for (place, rule) in access.rules.iter().enumerate() {
-        let name = if rule.name.is_empty() { format!("rule-{}", place + 1) } else { rule.name.clone() };
+        let name = named(&rule.name, place);
         for method in rule.methods.iter().filter(|it| !declares(info, it)) {
             problems.push(format!("rule {name}: {} has no method {method}", service.name));
         }
@@ -82,7 +136,6 @@ fn problems(policy: &Policy, service: &ServiceUpdate, registered: &BTreeSet<&str
             }
         }
     }
-    problems
 }
 
 /// Whether a pattern, `pkg.Service/Method` or `pkg.Service/*`, is about something that the service has, as far as is known.
@@ -112,7 +165,7 @@ mod tests {
     use weft_proto::weft::{
         discovery::v1::{Claim, Full, ServicePolicies, service_update::Body},
         model::v1::{GrpcService, Instance, Method},
-        policy::v1::{Access, Callers, Rule},
+        policy::v1::{Callers, RouteRule, Rule, route_rule::Target},
     };
 
     use super::*;
@@ -141,10 +194,14 @@ mod tests {
         Policy { name: "p".into(), kind: Some(Kind::Access(Access { rules: vec![rule] })), ..Policy::default() }
     }
 
-    /// What is said of one policy of users.
+    /// What is said of one policy of users that allows these.
     fn said(callers: &[&str], methods: &[&str]) -> String {
+        said_of(policy(callers, methods))
+    }
+
+    fn said_of(policy: Policy) -> String {
         let posts = ServiceUpdate { name: "posts.default".into(), ..users(None) };
-        let services = vec![posts, users(Some(policy(callers, methods)))];
+        let services = vec![posts, users(Some(policy))];
         let list = ListResponse { services, ..ListResponse::default() };
         let mut outcomes = check(&mesh(), &list, &ClaimsResponse::default());
         assert_eq!(outcomes.len(), 1);
@@ -177,6 +234,18 @@ mod tests {
     }
 
     #[test]
+    fn calls_that_are_sent_on_to_nobody_are_named_with_their_rule() {
+        let to = |service: &str, weight| Target { service: service.into(), weight };
+        let route = |to: Vec<Target>| {
+            let rules = vec![RouteRule { name: "canary".into(), to, ..RouteRule::default() }];
+            Policy { name: "p".into(), kind: Some(Kind::Route(Route { rules })), ..Policy::default() }
+        };
+        let wrong = "rule canary: it sends calls to users-canary.default, which is nobody's";
+        assert_eq!(said_of(route(vec![to("posts", 90), to("users-canary", 10)])), wrong);
+        assert_eq!(said_of(route(vec![to("posts.default", 90), to("users-canary", 0)])), "well");
+    }
+
+    #[test]
     fn a_service_that_only_a_policy_names_is_nobodys() {
         let named = ServiceUpdate {
             name: "usres.default".into(),
@@ -184,6 +253,10 @@ mod tests {
             ..ServiceUpdate::default()
         };
         let list = ListResponse { services: vec![users(None), named], ..ListResponse::default() };
+        let applied = Policy { service: "usres".into(), ..policy(&["posts"], &["any.Service/Method"]) };
+        let doubts = doubts(&[applied], &list, &ClaimsResponse::default());
+        let doubted = "its service usres.default is nobody's; is users.default meant?";
+        assert_eq!(doubts, [("p".to_owned(), doubted.to_owned())]);
         let outcomes = check(&mesh(), &list, &ClaimsResponse::default());
         let said: Vec<_> = outcomes.iter().map(|it| (it.id, it.status, it.detail.as_str())).collect();
         let wrong = "its service usres.default is nobody's; is users.default meant?";

@@ -169,6 +169,22 @@ fn says(it: &Edge) -> String {
             let rule = |it: &weft_model::LimitRule| format!("{}:{}/{:?}", it.name, it.calls, it.every);
             it.rules().iter().map(rule).collect::<Vec<_>>().join(" ")
         }
+        Edge::Headers(it) => {
+            let names = it.request.iter().chain(&it.response).map(|it| it.name().to_owned());
+            names.collect::<Vec<_>>().join(" ")
+        }
+        Edge::Limits(it) => {
+            let counts = [
+                ("max_request_bytes", it.max_request_bytes),
+                ("max_header_bytes", it.max_header_bytes),
+                ("max_uri_bytes", it.max_uri_bytes),
+                ("max_depth", it.max_depth),
+            ];
+            let times = [("timeout", it.timeout), ("body_timeout", it.body_timeout)];
+            let counts = counts.into_iter().filter_map(|(name, it)| it.map(|it| format!("{name} {it}")));
+            let times = times.into_iter().filter_map(|(name, it)| it.map(|it| format!("{name} {it:?}")));
+            counts.chain(times).collect::<Vec<_>>().join(" ")
+        }
         Edge::Cache(it) if it.off => "off".to_owned(),
         Edge::Cache(it) => {
             let per_caller = it.per_caller.then(|| "per_caller".to_owned());
@@ -187,7 +203,8 @@ fn rules(it: &Edge) -> String {
     match it {
         Edge::Authentication(it) => it.rules.len().to_string(),
         Edge::RateLimit(it) => it.rules().len().to_string(),
-        Edge::Cors(_) | Edge::ApiKey(_) | Edge::Cache(_) => "-".to_owned(),
+        Edge::Headers(it) => (it.request.len() + it.response.len()).to_string(),
+        Edge::Cors(_) | Edge::ApiKey(_) | Edge::Cache(_) | Edge::Limits(_) => "-".to_owned(),
     }
 }
 

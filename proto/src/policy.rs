@@ -43,10 +43,12 @@ impl TryFrom<pb::Policy> for model::Policy {
                 Some(pb::policy::Kind::RateLimit(it)) => edge::rate_limit(it).map_err(|e| e.within("rate_limit"))?,
                 Some(pb::policy::Kind::ApiKey(it)) => edge::api_key(it).map_err(|e| e.within("api_key"))?,
                 Some(pb::policy::Kind::Cache(it)) => edge::cache(it).map_err(|e| e.within("cache"))?,
+                Some(pb::policy::Kind::Limits(it)) => edge::limits(it).map_err(|e| e.within("limits"))?,
+                Some(pb::policy::Kind::Headers(it)) => edge::headers(it).map_err(|e| e.within("headers"))?,
                 None => {
                     return Err(Invalid::new(
                         "kind",
-                        "set one of access, plaintext_upstream, route, upstream, cors, authentication, rate_limit, api_key, cache",
+                        "set one of access, plaintext_upstream, route, upstream, cors, authentication, rate_limit, api_key, cache, limits, headers",
                     ));
                 }
             },
@@ -188,6 +190,10 @@ pub fn stored_policies(
             Some(pb::policy::Kind::ApiKey(_)) => None, // a key that cannot be read lets nobody in
             Some(pb::policy::Kind::Cache(_)) => {
                 Some(model::PolicyKind::Edge(model::Edge::Cache(model::Cache::closed())))
+            }
+            Some(pb::policy::Kind::Headers(_)) => None, // it forbids nothing
+            Some(pb::policy::Kind::Limits(_)) => {
+                Some(model::PolicyKind::Edge(model::Edge::Limits(model::Limits::closed())))
             }
             None => return None,
         };

@@ -23,9 +23,9 @@ pub use invalid::Invalid;
 pub use name::{DEFAULT_NAMESPACE, ServiceName, SpiffeId};
 pub use policy::{
     Access, Action, ApiKey, Authentication, Cache, CallMatch, Callers, ClaimMatch, ClaimRule, ClaimToMetadata, Cors,
-    Edge, FailurePercentage, Fault, GATEWAY, HeaderMatch, HeaderValue, HttpMethod, Jwt, KeyDigest, KeySource,
-    LimitRule, MethodPattern, Methods, Namespace, Origin, Outliers, Part, PathPattern, Per, PlaintextUpstream, Policy,
-    PolicyKind, PolicyName, RateLimit, RetryOn, RetryRule, Route, RouteRule, Rule, Split, SuccessRate, Target,
-    Upstream,
+    Edge, FailurePercentage, Fault, GATEWAY, HeaderChange, HeaderMatch, HeaderRule, HeaderValue, Headers, HttpMethod,
+    Jwt, KeyDigest, KeySource, LimitRule, Limits, MethodPattern, Methods, Namespace, Origin, Outliers, Part,
+    PathPattern, Per, PlaintextUpstream, Policy, PolicyKind, PolicyName, RateLimit, RetryOn, RetryRule, Route,
+    RouteRule, Rule, Split, SuccessRate, Target, Upstream,
 };
 pub use service::{GrpcService, Method, RefusedClaim, ServiceInfo, ServiceSnapshot, Snapshot, Version};

@@ -11,8 +11,8 @@ mod upstream;
 use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc};
 
 pub use edge::{
-    ApiKey, Authentication, Cache, ClaimMatch, ClaimRule, ClaimToMetadata, Cors, Edge, GATEWAY, HttpMethod, Jwt,
-    KeyDigest, KeySource, LimitRule, Methods, Origin, Per, RateLimit,
+    ApiKey, Authentication, Cache, ClaimMatch, ClaimRule, ClaimToMetadata, Cors, Edge, GATEWAY, HeaderChange,
+    HeaderRule, Headers, HttpMethod, Jwt, KeyDigest, KeySource, LimitRule, Limits, Methods, Origin, Per, RateLimit,
 };
 pub use route::{
     CallMatch, Fault, HeaderMatch, HeaderValue, Part, PathPattern, RetryOn, RetryRule, Route, RouteRule, Split, Target,

@@ -39,6 +39,10 @@ struct Policy {
     api_key: Option<edge::ApiKey>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cache: Option<edge::Cache>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<edge::Limits>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    headers: Option<edge::Headers>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -106,6 +110,8 @@ impl Policy {
             }
             PolicyKind::Edge(model::Edge::ApiKey(it)) => Self { api_key: Some(edge::ApiKey::new(it)), ..named },
             PolicyKind::Edge(model::Edge::Cache(it)) => Self { cache: Some(edge::Cache::new(it)), ..named },
+            PolicyKind::Edge(model::Edge::Limits(it)) => Self { limits: Some(edge::Limits::new(it)), ..named },
+            PolicyKind::Edge(model::Edge::Headers(it)) => Self { headers: Some(edge::Headers::new(it)), ..named },
         }
     }
 }

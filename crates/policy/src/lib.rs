@@ -64,6 +64,16 @@
 //! name: kept
 //! service: users
 //! cache: { methods: [shop.users.v1.Users/GetUser], ttl: 30s, per_caller: false, epoch: 1 }      # or { off: true }
+//! ---
+//! name: small
+//! service: gateway
+//! limits: { max_request_bytes: 65536, max_header_bytes: 8192, max_uri_bytes: 2048, max_depth: 20, timeout: 5s, body_timeout: 2s }
+//! ---
+//! name: names
+//! service: users
+//! headers:
+//!   request: [{ name: x-tenant-id, rename: tenant }, { name: cookie, remove: true }]
+//!   response: [{ name: x-served-by, set: weft }]                          # or append
 //! ```
 //! A file holds one such document, or `policies:` with a list of them, `[[policies]]` in TOML; a YAML file may hold several of either,
 //! separated by `---`.

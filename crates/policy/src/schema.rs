@@ -14,9 +14,20 @@ use weft_model::{
 use crate::tree::{Entry, Node, Value};
 
 const POLICIES: &str = "policies";
-const KINDS: [&str; 9] =
-    ["access", "plaintext_upstream", "route", "upstream", "cors", "authentication", "rate_limit", "api_key", "cache"];
-const POLICY: [&str; 11] = [
+const KINDS: [&str; 11] = [
+    "access",
+    "plaintext_upstream",
+    "route",
+    "upstream",
+    "cors",
+    "authentication",
+    "rate_limit",
+    "api_key",
+    "cache",
+    "limits",
+    "headers",
+];
+const POLICY: [&str; 13] = [
     "name",
     "service",
     "access",
@@ -28,6 +39,8 @@ const POLICY: [&str; 11] = [
     "rate_limit",
     "api_key",
     "cache",
+    "limits",
+    "headers",
 ];
 
 /// Reads a document: one policy, or a list of them; each with its path in the document. An empty one has none.
@@ -84,7 +97,9 @@ fn kind(key: &str, node: &Node) -> Result<PolicyKind, Invalid> {
         "authentication" => PolicyKind::Edge(Edge::Authentication(edge::authentication(node)?)),
         "rate_limit" => PolicyKind::Edge(Edge::RateLimit(edge::rate_limit(node)?)),
         "api_key" => PolicyKind::Edge(Edge::ApiKey(edge::api_key(node)?)),
-        _ => PolicyKind::Edge(Edge::Cache(edge::cache(node)?)),
+        "cache" => PolicyKind::Edge(Edge::Cache(edge::cache(node)?)),
+        "limits" => PolicyKind::Edge(Edge::Limits(edge::limits(node)?)),
+        _ => PolicyKind::Edge(Edge::Headers(edge::headers(node)?)),
     })
 }
 

@@ -26,6 +26,7 @@ use crate::edge::{
     access_log::{AccessLog, Line},
     cors::Granted,
     guard::By,
+    headers::Headers,
     metrics::{RouteMeter, Status},
     span::{End, Tracing},
 };
@@ -70,6 +71,8 @@ pub(crate) struct Call {
     pub(crate) status: Status,
     /// What its answer says to browsers; none: nothing.
     pub(crate) cors: Option<Granted>,
+    /// What becomes of its answer's headers; none: nothing.
+    pub(crate) headers: Option<Arc<Headers>>,
     /// Edge policy and rule that refused it.
     pub(crate) refused: Option<By>,
     /// Where it is said how it ended, if head and trailers do not.
@@ -106,6 +109,7 @@ impl Call {
             service: None,
             status: Status::Http(499),
             cors: None,
+            headers: None,
             refused: None,
             outcome: None,
             method: request.method().clone(),
@@ -113,6 +117,11 @@ impl Call {
             log,
             _load: load,
         }
+    }
+
+    /// What was asked for.
+    pub(crate) fn uri(&self) -> &Uri {
+        &self.uri
     }
 
     /// Writes trace and request id into a head on its way upstream.
@@ -132,6 +141,9 @@ impl Call {
 
     /// Ties the call's end to the end of its answer's body.
     pub(crate) fn answered(self, mut response: Response<Body>) -> Response<Observed> {
+        if let Some(rules) = &self.headers {
+            rules.answer(response.headers_mut());
+        }
         response.headers_mut().insert(REQUEST_ID, self.request_id.clone());
         if let Some(cors) = &self.cors {
             cors.write(response.headers_mut());

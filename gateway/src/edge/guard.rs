@@ -2,11 +2,12 @@
 //!
 //! Lives here: the order, refusals whatever the protocol. Does not: what a kind does (`edge::authentication`, `edge::rate_limit`), a refusal's shape on
 //! the wire (`protocol`), preflights of browsers, which come before any of this (`edge::cors`).
-//! Authentication, then rules about claims, then rate limits: a limit can count by caller, and who may not call takes nothing from who may.
+//! The size of the head, authentication, rules about claims, rate limits, then rules about headers: a limit can count by caller, and who may not call takes
+//! nothing from who may.
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use weft_model::PolicyName;
 use weft_traffic::Code;
 
@@ -20,6 +21,8 @@ pub(crate) struct Refusal {
     pub(crate) message: String,
     /// As the access log names it; none where nobody refused, as when an issuer's keys are out of reach.
     pub(crate) by: Option<By>,
+    /// What HTTP has another status for than that of the code.
+    http: Option<StatusCode>,
     /// `WWW-Authenticate` or `Retry-After`.
     told: Option<Told>,
 }
@@ -41,24 +44,35 @@ impl Refusal {
     /// Who calls is not known.
     pub(crate) fn unauthenticated(by: By, why: &str, challenge: HeaderValue) -> Self {
         let message = format!("{why}: policy {}, rule {}", by.policy, by.rule);
-        Self { code: Code::Unauthenticated, message, by: Some(by), told: Some(Told::Challenge(challenge)) }
+        Self { code: Code::Unauthenticated, message, by: Some(by), http: None, told: Some(Told::Challenge(challenge)) }
     }
 
     /// Who calls is known, and may not.
     pub(crate) fn forbidden(by: By, who: &str) -> Self {
         let message = format!("{who} may not call this: policy {}, rule {}", by.policy, by.rule);
-        Self { code: Code::PermissionDenied, message, by: Some(by), told: None }
+        Self { code: Code::PermissionDenied, message, by: Some(by), http: None, told: None }
     }
 
     /// Too many calls.
     pub(crate) fn limited(by: By, wait: Duration) -> Self {
         let message = format!("too many calls: policy {}, rule {}", by.policy, by.rule);
-        Self { code: Code::ResourceExhausted, message, by: Some(by), told: Some(Told::RetryAfter(wait)) }
+        Self { code: Code::ResourceExhausted, message, by: Some(by), http: None, told: Some(Told::RetryAfter(wait)) }
     }
 
     /// It cannot be found out who calls.
     pub(crate) fn unavailable(message: String) -> Self {
-        Self { code: Code::Unavailable, message, by: None, told: None }
+        Self { code: Code::Unavailable, message, by: None, http: None, told: None }
+    }
+
+    /// What a call brings is too large.
+    pub(crate) fn too_large(by: By, http: StatusCode, what: &str) -> Self {
+        let message = format!("{what}: policy {}, rule {}", by.policy, by.rule);
+        Self { code: Code::ResourceExhausted, message, by: Some(by), http: Some(http), told: None }
+    }
+
+    /// The status of a REST answer, if it is not that of the code.
+    pub(crate) fn http(&self) -> Option<StatusCode> {
+        self.http
     }
 
     /// Writes what HTTP has headers for.
@@ -83,6 +97,7 @@ pub(crate) async fn admit(
 ) -> Result<Client, Refusal> {
     let Some(edge) = edge else { return Ok(Client::Nobody) };
     call.cors = edge.cors.as_ref().map(|it| it.grant(headers));
+    call.headers = edge.headers.clone();
     let admitted = pass(edge, headers, call).await;
     if let Err(refusal) = &admitted {
         call.refused.clone_from(&refusal.by);
@@ -91,12 +106,18 @@ pub(crate) async fn admit(
 }
 
 async fn pass(edge: &EdgePlan, headers: &mut HeaderMap, call: &Call) -> Result<Client, Refusal> {
+    if let Some(limits) = &edge.limits_of_size {
+        limits.check_head(call.uri(), headers)?;
+    }
     let client = match &edge.caller {
         Some(caller) => caller.admit(headers).await?,
         None => Client::Nobody,
     };
     for limit in &edge.limits {
         limit.take(&client, call.downstream.ip()).await?;
+    }
+    if let Some(rules) = &edge.headers {
+        rules.ask(headers);
     }
     Ok(client)
 }

@@ -22,7 +22,8 @@ use crate::protocol::health;
 const BUCKETS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
 /// Label values of `status` for REST, in the order of their slots; anything else is `other`.
-const HTTP: [u16; 18] = [200, 201, 202, 204, 400, 401, 403, 404, 405, 409, 413, 415, 429, 499, 500, 501, 503, 504];
+const HTTP: [u16; 23] =
+    [200, 201, 202, 204, 304, 400, 401, 403, 404, 405, 408, 409, 412, 413, 414, 415, 429, 431, 499, 500, 501, 503, 504];
 /// Label values of `status` for gRPC, gRPC-Web and Connect: the codes in order (google/rpc/code.proto).
 const GRPC: [&str; 17] = [
     "OK",

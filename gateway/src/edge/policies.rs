@@ -19,7 +19,9 @@ use crate::edge::{
     authentication::{Authentication, Caller, Parts},
     cache::{Cached, Caching, Rules},
     cors::Cors,
+    headers::Headers,
     issuers::Issuers,
+    limits::Limits,
     metrics::Refusals,
     rate_limit::{Counts, Limit},
     shared::SharedCounts,
@@ -40,7 +42,14 @@ impl Told {
         let mut told: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for policy in policies {
             match policy.kind {
-                PolicyKind::Edge(Edge::Cors(_) | Edge::Authentication(_) | Edge::RateLimit(_) | Edge::Cache(_)) => {
+                PolicyKind::Edge(
+                    Edge::Cors(_)
+                    | Edge::Authentication(_)
+                    | Edge::RateLimit(_)
+                    | Edge::Cache(_)
+                    | Edge::Limits(_)
+                    | Edge::Headers(_),
+                ) => {
                     told.entry(policy.service.clone()).or_default().push(policy);
                 }
                 PolicyKind::Edge(Edge::ApiKey(_))
@@ -61,6 +70,10 @@ pub(crate) struct EdgePlan {
     pub(crate) caller: Option<Caller>,
     /// A call needs room in each.
     pub(crate) limits: Box<[Limit]>,
+    /// What becomes of headers.
+    pub(crate) headers: Option<Arc<Headers>>,
+    /// How large and how slow calls may be.
+    pub(crate) limits_of_size: Option<Arc<Limits>>,
     /// What answers are kept, and may be given again.
     pub(crate) cache: Option<Cached>,
     /// Where answers of the same service may lie that a call has made untrue.
@@ -85,6 +98,8 @@ struct Scope {
     authentication: Vec<(Methods, Arc<Authentication>)>,
     limits: Vec<(Methods, Arc<Counts>)>,
     cache: Vec<(Methods, Arc<Rules>)>,
+    limits_of_size: Vec<(Methods, Arc<Limits>)>,
+    headers: Vec<(Methods, Arc<Headers>)>,
 }
 
 impl Scopes {
@@ -98,8 +113,11 @@ impl Scopes {
         let limits: Box<[Limit]> = limits.map(|(_, counts)| Limit::new(counts, grpc_path)).collect();
         let cache = scopes().find_map(|it| first(&it.cache, grpc_path)).and_then(Cached::new);
         let writes = scopes().flat_map(|it| &it.cache).next().map(|(_, rules)| Arc::clone(rules.caching()));
-        let nothing = cors.is_none() && caller.is_none() && limits.is_empty() && writes.is_none();
-        (!nothing).then(|| Arc::new(EdgePlan { cors, caller, limits, cache, writes }))
+        let limits_of_size = scopes().find_map(|it| first(&it.limits_of_size, grpc_path)).cloned();
+        let limited = !limits.is_empty() || limits_of_size.is_some();
+        let headers = scopes().find_map(|it| first(&it.headers, grpc_path)).cloned();
+        let nothing = cors.is_none() && caller.is_none() && !limited && headers.is_none() && writes.is_none();
+        (!nothing).then(|| Arc::new(EdgePlan { cors, caller, limits, headers, limits_of_size, cache, writes }))
     }
 
     /// Which pages may read that nothing answers here: those that may call the gateway as a whole.
@@ -157,7 +175,14 @@ impl Compiler {
         }
         let keys = told.iter().filter_map(|policy| match &policy.kind {
             PolicyKind::Edge(Edge::ApiKey(key)) => Some((&**policy, key)),
-            PolicyKind::Edge(Edge::Cors(_) | Edge::Authentication(_) | Edge::RateLimit(_) | Edge::Cache(_))
+            PolicyKind::Edge(
+                Edge::Cors(_)
+                | Edge::Authentication(_)
+                | Edge::RateLimit(_)
+                | Edge::Cache(_)
+                | Edge::Limits(_)
+                | Edge::Headers(_),
+            )
             | PolicyKind::Access(_)
             | PolicyKind::PlaintextUpstream(_)
             | PolicyKind::Route(_)
@@ -186,6 +211,13 @@ impl Compiler {
                     scope.authentication.push((it.methods.clone(), Arc::new(made)));
                 }
                 PolicyKind::Edge(Edge::RateLimit(it)) => scope.limits.extend(self.limits(&policy.name, it, before)),
+                PolicyKind::Edge(Edge::Headers(it)) => {
+                    scope.headers.push((it.methods.clone(), Arc::new(Headers::new(it))));
+                }
+                PolicyKind::Edge(Edge::Limits(it)) => {
+                    let limits = Arc::new(Limits::new(&policy.name, it, &self.refusals));
+                    scope.limits_of_size.push((it.methods.clone(), limits));
+                }
                 PolicyKind::Edge(Edge::Cache(it)) => {
                     scope.cache.push((it.methods.clone(), self.rules(&policy.name, it, before)));
                 }

@@ -11,7 +11,7 @@ use weft_model::{InstanceId, ServiceName};
 use weft_traffic::{Body, CallOptions, Code};
 
 use crate::{
-    edge::{call::Call, guard, metrics::Status, policies::EdgePlan},
+    edge::{call::Call, guard, limits::Limits, metrics::Status, policies::EdgePlan},
     protocol::{Shard, health, reflection},
 };
 
@@ -52,8 +52,9 @@ async fn forward(shard: &Shard, mut request: Request<Body>, call: &mut Call) -> 
         return response;
     }
     call.mark(request.headers_mut());
-    send(shard, request, CallOptions { received: call.received, service: Some(service), ..CallOptions::default() })
-        .await
+    let timeout = Limits::timeout(edge.as_ref().and_then(|edge| edge.limits_of_size.as_deref()), None);
+    let options = CallOptions { received: call.received, timeout, service: Some(service), instance: None };
+    send(shard, request, options).await
 }
 
 async fn send(shard: &Shard, request: Request<Body>, options: CallOptions) -> Response<Body> {

@@ -156,7 +156,7 @@ async fn run(
         .map_err(|unknown| Status::new(UNIMPLEMENTED, unknown.to_string()))?;
     let method = rpc.plan.as_ref().map(|plan| plan.method().clone());
     let messages = Messages { codec: shard.shared.codec.clone(), format: spoken.format, method };
-    let intake = Intake { messages: messages.clone(), encoding, limit: rpc::limit(shard) };
+    let intake = Intake { messages: messages.clone(), encoding, limit: rpc::limit(shard, &rpc) };
     let body = match spoken.writes {
         Carriage::Binary => body,
         Carriage::Text => Body::boxed(text::Decoded::new(body)),

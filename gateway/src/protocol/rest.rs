@@ -21,7 +21,7 @@ use weft_traffic::{Body, CallOptions};
 use weft_transcode::{BindError, MethodPlan, RequestParts, Status, status};
 
 use crate::{
-    edge::{cache::Unanswered, call::Call, cors::Asked, guard},
+    edge::{cache::Unanswered, call::Call, cors::Asked, guard, limits::Limits},
     protocol::{
         Shard, chain,
         compression::{DecompressError, Encoding},
@@ -93,13 +93,17 @@ pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Cal
         Err(refusal) => {
             let status = Status::new(refusal.code.number().into(), refusal.message.as_str());
             let mut response = failed(shard, status.into(), Some(&found.plan));
+            *response.status_mut() = refusal.http().unwrap_or(response.status());
             refusal.write(response.headers_mut());
             return without_body_for_head(&head.method, response);
         }
     };
     let exchange = Exchange { shard, head: &head, found: &found, call };
-    let cached = cache.and_then(|(cache, shown)| cache.asked(&head, &found.plan, call, shown, &client));
-    let response = match cached {
+    let cached = cache.and_then(|(cache, shown)| {
+        let shown = shown.or_else(|| cache.shown(&head.headers)); // a rule may have made a credential of another header
+        cache.asked(&head, &found.plan, call, shown, &client)
+    });
+    let mut response = match cached {
         None => exchange.answer(body).await,
         Some(asked) => {
             let deadline = exchange.timeout().ok().flatten().map(|timeout| call.received + timeout);
@@ -113,6 +117,10 @@ pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Cal
     };
     if let Some(caching) = edge.and_then(|edge| edge.writes.as_ref()) {
         caching.wrote(&head, response.status());
+    }
+    let cut_off = [StatusCode::PAYLOAD_TOO_LARGE, StatusCode::REQUEST_TIMEOUT].contains(&response.status());
+    if cut_off && head.version < Version::HTTP_2 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close")); // its body was not read to the end
     }
     without_body_for_head(&head.method, response)
 }
@@ -205,6 +213,7 @@ impl Exchange<'_> {
         if streams {
             return self.stream_requests(Body::full(body), timeout).await;
         }
+        self.check_depth(&body)?;
         let message = codec.decode_request(plan, self.parts(), &body)?;
         self.call(Body::full(frame(&message)), timeout).await
     }
@@ -213,7 +222,7 @@ impl Exchange<'_> {
     async fn stream_requests(&self, body: Body, timeout: Option<Duration>) -> Result<Response<Body>, Failure> {
         let messages = self.shard.shared.codec.request_stream(&self.found.plan, self.parts())?;
         let (wrong, mut went_wrong) = oneshot::channel();
-        let limit = self.shard.shared.limits.max_request_bytes;
+        let limit = self.most();
         let messages = Body::boxed(RequestMessages::new(body, messages, limit, wrong));
         tokio::select! {
             biased; // a request that is wrong also breaks the call: the cause is the answer
@@ -310,14 +319,15 @@ impl Exchange<'_> {
 
     /// Reads the whole body, within the limit and the deadline.
     async fn read(&self, mut body: Body, timeout: Option<Duration>) -> Result<Bytes, Failure> {
-        let limit = self.shard.shared.limits.max_request_bytes;
+        let limit = self.most();
         if http_body::Body::size_hint(&body).lower() > limit {
             return Err(BindError::too_large(limit).into());
         }
         let deadline = timeout.map(|timeout| self.call.received + timeout);
+        let due = Limits::body_due(self.limits(), self.call.received);
         let mut first = Bytes::new();
         let mut rest = BytesMut::new();
-        while let Some(data) = next_data(&mut body, deadline).await? {
+        while let Some(data) = next_data(&mut body, deadline, due).await? {
             if (first.len() + rest.len() + data.len()) as u64 > limit {
                 return Err(BindError::too_large(limit).into());
             }
@@ -335,6 +345,24 @@ impl Exchange<'_> {
         Ok(whole.freeze())
     }
 
+    fn limits(&self) -> Option<&Limits> {
+        self.found.edge.as_ref()?.limits_of_size.as_deref()
+    }
+
+    /// How many bytes the body may have, or a message of it.
+    fn most(&self) -> u64 {
+        Limits::request_bytes(self.limits(), self.shard.shared.limits.max_request_bytes)
+    }
+
+    fn check_depth(&self, body: &[u8]) -> Result<(), BindError> {
+        let plan = &self.found.plan;
+        let json = plan.has_body() && !plan.takes_raw_body();
+        match self.limits().filter(|_| json).and_then(|limits| limits.too_deep(body)) {
+            Some((path, most)) => Err(BindError::field(path, format!("nested deeper than {most} levels"))),
+            None => Ok(()),
+        }
+    }
+
     /// How the body is compressed. A compressed client stream is read whole before its first message goes upstream.
     fn encoding(&self) -> Result<Option<Encoding>, BindError> {
         let named = self.head.headers.get(header::CONTENT_ENCODING).and_then(|name| name.to_str().ok());
@@ -347,7 +375,7 @@ impl Exchange<'_> {
     }
 
     fn decompressed(&self, encoding: Encoding, body: &[u8]) -> Result<Bytes, BindError> {
-        let limit = self.shard.shared.limits.max_request_bytes;
+        let limit = self.most();
         encoding.decompress(body, usize::try_from(limit).unwrap_or(usize::MAX)).map_err(|error| match error {
             DecompressError::TooLong(_) => BindError::too_large(limit),
             DecompressError::Malformed(_) => BindError::field("body", chain(&error)),
@@ -357,13 +385,16 @@ impl Exchange<'_> {
     /// The client's `grpc-timeout`; without one, the configured limit for calls that are not streams.
     fn timeout(&self) -> Result<Option<Duration>, BindError> {
         match self.head.headers.get(timeout::NAME) {
-            Some(value) => timeout::read(value.as_bytes()).map(Some).ok_or_else(|| {
-                BindError::field(timeout::NAME, "expected one to eight digits and a unit of H, M, S, m, u or n")
-            }),
+            Some(value) => {
+                timeout::read(value.as_bytes()).map(|it| Limits::timeout(self.limits(), Some(it))).ok_or_else(|| {
+                    BindError::field(timeout::NAME, "expected one to eight digits and a unit of H, M, S, m, u or n")
+                })
+            }
             None => {
                 let streaming = self.found.plan.method().streaming();
                 let bounded = !streaming.client() && !streaming.server();
-                Ok(bounded.then_some(self.shard.shared.limits.default_timeout))
+                let usual = bounded.then_some(self.shard.shared.limits.default_timeout);
+                Ok(Limits::timeout(self.limits(), usual))
             }
         }
     }
@@ -408,12 +439,20 @@ impl Exchange<'_> {
     }
 }
 
-async fn next_data(body: &mut Body, deadline: Option<Instant>) -> Result<Option<Bytes>, Failure> {
+/// Waits for more of a body, until the call's deadline, and no longer than it may take to arrive.
+async fn next_data(body: &mut Body, deadline: Option<Instant>, due: Option<Instant>) -> Result<Option<Bytes>, Failure> {
+    let late = || match due {
+        Some(due) if deadline.is_none_or(|deadline| due < deadline) => Failure::Request(BindError {
+            http_status: 408,
+            code: DEADLINE_EXCEEDED,
+            message: "the request body took too long to arrive".to_owned(),
+            violations: Vec::new(),
+        }),
+        _ => Status::new(DEADLINE_EXCEEDED, "deadline exceeded while the request body was read").into(),
+    };
     loop {
-        let frame = match deadline {
-            Some(deadline) => timeout_at(deadline, body.frame())
-                .await
-                .map_err(|_| Status::new(DEADLINE_EXCEEDED, "deadline exceeded while the request body was read"))?,
+        let frame = match [deadline, due].into_iter().flatten().min() {
+            Some(until) => timeout_at(until, body.frame()).await.map_err(|_| late())?,
             None => body.frame().await,
         };
         match frame {

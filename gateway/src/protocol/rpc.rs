@@ -17,7 +17,7 @@ use weft_traffic::{Body, CallOptions};
 use weft_transcode::{Codec, Status, schema::Method};
 
 use crate::{
-    edge::{call::Call, guard},
+    edge::{call::Call, guard, limits::Limits},
     protocol::{Shard, frames::frame, replies::Replies, rest::metadata},
     routes::Rpc,
 };
@@ -113,7 +113,7 @@ impl Exchange<'_> {
         self.call.mark(request.headers_mut());
         let options = CallOptions {
             received: self.call.received,
-            timeout: self.timeout,
+            timeout: self.timeout(),
             service: Some(self.rpc.service.clone()),
             instance: None,
         };
@@ -127,7 +127,11 @@ impl Exchange<'_> {
     }
 
     pub(crate) fn deadline(&self) -> Option<tokio::time::Instant> {
-        self.timeout.map(|timeout| self.call.received + timeout)
+        self.timeout().map(|timeout| self.call.received + timeout)
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        Limits::timeout(limits(self.rpc), self.timeout)
     }
 }
 
@@ -167,8 +171,13 @@ pub(crate) async fn admit(rpc: &Rpc, head: &mut request::Parts, call: &mut Call)
 }
 
 /// Returns how many bytes a message of a request may have.
-pub(crate) fn limit(shard: &Shard) -> usize {
-    usize::try_from(shard.shared.limits.max_request_bytes).unwrap_or(usize::MAX)
+pub(crate) fn limit(shard: &Shard, rpc: &Rpc) -> usize {
+    let most = Limits::request_bytes(limits(rpc), shard.shared.limits.max_request_bytes);
+    usize::try_from(most).unwrap_or(usize::MAX)
+}
+
+fn limits(rpc: &Rpc) -> Option<&Limits> {
+    rpc.edge.as_ref()?.limits_of_size.as_deref()
 }
 
 /// Returns the content type without parameters, in lower case.

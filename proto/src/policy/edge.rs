@@ -107,6 +107,51 @@ pub(super) fn cache(it: pb::Cache) -> Result<model::PolicyKind, Invalid> {
     Ok(model::PolicyKind::Edge(model::Edge::Cache(cache.checked()?)))
 }
 
+pub(super) fn limits(it: pb::Limits) -> Result<model::PolicyKind, Invalid> {
+    let count = |it: u32| (it > 0).then_some(it);
+    let limits = model::Limits {
+        methods: methods(&it.methods)?,
+        max_request_bytes: count(it.max_request_bytes),
+        max_header_bytes: count(it.max_header_bytes),
+        max_uri_bytes: count(it.max_uri_bytes),
+        max_depth: count(it.max_depth),
+        timeout: time(it.timeout_ms),
+        body_timeout: time(it.body_timeout_ms),
+    };
+    Ok(model::PolicyKind::Edge(model::Edge::Limits(limits.checked()?)))
+}
+
+pub(super) fn headers(it: pb::Headers) -> Result<model::PolicyKind, Invalid> {
+    let headers = model::Headers {
+        methods: methods(&it.methods)?,
+        request: indexed("request", it.request, |_, it| header_rule(it))?,
+        response: indexed("response", it.response, |_, it| header_rule(it))?,
+    };
+    Ok(model::PolicyKind::Edge(model::Edge::Headers(headers.checked()?)))
+}
+
+fn header_rule(it: pb::HeaderRule) -> Result<model::HeaderRule, Invalid> {
+    let change = match it.change {
+        Some(pb::header_rule::Change::Remove(true)) => model::HeaderChange::Remove,
+        Some(pb::header_rule::Change::Remove(false)) => return Err(Invalid::new("remove", "must be true")),
+        Some(pb::header_rule::Change::Rename(to)) => model::HeaderChange::Rename(to.into()),
+        Some(pb::header_rule::Change::Set(value)) => model::HeaderChange::Set(value.into()),
+        Some(pb::header_rule::Change::Append(value)) => model::HeaderChange::Append(value.into()),
+        None => return Err(Invalid::new("change", "set one of remove, rename, set, append")),
+    };
+    model::HeaderRule::new(&it.name, change)
+}
+
+fn header_rule_to_wire(it: &model::HeaderRule) -> pb::HeaderRule {
+    let change = match it.change() {
+        model::HeaderChange::Remove => pb::header_rule::Change::Remove(true),
+        model::HeaderChange::Rename(to) => pb::header_rule::Change::Rename(to.to_string()),
+        model::HeaderChange::Set(value) => pb::header_rule::Change::Set(value.to_string()),
+        model::HeaderChange::Append(value) => pb::header_rule::Change::Append(value.to_string()),
+    };
+    pb::HeaderRule { name: it.name().to_owned(), change: Some(change) }
+}
+
 /// Reads the items of a list, with their place in what is wrong.
 fn indexed<T, U>(field: &str, items: Vec<T>, read: impl Fn(usize, T) -> Result<U, Invalid>) -> Result<Vec<U>, Invalid> {
     let read = |(index, item)| read(index, item).map_err(|e| e.within(&format!("{field}[{index}]")));
@@ -150,6 +195,20 @@ impl From<&model::Edge> for pb::policy::Kind {
                 sha256: it.digest.0.to_vec().into(),
                 claims: it.claims.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
                 expires_ms: it.expires.unwrap_or_default(),
+            }),
+            model::Edge::Headers(it) => Self::Headers(pb::Headers {
+                methods: texts(it.methods.patterns()),
+                request: it.request.iter().map(header_rule_to_wire).collect(),
+                response: it.response.iter().map(header_rule_to_wire).collect(),
+            }),
+            model::Edge::Limits(it) => Self::Limits(pb::Limits {
+                methods: texts(it.methods.patterns()),
+                max_request_bytes: it.max_request_bytes.unwrap_or_default(),
+                max_header_bytes: it.max_header_bytes.unwrap_or_default(),
+                max_uri_bytes: it.max_uri_bytes.unwrap_or_default(),
+                max_depth: it.max_depth.unwrap_or_default(),
+                timeout_ms: it.timeout.map_or(0, millis),
+                body_timeout_ms: it.body_timeout.map_or(0, millis),
             }),
             model::Edge::Cache(it) => Self::Cache(pb::Cache {
                 methods: texts(it.methods.patterns()),
@@ -281,6 +340,33 @@ mod tests {
         pb::RateLimit { rules: vec![rule] }
     }
 
+    fn headers() -> pb::Headers {
+        let rule = |name: &str, change| pb::HeaderRule { name: name.into(), change: Some(change) };
+        pb::Headers {
+            methods: vec!["a.B/C".into()],
+            request: vec![
+                rule("x-a", pb::header_rule::Change::Remove(true)),
+                rule("x-b", pb::header_rule::Change::Rename("x-c".into())),
+            ],
+            response: vec![
+                rule("x-d", pb::header_rule::Change::Set("1".into())),
+                rule("x-e", pb::header_rule::Change::Append("2".into())),
+            ],
+        }
+    }
+
+    fn limits() -> pb::Limits {
+        pb::Limits {
+            methods: vec!["a.B/C".into()],
+            max_request_bytes: 1,
+            max_header_bytes: 2,
+            max_uri_bytes: 3,
+            max_depth: 4,
+            timeout_ms: 5,
+            body_timeout_ms: 6,
+        }
+    }
+
     fn cache() -> pb::Cache {
         pb::Cache { methods: vec!["a.B/C".into()], ttl_ms: 30_000, per_caller: true, epoch: 2, off: false }
     }
@@ -333,6 +419,10 @@ mod tests {
         assert_eq!(limited(|it| it.per[1] = 9), "rate_limit.rules[0].per[1]");
         assert_eq!(of(pb::policy::Kind::ApiKey(pb::ApiKey::default())), "api_key.sha256");
         assert_eq!(of(pb::policy::Kind::Cache(pb::Cache { off: true, ..cache() })), "cache.off");
+        assert_eq!(of(pb::policy::Kind::Limits(pb::Limits { max_depth: 101, ..limits() })), "limits.max_depth");
+        let mut wrong = headers();
+        wrong.response[1].change = Some(pb::header_rule::Change::Remove(false));
+        assert_eq!(of(pb::policy::Kind::Headers(wrong)), "headers.response[1].remove");
     }
 
     #[test]
@@ -348,6 +438,8 @@ mod tests {
             pb::policy::Kind::RateLimit(rate_limit()),
             pb::policy::Kind::ApiKey(digest),
             pb::policy::Kind::Cache(cache()),
+            pb::policy::Kind::Limits(limits()),
+            pb::policy::Kind::Headers(headers()),
             pb::policy::Kind::Cache(pb::Cache { off: true, ..pb::Cache::default() }),
         ] {
             let model = model::Policy::try_from(policy(kind.clone())).unwrap();
@@ -384,6 +476,7 @@ mod tests {
             pb::policy::Kind::RateLimit(pb::RateLimit::default()),
             pb::policy::Kind::ApiKey(pb::ApiKey::default()),
             pb::policy::Kind::Cache(pb::Cache { off: true, ..cache() }),
+            pb::policy::Kind::Limits(pb::Limits::default()),
         ];
         let policies = unread.into_iter().map(policy).collect();
         let said = crate::weft::discovery::v1::ServicePolicies { policies };
@@ -393,7 +486,8 @@ mod tests {
             model::PolicyKind::Edge(model::Edge::Authentication(model::Authentication::closed())),
             model::PolicyKind::Edge(model::Edge::RateLimit(model::RateLimit::closed())),
             model::PolicyKind::Edge(model::Edge::Cache(model::Cache::closed())),
+            model::PolicyKind::Edge(model::Edge::Limits(model::Limits::closed())),
         ];
-        assert_eq!((kinds.as_slice(), problems.len()), (closed.as_slice(), 4));
+        assert_eq!((kinds.as_slice(), problems.len()), (closed.as_slice(), 5));
     }
 }

@@ -8,12 +8,16 @@ mod api_key;
 mod authentication;
 mod cache;
 mod cors;
+mod headers;
+mod limits;
 mod rate_limit;
 
 pub use api_key::{ApiKey, KeyDigest};
 pub use authentication::{Authentication, ClaimMatch, ClaimRule, ClaimToMetadata, Jwt, KeySource};
 pub use cache::Cache;
 pub use cors::{Cors, HttpMethod, Origin};
+pub use headers::{HeaderChange, HeaderRule, Headers};
+pub use limits::Limits;
 pub use rate_limit::{LimitRule, Per, RateLimit};
 
 use super::{MethodPattern, few};
@@ -35,6 +39,10 @@ pub enum Edge {
     ApiKey(ApiKey),
     /// Which answers are kept and given again.
     Cache(Cache),
+    /// How large and how slow calls may be.
+    Limits(Limits),
+    /// What of headers goes on, and under which names.
+    Headers(Headers),
 }
 
 impl Edge {
@@ -46,6 +54,8 @@ impl Edge {
             Self::RateLimit(_) => "rate_limit",
             Self::ApiKey(_) => "api_key",
             Self::Cache(_) => "cache",
+            Self::Limits(_) => "limits",
+            Self::Headers(_) => "headers",
         }
     }
 }

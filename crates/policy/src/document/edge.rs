@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
-use weft_model::{self as model, Action, Per};
+use weft_model::{self as model, Action, HeaderChange, Per};
 
 use super::is_false;
 use crate::units;
@@ -229,6 +229,83 @@ impl Cache {
             per_caller: it.per_caller,
             epoch: (it.epoch != 0).then_some(it.epoch),
             off: it.off,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Limits {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    methods: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_request_bytes: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_header_bytes: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_uri_bytes: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_depth: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_timeout: Option<String>,
+}
+
+impl Limits {
+    pub(super) fn new(it: &model::Limits) -> Self {
+        Self {
+            methods: texts(it.methods.patterns()),
+            max_request_bytes: it.max_request_bytes,
+            max_header_bytes: it.max_header_bytes,
+            max_uri_bytes: it.max_uri_bytes,
+            max_depth: it.max_depth,
+            timeout: it.timeout.map(units::time_text),
+            body_timeout: it.body_timeout.map(units::time_text),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Headers {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    methods: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    request: Vec<HeaderRule>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    response: Vec<HeaderRule>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+struct HeaderRule {
+    name: String,
+    #[serde(skip_serializing_if = "is_false")]
+    remove: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rename: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    set: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    append: Option<String>,
+}
+
+impl Headers {
+    pub(super) fn new(it: &model::Headers) -> Self {
+        Self {
+            methods: texts(it.methods.patterns()),
+            request: it.request.iter().map(HeaderRule::new).collect(),
+            response: it.response.iter().map(HeaderRule::new).collect(),
+        }
+    }
+}
+
+impl HeaderRule {
+    fn new(it: &model::HeaderRule) -> Self {
+        let named = Self { name: it.name().to_owned(), ..Self::default() };
+        match it.change() {
+            HeaderChange::Remove => Self { remove: true, ..named },
+            HeaderChange::Rename(to) => Self { rename: Some(to.to_string()), ..named },
+            HeaderChange::Set(value) => Self { set: Some(value.to_string()), ..named },
+            HeaderChange::Append(value) => Self { append: Some(value.to_string()), ..named },
         }
     }
 }

@@ -5,8 +5,8 @@
 use std::{sync::Arc, time::Duration};
 
 use weft_model::{
-    ApiKey, Authentication, Cache, ClaimMatch, ClaimRule, ClaimToMetadata, Cors, Invalid, Jwt, KeySource, LimitRule,
-    Methods, Per, RateLimit, Rule,
+    ApiKey, Authentication, Cache, ClaimMatch, ClaimRule, ClaimToMetadata, Cors, HeaderChange, HeaderRule, Headers,
+    Invalid, Jwt, KeySource, LimitRule, Limits, Methods, Per, RateLimit, Rule,
 };
 
 use super::{
@@ -157,6 +157,56 @@ pub(super) fn cache(node: &Node) -> Result<Cache, Invalid> {
         off: within(entries, "off", flag)?.unwrap_or_default(),
     };
     cache.checked()
+}
+
+pub(super) fn limits(node: &Node) -> Result<Limits, Invalid> {
+    let known =
+        ["methods", "max_request_bytes", "max_header_bytes", "max_uri_bytes", "max_depth", "timeout", "body_timeout"];
+    let entries = fields(node, &known)?;
+    let limits = Limits {
+        methods: methods(entries)?,
+        max_request_bytes: count(entries, "max_request_bytes")?,
+        max_header_bytes: count(entries, "max_header_bytes")?,
+        max_uri_bytes: count(entries, "max_uri_bytes")?,
+        max_depth: count(entries, "max_depth")?,
+        timeout: time(entries, "timeout")?,
+        body_timeout: time(entries, "body_timeout")?,
+    };
+    limits.checked()
+}
+
+pub(super) fn headers(node: &Node) -> Result<Headers, Invalid> {
+    let entries = fields(node, &["methods", "request", "response"])?;
+    let headers = Headers {
+        methods: methods(entries)?,
+        request: items(entries, "request", |_, node| header_rule(node))?,
+        response: items(entries, "response", |_, node| header_rule(node))?,
+    };
+    headers.checked()
+}
+
+fn header_rule(node: &Node) -> Result<HeaderRule, Invalid> {
+    const CHANGES: [&str; 4] = ["remove", "rename", "set", "append"];
+    let entries = fields(node, &["name", "remove", "rename", "set", "append"])?;
+    let name = text(required(entries, "name")?).map_err(|e| e.within("name"))?.to_ascii_lowercase();
+    let mut said = CHANGES.into_iter().filter_map(|key| find(entries, key).map(|node| (key, node)));
+    let Some((key, node)) = said.next() else {
+        return Err(Invalid::new("", format!("says nothing: give one of {}", CHANGES.join(", "))));
+    };
+    if let Some((second, _)) = said.next() {
+        return Err(Invalid::new(second, "a rule does one thing: write a second one for this"));
+    }
+    let change = match key {
+        "remove" => match flag(node) {
+            Ok(true) => Ok(HeaderChange::Remove),
+            Ok(false) => Err(Invalid::new("", "must be true; leave the rule out to leave the header alone")),
+            Err(error) => Err(error),
+        },
+        "rename" => text(node).map(|it| HeaderChange::Rename(it.to_ascii_lowercase().into())),
+        "set" => written(node).map(|it| HeaderChange::Set(it.into())),
+        _ => written(node).map(|it| HeaderChange::Append(it.into())),
+    };
+    HeaderRule::new(&name, change.map_err(|e| e.within(key))?)
 }
 
 /// Reads the items of a list that may be left out.

@@ -44,6 +44,16 @@ cache: { methods: [a.B/C], ttl: 30s, per_caller: true, epoch: 3 }
 name: not-kept
 service: users
 cache: { off: true }
+---
+name: small
+service: gateway
+limits: { max_request_bytes: 1000, max_header_bytes: 2000, max_uri_bytes: 300, max_depth: 9, timeout: 5s, body_timeout: 250ms }
+---
+name: names
+service: users
+headers:
+  request: [{ name: X-Tenant-Id, rename: Tenant }, { name: cookie, remove: true }, { name: x-via, append: edge }]
+  response: [{ name: x-served-by, set: weft }]
 "#;
 
 fn yaml() -> String {
@@ -77,11 +87,26 @@ fn a_document_says_what_it_seems_to_say() {
     assert_eq!((few.rules()[0].burst, few.rules()[0].every), (10, Duration::from_secs(1)));
     assert!(few.rules()[1].per.contains(&Per::Client) && few.rules()[1].burst == 5);
     assert_eq!((key.claims.get("seats").map(|it| &**it), key.expires), (Some("5"), Some(1_801_396_800_000)));
-    let [PolicyKind::Edge(Edge::Cache(kept)), PolicyKind::Edge(Edge::Cache(not_kept))] = rest else {
+    let [
+        PolicyKind::Edge(Edge::Cache(kept)),
+        PolicyKind::Edge(Edge::Cache(not_kept)),
+        PolicyKind::Edge(Edge::Limits(small)),
+        PolicyKind::Edge(Edge::Headers(names)),
+    ] = rest
+    else {
         panic!("{rest:?}")
     };
     assert_eq!((kept.ttl, kept.per_caller, kept.epoch, kept.off), (Duration::from_secs(30), true, 3, false));
     assert_eq!(*not_kept, weft_model::Cache::closed());
+    assert_eq!(
+        (names.request[0].name(), names.request[0].change()),
+        ("x-tenant-id", &weft_model::HeaderChange::Rename("tenant".into()))
+    );
+    assert_eq!((names.request.len(), names.response.len()), (3, 1));
+    assert_eq!(
+        (small.max_request_bytes, small.max_depth, small.body_timeout),
+        (Some(1000), Some(9), Some(Duration::from_millis(250)))
+    );
 }
 
 #[test]
@@ -133,6 +158,10 @@ fn what_is_wrong_is_named_with_line_and_field() {
     assert_eq!(wrong("0f0f", "0F0f"), at(30, "api_key.sha256"));
     assert_eq!(wrong("ttl: 30s", "ttl: 30"), at(34, "cache.ttl"));
     assert_eq!(wrong("ttl: 30s", "off: true"), at(34, "cache.off"));
+    assert_eq!(wrong("max_depth: 9", "max_depth: 900"), at(42, "limits.max_depth"));
+    assert_eq!(wrong("remove: true", "remove: false"), at(47, "headers.request[1].remove"));
+    assert_eq!(wrong("set: weft", "remove: true, set: weft"), at(48, "headers.response[0].set"));
+    assert_eq!(wrong("rename: Tenant", "rename: Host"), at(47, "headers.request[0].rename"));
     assert_eq!(wrong("2027-01-31T12", "2027-01-32T12"), at(30, "api_key.expires"));
     assert_eq!(wrong("methods: [shop.users.v1.Users/*]", "methods: []"), at(9, "authentication.methods"));
 }

@@ -1,0 +1,181 @@
+//! Limits of a route: how large and how slow its calls may be.
+//!
+//! Lives here: one policy compiled, what of a request's head is too large, how deep JSON is. Does not: reading bodies (`protocol`), rates
+//! (`edge::rate_limit`), what no connection lets in (`listener`).
+//! Each has a status of its own, by RFC 9110 and 6585: 413, 414, 431, 408, 504; too deep is a 400 that names the field.
+
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode, Uri};
+use tokio::time::Instant;
+use weft_model::{Limits as Policy, PolicyName};
+
+use crate::edge::{
+    guard::{By, Refusal},
+    metrics::Refusals,
+};
+
+/// One policy, ready to measure calls.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    policy: PolicyName,
+    it: Policy,
+    refusals: Refusals,
+}
+
+impl Limits {
+    pub(crate) fn new(policy: &PolicyName, it: &Policy, refusals: &Refusals) -> Self {
+        Self { policy: policy.clone(), it: it.clone(), refusals: refusals.clone() }
+    }
+
+    /// Refuses a head that is too large.
+    pub(crate) fn check_head(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+        let length = uri.path_and_query().map_or(0, |it| it.as_str().len());
+        if let Some(most) = below(self.it.max_uri_bytes, length) {
+            let what = format!("path and query have {length} bytes, at most {most} are allowed");
+            return Err(self.refusal("max-uri-bytes", StatusCode::URI_TOO_LONG, &what));
+        }
+        let Some(most) = self.it.max_header_bytes else { return Ok(()) };
+        let length = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        match below(Some(most), length) {
+            None => Ok(()),
+            Some(most) => {
+                let what = format!("the headers have {length} bytes, at most {most} are allowed");
+                Err(self.refusal("max-header-bytes", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &what))
+            }
+        }
+    }
+
+    fn refusal(&self, rule: &'static str, http: StatusCode, what: &str) -> Refusal {
+        self.refusals.of(&self.policy, rule).inc();
+        Refusal::too_large(By { policy: self.policy.clone(), rule: rule.into() }, http, what)
+    }
+
+    /// The longest body or message, where the gateway's is `whole`.
+    pub(crate) fn request_bytes(limits: Option<&Self>, whole: u64) -> u64 {
+        limits.and_then(|it| it.it.max_request_bytes).map_or(whole, u64::from)
+    }
+
+    /// How long a call may take that would else have so long.
+    pub(crate) fn timeout(limits: Option<&Self>, asked: Option<Duration>) -> Option<Duration> {
+        let most = limits.and_then(|it| it.it.timeout);
+        [asked, most].into_iter().flatten().min()
+    }
+
+    /// When the body has to be there of a request whose head was there at `received`.
+    pub(crate) fn body_due(limits: Option<&Self>, received: Instant) -> Option<Instant> {
+        limits.and_then(|it| it.it.body_timeout).and_then(|it| received.checked_add(it))
+    }
+
+    /// Where JSON is nested deeper than it may be: the path, and how many levels there may be.
+    pub(crate) fn too_deep(&self, json: &[u8]) -> Option<(String, u32)> {
+        let most = self.it.max_depth?;
+        deeper(json, most).map(|at| (path(&json[..at]), most))
+    }
+}
+
+/// The limit, if there is one and this is beyond it.
+fn below(most: Option<u32>, length: usize) -> Option<u32> {
+    most.filter(|most| u64::try_from(length).is_ok_and(|length| length > u64::from(*most)))
+}
+
+/// Where the first object or list begins that is deeper than so many levels. What is no JSON is told by who reads it.
+fn deeper(json: &[u8], most: u32) -> Option<usize> {
+    let (mut depth, mut quoted, mut escaped) = (0_u32, false, false);
+    for (at, byte) in json.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ if quoted => {}
+            b'{' | b'[' if depth == most => return Some(at),
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// What lies at the end of this JSON, by the names and places that lead there: `a.b[2]`.
+fn path(json: &[u8]) -> String {
+    enum Step {
+        Key(String),
+        Place(usize),
+    }
+    let (mut steps, mut last, mut at) = (Vec::new(), String::new(), 0);
+    while at < json.len() {
+        match json[at] {
+            b'"' => {
+                let end = end_of_text(json, at + 1);
+                last = String::from_utf8_lossy(&json[at + 1..end]).into_owned();
+                at = end;
+            }
+            b'{' => steps.push(Step::Key(String::new())),
+            b'[' => steps.push(Step::Place(0)),
+            b'}' | b']' => drop(steps.pop()),
+            b':' => {
+                if let Some(Step::Key(key)) = steps.last_mut() {
+                    *key = std::mem::take(&mut last);
+                }
+            }
+            b',' => {
+                if let Some(Step::Place(place)) = steps.last_mut() {
+                    *place += 1;
+                }
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    let written = steps.iter().enumerate().map(|(at, step)| match step {
+        Step::Key(key) if at == 0 => key.clone(),
+        Step::Key(key) => format!(".{key}"),
+        Step::Place(place) => format!("[{place}]"),
+    });
+    written.collect()
+}
+
+/// The quote that ends a text.
+fn end_of_text(json: &[u8], mut at: usize) -> usize {
+    while at < json.len() && json[at] != b'"' {
+        at += if json[at] == b'\\' { 2 } else { 1 };
+    }
+    at.min(json.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_deep_is_named_by_its_path() {
+        let deep = |json: &str, most| deeper(json.as_bytes(), most).map(|at| path(&json.as_bytes()[..at]));
+        let json = r#"{"a": "{[\"", "b": {"c": [1, [2], {"d": []}]}}"#;
+        assert_eq!(deep(json, 5), None);
+        assert_eq!(deep(json, 4).as_deref(), Some("b.c[2].d"));
+        assert_eq!(deep(json, 3).as_deref(), Some("b.c[1]"));
+        assert_eq!(deep(json, 2).as_deref(), Some("b.c"));
+        assert_eq!(deep("[[1],[[", 2).as_deref(), Some("[1][0]"));
+        for strange in ["", "}}}}{", "\"", "{\"\\", "]]["] {
+            assert_eq!(deep(strange, 1), None, "{strange}");
+        }
+    }
+
+    #[test]
+    fn a_head_is_measured_by_its_names_and_values() {
+        let policy = Policy { max_header_bytes: Some(10), max_uri_bytes: Some(8), ..Policy::default() };
+        let refusals = Refusals::new(&weft_runtime::Metrics::default());
+        let limits = Limits::new(&"small".parse().unwrap(), &policy, &refusals);
+        let head = |uri: &str, value: &str| {
+            let headers = HeaderMap::from_iter([(http::header::TE, value.parse().unwrap())]);
+            limits.check_head(&uri.parse().unwrap(), &headers).err().and_then(|it| it.http()).map(|it| it.as_u16())
+        };
+        assert_eq!(head("/1234?67", "12345678"), None);
+        assert_eq!(head("http://authority.example/1234?67", ""), None, "the path counts, not whose it is");
+        assert_eq!(head("/1234?678", ""), Some(414));
+        assert_eq!(head("/", "123456789"), Some(431));
+        let closed = Limits::new(&"later".parse().unwrap(), &Policy::closed(), &refusals);
+        assert!(closed.check_head(&"/".parse().unwrap(), &HeaderMap::new()).is_err());
+    }
+}

@@ -1,0 +1,96 @@
+//! Limits of size and time as callers meet them: each has its own status, and other routes know nothing of them.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::{
+    policies::start,
+    support::{channel, send},
+};
+
+const SOON: Duration = Duration::from_secs(20);
+
+const SMALL: &str = "
+name: small
+service: upstream
+limits: { methods: [shop.users.v1.Users/CreateUser, weft.testkit.v1.Echo/Unary], max_request_bytes: 200, max_header_bytes: 400, max_uri_bytes: 50, max_depth: 3 }
+";
+
+#[tokio::test]
+async fn what_is_too_large_has_a_status_of_its_own() {
+    let gateway = start(SMALL).await;
+    let long = format!("{{\"name\": \"{}\"}}", "x".repeat(300));
+    let body = send(gateway.addr, "POST", "/api/users", &[], &long).await;
+    assert_eq!((body.status, &body.json()["code"]), (StatusCode::PAYLOAD_TOO_LARGE, &8.into()), "{body:?}");
+    assert!(body.json()["message"].as_str().unwrap().contains("200 bytes"), "{body:?}");
+    assert_eq!(body.headers["connection"], "close", "its body was not read");
+
+    let filler = "y".repeat(500);
+    let head = send(gateway.addr, "POST", "/api/users", &[("x-filler", &filler)], "{}").await;
+    assert_eq!(
+        (head.status, &head.json()["code"]),
+        (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &8.into()),
+        "{head:?}"
+    );
+    assert!(head.json()["message"].as_str().unwrap().contains("policy small, rule max-header-bytes"), "{head:?}");
+
+    let uri = send(gateway.addr, "POST", &format!("/api/users?name={}", "z".repeat(60)), &[], "{}").await;
+    assert_eq!((uri.status, &uri.json()["code"]), (StatusCode::URI_TOO_LONG, &8.into()), "{uri:?}");
+
+    let deep = send(gateway.addr, "POST", "/echo", &[], r#"{"text": "a", "what": {"ever": [{"b": 1}]}}"#).await;
+    assert_eq!((deep.status, &deep.json()["code"]), (StatusCode::BAD_REQUEST, &3.into()), "{deep:?}");
+    assert_eq!(deep.json()["details"][0]["fieldViolations"][0]["field"], "what.ever[0]", "{deep:?}");
+    let not_as_deep = send(gateway.addr, "POST", "/echo", &[], r#"{"text": "a", "what": {"ever": [1]}}"#).await;
+    assert_eq!(not_as_deep.status, StatusCode::OK, "{not_as_deep:?}");
+
+    // A route without the policy.
+    let patch = send(gateway.addr, "PATCH", "/api/users/1", &[("x-filler", &filler)], &long).await;
+    assert_eq!(patch.status, StatusCode::NOT_FOUND, "{patch:?}");
+    assert!(!patch.headers.contains_key("connection"), "{patch:?}");
+
+    // By other protocols.
+    let json = [("content-type", "application/json"), ("connect-protocol-version", "1")];
+    let message = send(gateway.addr, "POST", "/shop.users.v1.Users/CreateUser", &json, &long).await;
+    assert_eq!(message.json()["code"], "resource_exhausted", "{message:?}");
+    let mut users = weft_proto::shop::users::v1::users_client::UsersClient::new(channel(&gateway).await);
+    let mut request = tonic::Request::new(weft_proto::shop::users::v1::CreateUserRequest::default());
+    request.metadata_mut().insert("x-filler", filler.parse().unwrap());
+    let refused = users.create_user(request).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused:?}");
+
+    let metrics = send(gateway.admin, "GET", "/metrics", &[], "").await.body;
+    let counted = r#"weft_gateway_policy_refusals_total{policy="small",rule="max-header-bytes"} 2"#;
+    assert!(metrics.contains(counted), "{metrics}");
+    for status in [413, 414, 431] {
+        assert!(metrics.contains(&format!("route=\"/api/users\",status=\"{status}\"")), "{status} in {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_slow_has_a_status_of_its_own() {
+    let gateway = start("{name: quick, service: upstream, limits: {timeout: 600ms, body_timeout: 200ms}}").await;
+    let late = send(gateway.addr, "POST", "/echo", &[], r#"{"delayMs": 60000}"#).await;
+    assert_eq!((late.status, &late.json()["code"]), (StatusCode::GATEWAY_TIMEOUT, &4.into()), "{late:?}");
+    let longer = [("grpc-timeout", "60S")];
+    let late = send(gateway.addr, "POST", "/echo", &longer, r#"{"delayMs": 60000}"#).await;
+    assert_eq!(late.status, StatusCode::GATEWAY_TIMEOUT, "a caller cannot have longer: {late:?}");
+    let mut echo = weft_proto::weft::testkit::v1::echo_client::EchoClient::new(channel(&gateway).await);
+    let request = weft_proto::weft::testkit::v1::EchoRequest { delay_ms: 60_000, ..Default::default() };
+    let late = timeout(SOON, echo.unary(request)).await.expect("the policy ends it").unwrap_err();
+    assert_eq!(late.code(), tonic::Code::DeadlineExceeded, "{late:?}");
+
+    // A body that does not come.
+    let mut client = TcpStream::connect(gateway.addr).await.unwrap();
+    let head = "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\n{\"text\": ";
+    client.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    timeout(SOON, client.read_to_end(&mut answer)).await.expect("the gateway answers and closes").unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("took too long"), "{answer}");
+}

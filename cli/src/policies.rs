@@ -162,8 +162,9 @@ fn says(it: &Edge) -> String {
         Edge::Authentication(it) => {
             let issuers = it.jwt.iter().map(|it| it.issuer().to_string());
             let keys = it.api_key_header.as_ref().map(|header| format!("keys in {header}"));
+            let certificates = it.certificates.then(|| "certificates".to_owned());
             let anonymous = it.anonymous.then(|| "anonymous".to_owned());
-            issuers.chain(keys).chain(anonymous).collect::<Vec<_>>().join(" ")
+            issuers.chain(keys).chain(certificates).chain(anonymous).collect::<Vec<_>>().join(" ")
         }
         Edge::RateLimit(it) => {
             let rule = |it: &weft_model::LimitRule| format!("{}:{}/{:?}", it.name, it.calls, it.every);

@@ -3,7 +3,13 @@
 //! Lives here: `Config`, the file's schema, defaults. Does not: the meaning of transcoding settings (`weft_transcode::settings`).
 //! Every mistake is a [`Usage`] that names the flag, or the file and the line.
 
-use std::{fs, num::NonZeroUsize, path::Path, str::FromStr, time::Duration};
+use std::{
+    fs,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use serde::{
@@ -16,7 +22,7 @@ use weft_model::{DEFAULT_NAMESPACE, GATEWAY, Policy, PolicyKind};
 use weft_runtime::{Usage, listen::ListenAddr};
 use weft_transcode::Settings;
 
-use crate::{Args, Docs, RedisUrl};
+use crate::{Args, ClientFiles, Docs, RedisUrl, TlsFiles};
 
 /// Everything a gateway needs to know before it starts.
 #[derive(Debug, Clone)]
@@ -39,6 +45,8 @@ pub struct Config {
     pub policies: Vec<Policy>,
     /// Where rate limits are counted together with other gateways; none: this gateway counts for itself.
     pub redis: Option<RedisUrl>,
+    /// The files of the port's TLS; none: it speaks plaintext.
+    pub tls: Option<TlsFiles>,
     /// Most memory in bytes for answers that cache policies keep. Default 64 MiB.
     pub cache_bytes: usize,
     /// Whether the API is described at `/docs` and `/openapi.json`.
@@ -85,6 +93,7 @@ impl Config {
     /// `Usage` for flags that contradict each other, a file that cannot be read, an unknown key, a value out of range.
     pub fn load(args: Args) -> Result<Self, Usage> {
         let (file, policies) = args.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+        let tls = file.tls.map(|raw| raw.files(args.config.as_deref())).transpose()?;
         let mut credential = None;
         let source = match (args.descriptor_set, args.upstream) {
             (Some(path), Some(upstream)) => Source::Static {
@@ -101,7 +110,11 @@ impl Config {
             without_policies(&policies)?;
         }
         Ok(Self {
-            listen: args.listen.require_loopback("--listen", args.insecure.into())?,
+            listen: match &tls {
+                Some(tls) if !tls.plaintext => args.listen, // nobody is heard in the clear
+                _ => args.listen.require_loopback("--listen", args.insecure.into())?,
+            },
+            tls,
             source,
             credential,
             identity: None,
@@ -152,6 +165,7 @@ struct File {
     limits: RawLimits,
     rate_limit: RawRateLimit,
     cache: RawCache,
+    tls: Option<RawTls>,
     /// Read by `weft-policy`, which knows their schema.
     policies: IgnoredAny,
     docs: RawDocs,
@@ -182,6 +196,54 @@ struct RawLimits {
 #[serde(default, deny_unknown_fields)]
 struct RawRateLimit {
     redis: Option<Redis>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawTls {
+    certificates: Vec<RawPair>,
+    client_authorities: Option<PathBuf>,
+    client_certificates: Asked,
+    plaintext: Plaintext,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPair {
+    chain: PathBuf,
+    key: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Asked {
+    Optional,
+    #[default]
+    Required,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Plaintext {
+    #[default]
+    Refuse,
+    Allow,
+}
+
+impl RawTls {
+    /// Paths are seen from the file that names them.
+    fn files(self, config: Option<&Path>) -> Result<TlsFiles, Usage> {
+        if self.certificates.is_empty() {
+            return Err(Usage::new(
+                "--config: [tls]: certificates names none; write [{ chain = \"a.pem\", key = \"a.key\" }]",
+            ));
+        }
+        let place = config.and_then(Path::parent).unwrap_or(Path::new(""));
+        let required = self.client_certificates == Asked::Required;
+        let clients = self.client_authorities.map(|it| ClientFiles { authorities: place.join(it), required });
+        let pairs = self.certificates.iter().map(|it| (place.join(&it.chain), place.join(&it.key)));
+        Ok(TlsFiles { certificates: pairs.collect(), clients, plaintext: self.plaintext == Plaintext::Allow })
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -21,7 +21,7 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use hyper::service::service_fn;
+use hyper::{body::Incoming, service::service_fn};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -59,6 +59,7 @@ use crate::{
         reflection::MeshSets,
     },
     routes::{self, Table, keeper::Published, sets::LinkedSet},
+    tls::{self, Door, Follower, certificates::TlsError, peer::Peer},
 };
 use entry::{Entered, Entry, Who};
 use parts::{Feed, Parts, Watched};
@@ -89,6 +90,9 @@ pub enum Error {
         /// What resolving it said.
         source: io::Error,
     },
+    /// The files of the port's TLS cannot be used.
+    #[error("[tls]")]
+    Tls(#[from] TlsError),
     /// The registry gives no identity.
     #[error("joining the mesh")]
     Join(#[source] IdentityError),
@@ -117,6 +121,7 @@ pub struct Gateway {
     edge: Compiler,
     fetcher: Fetcher,
     shared: Option<SharedTask>,
+    tls: Option<(Door, Follower)>,
     board: watch::Sender<Arc<Board>>,
     feed: Feed,
 }
@@ -149,7 +154,9 @@ impl Gateway {
         let wall = weft_runtime::clock::wall;
         let caching = Caching::new(config.cache_bytes, &meters, Clocks { ages: Instant::now, wall });
         let edge = Compiler::new(issuers, Refusals::new(context.metrics()), wall, shared, caching);
+        let tls = config.tls.as_ref().map(|files| tls::open(files, context.metrics())).transpose()?;
         Ok(Self {
+            tls,
             readiness: entry::starting(&config),
             config,
             context: context.clone(),
@@ -239,7 +246,8 @@ impl Gateway {
         let workers = self.config.workers.unwrap_or_else(cores);
         let calls = OutboundConfig { spans: weft_telemetry::sink(self.context.spans()), ..OutboundConfig::default() };
         let upstream = upstream(calls, self.worlds.clone(), who.clone(), self.traffic);
-        let build = shards(shared, upstream, connections.clone());
+        let (door, follower) = self.tls.unzip();
+        let build = shards(shared, upstream, door, connections.clone());
         let threads = DataThreads::start("data", workers, &connections, build).map_err(Error::Threads)?;
 
         let mut parts = Parts::new();
@@ -248,6 +256,9 @@ impl Gateway {
         }
         parts.serve_admin(self.context.metrics().clone(), self.readiness.clone(), self.admin, shutdown.clone());
         parts.fetch_keys(self.fetcher);
+        if let Some(follower) = follower {
+            parts.follow_certificates(follower);
+        }
         if let Some(shared) = self.shared {
             parts.share_counts(shared);
         }
@@ -301,24 +312,35 @@ fn upstream(
 fn shards(
     shared: Arc<Shared>,
     upstream: impl Fn() -> Upstream + Clone + Send + 'static,
+    door: Option<Door>,
     shutdown: Shutdown,
 ) -> impl Fn(usize) -> Box<dyn FnMut(Connection) -> Serving> + Clone + Send + 'static {
     move |_| {
         let shard = Shard { shared: Arc::clone(&shared), outbound: upstream() };
-        let (http, shutdown) = (Http::new(Bounds::default()), shutdown.clone());
-        Box::new(move |connection| Box::pin(serve(shard.clone(), http.clone(), connection, shutdown.clone())))
+        let (http, door, shutdown) = (Http::new(Bounds::default()), door.clone(), shutdown.clone());
+        Box::new(move |connection| {
+            Box::pin(serve(shard.clone(), http.clone(), door.clone(), connection, shutdown.clone()))
+        })
     }
 }
 
 type Serving = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
-async fn serve(shard: Shard, http: Http, connection: Connection, shutdown: Shutdown) {
+async fn serve(shard: Shard, versions: Http, door: Option<Door>, connection: Connection, shutdown: Shutdown) {
     let Connection { stream, downstream, load } = connection;
-    let service = service_fn(move |request| {
-        let (shard, load) = (shard.clone(), load.clone());
-        async move { Ok::<_, std::convert::Infallible>(shard.answer(request, downstream, load).await) }
-    });
-    http.serve(stream, service, shutdown).await;
+    let service = |peer: Option<Arc<Peer>>| {
+        service_fn(move |mut request: http::Request<Incoming>| {
+            let (shard, load) = (shard.clone(), load.clone());
+            if let Some(peer) = &peer {
+                request.extensions_mut().insert(Arc::clone(peer));
+            }
+            async move { Ok::<_, std::convert::Infallible>(shard.answer(request, downstream, load).await) }
+        })
+    };
+    match door {
+        Some(door) => versions.serve_at(&door, stream, service, shutdown).await,
+        None => versions.serve(stream, service(None), shutdown).await,
+    }
 }
 
 /// Hands connections to data threads until the drain, and has the mesh followed once it was entered; returns the threads for the drain.

@@ -35,6 +35,8 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 use weft_runtime::{Shutdown, linger::lingering};
 
+use crate::tls::{Door, Entered, peer::Peer};
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -104,12 +106,56 @@ impl Http {
         B::Error: Into<BoxError>,
     {
         let (stream, remains) = lingering(stream);
+        if self.speak(stream, service, shutdown).await {
+            remains.close().await;
+        }
+    }
+
+    /// Serves a connection that enters by a door, with the service that is made for its peer.
+    pub(crate) async fn serve_at<S, B>(
+        self,
+        door: &Door,
+        stream: TcpStream,
+        service: impl FnOnce(Option<Arc<Peer>>) -> S,
+        shutdown: Shutdown,
+    ) where
+        S: Service<Request<Incoming>, Response = Response<B>> + Send,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let entered = tokio::select! {
+            entered = timeout(self.bounds.detect, door.enter(stream)) => entered,
+            () = last_call(&shutdown) => return,
+        };
+        match entered {
+            Ok(Ok(Some(Entered::Plain(stream)))) => self.serve(stream, service(None), shutdown).await,
+            Ok(Ok(Some(Entered::Tls(stream, remains, peer)))) => {
+                if self.speak(*stream, service(Some(peer)), shutdown).await {
+                    remains.close().await;
+                }
+            }
+            Ok(Ok(None) | Err(_)) | Err(_) => {} // told, or gone
+        }
+    }
+
+    /// Speaks HTTP on a connection; returns whether it said enough for that.
+    async fn speak<I, S, B>(&self, stream: I, service: S, shutdown: Shutdown) -> bool
+    where
+        I: AsyncRead + AsyncWrite + Unpin,
+        S: Service<Request<Incoming>, Response = Response<B>> + Send,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
         let (mut read, write) = tokio::io::split(stream);
         let detected = tokio::select! {
             detected = timeout(self.bounds.detect, detect(&mut read)) => detected,
-            () = last_call(&shutdown) => return,
+            () = last_call(&shutdown) => return false,
         };
-        let Ok(Ok((version, start))) = detected else { return };
+        let Ok(Ok((version, start))) = detected else { return false };
         let io = tokio::io::join(io::Cursor::new(start).chain(read), write);
         let served = match version {
             Version::Http1 => self.serve_http1(io, service, shutdown).await,
@@ -118,7 +164,7 @@ impl Http {
         if let Err(error) = served {
             tracing::debug!(%error, "connection ended early");
         }
-        remains.close().await;
+        true
     }
 
     async fn serve_http1<I, S, B>(&self, io: I, service: S, shutdown: Shutdown) -> hyper::Result<()>

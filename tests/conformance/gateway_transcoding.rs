@@ -106,6 +106,7 @@ impl Gateways {
             policies: Vec::new(),
             redis: None,
             cache_bytes: 1 << 20,
+            tls: None,
             docs: weft_gateway::Docs::default(),
         }
     }

@@ -179,6 +179,7 @@ impl Running {
             policies: Vec::new(),
             redis: None,
             cache_bytes: 1 << 20,
+            tls: None,
             docs: weft_gateway::Docs::default(),
             limits: Limits { max_request_bytes: RECEIVE_LIMIT.into(), ..Limits::default() },
         };

@@ -47,6 +47,7 @@
 //! authentication:
 //!   jwt: [{ issuer: "https://login.example.com", audiences: [shop], jwks_uri: "https://…", leeway: 30s }]     # jwks_uri: by discovery
 //!   api_keys: true               # or  { header: x-api-key }
+//!   certificates: false          # of clients, where the gateway's TLS asks for them
 //!   anonymous: false
 //!   to_metadata: [{ claim: sub, metadata: x-user }]
 //!   forward_credentials: false

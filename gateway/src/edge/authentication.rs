@@ -11,12 +11,15 @@ use prometheus_client::metrics::counter::Counter;
 use serde_json::Value;
 use weft_model::{Action, Authentication as Policy, ClaimMatch, Jwt, Methods, PolicyName, ServiceName};
 
-use crate::edge::{
-    api_keys::ApiKeys,
-    guard::{By, Refusal},
-    issuers::IssuerKeys,
-    jwt::{Claims, Token, TokenError},
-    metrics::Refusals,
+use crate::{
+    edge::{
+        api_keys::ApiKeys,
+        guard::{By, Refusal},
+        issuers::IssuerKeys,
+        jwt::{Claims, Token, TokenError},
+        metrics::Refusals,
+    },
+    tls::peer::Peer,
 };
 
 /// The prefix by which a client of REST names gRPC metadata.
@@ -46,6 +49,7 @@ pub(crate) struct Authentication {
     policy: PolicyName,
     issuers: Box<[(Jwt, Arc<IssuerKeys>)]>,
     api_keys: Option<(HeaderName, ApiKeys)>,
+    certificates: bool,
     anonymous: bool,
     to_metadata: Box<[Written]>,
     /// Headers with credentials that stay here, and what would become one of the same name.
@@ -89,10 +93,10 @@ impl Caller {
     }
 
     /// Finds out who calls and whether that caller may; changes the head as the policy says.
-    pub(crate) async fn admit(&self, headers: &mut HeaderMap) -> Result<Client, Refusal> {
+    pub(crate) async fn admit(&self, headers: &mut HeaderMap, peer: Option<&Peer>) -> Result<Client, Refusal> {
         let known = match self.by.token(headers).await? {
             Some(known) => Some(known),
-            None => self.by.api_key(headers, &self.service)?,
+            None => self.by.api_key(headers, &self.service)?.or_else(|| self.by.certificate(peer)),
         };
         let (client, claims) = match known {
             Some((client, claims)) => (Client::Known(client), claims),
@@ -141,6 +145,7 @@ impl Authentication {
             policy: policy.clone(),
             issuers,
             api_keys,
+            certificates: it.certificates,
             anonymous: it.anonymous,
             to_metadata: written.collect(),
             kept_back,
@@ -178,6 +183,12 @@ impl Authentication {
             Ok(key) => Ok(Some((key.client.clone(), key.claims.clone()))),
             Err(why) => Err(self.unknown(why.rule(), &why.to_string(), None)),
         }
+    }
+
+    /// Whom the certificate names that the connection was opened with; none if there is none, or none would count.
+    fn certificate(&self, peer: Option<&Peer>) -> Option<(Arc<str>, Claims)> {
+        let shown = peer.filter(|_| self.certificates)?.certificate.as_ref()?;
+        Some((Arc::clone(&shown.client), shown.claims.clone()))
     }
 
     fn may(&self, client: &Client, claims: &Claims, rules: &[Arc<Rule>]) -> Result<(), Refusal> {

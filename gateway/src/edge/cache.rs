@@ -408,7 +408,8 @@ impl Asked<'_> {
         let mut key = vec![b'A', kind];
         key.extend(resource.number.to_be_bytes());
         let varied = self.varied(&resource.vary);
-        for part in [caller, host, uri.query().unwrap_or_default().as_bytes(), &varied] {
+        let scheme: &[u8] = if self.call.peer.is_some() { b"https" } else { b"http" };
+        for part in [caller, scheme, host, uri.query().unwrap_or_default().as_bytes(), &varied] {
             key.extend(part.len().to_be_bytes());
             key.extend(part);
         }

@@ -30,6 +30,7 @@ use crate::edge::{
     metrics::{RouteMeter, Status},
     span::{End, Tracing},
 };
+use crate::tls::peer::Peer;
 
 /// Names a call for people, across services.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -57,6 +58,8 @@ pub(crate) struct Call {
     pub(crate) received: Instant,
     /// Who called.
     pub(crate) downstream: SocketAddr,
+    /// The other end of its connection, where that is TLS.
+    pub(crate) peer: Option<Arc<Peer>>,
     /// What goes upstream: in a sampled call our own span is the parent there.
     pub(crate) trace: TraceContext,
     begun_here: bool,
@@ -101,6 +104,7 @@ impl Call {
         Self {
             received: Instant::now(),
             downstream,
+            peer: request.extensions().get::<Arc<Peer>>().cloned(),
             request_id: request_id(request.headers(), trace),
             trace,
             begun_here: matches!(entered, Entered::Begun(_)),

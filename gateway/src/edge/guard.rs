@@ -110,7 +110,7 @@ async fn pass(edge: &EdgePlan, headers: &mut HeaderMap, call: &Call) -> Result<C
         limits.check_head(call.uri(), headers)?;
     }
     let client = match &edge.caller {
-        Some(caller) => caller.admit(headers).await?,
+        Some(caller) => caller.admit(headers, call.peer.as_deref()).await?,
         None => Client::Nobody,
     };
     for limit in &edge.limits {

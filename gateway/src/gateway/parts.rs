@@ -24,6 +24,7 @@ use weft_traffic::Worlds;
 use crate::{
     edge::{access_log::Writer, issuers::Fetcher, shared::SharedTask},
     routes::keeper::{Fetch, Keeper},
+    tls::Follower,
 };
 
 /// How long `/drain` goes on accepting after readiness fell, so that balancers in front notice. The sidecar's callers acknowledge; these do not.
@@ -86,6 +87,10 @@ impl Parts {
 
     pub(super) fn fetch_keys(&mut self, fetcher: Fetcher) {
         self.run("fetcher of issuers' keys", fetcher.run());
+    }
+
+    pub(super) fn follow_certificates(&mut self, follower: Follower) {
+        self.run("follower of TLS files", follower.run());
     }
 
     pub(super) fn share_counts(&mut self, task: SharedTask) {

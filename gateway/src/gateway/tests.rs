@@ -70,6 +70,7 @@ impl Mesh {
             policies: Vec::new(),
             redis: None,
             cache_bytes: 64 << 20,
+            tls: None,
             docs: crate::Docs::default(),
         };
         let context = Context::for_test("gateway", Env::default());

@@ -21,3 +21,4 @@ mod policies;
 mod rest;
 mod streams;
 mod support;
+mod tls;

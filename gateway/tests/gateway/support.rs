@@ -92,6 +92,7 @@ pub(crate) async fn start_gateway(upstream: String, change: impl FnOnce(&mut Con
         policies: Vec::new(),
         redis: None,
         cache_bytes: 64 << 20,
+        tls: None,
         docs: weft_gateway::Docs::default(),
     };
     change(&mut config);

@@ -32,6 +32,7 @@ pub(super) fn authentication(it: pb::Authentication) -> Result<model::PolicyKind
         methods: methods(&it.methods)?,
         jwt: indexed("jwt", it.jwt, |_, it| jwt(it))?,
         api_key_header: header,
+        certificates: it.certificates,
         anonymous: it.anonymous,
         to_metadata: indexed("to_metadata", it.to_metadata, |_, it| {
             model::ClaimToMetadata::new(&it.claim, &it.metadata)
@@ -234,6 +235,7 @@ impl From<&model::Authentication> for pb::Authentication {
                 .api_key_header
                 .as_ref()
                 .map(|header| pb::authentication::ApiKeys { header: header.to_string() }),
+            certificates: it.certificates,
             anonymous: it.anonymous,
             to_metadata: it.to_metadata.iter().map(to_metadata).collect(),
             forward_credentials: it.forward,
@@ -316,6 +318,7 @@ mod tests {
                 leeway_ms: Some(0),
             }],
             api_keys: Some(pb::authentication::ApiKeys { header: "x-key".into() }),
+            certificates: true,
             anonymous: true,
             to_metadata: vec![pb::ClaimToMetadata { claim: "sub".into(), metadata: "x-user".into() }],
             forward_credentials: true,

@@ -50,6 +50,8 @@ pub(super) struct Authentication {
     #[serde(skip_serializing_if = "Option::is_none")]
     api_keys: Option<ApiKeys>,
     #[serde(skip_serializing_if = "is_false")]
+    certificates: bool,
+    #[serde(skip_serializing_if = "is_false")]
     anonymous: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     to_metadata: Vec<ToMetadata>,
@@ -108,6 +110,7 @@ impl Authentication {
             methods: texts(it.methods.patterns()),
             jwt: it.jwt.iter().map(Jwt::new).collect(),
             api_keys: it.api_key_header.as_ref().map(|header| ApiKeys { header: header.to_string() }),
+            certificates: it.certificates,
             anonymous: it.anonymous,
             to_metadata: it.to_metadata.iter().map(to_metadata).collect(),
             forward_credentials: it.forward,

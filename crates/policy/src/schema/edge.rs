@@ -35,12 +35,14 @@ pub(super) fn cors(node: &Node) -> Result<Cors, Invalid> {
 }
 
 pub(super) fn authentication(node: &Node) -> Result<Authentication, Invalid> {
-    let known = ["methods", "jwt", "api_keys", "anonymous", "to_metadata", "forward_credentials", "rules"];
+    let known =
+        ["methods", "jwt", "api_keys", "certificates", "anonymous", "to_metadata", "forward_credentials", "rules"];
     let entries = fields(node, &known)?;
     let authentication = Authentication {
         methods: methods(entries)?,
         jwt: items(entries, "jwt", |_, node| jwt(node))?,
         api_key_header: within(entries, "api_keys", api_keys)?.flatten(),
+        certificates: within(entries, "certificates", flag)?.unwrap_or_default(),
         anonymous: within(entries, "anonymous", flag)?.unwrap_or_default(),
         to_metadata: items(entries, "to_metadata", |_, node| to_metadata(node))?,
         forward: within(entries, "forward_credentials", flag)?.unwrap_or_default(),

@@ -7,10 +7,12 @@
 //! Metadata → response: names that mean something in HTTP as they are ([`HTTP_NAMES`]); any other `x` as `Grpc-Metadata-X`; of trailers too, where
 //! they come before the body. `grpc-*` and `weft-*` stay inside.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request};
 use weft_transcode::metadata::is_forwarded;
+
+use crate::tls::peer::Peer;
 
 /// Response metadata that HTTP clients, caches and browsers understand.
 const HTTP_NAMES: [HeaderName; 12] = [
@@ -73,7 +75,8 @@ fn forwarded(head: &request::Parts, from: SocketAddr, metadata: &mut HeaderMap) 
     if let Some(host) = authority.or_else(|| head.headers.get(header::HOST).cloned()) {
         metadata.insert("x-forwarded-host", host);
     }
-    metadata.insert("x-forwarded-proto", HeaderValue::from_static("http"));
+    let scheme = if head.extensions.get::<Arc<Peer>>().is_some() { "https" } else { "http" };
+    metadata.insert("x-forwarded-proto", HeaderValue::from_static(scheme));
 }
 
 /// Writes what of a call's metadata the client sees.

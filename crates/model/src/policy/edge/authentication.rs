@@ -27,6 +27,8 @@ pub struct Authentication {
     pub jwt: Vec<Jwt>,
     /// Header that carries an API key, in lower case; none: no such key counts.
     pub api_key_header: Option<Arc<str>>,
+    /// Whether certificates of clients count that the gateway's TLS takes.
+    pub certificates: bool,
     /// Whether who shows nothing is let in, as nobody. What is shown and does not count is refused in any case.
     pub anonymous: bool,
     /// Claims that go on to the service as metadata; what the caller itself says under these names does not.
@@ -47,6 +49,7 @@ impl Authentication {
             methods: Methods::default(),
             jwt: Vec::new(),
             api_key_header: None,
+            certificates: false,
             anonymous: false,
             to_metadata: Vec::new(),
             forward: false,
@@ -56,8 +59,9 @@ impl Authentication {
 
     /// Accepts what somebody can satisfy, in bounds.
     pub fn checked(self) -> Result<Self, Invalid> {
-        if self.jwt.is_empty() && self.api_key_header.is_none() && !self.anonymous {
-            return Err(Invalid::new("", "lets nobody in; give jwt, api_keys or anonymous = true"));
+        let somebody = self.anonymous || self.certificates || self.api_key_header.is_some();
+        if self.jwt.is_empty() && !somebody {
+            return Err(Invalid::new("", "lets nobody in; give jwt, api_keys, certificates or anonymous = true"));
         }
         few("jwt", self.jwt.len(), MOST)?;
         few("to_metadata", self.to_metadata.len(), MOST)?;

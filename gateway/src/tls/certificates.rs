@@ -1,0 +1,176 @@
+//! Certificates of the gateway's port: read from files, chosen by the name that a client asks for.
+//!
+//! Lives here: PEM, chain and key belonging together, names with wildcards, which clients' certificates count. Does not: following the files (`tls`).
+//! Source: RFC 6125, 6.4.3: a wildcard is the whole first label. A certificate without names is shown to whoever asks for none of the others.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::{ClientHello, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier},
+    sign::CertifiedKey,
+};
+use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
+
+use super::TlsFiles;
+
+/// Why files make no TLS; each names its file.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("{}", file.display())]
+    Read {
+        /// Which.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is nothing of use in it.
+    #[error("{}: {problem}", file.display())]
+    Unusable {
+        /// Which.
+        file: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Certificate and key do not make a pair.
+    #[error("{}: certificate and key", file.display())]
+    Pair {
+        /// The chain's.
+        file: PathBuf,
+        /// Why.
+        source: rustls::Error,
+    },
+    /// Nobody's certificates can be checked by them.
+    #[error("{}: authorities of clients", file.display())]
+    Authorities {
+        /// Which.
+        file: PathBuf,
+        /// Why.
+        source: VerifierBuilderError,
+    },
+}
+
+/// The bytes of all files, keys among them: nothing to print.
+#[derive(PartialEq, Eq)]
+pub(super) struct Material {
+    pairs: Vec<(Vec<u8>, Vec<u8>)>,
+    authorities: Option<Vec<u8>>,
+}
+
+impl Material {
+    pub(super) fn read(files: &TlsFiles) -> Result<Self, TlsError> {
+        let pairs = files.certificates.iter().map(|(chain, key)| Ok((read(chain)?, read(key)?)));
+        let authorities = files.clients.as_ref().map(|it| read(&it.authorities)).transpose()?;
+        Ok(Self { pairs: pairs.collect::<Result<_, _>>()?, authorities })
+    }
+
+    /// What connections that are opened from now on go by.
+    pub(super) fn config(&self, files: &TlsFiles) -> Result<ServerConfig, TlsError> {
+        let provider = Arc::new(ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .expect("the provider has suites of TLS 1.2 and 1.3");
+        let builder = match (&self.authorities, &files.clients) {
+            (Some(bytes), Some(clients)) => {
+                let file = || clients.authorities.clone();
+                let mut roots = RootCertStore::empty();
+                for root in certificates(bytes, &clients.authorities)? {
+                    let problem =
+                        |error: rustls::Error| TlsError::Unusable { file: file(), problem: error.to_string() };
+                    roots.add(root).map_err(problem)?;
+                }
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                let verifier = if clients.required { verifier } else { verifier.allow_unauthenticated() };
+                let verifier = verifier.build().map_err(|source| TlsError::Authorities { file: file(), source })?;
+                builder.with_client_cert_verifier(verifier)
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(self.chosen(files)?));
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        match rustls::crypto::ring::Ticketer::new() {
+            Ok(ticketer) => config.ticketer = ticketer,
+            Err(error) => tracing::warn!(%error, "no randomness for tickets; sessions are not resumed"),
+        }
+        Ok(config)
+    }
+
+    fn chosen(&self, files: &TlsFiles) -> Result<Chosen, TlsError> {
+        let mut chosen = Chosen { names: HashMap::new(), otherwise: None };
+        for ((chain, key), (chain_file, key_file)) in self.pairs.iter().zip(&files.certificates) {
+            let chain = certificates(chain, chain_file)?;
+            let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| TlsError::Unusable {
+                file: key_file.clone(),
+                problem: format!("no private key in PEM: {error}"),
+            })?;
+            let names = names(&chain[0]);
+            let pair = CertifiedKey::from_der(chain, key, &ring::default_provider())
+                .map_err(|source| TlsError::Pair { file: chain_file.clone(), source })?;
+            let pair = Arc::new(pair);
+            for name in names {
+                chosen.names.entry(name).or_insert_with(|| Arc::clone(&pair));
+            }
+            chosen.otherwise.get_or_insert(pair);
+        }
+        Ok(chosen)
+    }
+}
+
+/// Certificates by the names that are in them.
+#[derive(Debug)]
+struct Chosen {
+    /// In lower case; those for all hosts below another begin with `*.`.
+    names: HashMap<String, Arc<CertifiedKey>>,
+    otherwise: Option<Arc<CertifiedKey>>,
+}
+
+impl Chosen {
+    fn of(&self, name: Option<&str>) -> Option<&Arc<CertifiedKey>> {
+        let exact = name.and_then(|name| self.names.get(&name.to_ascii_lowercase()));
+        let wild = || {
+            let (_, below) = name?.split_once('.')?;
+            self.names.get(&format!("*.{}", below.to_ascii_lowercase()))
+        };
+        exact.or_else(wild).or(self.otherwise.as_ref())
+    }
+}
+
+impl ResolvesServerCert for Chosen {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.of(hello.server_name()).cloned()
+    }
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(file).map_err(|source| TlsError::Read { file: file.to_owned(), source })
+}
+
+/// The certificates of a file, at least one.
+fn certificates(pem: &[u8], file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let wrong = |problem: String| TlsError::Unusable { file: file.to_owned(), problem };
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let found = found.map_err(|error| wrong(format!("no certificates in PEM: {error}")))?;
+    if found.is_empty() {
+        return Err(wrong("no certificates in PEM".to_owned()));
+    }
+    Ok(found)
+}
+
+/// The hosts that a certificate is for.
+fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Vec::new() };
+    let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let dns = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        _ => None,
+    });
+    dns.collect()
+}

@@ -1,0 +1,252 @@
+//! TLS on the gateway's port, with clients that check what they are shown: certificates by name, replaced while it serves, and certificates of clients.
+
+use std::{fs, io, path::Path, sync::Arc, time::Duration};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use weft_gateway::{ClientFiles, TlsFiles};
+use weft_testkit::wait::until;
+
+use crate::{
+    policies::read,
+    support::{Running, send, start_with},
+};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Signs certificates.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    der: CertificateDer<'static>,
+}
+
+/// A certificate and its key.
+struct Pair {
+    der: CertificateDer<'static>,
+    key: Vec<u8>,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let der = params.self_signed(&key).unwrap().der().clone();
+        Self { issuer: Issuer::new(params, key), der }
+    }
+
+    fn sign(&self, names: Vec<SanType>) -> Pair {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names;
+        let der = params.signed_by(&key, &self.issuer).unwrap().der().clone();
+        Pair { der, key: key.serialize_der() }
+    }
+}
+
+impl Pair {
+    fn write(&self, dir: &Path, name: &str) {
+        fs::write(dir.join(format!("{name}.key")), pem("PRIVATE KEY", &self.key)).unwrap();
+        fs::write(dir.join(format!("{name}.pem")), pem("CERTIFICATE", &self.der)).unwrap();
+    }
+}
+
+fn pem(what: &str, der: &[u8]) -> String {
+    format!("-----BEGIN {what}-----\n{}\n-----END {what}-----\n", STANDARD.encode(der))
+}
+
+fn dns(name: &str) -> SanType {
+    SanType::DnsName(name.try_into().unwrap())
+}
+
+/// Whom a client believes and what it shows.
+struct Client {
+    believes: CertificateDer<'static>,
+    shows: Option<(CertificateDer<'static>, Vec<u8>)>,
+}
+
+impl Client {
+    fn of(authority: &Authority) -> Self {
+        Self { believes: authority.der.clone(), shows: None }
+    }
+
+    fn with(authority: &Authority, pair: &Pair) -> Self {
+        Self { shows: Some((pair.der.clone(), pair.key.clone())), ..Self::of(authority) }
+    }
+
+    async fn connect(&self, to: &Running, name: &str, alpn: &[u8]) -> io::Result<TlsStream<TcpStream>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.believes.clone()).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut config = match &self.shows {
+            None => config.with_no_client_auth(),
+            Some((der, key)) => {
+                let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.clone()));
+                config.with_client_auth_cert(vec![der.clone()], key).unwrap()
+            }
+        };
+        config.alpn_protocols = vec![alpn.to_vec()];
+        let stream = TcpStream::connect(to.addr).await.unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name.to_owned().try_into().unwrap(), stream).await
+    }
+
+    /// The certificate that it is shown.
+    async fn shown(&self, to: &Running, name: &str) -> CertificateDer<'static> {
+        let stream = self.connect(to, name, b"http/1.1").await.unwrap();
+        stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
+    }
+
+    /// One call to echo over HTTP/1.1; none if the connection does not carry it.
+    async fn echo(&self, to: &Running, name: &str) -> Option<(StatusCode, serde_json::Value)> {
+        let stream = self.connect(to, name, b"http/1.1").await.ok()?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
+        let mut driver = JoinSet::new();
+        driver.spawn(connection);
+        let request = Request::post("/echo").header("host", name).body(Full::new(Bytes::from_static(b"{}"))).unwrap();
+        let (head, body) = sender.send_request(request).await.ok()?.into_parts();
+        let body = body.collect().await.ok()?.to_bytes();
+        Some((head.status, serde_json::from_slice(&body).unwrap()))
+    }
+}
+
+async fn start(dir: &Path, names: &[&str], clients: Option<bool>, policies: &str) -> Running {
+    let pair = |name: &&str| (dir.join(format!("{name}.pem")), dir.join(format!("{name}.key")));
+    let clients = clients.map(|required| ClientFiles { authorities: dir.join("clients.pem"), required });
+    let tls = TlsFiles { certificates: names.iter().map(pair).collect(), clients, plaintext: false };
+    start_with(|config| (config.tls, config.policies) = (Some(tls), read(policies))).await
+}
+
+#[tokio::test]
+async fn a_client_is_shown_the_certificate_of_the_name_it_asks_for() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new("servers"));
+    let a = authority.sign(vec![dns("a.test"), SanType::IpAddress("127.0.0.1".parse().unwrap())]);
+    let b = authority.sign(vec![dns("b.test"), dns("*.b.test")]);
+    a.write(dir.path(), "a");
+    b.write(dir.path(), "b");
+    let gateway = start(dir.path(), &["a", "b"], None, "").await;
+    let client = Client::of(&authority);
+    for (name, shown) in [("a.test", &a), ("A.test", &a), ("b.test", &b), ("x.b.test", &b), ("127.0.0.1", &a)] {
+        assert_eq!(client.shown(&gateway, name).await, shown.der, "{name}");
+    }
+    for unknown in ["c.test", "x.y.b.test"] {
+        assert!(client.connect(&gateway, unknown, b"h2").await.is_err(), "{unknown}: the first one, which is not its");
+    }
+    let (status, heard) = client.echo(&gateway, "a.test").await.unwrap();
+    assert_eq!((status, &heard["metadata"]["x-forwarded-proto"]), (StatusCode::OK, &"https".into()), "{heard}");
+
+    // HTTP/2, as negotiated.
+    let stream = client.connect(&gateway, "b.test", b"h2").await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let mut driver = JoinSet::new();
+    driver.spawn(connection);
+    let request = Request::get("https://b.test/api/users").body(Full::<Bytes>::default()).unwrap();
+    assert_eq!(sender.send_request(request).await.unwrap().status(), StatusCode::OK);
+
+    // Plaintext.
+    let mut plain = TcpStream::connect(gateway.addr).await.unwrap();
+    plain.write_all(b"GET /api/users HTTP/1.1\r\nhost: a.test\r\n\r\n").await.unwrap();
+    let mut said = String::new();
+    timeout(SOON, plain.read_to_string(&mut said)).await.expect("the connection is closed").unwrap();
+    assert!(said.starts_with("HTTP/1.1 400") && said.ends_with("speaks TLS: write https:// here\n"), "{said}");
+}
+
+#[tokio::test]
+async fn certificates_are_replaced_under_open_connections() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new("servers"));
+    let [first, second] = [(); 2].map(|()| authority.sign(vec![dns("a.test")]));
+    first.write(dir.path(), "a");
+    let gateway = start(dir.path(), &["a"], None, "").await;
+    let client = Client::of(&authority);
+    let stream = client.connect(&gateway, "a.test", b"http/1.1").await.unwrap();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let mut driver = JoinSet::new();
+    driver.spawn(connection);
+    let mut answers = async || {
+        sender.ready().await.expect("the connection lives");
+        let request = Request::get("/api/users").header("host", "a.test").body(Full::<Bytes>::default()).unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        response.into_body().collect().await.unwrap();
+    };
+    answers().await;
+
+    second.write(dir.path(), "a");
+    until("the new certificate", SOON, || async {
+        (client.shown(&gateway, "a.test").await == second.der).then_some(())
+    })
+    .await;
+    answers().await;
+
+    fs::write(dir.path().join("a.pem"), "no certificate").unwrap();
+    until("the refusal", SOON, || async {
+        let metrics = send(gateway.admin, "GET", "/metrics", &[], "").await.body;
+        metrics.contains("weft_gateway_tls_reload_failures_total 1").then_some(())
+    })
+    .await;
+    assert_eq!(client.shown(&gateway, "a.test").await, second.der, "what was there before stays");
+    answers().await;
+}
+
+const WHO: &str = "
+name: who
+service: upstream
+authentication:
+  certificates: true
+  to_metadata: [{ claim: sub, metadata: x-user }]
+  rules: [{ name: partners, claims: [{ claim: uri, is: 'https://partner.example/ada' }] }]
+";
+
+#[tokio::test]
+async fn clients_are_known_by_their_certificates() {
+    let dir = tempfile::tempdir().unwrap();
+    let [servers, clients, strangers] = ["servers", "clients", "strangers"].map(Authority::new);
+    servers.sign(vec![dns("a.test")]).write(dir.path(), "a");
+    fs::write(dir.path().join("clients.pem"), pem("CERTIFICATE", &clients.der)).unwrap();
+    let uri = |name: &str| vec![SanType::URI(format!("https://partner.example/{name}").as_str().try_into().unwrap())];
+    let (ada, eve, stranger) = (clients.sign(uri("ada")), clients.sign(uri("eve")), strangers.sign(uri("ada")));
+
+    let gateway = start(dir.path(), &["a"], Some(false), WHO).await;
+    let (status, heard) = Client::with(&servers, &ada).echo(&gateway, "a.test").await.unwrap();
+    assert_eq!(
+        (status, &heard["metadata"]["x-user"]),
+        (StatusCode::OK, &"https://partner.example/ada".into()),
+        "{heard}"
+    );
+    let (status, refused) = Client::with(&servers, &eve).echo(&gateway, "a.test").await.unwrap();
+    assert_eq!((status, &refused["code"]), (StatusCode::FORBIDDEN, &7.into()), "{refused}");
+    let (status, refused) = Client::of(&servers).echo(&gateway, "a.test").await.unwrap();
+    assert_eq!((status, &refused["code"]), (StatusCode::UNAUTHORIZED, &16.into()), "{refused}");
+    assert_eq!(Client::with(&servers, &stranger).echo(&gateway, "a.test").await, None, "signed by nobody who counts");
+
+    let gateway = start(dir.path(), &["a"], Some(true), WHO).await;
+    assert_eq!(Client::of(&servers).echo(&gateway, "a.test").await, None, "one has to be shown");
+    assert_eq!(Client::with(&servers, &ada).echo(&gateway, "a.test").await.unwrap().0, StatusCode::OK);
+    let counted = metrics(&gateway).await;
+    assert!(counted.contains("weft_gateway_tls_handshake_failures_total 1"), "{counted}");
+}
+
+async fn metrics(gateway: &Running) -> String {
+    send(gateway.admin, "GET", "/metrics", &[], "").await.body
+}

@@ -177,18 +177,15 @@ impl Codec {
         json.finish()
     }
 
-    /// Reads a JSON body that starts at `origin` of the HTTP body and returns the message, encoded. A blank one leaves
-    /// the message empty.
+    /// Reads a JSON body that starts at `origin` of the HTTP body and returns the message, encoded. Without a byte the
+    /// message is empty.
     pub(crate) fn json_message(&self, plan: &MethodPlan, body: &[u8], origin: Position) -> Result<Vec<u8>, BindError> {
         let method = plan.method();
         let read = || -> Read<Vec<u8>> {
-            if *plan.body() == Body::None {
+            if *plan.body() == Body::None || body.is_empty() {
                 return Ok(Vec::new());
             }
             let mut json = Reader::new(body)?;
-            if json.is_blank() {
-                return Ok(Vec::new());
-            }
             let mut decoder = Decoder::new(&self.settings, &method.types, body.len());
             match plan.body() {
                 Body::None => {}

@@ -5,7 +5,7 @@
 //! Invariants: at the leftmost segment where two templates differ, a literal beats `*` and `*` beats `**`, among the
 //! bindings of the request's HTTP method (behind a `**` the longer rest beats the shorter); what was added first keeps
 //! a service name or a template; the path is matched undecoded; a trailing `:word` is a verb only if some template of
-//! the table declares it, and then it is never part of a value.
+//! the table declares it, and then it is never part of a value; a slash after it makes it data.
 
 mod trie;
 
@@ -286,14 +286,13 @@ impl<'p> Segments<'p> {
             it.starts.push(at);
             at += part.len() + 1;
         }
-        it.drop_empty_end();
         if let Some(last) = it.parts.last_mut()
             && let Some((head, word)) = last.rsplit_once(':')
             && verbs.contains(word)
         {
             (*last, it.verb) = (head, Some(word));
-            it.drop_empty_end();
         }
+        it.drop_empty_end();
         Some(it)
     }
 

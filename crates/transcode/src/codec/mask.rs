@@ -3,12 +3,13 @@
 //! Lives here: finding the mask field and the paths of the members present. Does not: deciding whether to infer
 //! (`codec`).
 //! Source: grpc-gateway's "Patch feature": paths are proto names, sorted; they stop at lists, maps and well-known
-//! types. An empty object is a path itself: it was sent, so it is meant.
+//! types, but for a Struct or a Value, whose members are steps like any other. An empty object is a path itself: it was
+//! sent, so it is meant.
 
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
 use crate::bind::find_field;
-use crate::codec::json::{Read, Reader, Shape};
+use crate::codec::json::{Fault, Read, Reader, Shape};
 use crate::codec::well_known::WellKnown;
 
 /// Returns the field to infer: `update_mask`, or the only field mask of the request.
@@ -43,9 +44,10 @@ fn collect(json: &mut Reader<'_>, desc: &MessageDescriptor, prefix: &str, found:
         };
         let path = format!("{prefix}{}", field.name());
         let before = found.len();
-        match nested(&field) {
-            Some(desc) if json.shape()? == Shape::Object => collect(json, &desc, &format!("{path}."), found)?,
-            Some(_) | None => json.skip()?,
+        match (nested(&field), json.shape()?) {
+            (Some(Nested::Message(desc)), Shape::Object) => collect(json, &desc, &format!("{path}."), found)?,
+            (Some(Nested::Dynamic), Shape::Object) => dynamic(json, &path, found, &mut DYNAMIC_BYTES.clone())?,
+            (Some(_) | None, _) => json.skip()?,
         }
         if found.len() == before {
             found.push(path);
@@ -54,10 +56,55 @@ fn collect(json: &mut Reader<'_>, desc: &MessageDescriptor, prefix: &str, found:
     Ok(())
 }
 
-/// Returns the type of a field whose members are fields in turn.
-fn nested(field: &FieldDescriptor) -> Option<MessageDescriptor> {
-    match field.kind() {
-        Kind::Message(desc) if !field.is_list() && !field.is_map() && WellKnown::of(&desc).is_none() => Some(desc),
-        _ => None,
+/// Bytes of paths into one Struct. Its names are the client's, and each path repeats those above it.
+const DYNAMIC_BYTES: usize = 64 * 1024;
+
+/// Collects paths into an object of any JSON. A member whose name cannot be a step ends the path before it.
+fn dynamic(json: &mut Reader<'_>, path: &str, found: &mut Vec<String>, left: &mut usize) -> Read<()> {
+    json.open_object()?;
+    let before = found.len();
+    let mut steps = true;
+    let mut first = true;
+    while let Some((name, at)) = json.member(first)? {
+        first = false;
+        steps &= is_step(&name);
+        let path = format!("{path}.{name}");
+        let too_many = || Fault::new(at, "too many members to infer an update mask from: send one");
+        *left = left.checked_sub(path.len()).ok_or_else(too_many)?;
+        match json.shape()? {
+            Shape::Object => dynamic(json, &path, found, left)?,
+            _ => {
+                json.skip()?;
+                found.push(path);
+            }
+        }
+    }
+    if !steps || found.len() == before {
+        found.truncate(before);
+        found.push(path.to_owned());
+    }
+    Ok(())
+}
+
+/// Returns whether a path that has it as a step still reads as one path of those steps.
+fn is_step(name: &str) -> bool {
+    !name.is_empty() && !name.contains(['.', ',', '`'])
+}
+
+/// What has steps below it.
+enum Nested {
+    Message(MessageDescriptor),
+    /// A Struct or a Value.
+    Dynamic,
+}
+
+/// Returns what is below a field, if its members are steps of a path.
+fn nested(field: &FieldDescriptor) -> Option<Nested> {
+    let Kind::Message(desc) = field.kind() else { return None };
+    match WellKnown::of(&desc) {
+        _ if field.is_list() || field.is_map() => None,
+        None => Some(Nested::Message(desc)),
+        Some(WellKnown::Struct | WellKnown::Value) => Some(Nested::Dynamic),
+        Some(_) => None,
     }
 }

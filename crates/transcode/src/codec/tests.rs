@@ -62,9 +62,10 @@ fn query_and_body_field_go_together() {
 }
 
 #[test]
-fn a_blank_body_is_no_body() {
+fn a_body_without_a_byte_is_no_body() {
     assert_eq!(request(Settings::default(), "POST", "/echo", "", "").unwrap(), json!({}));
-    assert_eq!(request(Settings::default(), "POST", "/echo", "", " \n").unwrap(), json!({}));
+    let blank = request(Settings::default(), "POST", "/echo", "", " \n").unwrap_err();
+    assert!(blank.contains("found the end of the document at line 2 column 1"), "{blank}");
     assert_eq!(request(Settings::default(), "PATCH", "/kinds/{id}", "", "").unwrap(), json!({"id": "v"}));
     assert_eq!(request(Settings::default(), "PATCH", "/kinds/{id}", "", "null").unwrap(), json!({"id": "v"}));
     assert_eq!(request(Settings::default(), "GET", "/get/{text}", "", "not looked at").unwrap(), json!({"text": "v"}));
@@ -94,10 +95,14 @@ fn an_update_mask_is_inferred_from_the_members_present() {
         message.get("updateMask").cloned()
     };
     let body = r#"{"nested":{"name":"n","child":{"amount":3},"notes":[]},"i32":null,"mapText":{"k":"v"},"object":{"a":1},"otherName":"r","nope":1}"#;
-    let inferred = "i32,mapText,nested.child.amount,nested.name,nested.notes,object,renamed";
+    let inferred = "i32,mapText,nested.child.amount,nested.name,nested.notes,object.a,renamed";
     assert_eq!(mask(infer(), "PATCH", "", body), Some(json!(inferred)));
     assert_eq!(mask(infer(), "PATCH", "", r#"{"nested":{"child":{}}}"#), Some(json!("nested.child")));
     assert_eq!(mask(infer(), "PATCH", "", r#"{"nested":null}"#), Some(json!("nested")));
+    let within = r#"{"object":{"b":{"c":1,"d":[{"e":1}]},"a":null},"value":{"f":{}},"array":[{"g":1}]}"#;
+    assert_eq!(mask(infer(), "PATCH", "", within), Some(json!("array,object.a,object.b.c,object.b.d,value.f")));
+    let unnameable = r#"{"object":{"b":{"c.d":1,"e":2}},"value":[1]}"#;
+    assert_eq!(mask(infer(), "PATCH", "", unnameable), Some(json!("object.b,value")));
     assert_eq!(mask(infer(), "PATCH", "updateMask=i64", body), Some(json!("i64")));
     assert_eq!(mask(infer(), "PUT", "", body), None);
     assert_eq!(mask(infer(), "PATCH", "", ""), None);

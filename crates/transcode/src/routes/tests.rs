@@ -56,7 +56,7 @@ fn the_most_specific_template_of_the_method_wins() {
         ("GET", "/files/a/raw", "404"),
         ("GET", "/shelves/1/books/2/of/3", r#"Span ["shelves/1/books/2", "3"]"#),
         ("GET", "/v/a:run", r#"Run ["a"]"#),
-        ("GET", "/v/a:run/", r#"Run ["a"]"#),
+        ("GET", "/v/a:run/", r#"Plain ["a:run"]"#),
         ("GET", "/v/a:b:run", r#"Run ["a:b"]"#),
         ("GET", "/v/a:other", r#"Plain ["a:other"]"#),
         ("GET", "/v/:run", "404"),

@@ -83,7 +83,9 @@ impl Splitter {
                 Ok(documents)
             }
             // A body without a byte is a stream without a message.
-            State::Start | State::End => Ok(Vec::new()),
+            State::Start if self.position == Position::START => Ok(Vec::new()),
+            State::Start => Err(self.fault("expected '[', found the end of the body")),
+            State::End => Ok(Vec::new()),
             State::First | State::Next | State::Within { .. } | State::After => {
                 Err(self.fault("the array does not end"))
             }

@@ -39,7 +39,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn the_gateway_holds_the_public_cases() {
-    let suite = Arc::new(Suite::load());
+    let suite = Arc::new(Suite::load("transcoding.json"));
     let backend = Backend::start(&suite).await;
     let mut gateways = Gateways {
         suite: Arc::clone(&suite),

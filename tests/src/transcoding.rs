@@ -107,14 +107,14 @@ pub struct Suite {
 }
 
 impl Suite {
-    /// Reads the cases and compiles their schema.
+    /// Reads the cases of a file of `conformance/transcoding` and compiles their schema.
     ///
     /// # Panics
     /// If the files of the repository are broken.
-    pub fn load() -> Self {
+    pub fn load(file: &str) -> Self {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let folder = here.join("conformance/transcoding");
-        let text = std::fs::read_to_string(folder.join("transcoding.json")).expect("the cases are in the repository");
+        let text = std::fs::read_to_string(folder.join(file)).expect("the cases are in the repository");
         let file: Value = serde_json::from_str(&text).expect("the cases are JSON");
         let includes = [folder.join("protos"), here.join("../proto")];
         let mut compiler = protox::Compiler::new(includes).expect("the include folders exist");
@@ -131,18 +131,14 @@ impl Suite {
     /// If the schema has no such method or the reply is not of its type.
     pub fn backend_reply(&self, case: &Case, method: &str) -> BackendReply {
         let output = self.method(method).output();
-        let messages = match &case.reply {
-            Value::Null => vec![Value::Object(Map::new())],
-            reply => match (reply.get("message"), reply.get("messages")) {
-                (Some(one), _) => vec![one.clone()],
-                (None, Some(many)) => many.as_array().expect("messages are a list").clone(),
-                (None, None) => Vec::new(),
-            },
+        let encoded = |it: &Value| self.message(&output, it).encode_to_vec().into();
+        let messages = match (&case.reply, case.reply.get("message"), case.reply.get("messages")) {
+            (Value::Null, _, _) => vec![Bytes::new()],
+            (_, Some(one), _) => vec![encoded(one)],
+            (_, None, Some(many)) => many.as_array().expect("messages are a list").iter().map(encoded).collect(),
+            (_, None, None) => Vec::new(),
         };
-        BackendReply {
-            messages: messages.iter().map(|it| self.message(&output, it).encode_to_vec().into()).collect(),
-            status: case.reply.get("status").map(|it| self.status(it)),
-        }
+        BackendReply { messages, status: case.reply.get("status").map(|it| self.status(it)) }
     }
 
     /// Compares what was seen with what a case expects; the error says what differs.

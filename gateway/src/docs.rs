@@ -19,7 +19,10 @@ use weft_transcode::{
 };
 
 use crate::{
-    protocol::Shared,
+    protocol::{
+        Shared,
+        codes::{INTERNAL, UNAVAILABLE, UNIMPLEMENTED},
+    },
     routes::{Rest, Table},
 };
 
@@ -28,9 +31,6 @@ const POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
      frame-ancestors 'none'",
 );
-const INTERNAL: i32 = 13;
-const UNAVAILABLE: i32 = 14;
-const UNIMPLEMENTED: i32 = 12;
 
 /// Whether and how the API is described.
 #[derive(Debug, Clone, PartialEq, Eq)]

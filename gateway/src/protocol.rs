@@ -3,6 +3,7 @@
 //! Lives here: telling native gRPC, gRPC-Web, Connect and REST apart; what a data thread needs to answer them. Does not: connections
 //! (`listener`), any protocol's rules (below).
 
+pub(crate) mod codes;
 pub(crate) mod compression;
 pub(crate) mod connect;
 pub(crate) mod frames;

@@ -19,6 +19,7 @@ use crate::{
     edge::call::{Call, Outcome},
     protocol::{
         Shard,
+        codes::UNKNOWN,
         compression::{Encoding, UnknownEncoding},
         rpc::{self, Exchange, Format, INVALID_ARGUMENT, Messages, UNIMPLEMENTED, requests::Intake},
     },
@@ -29,7 +30,6 @@ const VERSION: HeaderName = HeaderName::from_static("connect-protocol-version");
 const TIMEOUT: HeaderName = HeaderName::from_static("connect-timeout-ms");
 const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
 const STREAM: &str = "application/connect+";
-const UNKNOWN: i32 = 2;
 
 /// Whether a request is Connect's, and not REST's.
 pub(crate) fn speaks<B>(request: &Request<B>, table: Option<&Table>) -> bool {

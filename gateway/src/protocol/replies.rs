@@ -17,12 +17,9 @@ use weft_transcode::{Status, status};
 
 use crate::protocol::{
     chain,
+    codes::{INTERNAL, UNAVAILABLE, UNKNOWN},
     frames::{Deframer, MAX_MESSAGE},
 };
-
-const UNKNOWN: i32 = 2;
-const INTERNAL: i32 = 13;
-const UNAVAILABLE: i32 = 14;
 
 /// An answer as it arrives.
 #[derive(Debug)]

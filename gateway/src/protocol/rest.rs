@@ -24,6 +24,7 @@ use crate::{
     edge::{cache::Unanswered, call::Call, cors::Asked, guard, limits::Limits},
     protocol::{
         Shard, chain,
+        codes::{DEADLINE_EXCEEDED, INTERNAL, INVALID_ARGUMENT, PERMISSION_DENIED, UNAVAILABLE},
         compression::{DecompressError, Encoding},
         frames::frame,
         replies::{Next, Replies},
@@ -31,12 +32,6 @@ use crate::{
     routes::{Found, Rest, Table},
 };
 use streams::{FramedReplies, RequestMessages};
-
-const INVALID_ARGUMENT: i32 = 3;
-const DEADLINE_EXCEEDED: i32 = 4;
-const PERMISSION_DENIED: i32 = 7;
-const INTERNAL: i32 = 13;
-const UNAVAILABLE: i32 = 14;
 
 /// A call that has no reply to translate.
 enum Failure {

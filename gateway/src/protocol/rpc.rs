@@ -16,20 +16,15 @@ use tokio::sync::oneshot;
 use weft_traffic::{Body, CallOptions};
 use weft_transcode::{Codec, Status, schema::Method};
 
+pub(crate) use crate::protocol::codes::{
+    CANCELLED, DEADLINE_EXCEEDED, INTERNAL, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, UNIMPLEMENTED,
+};
 use crate::{
     edge::{call::Call, guard, limits::Limits},
     protocol::{Shard, frames::frame, replies::Replies, rest::metadata},
     routes::Rpc,
 };
 use requests::{Intake, RequestMessages};
-
-pub(crate) const CANCELLED: i32 = 1;
-pub(crate) const INVALID_ARGUMENT: i32 = 3;
-pub(crate) const DEADLINE_EXCEEDED: i32 = 4;
-pub(crate) const RESOURCE_EXHAUSTED: i32 = 8;
-pub(crate) const UNIMPLEMENTED: i32 = 12;
-pub(crate) const INTERNAL: i32 = 13;
-pub(crate) const UNAVAILABLE: i32 = 14;
 
 /// How messages are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -26,11 +26,11 @@ use weft_transcode::{
 
 use crate::protocol::{
     chain,
+    codes::INTERNAL,
     frames::frame,
     replies::{Next, Replies},
 };
 
-const INTERNAL: i32 = 13;
 /// Silence after which an event stream says that it lives: proxies and balancers cut what is silent for a minute, some after 30 s (WHATWG
 /// recommends about 15 s).
 const QUIET: Duration = Duration::from_secs(15);

@@ -3,14 +3,14 @@
 //!
 //! Lives here: linking a descriptor set into its own pool, reading `google.api.http` and `idempotency_level` from the
 //! raw option bytes.
-//! Does not: routing between services (`routes`), or anything per request.
+//! Does not: what is linked (`schema::files`), routing between services (`routes`), or anything per request.
 //! Invariants: one pool per schema, so two services may each own a `common.proto`; options are read from raw bytes,
 //! because typed descriptor messages drop extensions.
 
 pub(crate) mod builtin;
+mod files;
 mod raw;
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use prost::Message;
@@ -19,6 +19,7 @@ use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor, Service
 
 use crate::plan::MethodPlan;
 use crate::types::{TypeId, Types};
+use files::Files;
 
 /// A linked descriptor set. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -165,7 +166,7 @@ impl Schema {
         &self.problems
     }
 
-    /// Returns the pool, for reflection.
+    /// Returns the pool. Where nothing but options needs descriptor.proto, that file is a stand-in here.
     pub fn pool(&self) -> &DescriptorPool {
         &self.pool
     }
@@ -256,47 +257,9 @@ impl Streaming {
     }
 }
 
-/// A set before linking: what to link, which of it we supplied, and the method options by full name.
-struct Files {
-    encoded: Vec<Vec<u8>>,
-    supplied: HashSet<String>,
-    options: HashMap<String, raw::MethodOptions>,
-}
-
-impl Files {
-    fn read<F: AsRef<[u8]>>(files: impl IntoIterator<Item = F>) -> Result<Self, SchemaError> {
-        let mut read = Self { encoded: Vec::new(), supplied: HashSet::new(), options: HashMap::new() };
-        let mut present: HashMap<String, usize> = HashMap::new();
-        let mut wanted = Vec::new();
-        for bytes in files {
-            let bytes = bytes.as_ref();
-            let file = raw::File::decode(bytes).map_err(malformed)?;
-            // Reflection may send one file twice; a different file of that name is a clash, which the linker reports.
-            if present.get(&file.name).is_some_and(|at| read.encoded[*at] == bytes) {
-                continue;
-            }
-            present.insert(file.name, read.encoded.len());
-            read.encoded.push(bytes.to_vec());
-            wanted.extend(file.dependency);
-            for service in file.service {
-                let scope =
-                    if file.package.is_empty() { service.name } else { format!("{}.{}", file.package, service.name) };
-                let methods = service.method.into_iter();
-                read.options.extend(methods.filter_map(|it| Some((format!("{scope}.{}", it.name), it.options?))));
-            }
-        }
-        while let Some(name) = wanted.pop() {
-            if present.contains_key(&name) {
-                continue;
-            }
-            let Some(bytes) = builtin::file(&name) else { continue };
-            wanted.extend(raw::File::decode(bytes.as_slice()).map_err(malformed)?.dependency);
-            present.insert(name.clone(), read.encoded.len());
-            read.supplied.insert(name);
-            read.encoded.push(bytes);
-        }
-        Ok(read)
-    }
+/// Returns a file that is supplied where a set lacks it, encoded.
+pub fn supplied(name: &str) -> Option<Vec<u8>> {
+    builtin::file(name)
 }
 
 fn malformed(error: prost::DecodeError) -> SchemaError {

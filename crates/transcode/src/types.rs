@@ -40,7 +40,11 @@ impl Types {
     pub(crate) fn new(pool: &DescriptorPool) -> Self {
         let entries = pool.all_messages().map(|desc| Entry { desc, compiled: OnceLock::new() });
         let entries: Vec<Entry> = entries.collect();
-        let ids = entries.iter().enumerate().map(|(at, it)| (it.desc.full_name().to_owned(), TypeId(at))).collect();
+        // The stand-in for descriptor.proto (`schema::files`) has nothing to print or to read.
+        let described = pool.get_message_by_name("google.protobuf.FileDescriptorProto").is_some();
+        let stands_in = |it: &Entry| !described && it.desc.parent_file().name() == "google/protobuf/descriptor.proto";
+        let own = entries.iter().enumerate().filter(|(_, it)| !stands_in(it));
+        let ids = own.map(|(at, it)| (it.desc.full_name().to_owned(), TypeId(at))).collect();
         Self { entries, ids }
     }
 

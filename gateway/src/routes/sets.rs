@@ -14,7 +14,10 @@ use prost_reflect::prost_types::FileDescriptorProto;
 use weft_discovery::DescriptorSet;
 use weft_model::{Digest, GrpcService, Method, ServiceInfo};
 use weft_reflection::Descriptors;
-use weft_transcode::{Schema, SchemaError, schema::Idempotency};
+use weft_transcode::{
+    Schema, SchemaError,
+    schema::{Idempotency, supplied},
+};
 
 /// The descriptors of one service.
 #[derive(Debug)]
@@ -69,13 +72,13 @@ impl LinkedSet {
     }
 }
 
-/// Files as the service published them; those that linking supplied are encoded from the pool.
+/// Files as the service published them; those that linking supplied as they were supplied.
 fn index(schema: &Schema, set: &DescriptorSet) -> Descriptors {
     let name = |file: &Bytes| FileDescriptorProto::decode(file.as_ref()).unwrap_or_default().name.unwrap_or_default();
     let published: HashMap<String, &Bytes> = set.files().map(|file| (name(file), file)).collect();
     let files = schema.pool().files().map(|file| match published.get(file.name()) {
         Some(published) => Bytes::clone(published),
-        None => file.encode_to_vec().into(),
+        None => supplied(file.name()).unwrap_or_else(|| file.encode_to_vec()).into(),
     });
     Descriptors::of_files(files).expect("what links can be read and has its imports")
 }

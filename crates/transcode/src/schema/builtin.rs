@@ -7,7 +7,9 @@
 
 use std::sync::OnceLock;
 
+use prost::Message;
 use prost_reflect::DescriptorPool;
+use prost_reflect::prost_types::descriptor_proto::ExtensionRange;
 use prost_reflect::prost_types::field_descriptor_proto::{Label, Type};
 use prost_reflect::prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorProto, MessageOptions};
 
@@ -33,6 +35,46 @@ pub(crate) fn types() -> &'static Types {
 /// Returns a built-in file, encoded.
 pub(crate) fn file(name: &str) -> Option<Vec<u8>> {
     pool().get_file_by_name(name).map(|it| it.encode_to_vec())
+}
+
+/// Returns whether a type is one of descriptor.proto.
+pub(super) fn is_descriptor(full_name: &str) -> bool {
+    let file = pool().get_file_by_name("google/protobuf/descriptor.proto").expect("it is well-known");
+    let of_message = pool().get_message_by_name(full_name).is_some_and(|it| it.parent_file() == file);
+    of_message || pool().get_enum_by_name(full_name).is_some_and(|it| it.parent_file() == file)
+}
+
+/// Returns descriptor.proto with nothing but the messages that others extend, and these without fields.
+pub(super) fn options_alone() -> &'static [u8] {
+    const EXTENDED: [&str; 10] = [
+        "FileOptions",
+        "MessageOptions",
+        "FieldOptions",
+        "OneofOptions",
+        "EnumOptions",
+        "EnumValueOptions",
+        "ServiceOptions",
+        "MethodOptions",
+        "ExtensionRangeOptions",
+        "FeatureSet",
+    ];
+    static FILE: OnceLock<Vec<u8>> = OnceLock::new();
+    FILE.get_or_init(|| {
+        let range = ExtensionRange { start: Some(1_000), end: Some(1 << 29), options: None };
+        let message = |name: &&str| DescriptorProto {
+            name: Some((*name).to_owned()),
+            extension_range: vec![range.clone()],
+            ..Default::default()
+        };
+        let file = FileDescriptorProto {
+            name: Some("google/protobuf/descriptor.proto".to_owned()),
+            package: Some("google.protobuf".to_owned()),
+            message_type: EXTENDED.iter().map(message).collect(),
+            syntax: Some("proto2".to_owned()),
+            ..Default::default()
+        };
+        file.encode_to_vec()
+    })
 }
 
 /// A message: its name, its fields, its nested messages.

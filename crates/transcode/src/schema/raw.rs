@@ -24,6 +24,58 @@ pub(super) struct File {
     pub(super) service: Vec<Service>,
 }
 
+/// `google.protobuf.FileDescriptorProto` as to the types that it names, other than those that it extends.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Uses {
+    #[prost(int32, repeated, packed = "false", tag = "10")]
+    pub(super) public_dependency: Vec<i32>,
+    #[prost(message, repeated, tag = "4")]
+    pub(super) message_type: Vec<UsesInMessage>,
+    #[prost(message, repeated, tag = "6")]
+    pub(super) service: Vec<UsesInService>,
+    #[prost(message, repeated, tag = "7")]
+    pub(super) extension: Vec<Typed>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct UsesInMessage {
+    #[prost(message, repeated, tag = "2")]
+    field: Vec<Typed>,
+    #[prost(message, repeated, tag = "3")]
+    nested_type: Vec<UsesInMessage>,
+    #[prost(message, repeated, tag = "6")]
+    extension: Vec<Typed>,
+}
+
+impl UsesInMessage {
+    /// Returns whether a type that a field has is one of these.
+    pub(super) fn any_type(&self, wanted: &impl Fn(&str) -> bool) -> bool {
+        self.field.iter().chain(&self.extension).any(|it| wanted(&it.type_name))
+            || self.nested_type.iter().any(|it| it.any_type(wanted))
+    }
+}
+
+/// A field.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Typed {
+    #[prost(string, tag = "6")]
+    pub(super) type_name: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct UsesInService {
+    #[prost(message, repeated, tag = "2")]
+    pub(super) method: Vec<UsesInMethod>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct UsesInMethod {
+    #[prost(string, tag = "2")]
+    pub(super) input_type: String,
+    #[prost(string, tag = "3")]
+    pub(super) output_type: String,
+}
+
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Service {
     #[prost(string, tag = "1")]

@@ -142,3 +142,34 @@ fn bindings_that_cannot_be_served_are_left_out_with_a_reason() {
     ];
     assert_eq!(problems, expected);
 }
+
+#[test]
+fn descriptor_proto_is_whole_where_its_messages_are_used_and_stands_in_elsewhere() {
+    let schema = |body: &str| {
+        let text = format!(
+            r#"syntax = "proto3"; package a.v1; import "google/protobuf/descriptor.proto"; import "google/protobuf/any.proto";
+            {body} service Svc {{ rpc Get(Req) returns (Req); }}"#
+        );
+        fixture::schema(Box::leak(text.into_boxed_str()))
+    };
+    let whole = |schema: &Schema| schema.pool().get_message_by_name("google.protobuf.FileDescriptorProto").is_some();
+    let extends = "extend google.protobuf.FieldOptions { string unit = 50001; }
+        message Req { string id = 1 [(unit) = \"s\", deprecated = true]; google.protobuf.Any any = 2; }";
+    let options_alone = schema(extends);
+    assert!(!whole(&options_alone));
+    let req = options_alone.pool().get_message_by_name("a.v1.Req").unwrap();
+    let id = req.get_field_by_name("id").unwrap();
+    assert!(id.field_descriptor_proto().options.as_ref().unwrap().deprecated(), "options are what they were");
+    let method = options_alone.plans()[0].method();
+    let any = br#"{"any":{"@type":"type.googleapis.com/google.protobuf.MethodOptions","deprecated":true}}"#;
+    let wire = crate::Codec::default().decode_json(method, any).unwrap();
+    assert_eq!(crate::Codec::default().encode_json(method, &wire).unwrap(), &any[..], "the type itself is known");
+    for used in [
+        "message Req { google.protobuf.FileDescriptorProto file = 1; }",
+        "message Req { message In { map<string, google.protobuf.FieldOptions> options = 1; } string id = 1; }",
+        "message Req { string id = 1; google.protobuf.FieldDescriptorProto.Type kind = 2; }",
+        "message Req {} extend google.protobuf.FieldOptions { google.protobuf.FieldOptions more = 50001; }",
+    ] {
+        assert!(whole(&schema(used)), "{used}");
+    }
+}

@@ -4,21 +4,23 @@
 //! ```text
 //! Detecting --preface--> HTTP/2      every arrow has a bound; drain ends a detecting or idle connection after a last wait for a call
 //!     └──────otherwise──► HTTP/1.1   that is on its way, a busy one when its calls have ended (GOAWAY; `connection: close`)
+//!                            └──101──► Takeover: another protocol has the connection to its end, and knows of the drain
 //! ```
 //! The last wait is there because a client that has sent a call and is answered by a reset cannot tell whether the call was processed.
 //! hyper-util's `auto` builder is not used: it waits for the first bytes without a bound, so a client that sends two of them is never let go.
 
 use std::{
     io,
+    pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header::CONNECTION};
+use http::{HeaderValue, Request, Response, StatusCode, header::CONNECTION};
 use http_body::Body;
 use hyper::{
     body::Incoming,
@@ -88,6 +90,31 @@ where
 {
     fn execute(&self, stream: F) {
         drop(self.0.spawn(stream)); // the tracker keeps it; its result is the answer it sends
+    }
+}
+
+type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Begin = Box<dyn FnOnce(Shutdown) -> Ending + Send>;
+
+/// What a connection does once it has left HTTP: an extension of the answer that says so, 101.
+#[derive(Clone)]
+pub(crate) struct Takeover(Arc<Mutex<Option<Begin>>>);
+
+impl Takeover {
+    /// Makes one that is run once, by the connection's own task.
+    pub(crate) fn new<F>(begin: impl FnOnce(Shutdown) -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let begin: Begin = Box::new(|shutdown| Box::pin(begin(shutdown)));
+        Self(Arc::new(Mutex::new(Some(begin))))
+    }
+
+    async fn run(&self, shutdown: Shutdown) {
+        let begin = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(begin) = begin {
+            begin(shutdown).await;
+        }
     }
 }
 
@@ -169,7 +196,29 @@ impl Http {
 
     async fn serve_http1<I, S, B>(&self, io: I, service: S, shutdown: Shutdown) -> hyper::Result<()>
     where
-        I: AsyncRead + AsyncWrite + Unpin,
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>>,
+        S::Error: Into<BoxError>,
+        B: Body + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let takeover = OnceLock::new();
+        self.until_it_leaves_http(io, service, shutdown.clone(), &takeover).await?;
+        if let Some(takeover) = takeover.get() {
+            takeover.run(shutdown).await;
+        }
+        Ok(())
+    }
+
+    async fn until_it_leaves_http<I, S, B>(
+        &self,
+        io: I,
+        service: S,
+        shutdown: Shutdown,
+        takeover: &OnceLock<Takeover>,
+    ) -> hyper::Result<()>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         S: Service<Request<Incoming>, Response = Response<B>>,
         S::Error: Into<BoxError>,
         B: Body + 'static,
@@ -184,13 +233,17 @@ impl Http {
             let (answer, leaving) = (service.call(request), &leaving);
             async move {
                 let mut response = answer.await?;
-                if leaving.load(Ordering::Relaxed) {
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    if let Some(taken) = response.extensions_mut().remove() {
+                        drop(takeover.set(taken)); // the first is the last: hyper reads no further request
+                    }
+                } else if leaving.load(Ordering::Relaxed) {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, S::Error>(response)
             }
         });
-        let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(io), service));
+        let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(io), service).with_upgrades());
         tokio::select! {
             served = connection.as_mut() => return served,
             () = shutdown.draining() => leaving.store(true, Ordering::Relaxed),

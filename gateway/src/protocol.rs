@@ -1,6 +1,6 @@
 //! Protocols on the one port: which one a request speaks.
 //!
-//! Lives here: telling native gRPC, gRPC-Web, Connect and REST apart; what a data thread needs to answer them. Does not: connections
+//! Lives here: telling native gRPC, gRPC-Web, Connect, WebSocket and REST apart; what a data thread needs to answer them. Does not: connections
 //! (`listener`), any protocol's rules (below).
 
 pub(crate) mod codes;
@@ -14,6 +14,7 @@ pub(crate) mod reflection;
 pub(crate) mod replies;
 pub(crate) mod rest;
 pub(crate) mod rpc;
+mod websocket;
 
 use std::{
     net::SocketAddr,
@@ -89,7 +90,7 @@ impl Shard {
             Spoken::Grpc => meters.unmatched_grpc(),
             Spoken::GrpcWeb => meters.unmatched_grpc_web(),
             Spoken::Connect => meters.unmatched_connect(),
-            Spoken::Rest => meters.unmatched_rest(),
+            Spoken::WebSocket | Spoken::Rest => meters.unmatched_rest(),
         };
         let Shared { log, tracing, .. } = &*self.shared;
         let mut call = Call::begin(&request, downstream, load.enter(), meter, log.clone(), tracing);
@@ -109,6 +110,7 @@ impl Shard {
                 unread.tell(&mut response);
                 response
             }
+            Spoken::WebSocket => return Box::pin(websocket::answer(self, request, call)).await,
             Spoken::Rest => {
                 let accepted =
                     rpc::list(request.headers(), &ACCEPT_ENCODING).filter(|_| request.method() != Method::HEAD);
@@ -134,6 +136,8 @@ enum Spoken {
     Grpc,
     GrpcWeb,
     Connect,
+    /// Streams of REST routes.
+    WebSocket,
     Rest,
 }
 
@@ -142,6 +146,7 @@ impl Spoken {
         match request.headers() {
             headers if speaks_grpc(headers) => Self::Grpc,
             headers if grpc_web::speaks(headers) => Self::GrpcWeb,
+            _ if websocket::asked_for(request) => Self::WebSocket,
             _ if connect::speaks(request, table) => Self::Connect,
             _ => Self::Rest,
         }

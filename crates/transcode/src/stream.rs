@@ -1,11 +1,12 @@
 //! Streams over HTTP bodies: chunks in to request messages, reply messages out to a framed body.
 //!
-//! Lives here: framing replies as JSON array, NDJSON or SSE, raw bodies both ways, which framing a client asked for.
-//! Does not: reading or writing sockets, back-pressure, finding the documents in a body (`split`). Memory held is one
+//! Lives here: framing replies as JSON array, NDJSON or SSE, raw bodies both ways, which framing a client asked for,
+//! messages that stand apart (`apart`). Does not: reading or writing sockets, back-pressure, finding the documents in a body (`split`). Memory held is one
 //! message.
 //! Source: Envoy's array framing with errors in band; the WHATWG "Server-sent events" syntax. Event ids count messages from 1, so that a client
 //! which comes back says by `Last-Event-ID` how many it has; the header reaches the service like any other.
 
+mod apart;
 mod split;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::codec::{Codec, EncodeError, raw};
 use crate::plan::MethodPlan;
 use crate::settings::StreamFormat;
 use crate::status::{JSON, Status};
+pub use apart::MessageReader;
 use split::{Document, Splitter};
 
 /// Request messages of a client stream, as the body arrives.

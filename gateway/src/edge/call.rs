@@ -219,6 +219,11 @@ pub(crate) struct Observed {
 }
 
 impl Observed {
+    /// A body whose end is not the call's.
+    pub(crate) fn unobserved(body: Body) -> Self {
+        Self { body, unsaid: None, call: None }
+    }
+
     /// The answer is over, unlike one that is dropped because the client left.
     fn over(&mut self) {
         if let Some(mut call) = self.call.take() {

@@ -133,6 +133,18 @@ impl Cors {
         Granted { cors: Arc::clone(self), origin }
     }
 
+    /// Whether a page of this origin may do without being asked for leave what a call with this method would do: open a WebSocket, for which browsers
+    /// make no preflight.
+    pub(crate) fn admits(&self, origin: &HeaderValue, method: &str) -> bool {
+        let methods = &self.http_methods;
+        self.knows(origin) && (methods.is_empty() || methods.iter().any(|it| it.as_str() == method))
+    }
+
+    /// Whether pages may call as whom their browser knows.
+    pub(crate) fn credentials(&self) -> bool {
+        self.credentials
+    }
+
     fn knows(&self, origin: &HeaderValue) -> bool {
         origin.to_str().is_ok_and(|origin| self.origins.iter().any(|it| it.is(origin)))
     }

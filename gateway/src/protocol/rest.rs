@@ -34,7 +34,7 @@ use crate::{
 use streams::{FramedReplies, RequestMessages};
 
 /// A call that has no reply to translate.
-enum Failure {
+pub(super) enum Failure {
     /// The request cannot become a call, or not one of ours.
     Request(BindError),
     /// The same, and these are the methods the path has.
@@ -46,10 +46,19 @@ enum Failure {
 }
 
 /// A call that failed, upstream or on the way there, with upstream's metadata.
-struct Failed {
+pub(super) struct Failed {
     status: Status,
     head: HeaderMap,
     trailers: HeaderMap,
+}
+
+impl Failure {
+    pub(super) fn into_status(self) -> Status {
+        match self {
+            Self::Request(error) | Self::Method { error, .. } => error.status(),
+            Self::Call(failed) => failed.status,
+        }
+    }
 }
 
 impl From<BindError> for Failure {
@@ -165,7 +174,7 @@ fn route(shard: &Shard, head: &request::Parts) -> Result<Found, Failure> {
 }
 
 /// An HTTP/1.1 request names its host, once (RFC 9112, 3.2): whoever stands between might read another of two.
-fn one_host(head: &request::Parts) -> Result<(), BindError> {
+pub(super) fn one_host(head: &request::Parts) -> Result<(), BindError> {
     match (head.version, head.headers.get_all(header::HOST).iter().count()) {
         (Version::HTTP_11, 0) => Err(BindError::field("host", "an HTTP/1.1 request needs this header")),
         (Version::HTTP_11, 2..) => Err(BindError::field("host", "is there more than once")),
@@ -174,11 +183,11 @@ fn one_host(head: &request::Parts) -> Result<(), BindError> {
 }
 
 /// One matched request on its way.
-struct Exchange<'a> {
-    shard: &'a Shard,
-    head: &'a request::Parts,
-    found: &'a Found,
-    call: &'a Call,
+pub(super) struct Exchange<'a> {
+    pub(super) shard: &'a Shard,
+    pub(super) head: &'a request::Parts,
+    pub(super) found: &'a Found,
+    pub(super) call: &'a Call,
 }
 
 impl Exchange<'_> {
@@ -234,7 +243,12 @@ impl Exchange<'_> {
         self.reply(head, replies, None).await
     }
 
-    async fn call_streaming(&self, body: Body, timeout: Option<Duration>) -> Result<(HeaderMap, Replies), Failure> {
+    /// Makes the call; returns its metadata and replies.
+    pub(super) async fn call_streaming(
+        &self,
+        body: Body,
+        timeout: Option<Duration>,
+    ) -> Result<(HeaderMap, Replies), Failure> {
         let mut request = Request::new(body);
         *request.method_mut() = Method::POST;
         *request.version_mut() = http::Version::HTTP_2;
@@ -378,7 +392,7 @@ impl Exchange<'_> {
     }
 
     /// The client's `grpc-timeout`; without one, the configured limit for calls that are not streams.
-    fn timeout(&self) -> Result<Option<Duration>, BindError> {
+    pub(super) fn timeout(&self) -> Result<Option<Duration>, BindError> {
         match self.head.headers.get(timeout::NAME) {
             Some(value) => {
                 timeout::read(value.as_bytes()).map(|it| Limits::timeout(self.limits(), Some(it))).ok_or_else(|| {
@@ -424,7 +438,7 @@ impl Exchange<'_> {
         self.head.headers.get(header::CONTENT_TYPE)?.to_str().ok()
     }
 
-    fn parts(&self) -> RequestParts<'_> {
+    pub(super) fn parts(&self) -> RequestParts<'_> {
         RequestParts {
             http_method: self.head.method.as_str(),
             variables: &self.found.variables,
@@ -466,7 +480,7 @@ async fn next_data(body: &mut Body, deadline: Option<Instant>, due: Option<Insta
     }
 }
 
-fn failed(shard: &Shard, failure: Failure, plan: Option<&MethodPlan>) -> Response<Body> {
+pub(super) fn failed(shard: &Shard, failure: Failure, plan: Option<&MethodPlan>) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     let (http, status) = match &failure {
         Failure::Request(error) | Failure::Method { error, .. } => (error.http_status, error.status()),

@@ -22,3 +22,4 @@ mod rest;
 mod streams;
 mod support;
 mod tls;
+mod websocket;

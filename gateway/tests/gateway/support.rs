@@ -48,6 +48,10 @@ pub(crate) struct Running {
     pub(crate) gateway: JoinSet<Result<(), weft_gateway::Error>>,
     /// Calls to the backend whose handler has not returned or been dropped.
     pub(crate) in_flight: Arc<AtomicUsize>,
+    /// Client streams that ended in good order.
+    pub(crate) whole: Arc<AtomicUsize>,
+    /// Replies of server streams.
+    pub(crate) replies: Arc<AtomicUsize>,
     _backend: JoinSet<()>,
 }
 
@@ -60,19 +64,17 @@ pub(crate) async fn start() -> Running {
 pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let upstream = listener.local_addr().unwrap().to_string();
-    let in_flight = Arc::new(AtomicUsize::new(0));
+    let slow = Slow { inner: weft_testkit::echo::Echo { instance: "echo-1".into() }, ..Slow::default() };
+    let counts = slow.clone();
     let mut backend = JoinSet::new();
     let server = Server::builder()
         .add_service(UsersServer::new(Memory::default()))
-        .add_service(EchoServer::new(Slow {
-            inner: weft_testkit::echo::Echo { instance: "echo-1".into() },
-            in_flight: in_flight.clone(),
-        }))
+        .add_service(EchoServer::new(slow))
         .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
     backend.spawn(async move { server.await.unwrap() });
     let mut running = start_gateway(upstream, change).await;
     running._backend = backend;
-    running.in_flight = in_flight;
+    (running.in_flight, running.whole, running.replies) = (counts.in_flight, counts.whole, counts.replies);
     running
 }
 
@@ -101,7 +103,8 @@ pub(crate) async fn start_gateway(upstream: String, change: impl FnOnce(&mut Con
     let (addr, admin, shutdown) = (gateway.local_addr(), gateway.admin_addr(), Shutdown::new());
     let mut tasks = JoinSet::new();
     tasks.spawn(gateway.run(shutdown.clone()));
-    Running { addr, admin, shutdown, gateway: tasks, in_flight: Arc::default(), _backend: JoinSet::new() }
+    let (in_flight, whole, replies) = (Arc::default(), Arc::default(), Arc::default());
+    Running { addr, admin, shutdown, gateway: tasks, in_flight, whole, replies, _backend: JoinSet::new() }
 }
 
 impl Drop for Running {
@@ -173,10 +176,13 @@ pub(crate) fn unframed(mut body: &[u8]) -> Vec<(u8, Bytes)> {
     messages
 }
 
-/// Echo that counts the calls it is working on.
+/// Echo that counts the calls it is working on, and what became of streams.
+#[derive(Clone, Default)]
 struct Slow {
     inner: weft_testkit::echo::Echo,
     in_flight: Arc<AtomicUsize>,
+    whole: Arc<AtomicUsize>,
+    replies: Arc<AtomicUsize>,
 }
 
 struct Counted(Arc<AtomicUsize>);
@@ -206,8 +212,10 @@ impl Echo for Slow {
     async fn server_stream(&self, request: Request<EchoRequest>) -> Result<Response<Self::ServerStreamStream>, Status> {
         let counted = Counted::enter(&self.in_flight);
         let stream = self.inner.server_stream(request).await?.into_inner();
+        let replies = self.replies.clone();
         let stream = tokio_stream::StreamExt::map(stream, move |item| {
             let _held = &counted;
+            replies.fetch_add(1, Ordering::SeqCst);
             item
         });
         Ok(Response::new(Box::pin(stream)))
@@ -217,7 +225,10 @@ impl Echo for Slow {
         &self,
         request: Request<tonic::Streaming<EchoRequest>>,
     ) -> Result<Response<EchoResponse>, Status> {
-        self.inner.client_stream(request).await
+        let _counted = Counted::enter(&self.in_flight);
+        let answer = self.inner.client_stream(request).await;
+        self.whole.fetch_add(answer.is_ok().into(), Ordering::SeqCst);
+        answer
     }
 
     type BidiStream = <weft_testkit::echo::Echo as Echo>::BidiStream;

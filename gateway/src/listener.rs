@@ -170,7 +170,7 @@ impl Http {
     /// Speaks HTTP on a connection; returns whether it said enough for that.
     async fn speak<I, S, B>(&self, stream: I, service: S, shutdown: Shutdown) -> bool
     where
-        I: AsyncRead + AsyncWrite + Unpin,
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         S: Service<Request<Incoming>, Response = Response<B>> + Send,
         S::Future: Send + 'static,
         S::Error: Into<BoxError>,

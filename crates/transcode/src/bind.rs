@@ -1,15 +1,17 @@
 //! Path variables, query string and body of a request, and what is wrong with them.
 //!
-//! Lives here: decoding path and query to field values, the order in which sources win, the error a client sees. Does
-//! not: the JSON of the body (`codec`).
+//! Lives here: decoding path and query to field values, the order in which sources win, the error a client sees, forms
+//! (`form`). Does not: the JSON of the body (`codec`).
 //! Invariants: a path variable beats the query and the body; a value of the wrong type is a 400 whatever else the
 //! request holds.
 //! Source: google/api/http.proto, "Rules for HTTP mapping"; differs: well-known types with a string form may be bound,
 //! because clients expect it.
 
 mod escape;
+mod form;
 pub(crate) mod text;
 
+pub use form::Form;
 use prost::Message;
 use prost_reflect::{DynamicMessage, FieldDescriptor, MessageDescriptor, Value};
 

@@ -30,6 +30,7 @@ pub mod stream;
 
 pub mod openapi;
 
+pub mod etag;
 pub mod metadata;
 pub mod status;
 

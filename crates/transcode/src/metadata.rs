@@ -5,8 +5,8 @@
 
 /// Returns whether a request header (its name in lower case) reaches the backend as metadata.
 ///
-/// Left out are connection-level fields, those that describe the HTTP body or make the HTTP request conditional, and
-/// those that gRPC or the gateway writes itself (`grpc-*`, `te`, `user-agent`, `x-forwarded-*` …).
+/// Left out are connection-level fields, those that describe the HTTP body or make the HTTP request conditional on what
+/// a cache has (`if-match` is about the resource, so the service's), and those that gRPC or the gateway writes itself (`grpc-*`, `te`, `user-agent`, `x-forwarded-*` …).
 pub fn is_forwarded(name: &str) -> bool {
     const OURS: [&str; 21] = [
         "accept",
@@ -31,7 +31,10 @@ pub fn is_forwarded(name: &str) -> bool {
         "user-agent",
         "via",
     ];
-    !OURS.contains(&name) && ![":", "grpc-", "connect-", "x-forwarded-", "if-"].iter().any(|it| name.starts_with(it))
+    !OURS.contains(&name)
+        && ![":", "grpc-", "connect-", "x-forwarded-", "if-none-", "if-modified-", "if-unmodified-", "if-range"]
+            .iter()
+            .any(|it| name.starts_with(it))
 }
 
 #[cfg(test)]
@@ -40,10 +43,19 @@ mod tests {
 
     #[test]
     fn credentials_and_unknown_headers_are_forwarded_and_framing_is_not() {
-        for name in ["authorization", "cookie", "x-request-id", "traceparent", "accept-language"] {
+        for name in ["authorization", "cookie", "if-match", "x-request-id", "traceparent", "accept-language"] {
             assert!(is_forwarded(name), "{name}");
         }
-        for name in ["host", "content-length", "transfer-encoding", "grpc-timeout", "te", ":path", "x-forwarded-for"] {
+        for name in [
+            "host",
+            "content-length",
+            "transfer-encoding",
+            "grpc-timeout",
+            "te",
+            ":path",
+            "x-forwarded-for",
+            "if-none-match",
+        ] {
             assert!(!is_forwarded(name), "{name}");
         }
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 
 use crate::codec::well_known::WellKnown;
+use crate::etag::Etags;
 use crate::schema::Method;
 use crate::template::{Segment, Template};
 
@@ -21,6 +22,7 @@ pub struct MethodPlan {
     body: Body,
     response_body: Option<FieldDescriptor>,
     plain: bool,
+    pub(crate) etags: Etags,
 }
 
 /// Fields from the request message down to the one meant; never empty.
@@ -55,6 +57,7 @@ impl MethodPlan {
             body: Body::Whole,
             response_body: None,
             plain: true,
+            etags: Etags::of(method.input(), method.output(), &Body::Whole, true),
         }
     }
 
@@ -73,21 +76,25 @@ impl MethodPlan {
         if let Some(at) = (1..variables.len()).find(|at| variables[..*at].contains(&variables[*at])) {
             return Err(format!("field {} is bound twice", template.variables()[at].field_path.join(".")));
         }
+        let body = match body {
+            "" => Body::None,
+            "*" => Body::Whole,
+            name => Body::Field(top_level(method.input(), name, "body")?),
+        };
+        let response_body = match response_body {
+            "" | "*" => None,
+            name => Some(top_level(method.output(), name, "response_body")?),
+        };
+        let etags = Etags::of(method.input(), method.output(), &body, response_body.is_none());
         Ok(Self {
             method: Arc::clone(method),
             http_method: http_method.to_owned(),
             template,
             variables,
-            body: match body {
-                "" => Body::None,
-                "*" => Body::Whole,
-                name => Body::Field(top_level(method.input(), name, "body")?),
-            },
-            response_body: match response_body {
-                "" | "*" => None,
-                name => Some(top_level(method.output(), name, "response_body")?),
-            },
+            body,
+            response_body,
             plain: false,
+            etags,
         })
     }
 

@@ -4,6 +4,7 @@
 //! which headers cross (`rest::metadata`), bodies that stream (`rest::streams`), choosing an endpoint (`weft-traffic`).
 //! Every failure is a `google.rpc.Status` as JSON, whoever made it.
 
+mod forms;
 pub(super) mod metadata;
 mod streams;
 
@@ -18,7 +19,7 @@ use tokio::{
 };
 use weft_model::timeout;
 use weft_traffic::{Body, CallOptions};
-use weft_transcode::{BindError, MethodPlan, RequestParts, Status, status};
+use weft_transcode::{BindError, MethodPlan, RequestParts, Status, etag, status};
 
 use crate::{
     edge::{cache::Unanswered, call::Call, cors::Asked, guard, limits::Limits},
@@ -53,6 +54,11 @@ pub(super) struct Failed {
 }
 
 impl Failure {
+    /// Whether it may be about a condition that the client set.
+    fn is_unmet(&self) -> bool {
+        matches!(self, Self::Call(failed) if etag::is_precondition(&failed.status))
+    }
+
     pub(super) fn into_status(self) -> Status {
         match self {
             Self::Request(error) | Self::Method { error, .. } => error.status(),
@@ -194,7 +200,14 @@ impl Exchange<'_> {
     async fn answer(&self, body: Body) -> Response<Body> {
         match self.run(body).await {
             Ok(response) => response,
-            Err(failure) => failed(self.shard, failure, Some(&self.found.plan)),
+            Err(failure) => {
+                let unmet = failure.is_unmet() && self.head.headers.contains_key(header::IF_MATCH);
+                let mut response = failed(self.shard, failure, Some(&self.found.plan));
+                if unmet {
+                    *response.status_mut() = StatusCode::PRECONDITION_FAILED;
+                }
+                response
+            }
         }
     }
 
@@ -202,10 +215,13 @@ impl Exchange<'_> {
         let plan = &self.found.plan;
         let codec = &self.shard.shared.codec;
         codec.check_head(plan, self.parts())?;
-        self.check_content_type()?;
+        let form = self.check_content_type()?;
         let encoding = self.encoding()?;
         let timeout = self.timeout()?;
         let streams = plan.method().streaming().client();
+        if let (Some(forms::Kind::Multipart { boundary }), None) = (&form, encoding) {
+            return Box::pin(self.multipart(body, boundary.clone(), timeout)).await;
+        }
         if streams && encoding.is_none() {
             return self.stream_requests(body, timeout).await;
         }
@@ -214,20 +230,44 @@ impl Exchange<'_> {
             Some(encoding) if !body.is_empty() => self.decompressed(encoding, &body)?,
             _ => body,
         };
-        if streams {
-            return self.stream_requests(Body::full(body), timeout).await;
-        }
-        self.check_depth(&body)?;
-        let message = codec.decode_request(plan, self.parts(), &body)?;
+        let message = match form {
+            Some(forms::Kind::Multipart { boundary }) => {
+                return Box::pin(self.multipart(Body::full(body), boundary, timeout)).await;
+            }
+            _ if streams => return self.stream_requests(Body::full(body), timeout).await,
+            Some(forms::Kind::Urlencoded) if !forms::is_json(&body) => self.urlencoded(&body)?,
+            _ => {
+                self.check_depth(&body)?;
+                codec.decode_request(plan, self.parts(), &body)?
+            }
+        };
+        let message = if plan.takes_if_match() { self.with_if_match(message)? } else { message };
         self.call(Body::full(frame(&message)), timeout).await
+    }
+
+    /// Writes into the message what the client wants to be the current version.
+    fn with_if_match(&self, message: Bytes) -> Result<Bytes, Failure> {
+        let Some(value) = self.head.headers.get(header::IF_MATCH) else { return Ok(message) };
+        let message = self.found.plan.put_if_match(message, value.to_str().unwrap_or_default())?;
+        Ok(message?)
     }
 
     /// A client stream: messages go upstream as the body arrives; one that is wrong takes the call back.
     async fn stream_requests(&self, body: Body, timeout: Option<Duration>) -> Result<Response<Body>, Failure> {
         let messages = self.shard.shared.codec.request_stream(&self.found.plan, self.parts())?;
-        let (wrong, mut went_wrong) = oneshot::channel();
+        let (wrong, went_wrong) = oneshot::channel();
         let limit = self.most();
         let messages = Body::boxed(RequestMessages::new(body, messages, limit, wrong));
+        self.call_with_stream(messages, went_wrong, timeout).await
+    }
+
+    /// Calls with messages that may turn out wrong.
+    async fn call_with_stream(
+        &self,
+        messages: Body,
+        mut went_wrong: oneshot::Receiver<BindError>,
+        timeout: Option<Duration>,
+    ) -> Result<Response<Body>, Failure> {
         tokio::select! {
             biased; // a request that is wrong also breaks the call: the cause is the answer
             Ok(error) = &mut went_wrong => Err(Failure::Request(error)),
@@ -302,11 +342,23 @@ impl Exchange<'_> {
         *response.status_mut() = metadata::success_status(&head, replies.trailers());
         metadata::downstream(&head, replies.trailers(), response.headers_mut());
         set_content_type(response.headers_mut(), &reply.content_type);
+        self.set_etag(message, response.headers_mut());
         if response.status() == StatusCode::NO_CONTENT {
             *response.body_mut() = Body::empty();
             response.headers_mut().remove(header::CONTENT_TYPE);
         }
         Ok(response)
+    }
+
+    /// Names the version of the reply, unless the service's metadata did.
+    fn set_etag(&self, message: &[u8], headers: &mut HeaderMap) {
+        let plan = &self.found.plan;
+        if plan.returns_etag()
+            && !headers.contains_key(header::ETAG)
+            && let Some(tag) = plan.etag(message).and_then(|tag| HeaderValue::try_from(tag).ok())
+        {
+            headers.insert(header::ETAG, tag);
+        }
     }
 
     fn stream_replies(
@@ -359,11 +411,11 @@ impl Exchange<'_> {
     }
 
     /// How many bytes the body may have, or a message of it.
-    fn most(&self) -> u64 {
+    pub(super) fn most(&self) -> u64 {
         Limits::request_bytes(self.limits(), self.shard.shared.limits.max_request_bytes)
     }
 
-    fn check_depth(&self, body: &[u8]) -> Result<(), BindError> {
+    pub(super) fn check_depth(&self, body: &[u8]) -> Result<(), BindError> {
         let plan = &self.found.plan;
         let json = plan.has_body() && !plan.takes_raw_body();
         match self.limits().filter(|_| json).and_then(|limits| limits.too_deep(body)) {
@@ -408,8 +460,9 @@ impl Exchange<'_> {
         }
     }
 
-    /// Refuses bodies that say they are something that JSON cannot be; a body without a type, or with one that tools set by habit, is read as JSON.
-    fn check_content_type(&self) -> Result<(), BindError> {
+    /// Refuses bodies that say they are something that JSON cannot be; a body without a type, or with one that tools set by habit, is read as JSON. Returns
+    /// what kind of form a body is.
+    fn check_content_type(&self) -> Result<Option<forms::Kind>, BindError> {
         const NEVER_JSON: [&str; 6] = [
             "application/grpc",
             "application/connect",
@@ -419,12 +472,16 @@ impl Exchange<'_> {
             "image/",
         ];
         let plan = &self.found.plan;
-        if !plan.has_body() || plan.takes_raw_body() {
-            return Ok(());
+        let Some(sent) = self.content_type().filter(|_| plan.has_body()) else { return Ok(None) };
+        if sent.starts_with(status::JSON) {
+            return Ok(None);
         }
-        let Some(sent) = self.content_type() else { return Ok(()) };
+        let form = forms::Kind::of(sent, plan)?;
+        if form.is_some() || plan.takes_raw_body() {
+            return Ok(form);
+        }
         if !NEVER_JSON.iter().any(|prefix| sent.starts_with(prefix)) {
-            return Ok(());
+            return Ok(None);
         }
         Err(BindError {
             http_status: 415,

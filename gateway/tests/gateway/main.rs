@@ -10,6 +10,7 @@ mod compression;
 mod connect;
 mod docs;
 mod errors;
+mod forms;
 mod grpc_web;
 mod h2spec;
 mod headers;

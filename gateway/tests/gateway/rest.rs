@@ -11,7 +11,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::support::{send, start};
+use crate::support::{send, start, start_with};
 
 const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
 
@@ -133,4 +133,21 @@ async fn rest_is_served_over_http_2_on_the_same_port() {
         let json: serde_json::Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
         assert_eq!(json["metadata"]["x-forwarded-host"], gateway.addr.to_string());
     }
+}
+
+#[tokio::test]
+async fn a_patch_says_by_its_members_what_it_changes_null_among_them() {
+    let gateway = start_with(|config| config.transcoding.infer_update_mask = true).await;
+    let user =
+        send(gateway.addr, "POST", "/api/users", &JSON, r#"{"name": "Ada", "email": "a@example.org"}"#).await.json();
+    let path = format!("/api/users/{}", user["id"].as_str().unwrap());
+    let name_after = async |query: &str, body: &str| {
+        let changed = send(gateway.addr, "PATCH", &format!("{path}{query}"), &JSON, body).await;
+        assert_eq!(changed.status, 200, "{body}: {changed:?}");
+        changed.json()["name"].clone()
+    };
+    assert_eq!(name_after("", r#"{"email": "b@example.org"}"#).await, "Ada", "absent: untouched");
+    assert_eq!(name_after("", r#"{"name": "Eva"}"#).await, "Eva");
+    assert_eq!(name_after("?updateMask=email", r#"{"name": "Ida"}"#).await, "Eva", "who names a mask means it");
+    assert_eq!(name_after("", r#"{"name": null}"#).await, serde_json::Value::Null, "null: cleared");
 }

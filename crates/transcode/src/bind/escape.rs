@@ -35,6 +35,11 @@ pub(super) fn decode_query(raw: &str, settings: &Settings) -> Result<String, Str
     decode(&raw)
 }
 
+/// Decodes a name or a value of a form, where `+` is a space (WHATWG URL, "application/x-www-form-urlencoded").
+pub(super) fn decode_form(raw: &str) -> Result<String, String> {
+    decode(&raw.replace('+', " "))
+}
+
 fn decode_unless(raw: &str, keep: impl Fn(u8) -> bool) -> Result<String, String> {
     let mut bytes = Vec::with_capacity(raw.len());
     let mut rest = raw.as_bytes();

@@ -10,6 +10,8 @@ use super::Reply;
 use crate::plan::{Body, MethodPlan};
 use crate::wire::{self, Malformed, Payload, Reader};
 
+/// Full name of the type.
+pub(crate) const HTTP_BODY: &str = "google.api.HttpBody";
 const CONTENT_TYPE: u8 = 0x0A;
 const DATA: u8 = 0x12;
 
@@ -36,6 +38,16 @@ pub(crate) fn message(plan: &MethodPlan, content_type: Option<&str>, data: &[u8]
         }
     }
     out
+}
+
+/// Writes the fields of one.
+pub(crate) fn put(out: &mut Vec<u8>, content_type: Option<&str>, data: &[u8]) {
+    for (key, part) in [(CONTENT_TYPE, content_type.unwrap_or_default().as_bytes()), (DATA, data)] {
+        if !part.is_empty() {
+            out.push(key);
+            wire::put_bytes(out, part);
+        }
+    }
 }
 
 /// Returns the bytes and the content type of a reply, or of the field of it that `response_body` names.

@@ -43,6 +43,11 @@ impl Fault {
         self
     }
 
+    /// Returns what is wrong, of a value that stands alone.
+    pub(crate) fn into_reason(self) -> String {
+        self.0.reason
+    }
+
     /// Returns the client's error: field path where known, then what is wrong, then line and column in `document`,
     /// which starts at `origin` of the body.
     pub(crate) fn into_error(self, document: &[u8], origin: Position) -> BindError {

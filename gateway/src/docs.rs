@@ -19,6 +19,7 @@ use weft_transcode::{
 };
 
 use crate::{
+    edge::authentication::Caller,
     protocol::{
         Shared,
         codes::{INTERNAL, UNAVAILABLE, UNIMPLEMENTED},
@@ -108,6 +109,10 @@ pub(crate) type Kept = OnceCell<Arc<Documents>>;
 impl Documents {
     fn of(table: &Table, codec: &Codec, about: About<'_>) -> Self {
         let mut document = openapi::document(about, codec.settings(), table.plans());
+        openapi::secure(&mut document, |grpc_path| {
+            let edge = table.native(grpc_path)?.edge?;
+            edge.caller.as_ref().map(Caller::security)
+        });
         // Of the same routes, every gateway says the same.
         let version = hex(&Sha256::digest(document.to_string()), 6);
         document["info"]["version"] = version.into();

@@ -3,16 +3,18 @@
 //! Lives here: the document as one JSON value, and its YAML form. Does not: serving it, or knowing whose a route is.
 //! Reading order: `operations` turns a route into an operation at a path, `parameters` and `bodies` fill it, `schemas`
 //! describes message types, `comments` finds what the authors wrote about them, `examples` invents values, `responses`
-//! is the code table, `yaml` prints.
+//! is the code table, `behavior` reads what authors say of fields, `security` adds who may call, `yaml` prints.
 //! Invariants: the same routes give the same document; it says what `bind`, `codec` and `stream` do and nothing else, under the same settings.
 //! Source: OpenAPI 3.1.1, JSON Schema 2020-12, ProtoJSON in the form that is printed (readers accept more: a number for
 //! an int64, an enum's number, null for a field left out).
 //!
 //! What the format cannot say is said in extensions: `x-weft-grpc` is an operation's gRPC path, `x-weft-methods` holds operations of
-//! HTTP methods that a path item has no place for, `x-weft-item` describes one message of a stream, `x-weft-many` marks a
+//! HTTP methods that a path item has no place for, `x-weft-item` describes one message of a stream, `x-weft-websocket` what a
+//! stream is as a WebSocket at the same path, `x-weft-many` marks a
 //! parameter of any number of segments, `x-weft-unlisted` names routes
 //! whose place another has, since `{name}` and `{name=**}` look alike.
 
+mod behavior;
 mod bodies;
 mod comments;
 mod examples;
@@ -20,6 +22,7 @@ mod operations;
 mod parameters;
 mod responses;
 mod schemas;
+mod security;
 mod yaml;
 
 use std::collections::HashSet;
@@ -34,6 +37,7 @@ use crate::settings::{JsonOutput, Settings, StreamFormat, Unknown};
 use operations::{Operation, Paths};
 use schemas::{Components, Scope};
 
+pub use security::{Security, secure};
 pub use yaml::to_yaml;
 
 /// What the document says beside the routes.

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use prometheus_client::metrics::counter::Counter;
 use serde_json::Value;
 use weft_model::{Action, Authentication as Policy, ClaimMatch, Jwt, Methods, PolicyName, ServiceName};
+use weft_transcode::openapi::Security;
 
 use crate::{
     edge::{
@@ -90,6 +91,15 @@ impl Caller {
         let rules = by.rules.iter().filter(|(methods, _)| methods.include(grpc_path)).map(|(_, rule)| Arc::clone(rule));
         let rules = (!by.rules.is_empty()).then(|| rules.collect());
         Self { by: Arc::clone(by), service: service.clone(), rules }
+    }
+
+    /// What a call has to show, for whoever reads the description of the API.
+    pub(crate) fn security(&self) -> Security {
+        Security {
+            bearer: !self.by.issuers.is_empty(),
+            api_key: self.by.api_keys.as_ref().map(|(name, _)| name.as_str().to_owned()),
+            anonymous: self.by.anonymous,
+        }
     }
 
     /// Finds out who calls and whether that caller may; changes the head as the policy says.

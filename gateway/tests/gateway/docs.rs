@@ -102,3 +102,15 @@ async fn a_service_that_binds_a_path_of_ours_has_it_and_one_that_binds_every_pat
     assert_eq!(send(every.addr, "GET", "/docs", &[], "").await.status, 200);
     assert_eq!(send(every.addr, "GET", "/elsewhere", &[], "").await.status, 503);
 }
+
+#[tokio::test]
+async fn what_a_policy_wants_of_callers_is_in_the_document() {
+    let policy = "name: callers\nservice: gateway\nauthentication:\n  jwt: [{ issuer: 'http://127.0.0.1:1', audiences: [shop] }]\n  api_keys: true\n  \
+                  methods: [shop.users.v1.Users/CreateUser]\n";
+    let gateway = crate::policies::start(policy).await;
+    let document = document(&gateway).await;
+    let create = &document["paths"]["/api/users"]["post"];
+    assert_eq!(create["security"], serde_json::json!([{ "bearer": [] }, { "key.x-api-key": [] }]), "{create:#}");
+    assert!(document["paths"]["/api/users"]["get"].get("security").is_none());
+    assert_eq!(document["components"]["securitySchemes"]["key.x-api-key"]["name"], "x-api-key");
+}

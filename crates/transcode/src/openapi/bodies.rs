@@ -4,18 +4,27 @@
 //! A success is described as 200 and, the same, as any other 2xx: a service chooses it by `weft-http-status` when it answers, and no descriptor
 //! tells beforehand which one.
 
-use prost_reflect::FieldDescriptor;
+use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Value, json};
 
+use super::behavior;
 use super::examples::Examples;
 use super::responses::STREAM_ERROR;
 use super::schemas::Scope;
+use crate::bind::text::is_bindable;
+use crate::codec::raw;
+use crate::codec::well_known::WellKnown;
 use crate::plan::{Body, MethodPlan};
 use crate::settings::{Settings, StreamFormat};
 use crate::status::JSON;
 
 const NDJSON: &str = "application/x-ndjson";
 const EVENTS: &str = "text/event-stream";
+const URLENCODED: &str = "application/x-www-form-urlencoded";
+const MULTIPART: &str = "multipart/form-data";
+/// What a stream is at its path when the request asks to leave HTTP.
+pub(super) const WEBSOCKET: &str = "GET with `Upgrade: websocket` at this path, subprotocol `weft.v1`: a text message is one JSON message (of an HttpBody, bytes in a \
+    message of either kind), an empty one ends the request; a failure is `{\"error\": status}` and close code 4000 + gRPC code, success 1000.";
 
 /// Returns the request body, if there is one.
 pub(super) fn request(plan: &MethodPlan, settings: &Settings, scope: &mut Scope<'_>) -> Option<Value> {
@@ -38,16 +47,85 @@ pub(super) fn request(plan: &MethodPlan, settings: &Settings, scope: &mut Scope<
         (schema, example)
     };
     if plan.takes_raw_body() {
-        return Some(json!({ "description": "Bytes of any type.", "content": { "*/*": {} } }));
+        let text = "Bytes of any type; of `multipart/form-data` the bytes are those of its file, and its fields are those of the request.";
+        return Some(json!({ "description": text, "content": { "*/*": {} } }));
     }
     let content = match plan.method().streaming().client() {
-        false => json!({ JSON: { "schema": schema, "example": example } }),
+        false => {
+            let mut content = json!({ JSON: { "schema": required(schema, plan, &bound, scope), "example": example } });
+            add_forms(plan, &bound, scope, &mut content);
+            content
+        }
         true => json!({
             JSON: { "schema": { "type": "array", "items": schema }, "example": [example] },
             NDJSON: { "schema": { "type": "string", "description": "One message a line." }, "x-weft-item": schema }
         }),
     };
     Some(json!({ "content": content }))
+}
+
+/// The message that a body is, if its members are fields.
+fn message_of(plan: &MethodPlan) -> Option<MessageDescriptor> {
+    let desc = match plan.body() {
+        Body::None => None,
+        Body::Whole => Some(plan.method().input().clone()),
+        Body::Field(field) if field.is_list() || field.is_map() => None,
+        Body::Field(field) => field.kind().as_message().cloned(),
+    };
+    desc.filter(|it| WellKnown::of(it).is_none())
+}
+
+/// Adds the body as a form: the fields that a text or a file can be. Those of messages within are read, too, and not listed.
+fn add_forms(plan: &MethodPlan, bound: &[FieldDescriptor], scope: &mut Scope<'_>, content: &mut Value) {
+    let Some(desc) = message_of(plan) else { return };
+    let is_file = |field: &FieldDescriptor| match field.kind() {
+        Kind::Bytes => true,
+        Kind::Message(desc) => desc.full_name() == raw::HTTP_BODY,
+        _ => false,
+    };
+    let (mut texts, mut parts) = (Map::new(), Map::new());
+    let mut files = false;
+    for field in desc.fields().filter(|it| !it.is_map() && !bound.contains(it)) {
+        let kind = field.kind();
+        let name = scope.name(&field);
+        let many = |one: Value| if field.is_list() { json!({ "type": "array", "items": one }) } else { one };
+        if is_bindable(&kind) {
+            let mut schema = many(scope.text(&kind));
+            scope.annotate(&mut schema, &field);
+            texts.insert(name.clone(), schema.clone());
+            parts.insert(name.clone(), schema);
+        }
+        if is_file(&field) {
+            files = true;
+            let mut schema = many(json!({ "type": "string", "contentMediaType": "application/octet-stream" }));
+            scope.annotate(&mut schema, &field);
+            parts.insert(name, schema);
+        }
+    }
+    let as_form = |properties: Map<String, Value>, scope: &Scope<'_>| {
+        let names = properties.clone();
+        let wanted = desc.fields().filter(behavior::is_required).map(|it| scope.name(&it));
+        let wanted: Vec<String> = wanted.filter(|it| names.contains_key(it)).collect();
+        let mut schema = json!({ "type": "object", "properties": properties });
+        if !wanted.is_empty() {
+            schema["required"] = json!(wanted);
+        }
+        json!({ "schema": schema })
+    };
+    if !texts.is_empty() {
+        content[URLENCODED] = as_form(texts, scope);
+    }
+    if files {
+        content[MULTIPART] = as_form(parts, scope);
+    }
+}
+
+/// Adds what the message needs that the body is.
+fn required(schema: Value, plan: &MethodPlan, bound: &[FieldDescriptor], scope: &Scope<'_>) -> Value {
+    match message_of(plan) {
+        Some(desc) => behavior::require(schema, &desc, bound, scope),
+        None => schema,
+    }
 }
 
 /// Fields at the top of the body whose values the path gives: what a body says of them does not count.

@@ -71,8 +71,12 @@ fn value(plan: &MethodPlan, settings: &Settings, scope: &mut Scope<'_>) -> Value
         operation["deprecated"] = json!(true);
     }
     operation["x-weft-grpc"] = json!(method.grpc_path());
-    let query = parameters::in_query(plan, settings, scope);
-    operation["parameters"] = Value::Array(query);
+    let mut parameters = parameters::in_query(plan, settings, scope);
+    parameters.extend(parameters::if_match(plan));
+    operation["parameters"] = Value::Array(parameters);
+    if method.streaming().client() || method.streaming().server() {
+        operation["x-weft-websocket"] = json!(bodies::WEBSOCKET);
+    }
     if let Some(body) = bodies::request(plan, settings, scope) {
         operation["requestBody"] = body;
     }

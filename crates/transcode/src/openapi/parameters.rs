@@ -5,6 +5,7 @@
 use prost_reflect::{FieldDescriptor, MessageDescriptor};
 use serde_json::{Value, json};
 
+use super::behavior;
 use super::schemas::{Scope, is_deprecated};
 use crate::bind::text::is_bindable;
 use crate::codec::well_known::WellKnown;
@@ -100,6 +101,13 @@ pub(super) fn in_query(plan: &MethodPlan, settings: &Settings, scope: &mut Scope
     query.found
 }
 
+/// Returns the header that names the version to be changed, if the request has room for it.
+pub(super) fn if_match(plan: &MethodPlan) -> Option<Value> {
+    let said = "The `etag` that is to be the current one, in quotes; if it is another, the answer is 412.";
+    plan.takes_if_match()
+        .then(|| json!({ "name": "If-Match", "in": "header", "description": said, "schema": { "type": "string" } }))
+}
+
 struct Query<'p> {
     plan: &'p MethodPlan,
     settings: &'p Settings,
@@ -150,6 +158,9 @@ impl Query<'_> {
         }
         if is_deprecated(field) {
             parameter["deprecated"] = json!(true);
+        }
+        if self.path.len() == 1 && behavior::is_required(field) {
+            parameter["required"] = json!(true);
         }
         parameter["schema"] = if field.is_list() { json!({ "type": "array", "items": one }) } else { one };
         parameter

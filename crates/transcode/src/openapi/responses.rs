@@ -12,25 +12,40 @@ use crate::schema::builtin;
 /// Name of the element that ends a stream which fails.
 pub(super) const STREAM_ERROR: &str = "weft.StreamError";
 
-/// HTTP status, and what it says. `true`: only where a request body is read.
-const TABLE: [(&str, bool, &str); 13] = [
+/// Where a status can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    Any,
+    /// Where a request body is read.
+    Body,
+    /// Where a request may name the version it is about.
+    Condition,
+}
+
+/// HTTP status, where it can be, and what it says.
+const TABLE: [(&str, Of, &str); 14] = [
     (
         "400",
-        false,
+        Of::Any,
         "INVALID_ARGUMENT (3), FAILED_PRECONDITION (9) or OUT_OF_RANGE (11). The gateway's own, for a parameter or body that does not fit, names the field.",
     ),
-    ("401", false, "UNAUTHENTICATED (16)."),
-    ("403", false, "PERMISSION_DENIED (7)."),
-    ("404", false, "NOT_FOUND (5)."),
-    ("409", false, "ALREADY_EXISTS (6) or ABORTED (10)."),
-    ("413", true, "The body is longer than the gateway takes (code 8)."),
-    ("415", true, "The body is of a type that is not served here (code 3)."),
-    ("429", false, "RESOURCE_EXHAUSTED (8)."),
-    ("499", false, "CANCELLED (1)."),
-    ("500", false, "UNKNOWN (2), INTERNAL (13) or DATA_LOSS (15)."),
-    ("501", false, "UNIMPLEMENTED (12)."),
-    ("503", false, "UNAVAILABLE (14): no instance can be reached, or the service says so."),
-    ("504", false, "DEADLINE_EXCEEDED (4): no answer in the time the call has."),
+    ("401", Of::Any, "UNAUTHENTICATED (16)."),
+    ("403", Of::Any, "PERMISSION_DENIED (7)."),
+    ("404", Of::Any, "NOT_FOUND (5)."),
+    ("409", Of::Any, "ALREADY_EXISTS (6) or ABORTED (10)."),
+    (
+        "412",
+        Of::Condition,
+        "`If-Match` names another version than the current one: ABORTED (10) or FAILED_PRECONDITION (9).",
+    ),
+    ("413", Of::Body, "The body is longer than the gateway takes (code 8)."),
+    ("415", Of::Body, "The body is of a type that is not served here (code 3)."),
+    ("429", Of::Any, "RESOURCE_EXHAUSTED (8)."),
+    ("499", Of::Any, "CANCELLED (1)."),
+    ("500", Of::Any, "UNKNOWN (2), INTERNAL (13) or DATA_LOSS (15)."),
+    ("501", Of::Any, "UNIMPLEMENTED (12)."),
+    ("503", Of::Any, "UNAVAILABLE (14): no instance can be reached, or the service says so."),
+    ("504", Of::Any, "DEADLINE_EXCEEDED (4): no answer in the time the call has."),
 ];
 
 /// Returns all of them, for `components.responses`.
@@ -57,8 +72,13 @@ pub(super) fn all(scope: &mut Scope<'_>) -> Value {
 
 /// Adds those that an operation may have.
 pub(super) fn add(plan: &MethodPlan, responses: &mut Map<String, Value>) {
-    for (code, of_body, _) in TABLE {
-        if !of_body || plan.has_body() {
+    for (code, of, _) in TABLE {
+        let has = match of {
+            Of::Any => true,
+            Of::Body => plan.has_body(),
+            Of::Condition => plan.takes_if_match(),
+        };
+        if has {
             responses.insert(code.to_owned(), json!({ "$ref": format!("#/components/responses/{code}") }));
         }
     }

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use prost_reflect::{DescriptorPool, EnumDescriptor, FieldDescriptor, FileDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Value, json};
 
+use super::behavior;
 use super::comments::Comments;
 use crate::codec::well_known::WellKnown;
 use crate::settings::{JsonOutput, Settings};
@@ -56,7 +57,7 @@ impl<'s> Scope<'s> {
         schema
     }
 
-    /// Adds comment and deprecation of a field.
+    /// Adds comment, deprecation and behavior of a field.
     pub(super) fn annotate(&mut self, schema: &mut Value, field: &FieldDescriptor) {
         if let Some(text) = self.comments.of(&field.parent_file(), field.path()) {
             schema["description"] = json!(text);
@@ -64,6 +65,7 @@ impl<'s> Scope<'s> {
         if is_deprecated(field) {
             schema["deprecated"] = json!(true);
         }
+        behavior::annotate(schema, field);
     }
 
     /// Returns the schema of a field's value.

@@ -314,3 +314,97 @@ fn yaml_is_block_style_and_leaves_nothing_to_guess() {
     assert_eq!(to_yaml(&value), expected);
     assert_eq!(to_yaml(&json!([1, -2.5, 1e300, 1.5e-9])), "- 1\n- -2.5\n- 1.0e+300\n- 1.5e-9\n");
 }
+
+const BEHAVIORS: &[(&str, &str)] = &[
+    (
+        "google/api/field_behavior.proto",
+        r#"
+        syntax = "proto3";
+        package google.api;
+        import "google/protobuf/descriptor.proto";
+        enum FieldBehavior { FIELD_BEHAVIOR_UNSPECIFIED = 0; OPTIONAL = 1; REQUIRED = 2; OUTPUT_ONLY = 3; INPUT_ONLY = 4; IMMUTABLE = 5; }
+        extend google.protobuf.FieldOptions { repeated FieldBehavior field_behavior = 1052 [packed = false]; }
+        "#,
+    ),
+    (
+        "test.proto",
+        r#"
+        syntax = "proto3";
+        package test.v1;
+        import "google/api/annotations.proto";
+        import "google/api/field_behavior.proto";
+        message Thing {
+          string id = 1 [(google.api.field_behavior) = OUTPUT_ONLY, (google.api.field_behavior) = REQUIRED];
+          // Its owner.
+          string owner = 2 [(google.api.field_behavior) = REQUIRED, (google.api.field_behavior) = IMMUTABLE];
+          string secret = 3 [(google.api.field_behavior) = INPUT_ONLY];
+          bytes photo = 4;
+          string etag = 5;
+        }
+        message Find { string owner = 1 [(google.api.field_behavior) = REQUIRED]; string text = 2; }
+        message Change { Thing thing = 1; }
+        service Things {
+          rpc Make(Thing) returns (Thing) { option (google.api.http) = { post: "/things" body: "*" }; }
+          rpc Own(Thing) returns (Thing) { option (google.api.http) = { post: "/own/{owner}" body: "*" }; }
+          rpc Search(Find) returns (stream Thing) { option (google.api.http) = { get: "/things" }; }
+          rpc Update(Change) returns (Thing) { option (google.api.http) = { patch: "/things/{thing.id}" body: "thing" }; }
+        }
+        "#,
+    ),
+];
+
+fn behaviors() -> Value {
+    let schema = Schema::decode(&crate::fixture::compile(BEHAVIORS, true)).unwrap();
+    describe_with(&[&schema], &Settings::default())
+}
+
+#[test]
+fn who_sets_a_field_is_said_and_what_a_request_needs() {
+    let document = behaviors();
+    let thing = at(&document, &["components", "schemas", "test.v1.Thing"]);
+    assert!(thing.get("required").is_none(), "a reply leaves out what is at its default");
+    assert_eq!(thing["properties"]["id"], json!({ "type": "string", "readOnly": true }));
+    assert_eq!(thing["properties"]["secret"], json!({ "type": "string", "writeOnly": true }));
+    assert_eq!(thing["properties"]["owner"]["description"], "Its owner. Cannot be changed once it is set.");
+    let body = |path: &str, method: &str| at(&document, &["paths", path, method, "requestBody", "content"]).clone();
+    let needs = json!({ "allOf": [{ "$ref": "#/components/schemas/test.v1.Thing" }, { "required": ["owner"] }] });
+    assert_eq!(body("/things", "post")["application/json"]["schema"], needs);
+    assert!(body("/own/{owner}", "post")["application/json"]["schema"].get("allOf").is_none(), "the path has it");
+    assert_eq!(at(&document, &["paths", "/things", "get", "parameters", "0", "required"]), true);
+}
+
+#[test]
+fn a_form_a_websocket_and_a_condition_are_described_where_they_are() {
+    let document = behaviors();
+    let content = at(&document, &["paths", "/things", "post", "requestBody", "content"]);
+    let form = &content["application/x-www-form-urlencoded"]["schema"];
+    assert_eq!(
+        (&form["required"], &form["properties"]["photo"]["contentEncoding"]),
+        (&json!(["owner"]), &json!("base64"))
+    );
+    let parts = &content["multipart/form-data"]["schema"]["properties"];
+    assert_eq!(parts["photo"], json!({ "type": "string", "contentMediaType": "application/octet-stream" }));
+    let search = at(&document, &["paths", "/things", "get"]);
+    assert!(search["x-weft-websocket"].is_string() && search.get("requestBody").is_none());
+    assert!(at(&document, &["paths", "/things", "post"]).get("x-weft-websocket").is_none());
+    let update = at(&document, &["paths", "/things/{thing.id}", "patch"]);
+    assert!(names(&update["parameters"]).contains(&("header", "If-Match")), "{:#}", update["parameters"]);
+    assert!(update["responses"].get("412").is_some() && search["responses"].get("412").is_none());
+}
+
+#[test]
+fn who_may_call_is_said_of_each_operation() {
+    let mut document = behaviors();
+    secure(&mut document, |grpc_path| match grpc_path.rsplit('/').next() {
+        Some("Make") => Some(Security { bearer: true, api_key: Some("x-api-key".to_owned()), anonymous: false }),
+        Some("Update") => Some(Security { bearer: true, anonymous: true, ..Security::default() }),
+        _ => None,
+    });
+    let make = at(&document, &["paths", "/things", "post", "security"]);
+    assert_eq!(*make, json!([{ "bearer": [] }, { "key.x-api-key": [] }]));
+    assert_eq!(*at(&document, &["paths", "/things/{thing.id}", "patch", "security"]), json!([{ "bearer": [] }, {}]));
+    assert!(at(&document, &["paths", "/things", "get"]).get("security").is_none());
+    let schemes = at(&document, &["components", "securitySchemes"]);
+    assert_eq!(schemes["bearer"], json!({ "type": "http", "scheme": "bearer", "bearerFormat": "JWT" }));
+    assert_eq!(schemes["key.x-api-key"], json!({ "type": "apiKey", "in": "header", "name": "x-api-key" }));
+}

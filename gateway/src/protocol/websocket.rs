@@ -82,6 +82,7 @@ async fn granted(shard: &Shard, head: &mut request::Parts, call: &mut Call) -> R
     handshake.move_credential(&mut head.headers);
     if let Err(refusal) = guard::admit(found.edge.as_ref(), &mut head.headers, call).await {
         let mut response = refused(Status::new(refusal.code.number().into(), refusal.message.as_str()).into());
+        *response.status_mut() = refusal.http().unwrap_or(response.status());
         refusal.write(response.headers_mut());
         return Err(response);
     }

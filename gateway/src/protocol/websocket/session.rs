@@ -95,7 +95,8 @@ impl Session {
     /// Runs the session to its end. Dropped, it takes the call back and breaks the connection off.
     pub(super) async fn run(mut self: Box<Self>, reader: MessageReader, upgrade: OnUpgrade, shutdown: Shutdown) {
         let Ok(upgraded) = upgrade.await else { return }; // the client was gone before it was told
-        let limit = usize::try_from(self.shard.shared.limits.max_request_bytes).unwrap_or(usize::MAX);
+        let Self { shard, head, found, call } = &*self;
+        let limit = usize::try_from(Exchange { shard, head, found, call }.most()).unwrap_or(usize::MAX);
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .max_message_size(Some(limit))

@@ -103,6 +103,9 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// A head, and the status and the field that it is refused with.
+    type Case = (&'static [(&'static str, &'static str)], u16, &'static str);
+
     const KEY: (&str, &str) = ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
     const V13: (&str, &str) = ("sec-websocket-version", "13");
 
@@ -118,7 +121,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_with_a_handshake_is_named() {
-        let table: [(&[(&str, &str)], u16, &str); 5] = [
+        let table: [Case; 5] = [
             (&[KEY], 426, "sec-websocket-version"),
             (&[KEY, ("sec-websocket-version", "8")], 426, "sec-websocket-version"),
             (&[V13], 400, "sec-websocket-key"),

@@ -140,6 +140,9 @@ fn round(seed: u64, oracle: &mut dyn Oracle, differences: &mut Vec<String>) -> u
         }
         for turn in 0..MUTANTS {
             let text = if turn == 0 { printed.clone() } else { mutate::mutant(&mut dice, &document) };
+            if text.trim().is_empty() {
+                continue; // to HTTP that is a message without fields, to JSON it is nothing: the oracles have no word on it
+            }
             compared += 1;
             let (read, expected) = (ours.read(&generated, &text), oracle.read(&generated, &text));
             let agree = match (&read, &expected) {

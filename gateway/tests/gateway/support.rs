@@ -62,20 +62,45 @@ pub(crate) async fn start() -> Running {
 
 /// As [`start`], with a changed configuration.
 pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Running {
+    let Backend { addr, counts, server } = backend().await;
+    let mut running = start_gateway(addr, change).await;
+    running._backend = server;
+    (running.in_flight, running.whole, running.replies) = (counts.in_flight, counts.whole, counts.replies);
+    running
+}
+
+/// Users and echo; they end with this value.
+pub(crate) struct Backend {
+    pub(crate) addr: String,
+    counts: Slow,
+    server: JoinSet<()>,
+}
+
+impl Backend {
+    /// Calls whose handler has not returned or been dropped.
+    pub(crate) fn in_flight(&self) -> &Arc<AtomicUsize> {
+        &self.counts.in_flight
+    }
+}
+
+/// Starts users and echo.
+pub(crate) async fn backend() -> Backend {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let upstream = listener.local_addr().unwrap().to_string();
+    let addr = listener.local_addr().unwrap().to_string();
     let slow = Slow { inner: weft_testkit::echo::Echo { instance: "echo-1".into() }, ..Slow::default() };
     let counts = slow.clone();
-    let mut backend = JoinSet::new();
+    let mut tasks = JoinSet::new();
     let server = Server::builder()
         .add_service(UsersServer::new(Memory::default()))
         .add_service(EchoServer::new(slow))
         .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
-    backend.spawn(async move { server.await.unwrap() });
-    let mut running = start_gateway(upstream, change).await;
-    running._backend = backend;
-    (running.in_flight, running.whole, running.replies) = (counts.in_flight, counts.whole, counts.replies);
-    running
+    tasks.spawn(async move { server.await.unwrap() });
+    Backend { addr, counts, server: tasks }
+}
+
+/// The descriptors of users and echo.
+pub(crate) fn descriptor_set() -> Bytes {
+    [descriptors::SHOP_USERS, descriptors::TESTKIT].concat().into()
 }
 
 /// Starts a gateway in front of any upstream that speaks for users and echo.
@@ -83,10 +108,7 @@ pub(crate) async fn start_gateway(upstream: String, change: impl FnOnce(&mut Con
     let mut config = Config {
         listen: ListenAddr::loopback(0),
         credential: None,
-        source: Source::Static {
-            descriptor_set: [descriptors::SHOP_USERS, descriptors::TESTKIT].concat().into(),
-            upstream,
-        },
+        source: Source::Static { descriptor_set: descriptor_set(), upstream },
         identity: None,
         workers: std::num::NonZeroUsize::new(2),
         transcoding: weft_transcode::Settings::default(),

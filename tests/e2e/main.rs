@@ -27,6 +27,7 @@ mod standin;
 mod streaming;
 mod traces;
 mod up;
+mod vanishing;
 mod versions;
 mod xds;
 

@@ -91,7 +91,7 @@ async fn serving(mesh: &Mesh, slot: &str) {
 }
 
 /// Lets an instance leave as an orderly stop does, and waits for its end.
-async fn leave(mesh: &mut Mesh, slot: &str) {
+pub(crate) async fn leave(mesh: &mut Mesh, slot: &str) {
     let member = mesh.members.iter_mut().find(|member| member.slot == slot).expect("there is such an instance");
     member.sidecar.signal(Signal::TERM);
     member.sidecar.end(Duration::from_secs(60)).await;
@@ -160,7 +160,7 @@ async fn a_method_that_only_the_new_version_has_is_never_unimplemented_during_a_
 }
 
 /// Runs a command as an operator would, and returns what it printed.
-async fn weft(mesh: &Mesh, args: &[&str]) -> String {
+pub(crate) async fn weft(mesh: &Mesh, args: &[&str]) -> String {
     let program = weft_testkit::outside::binary("weft").expect("the mesh runs by it");
     let output = tokio::process::Command::new(program)
         .args(args)

@@ -48,7 +48,8 @@ pub struct GrpcService {
 pub struct ServiceInfo {
     /// gRPC services it owns by claim.
     pub grpc_services: Vec<GrpcService>,
-    /// Digests of the descriptor sets its live instances carry, the newest first.
+    /// Digests of the descriptor sets its live instances carry, the newest first. While none of them carries any: of the set that was carried
+    /// last, if the service still has a name by it.
     pub descriptors: Vec<Digest>,
     /// Names that these sets declare and that belong to others: not to be routed to this service.
     pub refused: Vec<RefusedClaim>,

@@ -85,6 +85,8 @@ pub(crate) struct Draft<'a> {
     recount: BTreeSet<ServiceName>,
     /// A service was taken off the list.
     unlisted: bool,
+    /// A name was claimed that was free.
+    claimed: bool,
     done: Done,
 }
 
@@ -121,7 +123,17 @@ impl Outcome {
 impl<'a> Draft<'a> {
     pub(crate) fn new(base: &'a State, wall: SystemTime, lapsed: &'a dyn Fn(&InstanceId) -> bool) -> Self {
         let (touched, recount) = (BTreeSet::new(), BTreeSet::new());
-        Self { base, next: base.clone(), wall, lapsed, touched, recount, unlisted: false, done: Done::default() }
+        Self {
+            base,
+            next: base.clone(),
+            wall,
+            lapsed,
+            touched,
+            recount,
+            unlisted: false,
+            claimed: false,
+            done: Done::default(),
+        }
     }
 
     /// Applies one change. A refused one leaves the draft as it was.
@@ -146,6 +158,15 @@ impl<'a> Draft<'a> {
 
     /// Ends the group: services whose content did change get the next version, the others keep theirs.
     pub(crate) fn finish(mut self) -> (State, Done) {
+        if self.claimed {
+            // A name may have been taken that a service which is away would offer.
+            let listed = &self.next.snapshot.services;
+            let away: Vec<ServiceName> = self.away().filter(|name| listed.contains_key(*name)).cloned().collect();
+            for name in away {
+                self.service(&name);
+                self.recount.insert(name);
+            }
+        }
         let version = self.version();
         let mut changed = self.unlisted;
         for name in std::mem::take(&mut self.touched) {

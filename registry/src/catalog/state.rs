@@ -2,7 +2,8 @@
 //!
 //! Lives here: the shapes, what a start makes of the store's content, what is derived from them. Does not: changing it (`draft`).
 //! A service that lost its last instance stays listed, empty, so that watchers are told that the empty set is meant: for a day, or as long as
-//! it has claims or policies (`draft/forget`). A restart of the registry ends that, too.
+//! it has claims or policies (`draft/forget`). A restart of the registry ends the day, and leaves those with claims or policies.
+//! What a service without instances offers is what its last instance offered, as far as it still has the claims.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -108,7 +109,9 @@ pub(crate) struct State {
     pub(crate) sets: OrdMap<Digest, Arc<DescriptorSet>>,
     /// Those of `sets` that no instance carries.
     pub(crate) retired: OrdMap<Digest, Retired>,
-    /// Since when listed services have no instances; kept in memory, as is the listing of an empty service.
+    /// The set that the last instance of a service carried which carried any; what is kept of it across restarts is `retired`.
+    pub(super) last: OrdMap<ServiceName, Digest>,
+    /// Since when listed services have no instances; kept in memory, as is the listing of an empty service without claims.
     pub(super) emptied: OrdMap<ServiceName, SystemTime>,
     /// By the instance that offered it; kept in memory.
     pub(crate) refused_sets: OrdMap<InstanceId, RefusedSet>,
@@ -165,6 +168,7 @@ impl State {
             tombstones: tombstones.into_iter().collect(),
             claims: claims.into_iter().collect(),
             sets: sets.into_iter().map(|s| (s.digest, Arc::new(s))).collect(),
+            last: last_carried(&retired),
             retired: retired.into_iter().collect(),
             emptied: OrdMap::new(),
             refused_sets: OrdMap::new(),
@@ -182,6 +186,11 @@ impl State {
             let empty = || Arc::new(ServiceSnapshot::empty(name.clone(), Version(first)));
             let service = state.snapshot.services.entry(name.clone()).or_insert_with(empty);
             Arc::make_mut(service).policies = state.policies.of(&name);
+        }
+        let away: Vec<ServiceName> = state.last.keys().filter(|name| state.last_of(name).is_some()).cloned().collect();
+        for name in away {
+            let empty = || Arc::new(ServiceSnapshot::empty(name.clone(), Version(first)));
+            state.snapshot.services.entry(name.clone()).or_insert_with(empty);
         }
         let names: Vec<ServiceName> = state.snapshot.services.keys().cloned().collect();
         for name in names {
@@ -247,13 +256,26 @@ impl State {
         sets
     }
 
+    /// The sets that say what a service offers, the newest first: those that its instances carry. While none carries any, the last one stands
+    /// for what its claims keep for it, so that whoever calls learns that nobody is there, and not that there is no such name.
+    fn offered(&self, name: &ServiceName) -> Vec<Arc<DescriptorSet>> {
+        let carried = self.sets_of(name);
+        if carried.is_empty() { self.last_of(name).cloned().into_iter().collect() } else { carried }
+    }
+
+    /// The set that instances of a service carried last, if the service still holds a name that it declares.
+    pub(super) fn last_of(&self, name: &ServiceName) -> Option<&Arc<DescriptorSet>> {
+        let set = self.last.get(name).and_then(|digest| self.sets.get(digest))?;
+        set.services.iter().any(|grpc| self.holds(name, &grpc.name)).then_some(set)
+    }
+
     pub(super) fn holds(&self, service: &ServiceName, name: &str) -> bool {
         self.claims.get(name).is_some_and(|claim| claim.holder == *service)
     }
 
     /// Facts of a service: of the gRPC services it owns, each method as the newest set that declares it says, and which sets lack it.
     pub(super) fn info(&self, name: &ServiceName) -> ServiceInfo {
-        let sets = self.sets_of(name);
+        let sets = self.offered(name);
         let mut owned: BTreeMap<&str, GrpcService> = BTreeMap::new();
         for grpc in sets.iter().flat_map(|set| &set.services).filter(|grpc| self.holds(name, &grpc.name)) {
             let known =
@@ -300,6 +322,17 @@ impl State {
         }
         all.into_iter().collect()
     }
+}
+
+/// Of each service the set that was carried last: of those that it carried no longer, the one that it carried the longest.
+fn last_carried(retired: &[(Digest, Retired)]) -> OrdMap<ServiceName, Digest> {
+    let mut last: BTreeMap<&ServiceName, (SystemTime, Digest)> = BTreeMap::new();
+    for (digest, it) in retired {
+        let Some(service) = &it.service else { continue };
+        let latest = last.entry(service).or_insert((it.since, *digest));
+        *latest = (it.since, *digest).max(*latest);
+    }
+    last.into_iter().map(|(service, (_, digest))| (service.clone(), digest)).collect()
 }
 
 /// One name in memory for all instances of a service.

@@ -240,9 +240,45 @@ fn a_service_that_is_away_keeps_its_claims_and_one_without_claims_is_forgotten()
     it.hours_later(1);
     let version = it.state.snapshot.version;
     it.hours_later(1_000);
-    assert_eq!((it.claims(), it.state.sets.len()), (vec!["A"], 0));
+    assert_eq!((it.claims(), it.state.sets.len()), (vec!["A"], 1), "the set says what the claim is about");
     assert_eq!(listed(&it), ["users"]);
     assert!(it.state.snapshot.version > version, "watchers of the directory are told");
+}
+
+#[test]
+fn a_service_that_is_away_offers_what_its_last_instance_did_until_it_loses_its_claims() {
+    let mut it = ByHand::new();
+    let offers = |state: &State| {
+        let info = state.snapshot.directory.get(&"users".parse::<ServiceName>().unwrap());
+        info.map(|info| (info.grpc_services.iter().map(|it| it.name.clone()).collect(), info.descriptors.clone()))
+    };
+    let expected = |names: &[&str], set| Some((names.iter().map(ToString::to_string).collect::<Vec<_>>(), vec![set]));
+    let (old, new) = (it.put("a.proto", "Old"), it.put("b.proto", "New"));
+    it.register(1, old);
+    it.register(2, new);
+    it.leave(1);
+    it.leave(2);
+    assert_eq!(offers(&it.state), expected(&["New"], new), "what nobody offered any more stays gone");
+    it.hours_later(1_000);
+    assert_eq!(offers(&it.state), expected(&["New"], new), "however long it is away");
+    let kept = crate::catalog::state::Kept {
+        claims: it.state.claims.clone().into_iter().collect(),
+        sets: it.state.sets.values().map(|it| crate::schema::DescriptorSet::clone(it)).collect(),
+        retired: it.state.retired.clone().into_iter().collect(),
+        ..Default::default()
+    };
+    assert_eq!(offers(&State::restore(2, kept)), expected(&["New"], new), "across a restart");
+
+    let next = crate::schema::link(vec![file("c.proto", "New")], Default::default()).unwrap();
+    it.register(3, next.digest);
+    assert_eq!(offers(&it.state), expected(&["New"], new), "an instance is there whose set is not, yet");
+    it.apply(Change::PutDescriptors { set: Box::new(next.clone()), by: None });
+    assert_eq!(offers(&it.state), expected(&["New"], next.digest));
+    it.leave(3);
+    it.hours_later(24);
+    assert_eq!(it.state.sets.keys().collect::<Vec<_>>(), [&next.digest], "only the last is kept");
+    it.apply(Change::MoveClaim { name: "New".into(), to: "people".parse().unwrap() });
+    assert_eq!(offers(&it.state), Some((vec![], vec![])), "the name is another's");
 }
 
 #[test]

@@ -42,6 +42,7 @@ impl Draft<'_> {
     }
 
     fn give(&mut self, name: String, claim: Claim) {
+        self.claimed = true;
         self.next.claims.insert(name.clone(), claim);
         self.done.durable.claims.insert(name);
     }

@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | tombstone | after 24 h; the oldest above 65,536 |
 //! | descriptor set that no instance carries | after 24 h; of each service the oldest above 16; of those never carried the oldest above 64, at once |
+//! | the last set of a service that no instance of it carries | with its claims, which it explains |
 //! | claim | see `claims` |
 //! | service without instances, claims and policies | after 24 h; at once when an operator takes its last policy or claim |
 //! | refusal of a set | with its instance, or when that one offers another; the oldest above 256 |
@@ -45,6 +46,9 @@ impl Draft<'_> {
     /// An instance of a service does not carry this set any more.
     pub(super) fn retire(&mut self, digest: Option<Digest>, service: &ServiceName) {
         let Some(digest) = digest.filter(|digest| self.next.sets.contains_key(digest)) else { return };
+        if self.next.sets_of(service).is_empty() {
+            self.next.last.insert(service.clone(), digest);
+        }
         let of_service = self.next.snapshot.services.get(service).into_iter().flat_map(|it| it.instances.values());
         let carried = of_service.into_iter().any(|it| it.descriptors == Some(digest))
             || self.next.records.values().any(|it| it.instance.descriptors == Some(digest));
@@ -67,6 +71,11 @@ impl Draft<'_> {
 
     fn drop_set(&mut self, digest: Digest) {
         self.next.retired.remove(&digest);
+        let explained: Vec<ServiceName> =
+            self.next.last.iter().filter(|(_, last)| **last == digest).map(|(name, _)| name.clone()).collect();
+        for name in explained {
+            self.next.last.remove(&name);
+        }
         self.next.sets.remove(&digest);
         self.done.durable.retired.insert(digest);
         self.done.durable.sets.insert(digest);
@@ -124,6 +133,8 @@ impl Draft<'_> {
         for (digest, it) in &self.next.retired {
             shelves.entry(it.service.as_ref()).or_default().push((it.since, *digest));
         }
+        let explains: BTreeSet<Digest> =
+            self.away().filter_map(|name| self.next.last_of(name)).map(|it| it.digest).collect();
         let mut over = Vec::new();
         for (service, mut shelf) in shelves {
             shelf.sort_by(|a, b| b.cmp(a));
@@ -131,7 +142,13 @@ impl Draft<'_> {
             let due = |(at, (since, _)): &(usize, &(SystemTime, Digest))| *at >= most || *since + GRACE <= self.wall;
             over.extend(shelf.iter().enumerate().filter(due).map(|(_, (_, digest))| *digest));
         }
+        over.retain(|digest| !explains.contains(digest));
         over.into_iter().for_each(|digest| self.drop_set(digest));
+    }
+
+    /// Services of which no instance carries a set that is stored.
+    pub(super) fn away(&self) -> impl Iterator<Item = &ServiceName> {
+        self.next.last.keys().filter(|name| self.next.sets_of(name).is_empty())
     }
 
     fn forget_services(&mut self) {
@@ -166,6 +183,7 @@ impl Draft<'_> {
     fn unlist(&mut self, name: &ServiceName) {
         tracing::info!(service = %name, "a service without instances is forgotten");
         self.next.emptied.remove(name);
+        self.next.last.remove(name);
         self.next.snapshot.services.remove(name);
         self.next.snapshot.directory.remove(name);
         self.unlisted = true;

@@ -1,83 +1,36 @@
 //! REST: one HTTP request becomes one gRPC call, its answer becomes one HTTP answer.
 //!
-//! Lives here: the order of steps, bounds on the request body, the gateway's own failures. Does not: templates, binding and JSON (`weft-transcode`),
-//! which headers cross (`rest::metadata`), bodies that stream (`rest::streams`), choosing an endpoint (`weft-traffic`).
-//! Every failure is a `google.rpc.Status` as JSON, whoever made it.
+//! Lives here: the order of steps. Does not: templates, binding and JSON (`weft-transcode`), what a request says of its body (`rest::body`), how calls
+//! fail (`rest::failure`), which headers cross (`rest::metadata`), bodies that stream (`rest::streams`), choosing an endpoint (`weft-traffic`).
 
+mod body;
+mod failure;
 mod forms;
 pub(super) mod metadata;
 mod streams;
 
+pub(super) use failure::{Failure, failed};
+
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request};
-use http_body_util::BodyExt;
-use tokio::{
-    sync::oneshot,
-    time::{Instant, timeout_at},
-};
-use weft_model::timeout;
+use tokio::sync::oneshot;
 use weft_traffic::{Body, CallOptions};
-use weft_transcode::{BindError, MethodPlan, RequestParts, Status, etag, status};
+use weft_transcode::{BindError, Status};
 
 use crate::{
-    edge::{cache::Unanswered, call::Call, cors::Asked, guard, limits::Limits},
+    edge::{cache::Unanswered, call::Call, cors::Asked, guard},
     protocol::{
         Shard, chain,
-        codes::{DEADLINE_EXCEEDED, INTERNAL, INVALID_ARGUMENT, PERMISSION_DENIED, UNAVAILABLE},
-        compression::{DecompressError, Encoding},
+        codes::{DEADLINE_EXCEEDED, INTERNAL, PERMISSION_DENIED, UNAVAILABLE},
         frames::frame,
         replies::{Next, Replies},
     },
     routes::{Found, Rest, Table},
 };
+use failure::Failed;
 use streams::{FramedReplies, RequestMessages};
-
-/// A call that has no reply to translate.
-pub(super) enum Failure {
-    /// The request cannot become a call, or not one of ours.
-    Request(BindError),
-    /// The same, and these are the methods the path has.
-    Method {
-        allow: Vec<String>,
-        error: BindError,
-    },
-    Call(Box<Failed>),
-}
-
-/// A call that failed, upstream or on the way there, with upstream's metadata.
-pub(super) struct Failed {
-    status: Status,
-    head: HeaderMap,
-    trailers: HeaderMap,
-}
-
-impl Failure {
-    /// Whether it may be about a condition that the client set.
-    fn is_unmet(&self) -> bool {
-        matches!(self, Self::Call(failed) if etag::is_precondition(&failed.status))
-    }
-
-    pub(super) fn into_status(self) -> Status {
-        match self {
-            Self::Request(error) | Self::Method { error, .. } => error.status(),
-            Self::Call(failed) => failed.status,
-        }
-    }
-}
-
-impl From<BindError> for Failure {
-    fn from(error: BindError) -> Self {
-        Self::Request(error)
-    }
-}
-
-impl From<Status> for Failure {
-    fn from(status: Status) -> Self {
-        Self::Call(Box::new(Failed { status, head: HeaderMap::new(), trailers: HeaderMap::new() }))
-    }
-}
 
 /// Answers a REST request.
 pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Call) -> Response<Body> {
@@ -377,185 +330,6 @@ impl Exchange<'_> {
         set_content_type(response.headers_mut(), framed.content_type());
         response.map(|_| Body::boxed(framed))
     }
-
-    /// Reads the whole body, within the limit and the deadline.
-    async fn read(&self, mut body: Body, timeout: Option<Duration>) -> Result<Bytes, Failure> {
-        let limit = self.most();
-        if http_body::Body::size_hint(&body).lower() > limit {
-            return Err(BindError::too_large(limit).into());
-        }
-        let deadline = timeout.map(|timeout| self.call.received + timeout);
-        let due = Limits::body_due(self.limits(), self.call.received);
-        let mut first = Bytes::new();
-        let mut rest = BytesMut::new();
-        while let Some(data) = next_data(&mut body, deadline, due).await? {
-            if (first.len() + rest.len() + data.len()) as u64 > limit {
-                return Err(BindError::too_large(limit).into());
-            }
-            match first.is_empty() {
-                true => first = data, // nearly always the only one: not copied
-                false => rest.extend_from_slice(&data),
-            }
-        }
-        if rest.is_empty() {
-            return Ok(first);
-        }
-        let mut whole = BytesMut::with_capacity(first.len() + rest.len());
-        whole.extend_from_slice(&first);
-        whole.extend_from_slice(&rest);
-        Ok(whole.freeze())
-    }
-
-    fn limits(&self) -> Option<&Limits> {
-        self.found.edge.as_ref()?.limits_of_size.as_deref()
-    }
-
-    /// How many bytes the body may have, or a message of it.
-    pub(super) fn most(&self) -> u64 {
-        Limits::request_bytes(self.limits(), self.shard.shared.limits.max_request_bytes)
-    }
-
-    pub(super) fn check_depth(&self, body: &[u8]) -> Result<(), BindError> {
-        let plan = &self.found.plan;
-        let json = plan.has_body() && !plan.takes_raw_body();
-        match self.limits().filter(|_| json).and_then(|limits| limits.too_deep(body)) {
-            Some((path, most)) => Err(BindError::field(path, format!("nested deeper than {most} levels"))),
-            None => Ok(()),
-        }
-    }
-
-    /// How the body is compressed. A compressed client stream is read whole before its first message goes upstream.
-    fn encoding(&self) -> Result<Option<Encoding>, BindError> {
-        let named = self.head.headers.get(header::CONTENT_ENCODING).and_then(|name| name.to_str().ok());
-        Encoding::named(named.unwrap_or_default()).map_err(|unknown| BindError {
-            http_status: 415,
-            code: INVALID_ARGUMENT,
-            message: unknown.to_string(),
-            violations: Vec::new(),
-        })
-    }
-
-    fn decompressed(&self, encoding: Encoding, body: &[u8]) -> Result<Bytes, BindError> {
-        let limit = self.most();
-        encoding.decompress(body, usize::try_from(limit).unwrap_or(usize::MAX)).map_err(|error| match error {
-            DecompressError::TooLong(_) => BindError::too_large(limit),
-            DecompressError::Malformed(_) => BindError::field("body", chain(&error)),
-        })
-    }
-
-    /// The client's `grpc-timeout`; without one, the configured limit for calls that are not streams.
-    pub(super) fn timeout(&self) -> Result<Option<Duration>, BindError> {
-        match self.head.headers.get(timeout::NAME) {
-            Some(value) => {
-                timeout::read(value.as_bytes()).map(|it| Limits::timeout(self.limits(), Some(it))).ok_or_else(|| {
-                    BindError::field(timeout::NAME, "expected one to eight digits and a unit of H, M, S, m, u or n")
-                })
-            }
-            None => {
-                let streaming = self.found.plan.method().streaming();
-                let bounded = !streaming.client() && !streaming.server();
-                let usual = bounded.then_some(self.shard.shared.limits.default_timeout);
-                Ok(Limits::timeout(self.limits(), usual))
-            }
-        }
-    }
-
-    /// Refuses bodies that say they are something that JSON cannot be; a body without a type, or with one that tools set by habit, is read as JSON. Returns
-    /// what kind of form a body is.
-    fn check_content_type(&self) -> Result<Option<forms::Kind>, BindError> {
-        const NEVER_JSON: [&str; 6] = [
-            "application/grpc",
-            "application/connect",
-            "application/proto",
-            "application/x-protobuf",
-            "multipart/",
-            "image/",
-        ];
-        let plan = &self.found.plan;
-        let Some(sent) = self.content_type().filter(|_| plan.has_body()) else { return Ok(None) };
-        if sent.starts_with(status::JSON) {
-            return Ok(None);
-        }
-        let form = forms::Kind::of(sent, plan)?;
-        if form.is_some() || plan.takes_raw_body() {
-            return Ok(form);
-        }
-        if !NEVER_JSON.iter().any(|prefix| sent.starts_with(prefix)) {
-            return Ok(None);
-        }
-        Err(BindError {
-            http_status: 415,
-            code: INVALID_ARGUMENT,
-            message: format!("content type {sent:?} is not served here; send application/json"),
-            violations: Vec::new(),
-        })
-    }
-
-    fn content_type(&self) -> Option<&str> {
-        self.head.headers.get(header::CONTENT_TYPE)?.to_str().ok()
-    }
-
-    pub(super) fn parts(&self) -> RequestParts<'_> {
-        RequestParts {
-            http_method: self.head.method.as_str(),
-            variables: &self.found.variables,
-            query: self.head.uri.query(),
-            content_type: self.content_type(),
-        }
-    }
-}
-
-/// Waits for more of a body, until the call's deadline, and no longer than it may take to arrive.
-async fn next_data(body: &mut Body, deadline: Option<Instant>, due: Option<Instant>) -> Result<Option<Bytes>, Failure> {
-    let late = || match due {
-        Some(due) if deadline.is_none_or(|deadline| due < deadline) => Failure::Request(BindError {
-            http_status: 408,
-            code: DEADLINE_EXCEEDED,
-            message: "the request body took too long to arrive".to_owned(),
-            violations: Vec::new(),
-        }),
-        _ => Status::new(DEADLINE_EXCEEDED, "deadline exceeded while the request body was read").into(),
-    };
-    loop {
-        let frame = match [deadline, due].into_iter().flatten().min() {
-            Some(until) => timeout_at(until, body.frame()).await.map_err(|_| late())?,
-            None => body.frame().await,
-        };
-        match frame {
-            None => return Ok(None),
-            Some(Ok(frame)) => {
-                if let Ok(data) = frame.into_data()
-                    && !data.is_empty()
-                {
-                    return Ok(Some(data));
-                }
-            }
-            Some(Err(error)) => {
-                return Err(BindError::field("body", format!("the request body broke off: {}", chain(&error))).into());
-            }
-        }
-    }
-}
-
-pub(super) fn failed(shard: &Shard, failure: Failure, plan: Option<&MethodPlan>) -> Response<Body> {
-    let mut response = Response::new(Body::empty());
-    let (http, status) = match &failure {
-        Failure::Request(error) | Failure::Method { error, .. } => (error.http_status, error.status()),
-        Failure::Call(failed) => (failed.status.http_status(), failed.status.clone()),
-    };
-    match failure {
-        Failure::Request(_) => {}
-        Failure::Method { allow, .. } => {
-            if let Ok(allow) = HeaderValue::try_from(allow.join(", ")) {
-                response.headers_mut().insert(header::ALLOW, allow);
-            }
-        }
-        Failure::Call(failed) => metadata::downstream(&failed.head, &failed.trailers, response.headers_mut()),
-    }
-    *response.status_mut() = StatusCode::from_u16(http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    set_content_type(response.headers_mut(), status::JSON);
-    *response.body_mut() = Body::full(shard.shared.codec.encode_status(&status, plan));
-    response
 }
 
 fn set_content_type(headers: &mut HeaderMap, content_type: &str) {

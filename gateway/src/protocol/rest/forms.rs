@@ -29,8 +29,8 @@ use tokio::{
 use weft_traffic::{Body, BodyError};
 use weft_transcode::{BindError, MethodPlan, Status, bind::Form};
 
-use super::{DEADLINE_EXCEEDED, Exchange, Failure, streams::Wrong};
-use crate::protocol::{chain, frames::frame};
+use super::{Exchange, Failure, streams::Wrong};
+use crate::protocol::{chain, codes::DEADLINE_EXCEEDED, frames::frame};
 
 const URLENCODED: &str = "application/x-www-form-urlencoded";
 const MULTIPART: &str = "multipart/form-data";

@@ -1,0 +1,184 @@
+//! What a REST request says before it is a message: its body, read within bounds, and the headers about it.
+//!
+//! Lives here: size, time, depth, compression and kind of the body, the deadline that the client asks for. Does not: making a message of it (`weft-transcode`,
+//! `rest::forms`), bodies that go upstream as they come (`rest::streams`).
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::header;
+use http_body_util::BodyExt;
+use tokio::time::{Instant, timeout_at};
+use weft_model::timeout;
+use weft_traffic::Body;
+use weft_transcode::{BindError, RequestParts, Status, status};
+
+use super::{Exchange, Failure, forms};
+use crate::{
+    edge::limits::Limits,
+    protocol::{
+        chain,
+        codes::{DEADLINE_EXCEEDED, INVALID_ARGUMENT},
+        compression::{DecompressError, Encoding},
+    },
+};
+
+impl Exchange<'_> {
+    /// Reads the whole body, within the limit and the deadline.
+    pub(super) async fn read(&self, mut body: Body, timeout: Option<Duration>) -> Result<Bytes, Failure> {
+        let limit = self.most();
+        if http_body::Body::size_hint(&body).lower() > limit {
+            return Err(BindError::too_large(limit).into());
+        }
+        let deadline = timeout.map(|timeout| self.call.received + timeout);
+        let due = Limits::body_due(self.limits(), self.call.received);
+        let mut first = Bytes::new();
+        let mut rest = BytesMut::new();
+        while let Some(data) = next_data(&mut body, deadline, due).await? {
+            if (first.len() + rest.len() + data.len()) as u64 > limit {
+                return Err(BindError::too_large(limit).into());
+            }
+            match first.is_empty() {
+                true => first = data, // nearly always the only one: not copied
+                false => rest.extend_from_slice(&data),
+            }
+        }
+        if rest.is_empty() {
+            return Ok(first);
+        }
+        let mut whole = BytesMut::with_capacity(first.len() + rest.len());
+        whole.extend_from_slice(&first);
+        whole.extend_from_slice(&rest);
+        Ok(whole.freeze())
+    }
+
+    fn limits(&self) -> Option<&Limits> {
+        self.found.edge.as_ref()?.limits_of_size.as_deref()
+    }
+
+    /// How many bytes the body may have, or a message of it.
+    pub(in crate::protocol) fn most(&self) -> u64 {
+        Limits::request_bytes(self.limits(), self.shard.shared.limits.max_request_bytes)
+    }
+
+    pub(super) fn check_depth(&self, body: &[u8]) -> Result<(), BindError> {
+        let plan = &self.found.plan;
+        let json = plan.has_body() && !plan.takes_raw_body();
+        match self.limits().filter(|_| json).and_then(|limits| limits.too_deep(body)) {
+            Some((path, most)) => Err(BindError::field(path, format!("nested deeper than {most} levels"))),
+            None => Ok(()),
+        }
+    }
+
+    /// How the body is compressed. A compressed client stream is read whole before its first message goes upstream.
+    pub(super) fn encoding(&self) -> Result<Option<Encoding>, BindError> {
+        let named = self.head.headers.get(header::CONTENT_ENCODING).and_then(|name| name.to_str().ok());
+        Encoding::named(named.unwrap_or_default()).map_err(|unknown| BindError {
+            http_status: 415,
+            code: INVALID_ARGUMENT,
+            message: unknown.to_string(),
+            violations: Vec::new(),
+        })
+    }
+
+    pub(super) fn decompressed(&self, encoding: Encoding, body: &[u8]) -> Result<Bytes, BindError> {
+        let limit = self.most();
+        encoding.decompress(body, usize::try_from(limit).unwrap_or(usize::MAX)).map_err(|error| match error {
+            DecompressError::TooLong(_) => BindError::too_large(limit),
+            DecompressError::Malformed(_) => BindError::field("body", chain(&error)),
+        })
+    }
+
+    /// The client's `grpc-timeout`; without one, the configured limit for calls that are not streams.
+    pub(in crate::protocol) fn timeout(&self) -> Result<Option<Duration>, BindError> {
+        match self.head.headers.get(timeout::NAME) {
+            Some(value) => {
+                timeout::read(value.as_bytes()).map(|it| Limits::timeout(self.limits(), Some(it))).ok_or_else(|| {
+                    BindError::field(timeout::NAME, "expected one to eight digits and a unit of H, M, S, m, u or n")
+                })
+            }
+            None => {
+                let streaming = self.found.plan.method().streaming();
+                let bounded = !streaming.client() && !streaming.server();
+                let usual = bounded.then_some(self.shard.shared.limits.default_timeout);
+                Ok(Limits::timeout(self.limits(), usual))
+            }
+        }
+    }
+
+    /// Refuses bodies that say they are something that JSON cannot be; a body without a type, or with one that tools set by habit, is read as JSON. Returns
+    /// what kind of form a body is.
+    pub(super) fn check_content_type(&self) -> Result<Option<forms::Kind>, BindError> {
+        const NEVER_JSON: [&str; 6] = [
+            "application/grpc",
+            "application/connect",
+            "application/proto",
+            "application/x-protobuf",
+            "multipart/",
+            "image/",
+        ];
+        let plan = &self.found.plan;
+        let Some(sent) = self.content_type().filter(|_| plan.has_body()) else { return Ok(None) };
+        if sent.starts_with(status::JSON) {
+            return Ok(None);
+        }
+        let form = forms::Kind::of(sent, plan)?;
+        if form.is_some() || plan.takes_raw_body() {
+            return Ok(form);
+        }
+        if !NEVER_JSON.iter().any(|prefix| sent.starts_with(prefix)) {
+            return Ok(None);
+        }
+        Err(BindError {
+            http_status: 415,
+            code: INVALID_ARGUMENT,
+            message: format!("content type {sent:?} is not served here; send application/json"),
+            violations: Vec::new(),
+        })
+    }
+
+    fn content_type(&self) -> Option<&str> {
+        self.head.headers.get(header::CONTENT_TYPE)?.to_str().ok()
+    }
+
+    pub(in crate::protocol) fn parts(&self) -> RequestParts<'_> {
+        RequestParts {
+            http_method: self.head.method.as_str(),
+            variables: &self.found.variables,
+            query: self.head.uri.query(),
+            content_type: self.content_type(),
+        }
+    }
+}
+
+/// Waits for more of a body, until the call's deadline, and no longer than it may take to arrive.
+async fn next_data(body: &mut Body, deadline: Option<Instant>, due: Option<Instant>) -> Result<Option<Bytes>, Failure> {
+    let late = || match due {
+        Some(due) if deadline.is_none_or(|deadline| due < deadline) => Failure::Request(BindError {
+            http_status: 408,
+            code: DEADLINE_EXCEEDED,
+            message: "the request body took too long to arrive".to_owned(),
+            violations: Vec::new(),
+        }),
+        _ => Status::new(DEADLINE_EXCEEDED, "deadline exceeded while the request body was read").into(),
+    };
+    loop {
+        let frame = match [deadline, due].into_iter().flatten().min() {
+            Some(until) => timeout_at(until, body.frame()).await.map_err(|_| late())?,
+            None => body.frame().await,
+        };
+        match frame {
+            None => return Ok(None),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data()
+                    && !data.is_empty()
+                {
+                    return Ok(Some(data));
+                }
+            }
+            Some(Err(error)) => {
+                return Err(BindError::field("body", format!("the request body broke off: {}", chain(&error))).into());
+            }
+        }
+    }
+}

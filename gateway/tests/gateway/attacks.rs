@@ -321,7 +321,11 @@ async fn bodies_that_unfold_are_cut_off_at_the_limit() {
     while let Some(call) = calls.join_next().await {
         call.unwrap();
     }
-    others_are_served(&gateway, &format!("{count} bodies that unfold to {} MiB each", bombs::MIB)).await;
+    others_are_served(
+        &gateway,
+        &format!("{count} bodies that unfold to {} MiB, br to {}", bombs::MIB, bombs::BROTLI_MIB),
+    )
+    .await;
 }
 
 /// Sends a compressed message as gRPC does; returns the code that came back.

@@ -64,8 +64,9 @@ pub(crate) async fn apply(args: ApplyArgs, context: Context) -> anyhow::Result<(
         let at = if it.version == 0 { String::new() } else { format!(" at {}", Version(it.version)) };
         output::line(&format!("policy {} {outcome}{at}{would}", it.name))?;
     }
-    for (name, doubt) in doubts(channel, &policies).await? {
-        tool::warn(&format!("policy {name}: {doubt}"));
+    match doubts(channel, &policies).await {
+        Ok(doubts) => doubts.iter().for_each(|(name, doubt)| tool::warn(&format!("policy {name}: {doubt}"))),
+        Err(status) => tool::warn(&format!("whom the policies name could not be looked up: {}", status.message())),
     }
     Ok(())
 }

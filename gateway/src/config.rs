@@ -203,7 +203,7 @@ struct RawRateLimit {
 struct RawTls {
     certificates: Vec<RawPair>,
     client_authorities: Option<PathBuf>,
-    client_certificates: Asked,
+    client_certificates: Option<Asked>,
     plaintext: Plaintext,
 }
 
@@ -214,11 +214,10 @@ struct RawPair {
     key: PathBuf,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Asked {
     Optional,
-    #[default]
     Required,
 }
 
@@ -239,7 +238,17 @@ impl RawTls {
             ));
         }
         let place = config.and_then(Path::parent).unwrap_or(Path::new(""));
-        let required = self.client_certificates == Asked::Required;
+        if self.client_certificates.is_some() && self.client_authorities.is_none() {
+            return Err(Usage::new(
+                "--config: [tls]: client_certificates needs client_authorities, the file of who issues them",
+            ));
+        }
+        let required = self.client_certificates.unwrap_or(Asked::Required) == Asked::Required;
+        if required && self.client_authorities.is_some() && self.plaintext == Plaintext::Allow {
+            return Err(Usage::new(
+                "--config: [tls]: plaintext = \"allow\" lets in who shows no certificate; leave it out, or say client_certificates = \"optional\"",
+            ));
+        }
         let clients = self.client_authorities.map(|it| ClientFiles { authorities: place.join(it), required });
         let pairs = self.certificates.iter().map(|it| (place.join(&it.chain), place.join(&it.key)));
         Ok(TlsFiles { certificates: pairs.collect(), clients, plaintext: self.plaintext == Plaintext::Allow })

@@ -117,6 +117,19 @@ const RESULTS: [&str; 5] = ["hit", "shared", "miss", "stale", "bypass"];
 /// The credentials that a request shows, as a hash; none: it shows none.
 pub(crate) type Shown = Option<[u8; 32]>;
 
+/// What a request shows before and after policies have changed its head: both tell callers apart.
+pub(crate) fn both(before: Shown, after: Shown) -> Shown {
+    if before == after {
+        return before;
+    }
+    let mut hash = Context::new(&SHA256);
+    for shown in [before, after] {
+        hash.update(&[u8::from(shown.is_some())]);
+        hash.update(&shown.unwrap_or_default());
+    }
+    Some(hash.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
+}
+
 /// Whose answers a call may have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Whose {
@@ -229,13 +242,13 @@ impl Cached {
             head,
             plan,
             call,
-            whose: self.whose(shown, client),
+            whose: self.whose(shown, client, call),
             wishes: Wishes::of(&head.headers),
             path: path_key(head),
         })
     }
 
-    fn whose(&self, shown: Shown, client: &Client) -> Whose {
+    fn whose(&self, shown: Shown, client: &Client, call: &Call) -> Whose {
         let name: &str = match client {
             Client::Nobody if shown.is_none() => return Whose::Nobodys,
             Client::Nobody => "",
@@ -246,7 +259,12 @@ impl Cached {
         }
         let mut hash = Context::new(&SHA256);
         hash.update(&shown.unwrap_or_default());
+        hash.update(&name.len().to_be_bytes());
         hash.update(name.as_bytes());
+        // Two certificates may have one name, and their other claims may differ.
+        let certificate = call.peer.as_ref().and_then(|peer| peer.certificate.as_ref());
+        let exact = certificate.and_then(|it| it.claims.get("sha256")?.as_str());
+        hash.update(exact.unwrap_or_default().as_bytes());
         Whose::Callers(hash.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }
 
@@ -353,7 +371,7 @@ impl Asked<'_> {
         let length = http_body::Body::size_hint(response.body()).exact();
         let fits = length.is_some_and(|it| usize::try_from(it).is_ok_and(|it| it <= store.longest()));
         let (Some(fresh), true) = (fresh, fits) else {
-            if !response.status().is_server_error() {
+            if response.status().is_success() {
                 store.put(self.key(resource), Slot::Alone(self.now() + ALONE));
             }
             return (None, Some(response));

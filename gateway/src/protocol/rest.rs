@@ -20,7 +20,12 @@ use weft_traffic::{Body, CallOptions};
 use weft_transcode::{BindError, Status};
 
 use crate::{
-    edge::{cache::Unanswered, call::Call, cors::Asked, guard},
+    edge::{
+        cache::{Unanswered, both},
+        call::Call,
+        cors::Asked,
+        guard,
+    },
     protocol::{
         Shard, chain,
         codes::{DEADLINE_EXCEEDED, INTERNAL, PERMISSION_DENIED, UNAVAILABLE},
@@ -49,6 +54,7 @@ pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Cal
     };
     call.meter = found.meter.clone();
     call.service = Some(found.service.clone());
+    metadata::end_hop(&mut head.headers);
     let edge = found.edge.as_deref();
     let cache = edge.and_then(|edge| edge.cache.as_ref()).map(|cache| (cache, cache.shown(&head.headers)));
     let client = match guard::admit(found.edge.as_ref(), &mut head.headers, call).await {
@@ -62,8 +68,10 @@ pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Cal
         }
     };
     let exchange = Exchange { shard, head: &head, found: &found, call };
-    let cached = cache.and_then(|(cache, shown)| {
-        let shown = shown.or_else(|| cache.shown(&head.headers)); // a rule may have made a credential of another header
+    // Who has yet to send a body could keep those waiting who want the same.
+    let whole = http_body::Body::is_end_stream(&body);
+    let cached = cache.filter(|_| whole).and_then(|(cache, shown)| {
+        let shown = both(shown, cache.shown(&head.headers)); // a rule may have made a credential of another header
         cache.asked(&head, &found.plan, call, shown, &client)
     });
     let mut response = match cached {

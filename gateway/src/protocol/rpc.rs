@@ -158,6 +158,7 @@ pub(crate) fn route(shard: &Shard, head: &request::Parts, call: &mut Call) -> Re
 
 /// Lets a call pass the edge, as one by any protocol.
 pub(crate) async fn admit(rpc: &Rpc, head: &mut request::Parts, call: &mut Call) -> Result<(), Refused> {
+    metadata::end_hop(&mut head.headers);
     guard::admit(rpc.edge.as_ref(), &mut head.headers, call).await.map(drop).map_err(|refusal| {
         let mut headers = Box::<HeaderMap>::default();
         refusal.write(&mut headers);

@@ -8,6 +8,8 @@
 mod handshake;
 mod session;
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request};
 use hyper::upgrade::OnUpgrade;
 use weft_traffic::Body;
@@ -21,9 +23,10 @@ use crate::{
     listener::Takeover,
     protocol::{
         Shard,
-        rest::{self, Exchange, Failure},
+        rest::{self, Exchange, Failure, metadata},
     },
     routes::{Found, Rest, Table},
+    tls::peer::Peer,
 };
 use handshake::Handshake;
 use session::Session;
@@ -78,7 +81,8 @@ async fn granted(shard: &Shard, head: &mut request::Parts, call: &mut Call) -> R
     })?;
     call.meter = found.meter.clone();
     call.service = Some(found.service.clone());
-    from_a_page(&found, &mut head.headers).map_err(|status| refused(status.into()))?;
+    metadata::end_hop(&mut head.headers);
+    from_a_page(&found, &mut head.headers, call).map_err(|status| refused(status.into()))?;
     handshake.move_credential(&mut head.headers);
     if let Err(refusal) = guard::admit(found.edge.as_ref(), &mut head.headers, call).await {
         let mut response = refused(Status::new(refusal.code.number().into(), refusal.message.as_str()).into());
@@ -117,9 +121,11 @@ fn route(shard: &Shard, head: &request::Parts) -> Result<Found, Failure> {
 }
 
 /// Refuses pages that no policy lets call; takes from the others what their browser added, unless the policy is about that, too.
-fn from_a_page(found: &Found, headers: &mut HeaderMap) -> Result<(), Status> {
+fn from_a_page(found: &Found, headers: &mut HeaderMap, call: &mut Call) -> Result<(), Status> {
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) }; // no browser
-    if handshake::is_own_page(origin, headers.get(header::HOST)) {
+    // A page that came in plaintext may be anybody's.
+    let schemes: &[&str] = if call.peer.is_some() { &["https"] } else { &["http", "https"] };
+    if handshake::is_own_page(origin, headers.get(header::HOST), schemes) {
         return Ok(());
     }
     let method = Some(found.plan.http_method()).filter(|it| *it != "*").unwrap_or("GET");
@@ -132,6 +138,7 @@ fn from_a_page(found: &Found, headers: &mut HeaderMap) -> Result<(), Status> {
     if !cors.credentials() {
         headers.remove(header::COOKIE);
         headers.remove(header::AUTHORIZATION);
+        call.peer = call.peer.take().map(|_| Arc::new(Peer { certificate: None }));
     }
     Ok(())
 }

@@ -19,6 +19,8 @@ use weft_proto::shop::users::v1::{
 
 use super::*;
 
+mod hostile;
+
 static SECONDS: AtomicU64 = AtomicU64::new(0);
 
 /// A clock that stands until somebody moves it. All tests here share it, and one moves it by minutes: the others keep for a day.

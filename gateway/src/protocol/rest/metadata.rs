@@ -58,6 +58,19 @@ pub(in crate::protocol) fn upstream(head: &request::Parts, from: SocketAddr) -> 
     metadata
 }
 
+/// Ends the hop that a request came by: takes out what its `connection` names, before anything goes by these headers. What a policy writes later is not the
+/// client's to name, and nobody sees a head that the service does not (RFC 9110, 7.6.1).
+pub(in crate::protocol) fn end_hop(headers: &mut HeaderMap) {
+    if !headers.contains_key(header::CONNECTION) {
+        return;
+    }
+    let named = for_this_hop(headers).into_iter().filter_map(|name| name.parse::<HeaderName>().ok());
+    for name in named.filter(|name| *name != header::HOST).collect::<Vec<_>>() {
+        headers.remove(name);
+    }
+    headers.remove(header::CONNECTION);
+}
+
 /// Headers that the client means for us only (RFC 9110, 7.6.1: what `connection` names is not forwarded).
 fn for_this_hop(headers: &HeaderMap) -> Vec<&str> {
     let named = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());

@@ -81,10 +81,10 @@ impl Handshake {
 }
 
 /// Whether a page comes from the host that it calls, by whatever scheme: TLS may end in front of us.
-pub(super) fn is_own_page(origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
+pub(super) fn is_own_page(origin: &HeaderValue, host: Option<&HeaderValue>, schemes: &[&str]) -> bool {
     let of_page = || {
         let (scheme, authority) = origin.to_str().ok()?.split_once("://")?;
-        let default = match scheme {
+        let default = match schemes.contains(&scheme).then_some(scheme)? {
             "http" => ":80",
             "https" => ":443",
             _ => return None,
@@ -151,12 +151,16 @@ mod tests {
 
     #[test]
     fn a_page_is_our_own_if_it_comes_from_the_host_it_calls() {
-        let own = |origin: &str, host: &str| is_own_page(&origin.parse().unwrap(), Some(&host.parse().unwrap()));
+        let both = ["http", "https"];
+        let own = |origin: &str, host: &str| is_own_page(&origin.parse().unwrap(), Some(&host.parse().unwrap()), &both);
         assert!(own("http://a.example", "a.example") && own("https://A.example", "a.example:443"));
         assert!(own("http://127.0.0.1:8080", "127.0.0.1:8080") && own("http://a.example:80", "a.example"));
         assert!(!own("http://b.example", "a.example") && !own("http://a.example", "a.example:8080"));
         assert!(!own("null", "a.example") && !own("file://a.example", "a.example") && !own("null", "null"));
-        assert!(!is_own_page(&"http://a.example".parse().unwrap(), None));
+        assert!(!is_own_page(&"http://a.example".parse().unwrap(), None, &both));
+        let host = "a.example".parse().unwrap();
+        assert!(!is_own_page(&"http://a.example".parse().unwrap(), Some(&host), &["https"]), "planted on the way");
+        assert!(is_own_page(&"https://a.example".parse().unwrap(), Some(&host), &["https"]));
     }
 
     proptest! {

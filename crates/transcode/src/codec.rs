@@ -8,7 +8,7 @@ mod connect;
 pub(crate) mod decode;
 pub(crate) mod encode;
 pub(crate) mod json;
-mod mask;
+pub(crate) mod mask;
 mod print;
 pub(crate) mod raw;
 pub(crate) mod well_known;
@@ -16,6 +16,7 @@ pub(crate) mod well_known;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prost_reflect::{FieldDescriptor, MessageDescriptor};
 
 use crate::bind::{BindError, Bindings, RequestParts};
 use crate::codec::decode::Decoder;
@@ -27,7 +28,7 @@ use crate::settings::Settings;
 use crate::status::{Detail, JSON, Status};
 use crate::stream::{ReplyStream, RequestStream};
 use crate::types::Types;
-use crate::wire::{self, Malformed, WireType};
+use crate::wire::Malformed;
 
 /// Translates requests and replies under one set of settings. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -202,7 +203,21 @@ impl Codec {
         read().map_err(|fault| fault.into_error(body, origin))
     }
 
-    /// Fills the update mask of a PATCH whose body is a field, unless the query brings one.
+    /// Returns the update mask of a PATCH whose body is a field, and that field's type; none if the query brings a mask.
+    pub(crate) fn mask_to_infer(
+        &self,
+        plan: &MethodPlan,
+        parts: RequestParts<'_>,
+        bindings: &Bindings,
+    ) -> Option<(FieldDescriptor, MessageDescriptor)> {
+        let Body::Field(field) = plan.body() else { return None };
+        let asked = self.settings.infer_update_mask && parts.http_method == "PATCH" && !plan.takes_raw_body();
+        let desc = field.kind().as_message().filter(|_| asked && !field.is_list() && !field.is_map()).cloned()?;
+        let mask = mask::field(plan.method().input()).filter(|it| !bindings.has_query_for(it))?;
+        Some((mask, desc))
+    }
+
+    /// Fills the update mask that a JSON body implies.
     fn infer_mask(
         &self,
         plan: &MethodPlan,
@@ -211,15 +226,7 @@ impl Codec {
         body: &[u8],
         wire: &mut Vec<u8>,
     ) -> Result<(), BindError> {
-        let Body::Field(field) = plan.body() else { return Ok(()) };
-        let asked = self.settings.infer_update_mask && parts.http_method == "PATCH" && !plan.takes_raw_body();
-        let (true, Some(desc)) = (asked && !field.is_list() && !field.is_map(), field.kind().as_message().cloned())
-        else {
-            return Ok(());
-        };
-        let Some(mask) = mask::field(plan.method().input()).filter(|it| !bindings.has_query_for(it)) else {
-            return Ok(());
-        };
+        let Some((mask, desc)) = self.mask_to_infer(plan, parts, bindings) else { return Ok(()) };
         let paths = || -> Read<Option<Vec<String>>> {
             let mut json = Reader::new(body)?;
             if json.is_blank() || json.shape()? != Shape::Object {
@@ -228,19 +235,10 @@ impl Codec {
             mask::paths(&mut json, &desc).map(Some)
         };
         let Some(paths) = paths().map_err(|fault| fault.into_error(body, Position::START))? else { return Ok(()) };
-        wire::put_key(wire, mask.number(), WireType::Len);
-        let start = wire::open_length(wire);
-        for path in paths {
-            wire.push(MASK_PATHS);
-            wire::put_bytes(wire, path.as_bytes());
-        }
-        wire::close_length(wire, start);
+        mask::put(wire, &mask, paths);
         Ok(())
     }
 }
-
-/// Key of `paths` in google.protobuf.FieldMask.
-const MASK_PATHS: u8 = 0x0A;
 
 fn malformed(plan: &MethodPlan, reason: &str) -> EncodeError {
     let method = plan.method();

@@ -21,6 +21,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use serde_json::{Value, json};
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinSet,
     time::timeout,
@@ -28,7 +29,7 @@ use tokio::{
 use weft_gateway::Source;
 use weft_testkit::wait::until;
 
-use crate::support::{Answer, Running, framed, send, send_bytes, start, start_gateway};
+use crate::support::{Answer, Running, framed, send, send_bytes, start, start_gateway, start_with};
 
 const PROTO: &str = r#"
     syntax = "proto3";
@@ -150,6 +151,7 @@ impl Forms {
     }
 }
 
+const URLENCODED: &str = "application/x-www-form-urlencoded";
 const MULTIPART: &str = "multipart/form-data; boundary=\"a b\"";
 
 /// A body of these parts: what stands behind `form-data; `, the content type, the data.
@@ -327,5 +329,67 @@ async fn if_match_is_the_tag_that_the_service_compares_and_412_that_it_is_anothe
         let told = change(&[("if-match", tag)], body).await;
         assert_eq!(told.status, 400, "{tag}: {told:?}");
         assert_eq!(told.json()["details"][0]["fieldViolations"][0]["field"], "if-match");
+    }
+}
+
+#[tokio::test]
+async fn if_match_is_a_condition_of_a_form_too() {
+    let forms = forms().await;
+    let change = async |tag: &str, content_type: &str, body: Vec<u8>| {
+        let headers = [("content-type", content_type), ("if-match", tag)];
+        send_bytes(forms.gateway.addr, "PATCH", "/named/7", &headers, body.into()).await.0.as_u16()
+    };
+    let in_parts = || parts(&[("name=\"name\"", None, b"b")]);
+    for (content_type, body) in [(MULTIPART, in_parts()), (URLENCODED, b"name=b".to_vec())] {
+        assert_eq!(change("\"v%221\"", content_type, body.clone()).await, 200);
+        let expected = json!({"named": {"name": "b", "etag": "v\"1"}, "id": "7"});
+        assert_eq!(forms.got("Rename"), [expected], "{content_type}");
+        assert_eq!(change("\"stale\"", content_type, body.clone()).await, 412, "{content_type}");
+        assert_eq!(change("v", content_type, body).await, 400, "{content_type}");
+        forms.got("Rename");
+    }
+}
+
+#[tokio::test]
+async fn a_patch_by_a_form_leaves_what_it_does_not_name() {
+    let gateway = start_with(|config| config.transcoding.infer_update_mask = true).await;
+    let json = [("content-type", "application/json")];
+    let user = send(gateway.addr, "POST", "/api/users", &json, r#"{"name": "Ada", "email": "a@example.org"}"#).await;
+    let path = format!("/api/users/{}", user.json()["id"].as_str().unwrap());
+    let patch = async |content_type: &str, body: Vec<u8>| {
+        let headers = [("content-type", content_type)];
+        let (status, _, body) = send_bytes(gateway.addr, "PATCH", &path, &headers, body.into()).await;
+        (status.as_u16(), serde_json::from_slice::<Value>(&body).unwrap()["name"].clone())
+    };
+    assert_eq!(patch(MULTIPART, parts(&[("name=\"email\"", None, b"b")])).await, (200, json!("Ada")));
+    assert_eq!(patch(URLENCODED, b"email=b".to_vec()).await, (200, json!("Ada")));
+    assert_eq!(patch(MULTIPART, parts(&[("name=\"name\"", None, b"Eva")])).await, (200, json!("Eva")));
+    assert_eq!(patch(URLENCODED, b"email=b&name=".to_vec()).await, (200, Value::Null), "empty: cleared");
+}
+
+#[tokio::test]
+async fn the_fields_before_a_file_that_streams_are_bounded_together() {
+    let forms = forms().await;
+    let note = [b'x'; 8 << 10];
+    let notes = |count| parts(&vec![("name=\"note\"", None, &note[..]); count]);
+    assert_eq!(forms.post("/streams/x", MULTIPART, notes(7)).await.status, 200);
+    let told = forms.post("/streams/x", MULTIPART, notes(9)).await;
+    assert_eq!((told.status.as_u16(), told.json()["code"].clone()), (413, json!(8)), "{told:?}");
+    assert_eq!(forms.got("Upload").len(), 1, "nothing of it was called");
+}
+
+#[tokio::test]
+async fn a_form_that_does_not_come_is_late_as_any_body_is() {
+    let gateway = crate::policies::start("{name: quick, service: upstream, limits: {body_timeout: 200ms}}").await;
+    for content_type in [MULTIPART, URLENCODED] {
+        let mut client = TcpStream::connect(gateway.addr).await.unwrap();
+        let head = format!(
+            "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-type: {content_type}\r\ncontent-length: 100\r\n\r\n--a b\r\n"
+        );
+        client.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        timeout(SOON, client.read_to_end(&mut answer)).await.expect("the gateway answers and closes").unwrap();
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("took too long"), "{content_type}: {answer}");
     }
 }

@@ -15,7 +15,7 @@ use super::{BindError, Bindings, RequestParts, escape, text};
 use crate::codec::decode::Decoder;
 use crate::codec::json::{Fault, Reader};
 use crate::codec::well_known::WellKnown;
-use crate::codec::{Codec, raw};
+use crate::codec::{Codec, mask, raw};
 use crate::plan::{Body, MethodPlan};
 use crate::settings::Unknown;
 use crate::types::{Cardinality, Field, Kind, MessageType, TypeId};
@@ -219,7 +219,34 @@ impl Form {
             Body::None | Body::Whole | Body::Field(_) => self.write(&mut wire),
         }
         wire.extend_from_slice(&upload);
+        // A form without a field says as little as a body without a byte.
+        if self.count > 0
+            && let Some((mask, _)) = self.codec.mask_to_infer(&self.plan, parts, &bindings)
+        {
+            mask::put(&mut wire, &mask, self.mask_paths());
+        }
         bindings.apply(self.plan.method().input(), wire).map(Bytes::from)
+    }
+
+    /// Returns the sorted paths of the fields that were named; they stop at well-known types, as those of JSON do.
+    fn mask_paths(&self) -> Vec<String> {
+        let Root::Message(root) = self.root else { return Vec::new() };
+        let types = &self.plan.method().types;
+        let of = |entry: &Entry| {
+            let mut scope = Some(root);
+            let mut names = Vec::new();
+            for index in &entry.path {
+                let Some(ty) = scope.map(|id| types.get(id)).filter(|ty| ty.well_known.is_none()) else { break };
+                let field = &ty.fields[*index as usize];
+                names.push(&*field.name);
+                scope = if let Kind::Message(id) = field.kind { Some(id) } else { None };
+            }
+            names.join(".")
+        };
+        let mut paths: Vec<String> = self.entries.iter().map(of).collect();
+        paths.sort_unstable();
+        paths.dedup();
+        paths
     }
 
     /// Writes the fields, each within the messages that lead to it: on the wire they are merged.

@@ -1,7 +1,7 @@
 //! The `update_mask` that a PATCH body implies.
 //!
-//! Lives here: finding the mask field and the paths of the members present. Does not: deciding whether to infer
-//! (`codec`).
+//! Lives here: finding the mask field, the paths of the members present, writing them. Does not: deciding whether to infer
+//! (`codec`), the paths of a form (`bind::form`).
 //! Source: grpc-gateway's "Patch feature": paths are proto names, sorted; they stop at lists, maps and well-known
 //! types, but for a Struct or a Value, whose members are steps like any other. An empty object is a path itself: it was
 //! sent, so it is meant.
@@ -11,6 +11,7 @@ use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 use crate::bind::find_field;
 use crate::codec::json::{Fault, Read, Reader, Shape};
 use crate::codec::well_known::WellKnown;
+use crate::wire::{self, WireType};
 
 /// Returns the field to infer: `update_mask`, or the only field mask of the request.
 pub(crate) fn field(request: &MessageDescriptor) -> Option<FieldDescriptor> {
@@ -23,6 +24,20 @@ pub(crate) fn field(request: &MessageDescriptor) -> Option<FieldDescriptor> {
         masks.next().filter(|_| masks.next().is_none())
     };
     named.or_else(only)
+}
+
+/// Key of `paths` in google.protobuf.FieldMask.
+const PATHS: u8 = 0x0A;
+
+/// Writes the field with these paths.
+pub(crate) fn put(wire: &mut Vec<u8>, mask: &FieldDescriptor, paths: Vec<String>) {
+    wire::put_key(wire, mask.number(), WireType::Len);
+    let start = wire::open_length(wire);
+    for path in paths {
+        wire.push(PATHS);
+        wire::put_bytes(wire, path.as_bytes());
+    }
+    wire::close_length(wire, start);
 }
 
 /// Returns the sorted paths of the members of an object, which was read before and found valid.

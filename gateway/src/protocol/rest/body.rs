@@ -30,11 +30,10 @@ impl Exchange<'_> {
         if http_body::Body::size_hint(&body).lower() > limit {
             return Err(BindError::too_large(limit).into());
         }
-        let deadline = timeout.map(|timeout| self.call.received + timeout);
-        let due = Limits::body_due(self.limits(), self.call.received);
+        let until = self.until(timeout);
         let mut first = Bytes::new();
         let mut rest = BytesMut::new();
-        while let Some(data) = next_data(&mut body, deadline, due).await? {
+        while let Some(data) = next_data(&mut body, until).await? {
             if (first.len() + rest.len() + data.len()) as u64 > limit {
                 return Err(BindError::too_large(limit).into());
             }
@@ -50,6 +49,12 @@ impl Exchange<'_> {
         whole.extend_from_slice(&first);
         whole.extend_from_slice(&rest);
         Ok(whole.freeze())
+    }
+
+    /// Until when a body that is read whole is waited for.
+    pub(super) fn until(&self, timeout: Option<Duration>) -> Until {
+        let deadline = timeout.map(|timeout| self.call.received + timeout);
+        Until { deadline, due: Limits::body_due(self.limits(), self.call.received) }
     }
 
     fn limits(&self) -> Option<&Limits> {
@@ -151,23 +156,38 @@ impl Exchange<'_> {
     }
 }
 
-/// Waits for more of a body, until the call's deadline, and no longer than it may take to arrive.
-async fn next_data(body: &mut Body, deadline: Option<Instant>, due: Option<Instant>) -> Result<Option<Bytes>, Failure> {
-    let late = || match due {
-        Some(due) if deadline.is_none_or(|deadline| due < deadline) => Failure::Request(BindError {
-            http_status: 408,
-            code: DEADLINE_EXCEEDED,
-            message: "the request body took too long to arrive".to_owned(),
-            violations: Vec::new(),
-        }),
-        _ => Status::new(DEADLINE_EXCEEDED, "deadline exceeded while the request body was read").into(),
-    };
+/// The call's deadline, and when a body has to be there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Until {
+    pub(super) deadline: Option<Instant>,
+    pub(super) due: Option<Instant>,
+}
+
+impl Until {
+    /// Waits for something of a body.
+    pub(super) async fn wait<T>(self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        match [self.deadline, self.due].into_iter().flatten().min() {
+            Some(until) => timeout_at(until, work).await.map_err(|_| self.passed()),
+            None => Ok(work.await),
+        }
+    }
+
+    fn passed(self) -> Failure {
+        match self.due {
+            Some(due) if self.deadline.is_none_or(|deadline| due < deadline) => Failure::Request(BindError {
+                http_status: 408,
+                code: DEADLINE_EXCEEDED,
+                message: "the request body took too long to arrive".to_owned(),
+                violations: Vec::new(),
+            }),
+            _ => Status::new(DEADLINE_EXCEEDED, "deadline exceeded while the request body was read").into(),
+        }
+    }
+}
+
+async fn next_data(body: &mut Body, until: Until) -> Result<Option<Bytes>, Failure> {
     loop {
-        let frame = match [deadline, due].into_iter().flatten().min() {
-            Some(until) => timeout_at(until, body.frame()).await.map_err(|_| late())?,
-            None => body.frame().await,
-        };
-        match frame {
+        match until.wait(body.frame()).await? {
             None => return Ok(None),
             Some(Ok(frame)) => {
                 if let Ok(data) = frame.into_data()

@@ -2,15 +2,16 @@
 //!
 //! Lives here: which bodies are forms, the parts of a multipart body, files that stream. Does not: what a field or a file is to the message
 //! (`weft_transcode::bind::Form`), the parts' grammar (multer).
-//! Bounds: a form that becomes one message has at most `max_request_bytes` in all; of an upload that streams, each field and what is held between two chunks
-//! of the file. Back-pressure: a file that streams is pulled by whoever writes it upstream.
+//! Bounds: a form that becomes one message has at most `max_request_bytes` in all; of an upload that streams, the fields before the file, and each chunk of it.
+//! Of what neither a part nor a chunk of one has come yet, `HELD` and a chunk of the body are held: multer searches all of it again whenever more comes.
+//! Back-pressure: a chunk of the body is taken when what is held has no more to give, a file that streams is pulled by whoever writes it upstream.
 //! Source: RFC 7578; RFC 2046, 5.1.1, for the boundary.
 
 use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -22,15 +23,12 @@ use http::Response;
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use multer::{Constraints, Error, Field, Multipart, SizeLimit};
-use tokio::{
-    sync::oneshot,
-    time::{Instant, timeout_at},
-};
+use tokio::sync::oneshot;
 use weft_traffic::{Body, BodyError};
-use weft_transcode::{BindError, MethodPlan, Status, bind::Form};
+use weft_transcode::{BindError, MethodPlan, bind::Form};
 
-use super::{Exchange, Failure, streams::Wrong};
-use crate::protocol::{chain, codes::DEADLINE_EXCEEDED, frames::frame};
+use super::{Exchange, Failure, body::Until, streams::Wrong};
+use crate::protocol::{chain, frames::frame};
 
 const URLENCODED: &str = "application/x-www-form-urlencoded";
 const MULTIPART: &str = "multipart/form-data";
@@ -38,6 +36,8 @@ const MULTIPART: &str = "multipart/form-data";
 const BOUNDARY: usize = 70;
 /// Longest name of a part.
 const NAME: usize = 256;
+/// Most bytes before a boundary, or of the head of a part.
+const HELD: u64 = 64 << 10;
 
 /// A body that is a form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,12 +92,14 @@ impl Exchange<'_> {
         let limit = self.most();
         let streams = self.found.plan.method().streaming().client();
         let mut parts = Parts::new(body, boundary, limit, streams);
-        let deadline = timeout.map(|timeout| self.call.received + timeout);
+        let until = self.until(timeout);
         if !streams {
-            let message = by(deadline, self.one_message(form, &mut parts)).await??;
+            let message = until.wait(self.one_message(form, &mut parts)).await??;
+            let message = if self.found.plan.takes_if_match() { self.with_if_match(message)? } else { message };
             return self.call(Body::full(frame(&message)), timeout).await;
         }
-        match by(deadline, self.first_message(form, &mut parts)).await?? {
+        let until = Until { due: None, ..until }; // that is about bodies that are read whole
+        match until.wait(self.first_message(form, &mut parts)).await?? {
             (message, None) => self.call(Body::full(frame(&message)), timeout).await,
             (message, Some(file)) => {
                 let (wrong, went_wrong) = oneshot::channel();
@@ -125,9 +127,16 @@ impl Exchange<'_> {
 
     /// Reads on until the file begins, if there is one.
     async fn first_message(&self, mut form: Form, parts: &mut Parts) -> Result<(Bytes, Option<Upload>), BindError> {
+        let mut length = 0;
         while let Some(part) = parts.next().await? {
             match part {
-                Part::Text { name, text } => form.text(&name, &text)?,
+                Part::Text { name, text } => {
+                    length += (name.len() + text.len()) as u64;
+                    if length > parts.limit {
+                        return Err(BindError::too_large(parts.limit));
+                    }
+                    form.text(&name, &text)?;
+                }
                 Part::File { content_type, mut file, .. } => {
                     let data = parts.chunk(&mut file).await?;
                     let first = form.begin_upload(self.parts(), content_type.as_deref(), &data.unwrap_or_default())?;
@@ -193,8 +202,7 @@ async fn next_chunk(file: &mut Option<Field<'static>>, parts: &mut Parts) -> Res
 struct Parts {
     multipart: Multipart<'static>,
     limit: u64,
-    /// Bytes taken off the body and not given on.
-    held: Arc<AtomicU64>,
+    held: Arc<Held>,
 }
 
 enum Part {
@@ -204,18 +212,18 @@ enum Part {
 
 impl Parts {
     fn new(body: Body, boundary: String, limit: u64, endless: bool) -> Self {
-        let held = Arc::new(AtomicU64::new(0));
+        let held = Arc::new(Held::default());
         let whole = if endless { u64::MAX } else { limit };
         let constraints = Constraints::new().size_limit(SizeLimit::new().whole_stream(whole));
         let chunks = body.into_data_stream();
-        let stream = Bounded { chunks, paused: false, limit, held: Arc::clone(&held) };
+        let stream = Bounded { chunks, limit: limit.min(HELD), held: Arc::clone(&held) };
         Self { multipart: Multipart::with_constraints(stream, boundary, constraints), limit, held }
     }
 
     async fn next(&mut self) -> Result<Option<Part>, BindError> {
         let next = self.multipart.next_field().await;
         let Some(mut field) = next.map_err(|error| self.wrong(&error))? else { return Ok(None) };
-        self.held.store(0, Ordering::Relaxed);
+        self.held.some_given();
         let name = field.name().unwrap_or_default().to_owned();
         if name.len() > NAME {
             return Err(BindError::field("body", format!("a part's name is longer than {NAME} bytes")));
@@ -246,14 +254,16 @@ impl Parts {
 
     async fn chunk(&self, field: &mut Field<'static>) -> Result<Option<Bytes>, BindError> {
         let chunk = field.chunk().await.map_err(|error| self.wrong(&error))?;
-        self.held.store(0, Ordering::Relaxed);
+        self.held.some_given();
         Ok(chunk)
     }
 
     fn wrong(&self, error: &Error) -> BindError {
         match error {
             Error::StreamSizeExceeded { .. } | Error::FieldSizeExceeded { .. } => BindError::too_large(self.limit),
-            Error::StreamReadFailed(error) if error.is::<TooMuchHeld>() => BindError::too_large(self.limit),
+            Error::StreamReadFailed(error) if error.is::<TooMuchHeld>() => {
+                BindError { http_status: 413, ..BindError::field("body", format!("not multipart/form-data: {error}")) }
+            }
             Error::StreamReadFailed(error) => {
                 BindError::field("body", format!("the request body broke off: {}", chain(&**error)))
             }
@@ -269,17 +279,32 @@ fn is_unchosen(file: &Field<'static>) -> bool {
 
 /// More came than may be held without a part or a chunk becoming of it.
 #[derive(Debug, thiserror::Error)]
-#[error("more than the limit between two parts")]
-struct TooMuchHeld;
+#[error("neither a boundary nor the end of a part's head within {0} bytes")]
+struct TooMuchHeld(u64);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A body chunk by chunk: multer takes all that is ready before it gives anything on, so each chunk is followed by a pause that is none.
+/// What was taken off the body and not given on.
+#[derive(Debug, Default)]
+struct Held {
+    bytes: AtomicU64,
+    /// Whether multer has to look at what it has before it gets more.
+    pause: AtomicBool,
+}
+
+impl Held {
+    /// A part or a chunk came of it, and the rest may have another one.
+    fn some_given(&self) {
+        self.bytes.store(0, Ordering::Relaxed);
+        self.pause.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A body chunk by chunk: multer takes all that is ready before it gives anything on, so a pause that is none stands before each chunk.
 struct Bounded<S> {
     chunks: S,
-    paused: bool,
     limit: u64,
-    held: Arc<AtomicU64>,
+    held: Arc<Held>,
 }
 
 impl<S> Stream for Bounded<S>
@@ -289,7 +314,7 @@ where
     type Item = Result<Bytes, BoxError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if std::mem::take(&mut self.paused) {
+        if self.held.pause.swap(false, Ordering::Relaxed) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -297,104 +322,14 @@ where
             None => None,
             Some(Err(error)) => Some(Err(error.into())),
             Some(Ok(data)) => {
-                self.paused = true;
-                let before = self.held.fetch_add(data.len() as u64, Ordering::Relaxed);
-                Some(if before > self.limit { Err(TooMuchHeld.into()) } else { Ok(data) })
+                self.held.pause.store(true, Ordering::Relaxed);
+                let length = data.len().max(1) as u64; // also a chunk of nothing makes multer search
+                let before = self.held.bytes.fetch_add(length, Ordering::Relaxed);
+                Some(if before > self.limit { Err(TooMuchHeld(self.limit).into()) } else { Ok(data) })
             }
         })
     }
 }
 
-/// Waits within the deadline.
-async fn by<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Result<T, Failure> {
-    match deadline {
-        None => Ok(work.await),
-        Some(deadline) => timeout_at(deadline, work)
-            .await
-            .map_err(|_| Status::new(DEADLINE_EXCEEDED, "deadline exceeded while the request body was read").into()),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const BOUNDARY: &str = "XX";
-
-    async fn parts(body: Bytes, limit: u64, endless: bool) -> Result<Vec<(String, Bytes)>, BindError> {
-        let mut parts = Parts::new(Body::full(body), BOUNDARY.to_owned(), limit, endless);
-        let mut found = Vec::new();
-        while let Some(part) = parts.next().await? {
-            found.push(match part {
-                Part::Text { name, text } => (name, Bytes::from(text)),
-                Part::File { name, mut file, .. } => {
-                    let data = parts.whole(&mut file).await?;
-                    (name, data)
-                }
-            });
-        }
-        Ok(found)
-    }
-
-    fn read(body: Bytes, limit: u64, endless: bool) -> Result<Vec<(String, Bytes)>, BindError> {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        runtime.block_on(parts(body, limit, endless))
-    }
-
-    fn part(name: &str, more: &str, data: &[u8]) -> Vec<u8> {
-        let head = format!("--{BOUNDARY}\r\ncontent-disposition: form-data; name=\"{name}\"{more}\r\n\r\n");
-        [head.as_bytes(), data, b"\r\n"].concat()
-    }
-
-    #[test]
-    fn json_that_calls_itself_a_form_is_told_from_one() {
-        assert!(is_json(b"{}") && is_json(b" \n[1]") && is_json(b"\"x\"") && is_json(b""));
-        assert!(!is_json(b"a=1") && !is_json(b"%7B=1") && !is_json(b"7"));
-    }
-
-    #[test]
-    fn what_is_too_much_is_413_and_what_is_no_form_400() {
-        let whole = [part("a", "", b"x"), part("f", "; filename=\"f\"", &[0xff; 300]), b"--XX--\r\n".to_vec()].concat();
-        let found = read(whole.clone().into(), 1000, false).unwrap();
-        assert_eq!((found[0].1.as_ref(), found[1].1.len()), (&b"x"[..], 300));
-        assert_eq!(read(whole.into(), 200, false).unwrap_err().http_status, 413);
-        let long_name = [part(&"n".repeat(300), "", b"x"), b"--XX--".to_vec()].concat();
-        for wrong in [Bytes::from_static(b"nothing"), part("a", "", b"x").into(), Bytes::new(), long_name.into()] {
-            assert_eq!(read(wrong.clone(), 1000, false).unwrap_err().http_status, 400, "{wrong:?}");
-        }
-        let not_text = [part("a", "", b"\xff"), b"--XX--".to_vec()].concat();
-        assert_eq!(read(not_text.into(), 1000, false).unwrap_err().violations[0].field, "a");
-    }
-
-    #[tokio::test]
-    async fn nothing_is_held_without_end_where_no_part_comes_of_it() {
-        let endless = stream::repeat_with(|| Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(&[b'x'; 1000]))));
-        let body = Body::boxed(StreamBody::new(endless.take(1_000_000)));
-        let mut parts = Parts::new(body, BOUNDARY.to_owned(), 10_000, true);
-        let Err(error) = parts.next().await else { panic!("there is no part") };
-        assert_eq!(error.http_status, 413);
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_parts_or_an_error(body in proptest::collection::vec(any::<u8>(), 0..200), more in "[ -~\r\n]{0,80}") {
-            let _ = read(body.clone().into(), 1000, true);
-            let framed = [format!("--XX\r\n{more}\r\n\r\n").as_bytes(), &body, b"\r\n--XX--"].concat();
-            let _ = read(framed.into(), 1000, false);
-        }
-
-        #[test]
-        fn any_parts_arrive_as_they_were_sent(
-            sent in proptest::collection::vec(("[a-z.]{1,20}", proptest::collection::vec(any::<u8>(), 0..60)), 0..6)
-        ) {
-            // A boundary that stands in the data is the sender's mistake.
-            prop_assume!(sent.iter().all(|(_, data)| !data.windows(4).any(|it| it == b"--XX")));
-            let mut body: Vec<u8> = sent.iter().flat_map(|(name, data)| part(name, "; filename=\"f\"", data)).collect();
-            body.extend_from_slice(b"--XX--\r\n");
-            let found = read(body.into(), 10_000, false).unwrap();
-            let sent: Vec<_> = sent.into_iter().map(|(name, data)| (name, Bytes::from(data))).collect();
-            prop_assert_eq!(found, sent);
-        }
-    }
-}
+mod tests;

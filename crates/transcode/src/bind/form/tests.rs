@@ -72,6 +72,27 @@ fn a_form_begins_where_a_json_body_would_and_path_and_query_are_as_ever() {
 }
 
 #[test]
+fn a_patch_by_a_form_changes_the_fields_that_it_names() {
+    let plan = plan("/kinds/{id}");
+    let mask = |infer: bool, http_method: &str, query: Option<&str>, body: &str| {
+        let mut form = Form::new(&codec(|it| it.infer_update_mask = infer), &plan).unwrap();
+        form.urlencoded(body.as_bytes()).unwrap();
+        let variables = PathVariables(vec!["v".to_owned()]);
+        let parts = RequestParts { http_method, variables: &variables, query, content_type: None };
+        print(&decode(plan.method().input(), &form.finish(parts).unwrap())).get("updateMask").cloned()
+    };
+    let body = "nested.name=n&otherName=r&nested.child.amount=3&listI32=1&listI32=2&text=&ts=2024-01-02T03%3A04%3A05Z\
+        &ts.nanos=1&nope=1";
+    let inferred = "listI32,nested.child.amount,nested.name,renamed,text,ts";
+    assert_eq!(mask(true, "PATCH", None, body), Some(inferred.into()));
+    assert_eq!(mask(true, "PATCH", Some("updateMask=i64"), body), Some("i64".into()), "who names a mask means it");
+    assert_eq!(mask(true, "PATCH", None, "nope=1"), Some("".into()), "as a JSON body of unknown members");
+    assert_eq!(mask(true, "PATCH", None, ""), None);
+    assert_eq!(mask(true, "PUT", None, body), None);
+    assert_eq!(mask(false, "PATCH", None, body), None);
+}
+
+#[test]
 fn what_cannot_be_is_refused_by_its_name() {
     let table = [
         ("i32=x", "i32"),

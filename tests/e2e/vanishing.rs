@@ -27,7 +27,7 @@ const SOON: Duration = Duration::from_secs(30);
 /// Calls of the services that stay, at least.
 const CALLS: usize = 1_000;
 /// How often the service comes and goes.
-const TIMES: usize = 8;
+const TIMES: usize = 16;
 
 async fn echo(gateway: SocketAddr) -> Answer {
     send(gateway, Method::POST, "/echo", r#"{"text": "a"}"#).await.expect("the gateway answers")

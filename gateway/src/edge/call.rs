@@ -38,8 +38,6 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 /// Longest request id that is taken over from a client.
 const MAX_REQUEST_ID: usize = 128;
 
-const UNKNOWN: i32 = 2;
-
 /// How a call ends whose protocol says so within the body: told by who writes the body, read when the body is over.
 #[derive(Debug, Clone)]
 pub(crate) struct Outcome(Arc<AtomicI32>);
@@ -140,7 +138,7 @@ impl Call {
     /// Makes the call one that ends as the returned handle says, and as cancelled if the client leaves before.
     pub(crate) fn ends_by_outcome(&mut self) -> Outcome {
         self.status = Status::Grpc(1);
-        self.outcome.insert(Outcome(Arc::new(AtomicI32::new(UNKNOWN)))).clone()
+        self.outcome.insert(Outcome(Arc::new(AtomicI32::new(Code::Unknown.number().into())))).clone()
     }
 
     /// Ties the call's end to the end of its answer's body.

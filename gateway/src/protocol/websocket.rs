@@ -23,6 +23,7 @@ use crate::{
     listener::Takeover,
     protocol::{
         Shard,
+        codes::{PERMISSION_DENIED, UNAVAILABLE},
         rest::{self, Exchange, Failure, metadata},
     },
     routes::{Found, Rest, Table},
@@ -30,9 +31,6 @@ use crate::{
 };
 use handshake::Handshake;
 use session::Session;
-
-const PERMISSION_DENIED: i32 = 7;
-const UNAVAILABLE: i32 = 14;
 
 /// Methods that a path may be bound by, in the order in which a WebSocket looks for one that streams.
 const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];

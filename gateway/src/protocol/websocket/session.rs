@@ -39,17 +39,13 @@ use crate::{
     edge::{call::Call, metrics},
     protocol::{
         Shard,
+        codes::{INTERNAL, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE},
         frames::frame,
         replies::{Next, Replies},
         rest::Exchange,
     },
     routes::Found,
 };
-
-const INVALID_ARGUMENT: i32 = 3;
-const RESOURCE_EXHAUSTED: i32 = 8;
-const INTERNAL: i32 = 13;
-const UNAVAILABLE: i32 = 14;
 
 /// A client is asked whether it lives this often, and taken for dead when it has said nothing at all for longer than two of them.
 const PING_EVERY: Duration = Duration::from_secs(25);

@@ -106,6 +106,16 @@ pub enum PolicyKind {
     Edge(Edge),
 }
 
+impl PolicyKind {
+    /// What gateways do by it; none: it is not about them.
+    pub const fn edge(&self) -> Option<&Edge> {
+        match self {
+            Self::Edge(edge) => Some(edge),
+            Self::Access(_) | Self::PlaintextUpstream(_) | Self::Route(_) | Self::Upstream(_) => None,
+        }
+    }
+}
+
 /// Whether callers with an identity may go to endpoints of a service that speak plaintext. Without a policy they may not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PlaintextUpstream {

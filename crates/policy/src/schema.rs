@@ -27,22 +27,6 @@ const KINDS: [&str; 11] = [
     "limits",
     "headers",
 ];
-const POLICY: [&str; 13] = [
-    "name",
-    "service",
-    "access",
-    "plaintext_upstream",
-    "route",
-    "upstream",
-    "cors",
-    "authentication",
-    "rate_limit",
-    "api_key",
-    "cache",
-    "limits",
-    "headers",
-];
-
 /// Reads a document: one policy, or a list of them; each with its path in the document. An empty one has none.
 pub(crate) fn policies(document: &Node) -> Result<Vec<(String, Policy)>, Invalid> {
     match &document.value {
@@ -74,7 +58,8 @@ fn listed(path: &str, items: &[Node]) -> Result<Vec<(String, Policy)>, Invalid> 
 }
 
 fn policy(node: &Node) -> Result<Policy, Invalid> {
-    let entries = fields(node, &POLICY)?;
+    let known: Vec<&str> = ["name", "service"].into_iter().chain(KINDS).collect();
+    let entries = fields(node, &known)?;
     let mut kinds = KINDS.into_iter().filter_map(|key| find(entries, key).map(|node| (key, node)));
     let Some((key, node)) = kinds.next() else {
         return Err(Invalid::new("", format!("says nothing: give one of {}", KINDS.join(", "))));

@@ -12,7 +12,7 @@ use std::{
     time::SystemTime,
 };
 
-use weft_model::{Edge, GATEWAY, Methods, Policy, PolicyKind, PolicyName, RateLimit, ServiceName, Snapshot};
+use weft_model::{ApiKey, Edge, GATEWAY, Methods, Policy, PolicyName, RateLimit, ServiceName, Snapshot};
 
 use crate::edge::{
     api_keys::ApiKeys,
@@ -41,22 +41,8 @@ impl Told {
     pub(crate) fn from_policies(policies: impl IntoIterator<Item = Arc<Policy>>) -> Self {
         let mut told: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for policy in policies {
-            match policy.kind {
-                PolicyKind::Edge(
-                    Edge::Cors(_)
-                    | Edge::Authentication(_)
-                    | Edge::RateLimit(_)
-                    | Edge::Cache(_)
-                    | Edge::Limits(_)
-                    | Edge::Headers(_),
-                ) => {
-                    told.entry(policy.service.clone()).or_default().push(policy);
-                }
-                PolicyKind::Edge(Edge::ApiKey(_))
-                | PolicyKind::Access(_)
-                | PolicyKind::PlaintextUpstream(_)
-                | PolicyKind::Route(_)
-                | PolicyKind::Upstream(_) => {}
+            if policy.kind.edge().is_some_and(|it| it.api_key().is_none()) {
+                told.entry(policy.service.clone()).or_default().push(policy);
             }
         }
         Self(told)
@@ -168,26 +154,14 @@ impl Compiler {
 
     /// Takes over which API keys count. They are in force when this returns, for calls on open connections, too.
     pub(crate) fn keys<'p>(&mut self, policies: impl Iterator<Item = &'p Arc<Policy>>) {
-        let is_key = |policy: &&Arc<Policy>| matches!(policy.kind, PolicyKind::Edge(Edge::ApiKey(_)));
-        let told: Vec<Arc<Policy>> = policies.filter(is_key).cloned().collect();
+        fn key(policy: &Policy) -> Option<&ApiKey> {
+            policy.kind.edge().and_then(Edge::api_key)
+        }
+        let told: Vec<Arc<Policy>> = policies.filter(|it| key(it).is_some()).cloned().collect();
         if told == self.told_keys {
             return;
         }
-        let keys = told.iter().filter_map(|policy| match &policy.kind {
-            PolicyKind::Edge(Edge::ApiKey(key)) => Some((&**policy, key)),
-            PolicyKind::Edge(
-                Edge::Cors(_)
-                | Edge::Authentication(_)
-                | Edge::RateLimit(_)
-                | Edge::Cache(_)
-                | Edge::Limits(_)
-                | Edge::Headers(_),
-            )
-            | PolicyKind::Access(_)
-            | PolicyKind::PlaintextUpstream(_)
-            | PolicyKind::Route(_)
-            | PolicyKind::Upstream(_) => None,
-        });
+        let keys = told.iter().filter_map(|policy| Some((&**policy, key(policy)?)));
         self.api_keys.replace(keys);
         self.told_keys = told;
     }
@@ -199,33 +173,25 @@ impl Compiler {
 
     fn scope(&mut self, policies: &[Arc<Policy>], before: &Before) -> Scope {
         let mut scope = Scope::default();
-        for policy in policies {
-            match &policy.kind {
-                PolicyKind::Edge(Edge::Cors(it)) => {
+        for (policy, edge) in policies.iter().filter_map(|it| Some((it, it.kind.edge()?))) {
+            match edge {
+                Edge::Cors(it) => {
                     scope.cors.push((it.methods.clone(), Arc::new(Cors::new(policy.name.clone(), it))));
                 }
-                PolicyKind::Edge(Edge::Authentication(it)) => {
+                Edge::Authentication(it) => {
                     let issuers = it.jwt.iter().map(|jwt| (jwt.clone(), self.issuers.of(jwt))).collect();
                     let parts = Parts { api_keys: &self.api_keys, refusals: &self.refusals, clock: self.clock };
                     let made = Authentication::new(&policy.name, it, issuers, &parts);
                     scope.authentication.push((it.methods.clone(), Arc::new(made)));
                 }
-                PolicyKind::Edge(Edge::RateLimit(it)) => scope.limits.extend(self.limits(&policy.name, it, before)),
-                PolicyKind::Edge(Edge::Headers(it)) => {
-                    scope.headers.push((it.methods.clone(), Arc::new(Headers::new(it))));
-                }
-                PolicyKind::Edge(Edge::Limits(it)) => {
+                Edge::RateLimit(it) => scope.limits.extend(self.limits(&policy.name, it, before)),
+                Edge::Headers(it) => scope.headers.push((it.methods.clone(), Arc::new(Headers::new(it)))),
+                Edge::Limits(it) => {
                     let limits = Arc::new(Limits::new(&policy.name, it, &self.refusals));
                     scope.limits_of_size.push((it.methods.clone(), limits));
                 }
-                PolicyKind::Edge(Edge::Cache(it)) => {
-                    scope.cache.push((it.methods.clone(), self.rules(&policy.name, it, before)));
-                }
-                PolicyKind::Edge(Edge::ApiKey(_))
-                | PolicyKind::Access(_)
-                | PolicyKind::PlaintextUpstream(_)
-                | PolicyKind::Route(_)
-                | PolicyKind::Upstream(_) => {}
+                Edge::Cache(it) => scope.cache.push((it.methods.clone(), self.rules(&policy.name, it, before))),
+                Edge::ApiKey(_) => {} // calls meet it through authentication
             }
         }
         scope
@@ -276,7 +242,7 @@ mod tests {
         time::{Duration, Instant},
     };
 
-    use weft_model::{Cors as CorsPolicy, LimitRule, PlaintextUpstream, Version};
+    use weft_model::{Cors as CorsPolicy, LimitRule, PlaintextUpstream, PolicyKind, Version};
     use weft_runtime::Metrics;
 
     use super::*;

@@ -21,7 +21,7 @@ use weft_transcode::{BindError, Status};
 
 use crate::{
     edge::{
-        cache::{Unanswered, both},
+        cache::{Unanswered, both, shown},
         call::Call,
         cors::Asked,
         guard,
@@ -56,7 +56,7 @@ pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Cal
     call.service = Some(found.service.clone());
     metadata::end_hop(&mut head.headers);
     let edge = found.edge.as_deref();
-    let cache = edge.and_then(|edge| edge.cache.as_ref()).map(|cache| (cache, cache.shown(&head.headers)));
+    let cache = edge.and_then(|edge| edge.cache.as_ref()).map(|cache| (cache, shown(&head.headers)));
     let client = match guard::admit(found.edge.as_ref(), &mut head.headers, call).await {
         Ok(client) => client,
         Err(refusal) => {
@@ -70,8 +70,8 @@ pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Cal
     let exchange = Exchange { shard, head: &head, found: &found, call };
     // Who has yet to send a body could keep those waiting who want the same.
     let whole = http_body::Body::is_end_stream(&body);
-    let cached = cache.filter(|_| whole).and_then(|(cache, shown)| {
-        let shown = both(shown, cache.shown(&head.headers)); // a rule may have made a credential of another header
+    let cached = cache.filter(|_| whole).and_then(|(cache, before)| {
+        let shown = both(before, shown(&head.headers)); // a rule may have made a credential of another header
         cache.asked(&head, &found.plan, call, shown, &client)
     });
     let mut response = match cached {

@@ -10,6 +10,7 @@ mod cache;
 mod cors;
 mod headers;
 mod limits;
+mod names;
 mod rate_limit;
 
 pub use api_key::{ApiKey, KeyDigest};
@@ -56,6 +57,19 @@ impl Edge {
             Self::Cache(_) => "cache",
             Self::Limits(_) => "limits",
             Self::Headers(_) => "headers",
+        }
+    }
+
+    /// The key that it is; none: it says what calls meet.
+    pub const fn api_key(&self) -> Option<&ApiKey> {
+        match self {
+            Self::ApiKey(key) => Some(key),
+            Self::Cors(_)
+            | Self::Authentication(_)
+            | Self::RateLimit(_)
+            | Self::Cache(_)
+            | Self::Limits(_)
+            | Self::Headers(_) => None,
         }
     }
 }

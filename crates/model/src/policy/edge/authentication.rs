@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
 
-use super::Methods;
+use super::{Methods, names::Owned};
 use crate::{Action, Invalid, PolicyName};
 
 /// Issuers, audiences, claims that go on, of one policy at most, each.
@@ -111,9 +111,9 @@ fn text(field: &str, text: &str) -> Result<(), Invalid> {
     Ok(())
 }
 
-/// A header that is neither the transport's nor one that means something to the gateway.
-fn own_header(name: &str) -> Result<(), Invalid> {
-    const TAKEN: [&str; 9] = [
+/// What the transport says in these words, or means something to the gateway.
+const OWNED: Owned = Owned {
+    names: &[
         "authorization",
         "connection",
         "content-type",
@@ -123,20 +123,16 @@ fn own_header(name: &str) -> Result<(), Invalid> {
         "traceparent",
         "user-agent",
         "x-request-id",
-    ];
-    let token = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
-    let wrong = |why: &str| Err(Invalid::new("", format!("{name:?} {why}")));
-    if name.is_empty() || name.len() > LONGEST || !name.bytes().all(token) {
-        return wrong("is no name of a header in lower case");
-    }
+    ],
+    beginnings: &["grpc-", "connect-", "x-forwarded-", "access-control-", "content-", "if-", "weft-"],
+};
+
+/// Accepts a header that nobody owns, and that holds text.
+fn own_header(name: &str) -> Result<(), Invalid> {
     if name.ends_with("-bin") {
-        return wrong("is binary, which text must not be");
+        return Err(Invalid::new("", format!("{name:?} is binary, which text must not be")));
     }
-    let reserved = ["grpc-", "connect-", "x-forwarded-", "access-control-", "content-", "if-", "weft-"];
-    if TAKEN.contains(&name) || reserved.iter().any(|it| name.starts_with(it)) {
-        return wrong("belongs to the transport or the gateway; choose another, like x-user");
-    }
-    Ok(())
+    OWNED.leave(name, "; choose another, like x-user")
 }
 
 /// Tokens of one issuer that count.

@@ -4,12 +4,12 @@
 
 use std::sync::Arc;
 
-use super::Methods;
+use super::{Methods, names::Owned};
 use crate::Invalid;
 
 /// Rules of each direction at most.
 const MOST: usize = 32;
-/// Longest name or value.
+/// Longest value.
 const LONGEST: usize = 512;
 
 /// What becomes of headers.
@@ -82,8 +82,9 @@ impl HeaderRule {
     }
 }
 
-fn free(name: &str) -> Result<(), Invalid> {
-    const TAKEN: [&str; 13] = [
+/// What the transport and the gateway say in these words.
+const OWNED: Owned = Owned {
+    names: &[
         "connection",
         "content-encoding",
         "content-length",
@@ -97,17 +98,12 @@ fn free(name: &str) -> Result<(), Invalid> {
         "upgrade",
         "user-agent",
         "x-request-id",
-    ];
-    let token = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
-    let wrong = |why: &str| Err(Invalid::new("", format!("{name:?} {why}")));
-    if name.is_empty() || name.len() > LONGEST || !name.bytes().all(token) {
-        return wrong("is no name of a header in lower case");
-    }
-    let reserved = ["grpc-", "connect-", "x-forwarded-", "access-control-", "proxy-", "weft-"];
-    if TAKEN.contains(&name) || reserved.iter().any(|it| name.starts_with(it)) {
-        return wrong("belongs to the transport or the gateway");
-    }
-    Ok(())
+    ],
+    beginnings: &["grpc-", "connect-", "x-forwarded-", "access-control-", "proxy-", "weft-"],
+};
+
+fn free(name: &str) -> Result<(), Invalid> {
+    OWNED.leave(name, "")
 }
 
 fn text(name: &str, value: &str) -> Result<(), Invalid> {

@@ -3,7 +3,7 @@
 //! Lives here: keeping others waiting, being taken for another, making what is kept wrong, switching the cache off. Does not: what the cache does for
 //! everybody else (`cache`).
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 
@@ -11,9 +11,15 @@ use super::*;
 async fn who_owes_a_body_keeps_nobody_waiting() {
     let kept = Kept::start(FOR_A_DAY).await;
     let mut owing = TcpStream::connect(kept.mesh.addr).await.unwrap();
-    let head = format!("GET {ADA} HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ngrpc-timeout: 99999999H\r\n\r\n");
+    let head = format!(
+        "GET {ADA} HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\nexpect: 100-continue\r\ngrpc-timeout: 99999999H\r\n\r\n"
+    );
     owing.write_all(head.as_bytes()).await.unwrap();
-    // It is handed to the data thread before the next connection.
+    // The gateway says so when it begins to read the body: the call is as far as it gets.
+    let mut said = [0; 12];
+    let waiting = tokio::time::timeout(SOON, owing.read_exact(&mut said)).await;
+    waiting.expect("the gateway wants the body").unwrap();
+    assert_eq!(&said, b"HTTP/1.1 100");
     let answer = tokio::time::timeout(SOON, kept.get(ADA, &[("grpc-timeout", "5S")])).await.expect("an answer");
     assert_eq!((answer.status, answer.call()), (StatusCode::OK, 1));
 }

@@ -19,12 +19,14 @@ use weft_transcode::{
     RouteTable,
     plan::MethodPlan,
     routes::{Lookup, RouteProblem},
+    schema::Idempotency,
     template::Segment,
 };
 
 use crate::{
     docs::Kept,
     edge::{
+        cache::Nature,
         cors::Cors,
         metrics::{Meters, MethodMeters, RouteMeter},
         policies::{EdgePlan, Scopes},
@@ -50,6 +52,8 @@ pub(crate) struct Table {
     targets: HashMap<usize, Target>,
     native: HashMap<String, Native>,
     edge: Scopes,
+    /// By gRPC path.
+    natures: HashMap<String, Nature>,
     /// Whom native calls go to that nothing claims: the upstream of static mode.
     rest_of_native: Option<ServiceName>,
     /// Made when first asked for.
@@ -146,9 +150,21 @@ impl Table {
             }
         }
         let rest = builder.build();
-        let targets = rest.plans().map(|(plan, owner)| (key(plan), Target::new(plan, owner, &edge, meters))).collect();
-        let native = entries.iter().flat_map(|entry| native(entry, &edge, meters)).collect();
-        Self { entries, rest, targets, native, edge, rest_of_native, documents: Kept::default() }
+        let natures = natures(rest.plans().map(|(plan, _)| &**plan));
+        let of = |path: &str| nature(&natures, path);
+        let target = |plan: &Arc<MethodPlan>, owner: &ServiceName| {
+            let path = plan.method().grpc_path();
+            (key(plan), Target::new(plan, owner, edge.plan(owner, path, of(path)), meters))
+        };
+        let targets = rest.plans().map(|(plan, owner)| target(plan, owner)).collect();
+        let native = entries.iter().flat_map(|entry| {
+            native(entry, |path| NativeMethod {
+                meters: Arc::new(MethodMeters::new(meters.native(path))),
+                edge: edge.plan(&entry.name, path, of(path)),
+            })
+        });
+        let native = native.collect();
+        Self { entries, rest, targets, native, edge, natures, rest_of_native, documents: Kept::default() }
     }
 
     /// Resolves a REST request; `path` undecoded, without query.
@@ -199,7 +215,9 @@ impl Table {
         let service = native.map(|it| &it.service).or(self.rest_of_native.as_ref())?;
         Some(match native.and_then(|it| it.methods.get(method)) {
             Some(it) => NativeFound { service, meters: Some(&it.meters), edge: it.edge.clone() },
-            None => NativeFound { service, meters: None, edge: self.edge.plan(service, path) },
+            None => {
+                NativeFound { service, meters: None, edge: self.edge.plan(service, path, nature(&self.natures, path)) }
+            }
         })
     }
 
@@ -264,11 +282,10 @@ impl Entry {
 }
 
 impl Target {
-    fn new(plan: &MethodPlan, owner: &ServiceName, edge: &Scopes, meters: &Meters) -> Self {
-        let path = plan.method().grpc_path();
-        let uri = format!("http://{}{path}", owner.full());
+    fn new(plan: &MethodPlan, owner: &ServiceName, edge: Option<Arc<EdgePlan>>, meters: &Meters) -> Self {
+        let uri = format!("http://{}{}", owner.full(), plan.method().grpc_path());
         let uri = uri.parse().expect("service names and descriptor names make a URI");
-        Self { uri, meter: meters.rest(plan), edge: edge.plan(owner, path) }
+        Self { uri, meter: meters.rest(plan), edge }
     }
 }
 
@@ -276,16 +293,29 @@ fn key(plan: &Arc<MethodPlan>) -> usize {
     Arc::as_ptr(plan).addr()
 }
 
-fn native<'a>(entry: &'a Entry, edge: &'a Scopes, meters: &'a Meters) -> impl Iterator<Item = (String, Native)> + 'a {
+/// What is known of methods, by their gRPC paths. One that a GET calls is as safe as that says (RFC 9110, 9.2.1).
+fn natures<'p>(plans: impl Iterator<Item = &'p MethodPlan>) -> HashMap<String, Nature> {
+    let mut natures: HashMap<String, Nature> = HashMap::new();
+    for plan in plans {
+        let method = plan.method();
+        let nature = natures.entry(method.grpc_path().to_owned()).or_default();
+        nature.reads |= method.idempotency() == Idempotency::NoSideEffects || plan.http_method() == "GET";
+        nature.unary = !method.streaming().client() && !method.streaming().server();
+    }
+    natures
+}
+
+fn nature(natures: &HashMap<String, Nature>, path: &str) -> Nature {
+    natures.get(path).copied().unwrap_or_default()
+}
+
+fn native<'a>(
+    entry: &'a Entry,
+    found: impl Fn(&str) -> NativeMethod + 'a,
+) -> impl Iterator<Item = (String, Native)> + 'a {
     entry.info.grpc_services.iter().map(move |service| {
-        let found = |method: &str| {
-            let path = format!("/{}/{method}", service.name);
-            NativeMethod {
-                meters: Arc::new(MethodMeters::new(meters.native(&path))),
-                edge: edge.plan(&entry.name, &path),
-            }
-        };
-        let methods = service.methods.iter().map(|method| (method.name.clone(), found(&method.name))).collect();
+        let method = |name: &String| (name.clone(), found(&format!("/{}/{name}", service.name)));
+        let methods = service.methods.iter().map(|it| method(&it.name)).collect();
         (service.name.clone(), Native { service: entry.name.clone(), methods })
     })
 }

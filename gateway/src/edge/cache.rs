@@ -1,28 +1,31 @@
 //! Response cache: answers that are given again without asking upstream.
 //!
-//! Lives here: which requests may have a kept answer, policies compiled, forgetting. Does not: looking up and keeping (`cache::asked`), whose an answer is
+//! Lives here: which requests may have a kept answer, policies compiled. Does not: looking up and keeping (`cache::asked`), whose an answer is
 //! (`cache::callers`), what HTTP says of keeping (`cache::control`), memory (`cache::store`), who goes upstream of many (`cache::flight`), the answer's
-//! form (`cache::answer`).
+//! form (`cache::answer`), forgetting (`cache::writes`).
+//! Kept are answers to GET, of REST and of Connect.
 //! By RFC 9111, as a cache that many share, private to one gateway. What an answer is an answer to: path, query, host, scheme, whose call it is,
 //! and the values of the headers that `vary` of the service names.
 //! Invariants: what one caller was told by a credential no other is told, unless the service says that all may have it; an answer that was under way while
-//! a write to its path succeeded is not kept; a call whose policy keeps nothing for it goes as without a policy.
+//! a write that reaches it succeeded is not kept; a call whose policy keeps nothing for it goes as without a policy.
 
 mod answer;
 mod asked;
 mod callers;
 mod control;
 mod flight;
+mod paths;
 mod store;
+mod writes;
 
 use std::{
     sync::{Arc, OnceLock},
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{Method, StatusCode, header, request};
+use http::{Method, header, request};
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
-use weft_model::Cache as Policy;
+use weft_model::{Cache as Policy, ServiceName};
 use weft_transcode::{MethodPlan, schema::Idempotency};
 
 use self::{
@@ -30,7 +33,8 @@ use self::{
     callers::Whose,
     control::Wishes,
     flight::Flights,
-    store::{Key, Store},
+    store::Store,
+    writes::{AllChanges, Changes},
 };
 use crate::edge::{
     authentication::Client,
@@ -41,12 +45,14 @@ use crate::edge::{
 pub(crate) use answer::OwnTag;
 pub(crate) use asked::Unanswered;
 pub(crate) use callers::{Shown, both, shown};
+pub(crate) use writes::{By, Nature, Writes};
 
 /// What a gateway keeps, whatever policies say.
 #[derive(Debug)]
 pub(crate) struct Caching {
     store: Store,
     flights: Arc<Flights<Landed>>,
+    changes: AllChanges,
     lookups: Lookups,
     clocks: Clocks,
 }
@@ -77,6 +83,7 @@ pub(crate) struct Rules {
 #[derive(Debug)]
 pub(crate) struct Cached {
     rules: Arc<Rules>,
+    changes: Arc<Changes>,
     counters: [OnceLock<Counter>; RESULTS.len()],
 }
 
@@ -105,16 +112,10 @@ impl Caching {
         Arc::new(Self {
             store: Store::new(most, Gauge::clone(cache_bytes)),
             flights: Arc::default(),
+            changes: AllChanges::default(),
             lookups: lookups.clone(),
             clocks,
         })
-    }
-
-    /// Notes that a request which may change something has succeeded: what is kept of its path is forgotten (RFC 9111, 4.4), with any query, for anybody.
-    pub(crate) fn wrote(&self, head: &request::Parts, status: StatusCode) {
-        if !head.method.is_safe() && !status.is_client_error() && !status.is_server_error() {
-            self.store.forget(&path_key(head));
-        }
     }
 }
 
@@ -130,16 +131,26 @@ impl Rules {
         }
     }
 
-    /// Where what they keep lies.
-    pub(crate) fn caching(&self) -> &Arc<Caching> {
-        &self.caching
+    /// What calls of a method of this service may make untrue, whether or not this policy keeps answers of it; none: nothing.
+    pub(crate) fn writes(&self, service: &ServiceName, nature: Nature) -> Option<Writes> {
+        (!nature.reads).then(|| Writes::new(&self.caching, &self.changes(service), nature))
+    }
+
+    fn changes(&self, service: &ServiceName) -> Arc<Changes> {
+        self.caching.changes.of(service, || self.caching.store.number())
     }
 }
 
 impl Cached {
     /// None if the policy keeps nothing.
-    pub(crate) fn new(rules: &Arc<Rules>) -> Option<Self> {
-        (!rules.off).then(|| Self { rules: Arc::clone(rules), counters: Default::default() })
+    pub(crate) fn new(rules: &Arc<Rules>, service: &ServiceName) -> Option<Self> {
+        let made = || Self { rules: Arc::clone(rules), changes: rules.changes(service), counters: Default::default() };
+        (!rules.off).then(made)
+    }
+
+    /// Whether the policy says of the methods that it is about that they change nothing: it names them.
+    pub(crate) fn are_reads(&self) -> bool {
+        self.rules.named
     }
 
     /// What a request asks of what is kept; none if that has nothing to do with it.
@@ -148,13 +159,14 @@ impl Cached {
         head: &'a request::Parts,
         plan: &'a Arc<MethodPlan>,
         call: &'a Call,
-        shown: Shown,
-        client: &Client,
+        (client, shown): (&Client, Shown),
+        by: By,
     ) -> Option<Asked<'a>> {
         let method = plan.method();
         let reads = self.rules.named || method.idempotency() == Idempotency::NoSideEffects;
         let one = !method.streaming().client() && !method.streaming().server();
-        let get = matches!(head.method, Method::GET | Method::HEAD) && !plan.has_body();
+        let bare = by == By::Method || !plan.has_body(); // by method the message is in the query
+        let get = matches!(head.method, Method::GET | Method::HEAD) && bare;
         let conditions = [header::IF_MATCH, header::IF_UNMODIFIED_SINCE, header::RANGE];
         if !(reads && one && get) || conditions.iter().any(|name| head.headers.contains_key(name)) {
             return None;
@@ -166,19 +178,14 @@ impl Cached {
             call,
             whose: Whose::of(shown, client, call, self.rules.per_caller),
             wishes: Wishes::of(&head.headers),
-            path: path_key(head),
+            by,
+            path: paths::resource(head.uri.path()),
         })
     }
 
-    fn count(&self, call: &Call, plan: &MethodPlan, looked: Looked) {
+    fn count(&self, call: &Call, http_method: &str, looked: Looked) {
         let at = looked as usize;
-        let made = || self.rules.caching.lookups.of(plan.http_method(), call.meter.route(), RESULTS[at]);
+        let made = || self.rules.caching.lookups.of(http_method, call.meter.route(), RESULTS[at]);
         self.counters[at].get_or_init(made).inc();
     }
-}
-
-/// What the resource of a path lies under; with a slash at its end a path means the same.
-fn path_key(head: &request::Parts) -> Key {
-    let path = head.uri.path();
-    [b"R", path.strip_suffix('/').unwrap_or(path).as_bytes()].concat().into()
 }

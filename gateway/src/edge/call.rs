@@ -8,7 +8,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicI32, Ordering},
     },
     task::{Context, Poll},
@@ -24,6 +24,7 @@ use weft_traffic::{Body, BodyError, Code, Entered, TraceContext};
 
 use crate::edge::{
     access_log::{AccessLog, Line},
+    cache::Writes,
     cors::Granted,
     guard::By,
     headers::Headers,
@@ -40,12 +41,26 @@ const MAX_REQUEST_ID: usize = 128;
 
 /// How a call ends whose protocol says so within the body: told by who writes the body, read when the body is over.
 #[derive(Debug, Clone)]
-pub(crate) struct Outcome(Arc<AtomicI32>);
+pub(crate) struct Outcome(Arc<Ended>);
+
+#[derive(Debug)]
+struct Ended {
+    code: AtomicI32,
+    /// What the call may make untrue, until it has. The lock is held for one move.
+    writes: Mutex<Option<Writes>>,
+}
 
 impl Outcome {
     /// Says the gRPC code that the call ends with.
     pub(crate) fn is(&self, code: i32) {
-        self.0.store(code, Ordering::Relaxed);
+        self.0.code.store(code, Ordering::Relaxed);
+        self.wrote(code);
+    }
+
+    fn wrote(&self, code: i32) {
+        if let Some(writes) = self.0.writes.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            writes.ended(Status::Grpc(code)); // before the caller hears of it: what it asks next must not be of before
+        }
     }
 }
 
@@ -76,6 +91,8 @@ pub(crate) struct Call {
     pub(crate) headers: Option<Arc<Headers>>,
     /// Edge policy and rule that refused it.
     pub(crate) refused: Option<By>,
+    /// What of kept answers it may make untrue, until it has.
+    writes: Option<Writes>,
     /// Where it is said how it ended, if head and trailers do not.
     outcome: Option<Outcome>,
     method: Method,
@@ -113,6 +130,7 @@ impl Call {
             cors: None,
             headers: None,
             refused: None,
+            writes: None,
             outcome: None,
             method: request.method().clone(),
             uri: request.uri().clone(),
@@ -138,11 +156,31 @@ impl Call {
     /// Makes the call one that ends as the returned handle says, and as cancelled if the client leaves before.
     pub(crate) fn ends_by_outcome(&mut self) -> Outcome {
         self.status = Status::Grpc(1);
-        self.outcome.insert(Outcome(Arc::new(AtomicI32::new(Code::Unknown.number().into())))).clone()
+        let code = AtomicI32::new(Code::Unknown.number().into());
+        self.outcome.insert(Outcome(Arc::new(Ended { code, writes: Mutex::new(None) }))).clone()
+    }
+
+    /// Notes what it may make untrue of kept answers by the time that it has ended.
+    pub(crate) fn may_write(&mut self, writes: Option<Writes>) {
+        match &self.outcome {
+            Some(outcome) => *outcome.0.writes.lock().unwrap_or_else(PoisonError::into_inner) = writes,
+            None => self.writes = writes,
+        }
+    }
+
+    /// Takes over to see to what the call makes untrue.
+    pub(crate) fn take_writes(&mut self) -> Option<Writes> {
+        self.writes.take()
+    }
+
+    fn wrote(&mut self) {
+        if let Some(writes) = self.writes.take() {
+            writes.ended(self.status);
+        }
     }
 
     /// Ties the call's end to the end of its answer's body.
-    pub(crate) fn answered(self, mut response: Response<Body>) -> Response<Observed> {
+    pub(crate) fn answered(mut self, mut response: Response<Body>) -> Response<Observed> {
         if let Some(rules) = &self.headers {
             rules.answer(response.headers_mut());
         }
@@ -158,6 +196,9 @@ impl Call {
             }
             _ => None,
         };
+        if unsaid.is_none() && matches!(self.status, Status::Grpc(_)) && self.outcome.is_none() {
+            self.wrote(); // it ends with its head
+        }
         response.map(|body| Observed { body, unsaid, call: Some(self) })
     }
 }
@@ -165,6 +206,10 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         let took = self.received.elapsed();
+        self.wrote();
+        if let (Some(outcome), Status::Grpc(code)) = (&self.outcome, self.status) {
+            outcome.wrote(code);
+        }
         self.meter.ended(self.status, took);
         let recorded = self.span.take();
         let span_id = recorded.is_some().then(|| self.trace.parent_id());
@@ -225,7 +270,7 @@ impl Observed {
     /// The answer is over, unlike one that is dropped because the client left.
     fn over(&mut self) {
         if let Some(mut call) = self.call.take() {
-            let told = call.outcome.as_ref().map(|it| Status::Grpc(it.0.load(Ordering::Relaxed)));
+            let told = call.outcome.as_ref().map(|it| Status::Grpc(it.0.code.load(Ordering::Relaxed)));
             call.status = told.or(self.unsaid).unwrap_or(call.status);
         }
     }
@@ -251,6 +296,7 @@ impl http_body::Body for Observed {
                     && let (Status::Grpc(_), Some(code)) = (call.status, Code::from_headers(trailers))
                 {
                     call.status = Status::Grpc(code.number().into());
+                    call.wrote(); // before its caller hears of it
                     self.unsaid = None;
                 }
             }

@@ -89,7 +89,7 @@ impl Refusal {
 }
 
 /// Lets a call pass or refuses it; notes in the call what its answer says to browsers, and who refused it. Takes from the head what is meant for the
-/// gateway, and writes what the service is to know. Returns who calls, as far as that was found out.
+/// gateway, and writes what the service is to know. One that passes may make kept answers untrue when it ends. Returns who calls, as far as that was found out.
 pub(crate) async fn admit(
     edge: Option<&Arc<EdgePlan>>,
     headers: &mut HeaderMap,
@@ -99,8 +99,9 @@ pub(crate) async fn admit(
     call.cors = edge.cors.as_ref().map(|it| it.grant(headers));
     call.headers = edge.headers.clone();
     let admitted = pass(edge, headers, call).await;
-    if let Err(refusal) = &admitted {
-        call.refused.clone_from(&refusal.by);
+    match &admitted {
+        Ok(_) => call.may_write(edge.writes.clone()),
+        Err(refusal) => call.refused.clone_from(&refusal.by),
     }
     admitted
 }

@@ -17,7 +17,7 @@ use weft_model::{ApiKey, Edge, GATEWAY, Methods, Policy, PolicyName, RateLimit, 
 use crate::edge::{
     api_keys::ApiKeys,
     authentication::{Authentication, Caller, Parts},
-    cache::{Cached, Caching, Rules},
+    cache::{Cached, Caching, Nature, Rules, Writes},
     cors::Cors,
     headers::Headers,
     issuers::Issuers,
@@ -62,8 +62,8 @@ pub(crate) struct EdgePlan {
     pub(crate) limits_of_size: Option<Arc<Limits>>,
     /// What answers are kept, and may be given again.
     pub(crate) cache: Option<Cached>,
-    /// Where answers of the same service may lie that a call has made untrue.
-    pub(crate) writes: Option<Arc<Caching>>,
+    /// What a call may make untrue of the answers that are kept of its service.
+    pub(crate) writes: Option<Writes>,
 }
 
 fn all(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Policy>> {
@@ -90,19 +90,21 @@ struct Scope {
 
 impl Scopes {
     /// What calls of a method of `service` meet; `grpc_path` is `/pkg.Service/Method`.
-    pub(crate) fn plan(&self, service: &ServiceName, grpc_path: &str) -> Option<Arc<EdgePlan>> {
+    pub(crate) fn plan(&self, service: &ServiceName, grpc_path: &str, nature: Nature) -> Option<Arc<EdgePlan>> {
         let scopes = || self.services.get(service).into_iter().chain([&self.gateway]); // the own one first
         let cors = scopes().find_map(|it| first(&it.cors, grpc_path)).cloned();
         let caller = scopes().find_map(|it| first(&it.authentication, grpc_path));
         let caller = caller.map(|it| Caller::new(it, service, grpc_path));
         let limits = scopes().flat_map(|it| &it.limits).filter(|(methods, _)| methods.include(grpc_path));
         let limits: Box<[Limit]> = limits.map(|(_, counts)| Limit::new(counts, grpc_path)).collect();
-        let cache = scopes().find_map(|it| first(&it.cache, grpc_path)).and_then(Cached::new);
-        let writes = scopes().flat_map(|it| &it.cache).next().map(|(_, rules)| Arc::clone(rules.caching()));
+        let cache = scopes().find_map(|it| first(&it.cache, grpc_path)).and_then(|it| Cached::new(it, service));
+        let nature = Nature { reads: nature.reads || cache.as_ref().is_some_and(Cached::are_reads), ..nature };
+        let writes = scopes().flat_map(|it| &it.cache).next().and_then(|(_, rules)| rules.writes(service, nature));
         let limits_of_size = scopes().find_map(|it| first(&it.limits_of_size, grpc_path)).cloned();
         let limited = !limits.is_empty() || limits_of_size.is_some();
         let headers = scopes().find_map(|it| first(&it.headers, grpc_path)).cloned();
-        let nothing = cors.is_none() && caller.is_none() && !limited && headers.is_none() && writes.is_none();
+        let kept = cache.is_some() || writes.is_some();
+        let nothing = cors.is_none() && caller.is_none() && !limited && headers.is_none() && !kept;
         (!nothing).then(|| Arc::new(EdgePlan { cors, caller, limits, headers, limits_of_size, cache, writes }))
     }
 
@@ -269,7 +271,7 @@ mod tests {
 
     /// The one origin that may call a method, as its first part.
     fn may(scopes: &Scopes, service: &str, path: &str) -> Option<String> {
-        let plan = scopes.plan(&service.parse().unwrap(), path)?;
+        let plan = scopes.plan(&service.parse().unwrap(), path, Nature::default())?;
         let mut headers = http::HeaderMap::new();
         for name in ["a", "b", "whole"] {
             headers.insert("origin", format!("https://{name}.example").parse().unwrap());
@@ -301,8 +303,8 @@ mod tests {
     #[test]
     fn without_a_policy_there_is_no_plan() {
         let scopes = compiler().compile(&Told::from_policies([cors("a", "users", &["u.Users/Get"])]));
-        assert!(scopes.plan(&"users".parse().unwrap(), "/u.Users/Put").is_none());
-        assert!(scopes.plan(&"posts".parse().unwrap(), "/u.Users/Get").is_none());
+        assert!(scopes.plan(&"users".parse().unwrap(), "/u.Users/Put", Nature::default()).is_none());
+        assert!(scopes.plan(&"posts".parse().unwrap(), "/u.Users/Get", Nature::default()).is_none());
         assert!(scopes.cors_of_unmatched().is_none());
         let other =
             Told::from_policies([policy("p", "posts", PolicyKind::PlaintextUpstream(PlaintextUpstream::Allow))]);
@@ -323,7 +325,7 @@ mod tests {
 
     /// How many calls of a method pass.
     fn pass(scopes: &Scopes, service: &str) -> usize {
-        let Some(plan) = scopes.plan(&service.parse().unwrap(), "/a.B/C") else { return usize::MAX };
+        let Some(plan) = scopes.plan(&service.parse().unwrap(), "/a.B/C", Nature::default()) else { return usize::MAX };
         let (nobody, address) = (crate::edge::authentication::Client::Nobody, "10.0.0.1".parse().unwrap());
         let passes = |_: &usize| plan.limits.iter().all(|it| it.take_here(&nobody, address).is_ok());
         (0..100).take_while(passes).count()

@@ -107,7 +107,7 @@ impl Mesh {
     async fn list(&mut self, name: &str, grpc: &str, digests: &[Digest], endpoint: Option<SocketAddr>) {
         let version = Version(self.now.version.0 + 1);
         let service: ServiceName = name.parse().unwrap();
-        let grpc_services = vec![GrpcService { name: grpc.into(), methods: Vec::new() }];
+        let grpc_services = vec![GrpcService { name: grpc.into(), methods: self.methods(grpc, digests) }];
         let info = Arc::new(ServiceInfo { grpc_services, descriptors: digests.to_vec(), ..ServiceInfo::default() });
         let mut snapshot =
             ServiceSnapshot { info: Arc::clone(&info), ..ServiceSnapshot::empty(service.clone(), version) };
@@ -119,6 +119,13 @@ impl Mesh {
         self.now.directory.insert(service.clone(), info);
         self.now.services.insert(service, Arc::new(snapshot));
         self.feed().await;
+    }
+
+    /// What the first of these sets declares of a gRPC service, if it links.
+    fn methods(&self, grpc: &str, digests: &[Digest]) -> Vec<weft_model::Method> {
+        let set = digests.first().and_then(|it| self.sets.lock().unwrap().get(it).cloned());
+        let info = set.and_then(|it| LinkedSet::link(&it).ok()).map(|it| it.info()).unwrap_or_default();
+        info.grpc_services.into_iter().find(|it| it.name == grpc).map(|it| it.methods).unwrap_or_default()
     }
 
     async fn unlist(&mut self, name: &str) {

@@ -109,8 +109,8 @@ pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Cal
     };
     let method = rpc.plan.as_ref().map(|plan| plan.method().clone());
     let messages = Messages { codec: shard.shared.codec.clone(), format, method };
-    let timeout = match admitted.and_then(|()| Ok(timeout(&head.headers)?)) {
-        Ok(timeout) => timeout,
+    let (admitted, timeout) = match admitted.and_then(|it| Ok((it, timeout(&head.headers)?))) {
+        Ok(both) => both,
         Err(rpc::Refused { status, headers }) => {
             return match shape {
                 Shape::Stream => stream::failed(&messages, &status, *headers, &outcome),
@@ -122,7 +122,7 @@ pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Cal
     match shape {
         Shape::Stream => stream::answer(exchange, body, messages, outcome).await,
         Shape::Unary => unary::answer(exchange, Some(body), messages, outcome).await,
-        Shape::Get => unary::answer(exchange, None, messages, outcome).await,
+        Shape::Get => unary::answer_to_get(exchange, messages, outcome, admitted).await,
     }
 }
 
@@ -132,7 +132,7 @@ struct Matched {
     shape: Shape,
     format: Format,
     /// What the edge said, to be told in the shape of the call.
-    admitted: Result<(), rpc::Refused>,
+    admitted: Result<rpc::Admitted, rpc::Refused>,
 }
 
 async fn matched(shard: &Shard, head: &mut request::Parts, call: &mut Call) -> Result<Matched, Refused> {
@@ -170,7 +170,12 @@ async fn matched(shard: &Shard, head: &mut request::Parts, call: &mut Call) -> R
         _ if reads => return Err(Refused::method("GET, POST")),
         _ => return Err(Refused::method("POST")),
     };
-    Ok(Matched { rpc, shape, format, admitted: admitted.and_then(|()| Ok(version(&head.headers)?)) })
+    Ok(Matched {
+        rpc,
+        shape,
+        format,
+        admitted: admitted.and_then(|it| version(&head.headers).map(|()| it).map_err(Into::into)),
+    })
 }
 
 fn version(headers: &HeaderMap) -> Result<(), Status> {

@@ -21,7 +21,7 @@ use weft_transcode::{BindError, Status};
 
 use crate::{
     edge::{
-        cache::{Unanswered, both, shown},
+        cache::{By, Unanswered, both, shown},
         call::Call,
         cors::Asked,
         guard,
@@ -67,12 +67,17 @@ pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Cal
             return without_body_for_head(&head.method, response);
         }
     };
+    let streaming = found.plan.method().streaming();
+    let unary = !streaming.client() && !streaming.server();
+    let writes = if unary || head.method.is_safe() { call.take_writes() } else { None }; // a stream writes until it ends
+    let by = if found.plan.is_plain() { By::Method } else { By::Path };
+    let writing = writes.as_ref().filter(|_| !head.method.is_safe()).map(|it| it.begin(&head, by));
     let exchange = Exchange { shard, head: &head, found: &found, call };
     // Who has yet to send a body could keep those waiting who want the same.
     let whole = http_body::Body::is_end_stream(&body);
     let cached = cache.filter(|_| whole).and_then(|(cache, before)| {
         let shown = both(before, shown(&head.headers)); // a rule may have made a credential of another header
-        cache.asked(&head, &found.plan, call, shown, &client)
+        cache.asked(&head, &found.plan, call, (&client, shown), By::Path)
     });
     let mut response = match cached {
         None => exchange.answer(body).await,
@@ -86,8 +91,8 @@ pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Cal
             }
         }
     };
-    if let Some(caching) = edge.and_then(|edge| edge.writes.as_ref()) {
-        caching.wrote(&head, response.status());
+    if let Some(writing) = writing {
+        writing.answered(response.status());
     }
     let cut_off = [StatusCode::PAYLOAD_TOO_LARGE, StatusCode::REQUEST_TIMEOUT].contains(&response.status());
     if cut_off && head.version < Version::HTTP_2 {

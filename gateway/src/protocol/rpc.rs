@@ -20,7 +20,13 @@ pub(crate) use crate::protocol::codes::{
     CANCELLED, DEADLINE_EXCEEDED, INTERNAL, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, UNIMPLEMENTED,
 };
 use crate::{
-    edge::{call::Call, guard, limits::Limits},
+    edge::{
+        authentication::Client,
+        cache::{self, Shown},
+        call::Call,
+        guard,
+        limits::Limits,
+    },
     protocol::{Shard, frames::frame, replies::Replies, rest::metadata},
     routes::Rpc,
 };
@@ -156,14 +162,26 @@ pub(crate) fn route(shard: &Shard, head: &request::Parts, call: &mut Call) -> Re
     Ok(rpc)
 }
 
+/// Who calls, and by which credentials as far as the cache asks.
+pub(crate) struct Admitted {
+    pub(crate) client: Client,
+    pub(crate) shown: Shown,
+}
+
 /// Lets a call pass the edge, as one by any protocol.
-pub(crate) async fn admit(rpc: &Rpc, head: &mut request::Parts, call: &mut Call) -> Result<(), Refused> {
+pub(crate) async fn admit(rpc: &Rpc, head: &mut request::Parts, call: &mut Call) -> Result<Admitted, Refused> {
     metadata::end_hop(&mut head.headers);
-    guard::admit(rpc.edge.as_ref(), &mut head.headers, call).await.map(drop).map_err(|refusal| {
-        let mut headers = Box::<HeaderMap>::default();
-        refusal.write(&mut headers);
-        Refused { status: Status::new(refusal.code.number().into(), refusal.message), headers }
-    })
+    let cached = rpc.edge.as_ref().is_some_and(|edge| edge.cache.is_some());
+    let ask = |headers: &HeaderMap| if cached { cache::shown(headers) } else { None };
+    let before = ask(&head.headers);
+    match guard::admit(rpc.edge.as_ref(), &mut head.headers, call).await {
+        Ok(client) => Ok(Admitted { client, shown: cache::both(before, ask(&head.headers)) }),
+        Err(refusal) => {
+            let mut headers = Box::<HeaderMap>::default();
+            refusal.write(&mut headers);
+            Err(Refused { status: Status::new(refusal.code.number().into(), refusal.message), headers })
+        }
+    }
 }
 
 /// Returns how many bytes a message of a request may have.

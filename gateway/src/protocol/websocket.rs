@@ -88,6 +88,9 @@ async fn granted(shard: &Shard, head: &mut request::Parts, call: &mut Call) -> R
         refusal.write(response.headers_mut());
         return Err(response);
     }
+    if found.plan.http_method() == "GET" {
+        call.take_writes(); // as safe as the GET
+    }
     let exchange = Exchange { shard, head, found: &found, call };
     let reader = MessageReader::new(&shard.shared.codec, &found.plan, exchange.parts());
     let reader = reader.and_then(|reader| exchange.timeout().map(|_| reader)).map_err(|error| refused(error.into()))?;

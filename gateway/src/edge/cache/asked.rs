@@ -14,10 +14,11 @@ use weft_traffic::Body;
 use weft_transcode::MethodPlan;
 
 use super::{
-    Cached, Looked, Rules, answer,
+    By, Cached, Looked, Rules, answer,
     callers::{Whose, plain},
     control::{self, Terms, Wishes},
     flight::{Lead, Turn},
+    paths,
     store::{Kept, Key, Resource, Slot},
 };
 use crate::edge::call::Call;
@@ -44,6 +45,7 @@ pub(crate) struct Asked<'a> {
     pub(super) call: &'a Call,
     pub(super) whose: Whose,
     pub(super) wishes: Wishes,
+    pub(super) by: By,
     pub(super) path: Key,
 }
 
@@ -148,7 +150,8 @@ impl Asked<'_> {
         let store = &caching.store;
         let credential = self.whose == Whose::Everybodys;
         let terms = Terms { ttl: *ttl, credential, now: (caching.clocks.wall)() };
-        let fresh = terms.fresh_for(response.status(), response.headers());
+        let may = self.by == By::Path || response.status().is_success(); // the code of an error by method is its call's alone
+        let fresh = terms.fresh_for(response.status(), response.headers()).filter(|_| may);
         let length = http_body::Body::size_hint(response.body()).exact();
         let fits = length.is_some_and(|it| usize::try_from(it).is_ok_and(|it| it <= store.longest()));
         let (Some(fresh), true) = (fresh, fits) else {
@@ -177,21 +180,24 @@ impl Asked<'_> {
         let mut vary: Vec<HeaderName> = resource.vary.iter().chain(&kept.vary).cloned().collect();
         vary.sort_unstable_by(|a, b| a.as_str().cmp(b.as_str()));
         vary.dedup();
-        if let Some(resource) = store.replace(&self.path, resource, self.made(vary.into())) {
+        if let Some(resource) = store.replace(&self.path, resource, self.made(vary.into(), resource.changes)) {
             store.put(self.key(&resource), slot);
         }
     }
 
     fn resource(&self) -> Arc<Resource> {
         let Rules { caching, number, .. } = self.rules();
-        let holds =
-            |it: &Resource| it.rules == *number && it.plan.upgrade().is_some_and(|it| Arc::ptr_eq(&it, self.plan));
-        caching.store.resource(&self.path, holds, || self.made(Box::default()))
+        let changes = self.cached.changes.last(self.by);
+        let holds = |it: &Resource| {
+            let same = it.rules == *number && it.changes == changes;
+            same && it.plan.upgrade().is_some_and(|it| Arc::ptr_eq(&it, self.plan))
+        };
+        caching.store.resource(&self.path, holds, || self.made(Box::default(), changes))
     }
 
-    fn made(&self, vary: Box<[HeaderName]>) -> Resource {
+    fn made(&self, vary: Box<[HeaderName]>, changes: u64) -> Resource {
         let Rules { caching, number, .. } = self.rules();
-        Resource { number: caching.store.number(), vary, plan: Arc::downgrade(self.plan), rules: *number }
+        Resource { number: caching.store.number(), vary, plan: Arc::downgrade(self.plan), rules: *number, changes }
     }
 
     /// What an answer of a resource lies under: parts of known length, or with their length before them.
@@ -208,7 +214,8 @@ impl Asked<'_> {
         key.extend(resource.number.to_be_bytes());
         let varied = self.varied(&resource.vary);
         let scheme: &[u8] = if self.call.peer.is_some() { b"https" } else { b"http" };
-        for part in [caller, scheme, host, uri.query().unwrap_or_default().as_bytes(), &varied] {
+        let path = paths::normal(uri.path());
+        for part in [caller, scheme, host, &path, uri.query().unwrap_or_default().as_bytes(), &varied] {
             key.extend(part.len().to_be_bytes());
             key.extend(part);
         }
@@ -253,7 +260,11 @@ impl Asked<'_> {
     }
 
     fn count(&self, looked: Looked) {
-        self.cached.count(self.call, self.plan, looked);
+        let http_method = match self.by {
+            By::Path => self.plan.http_method(),
+            By::Method => "GET",
+        };
+        self.cached.count(self.call, http_method, looked);
     }
 }
 

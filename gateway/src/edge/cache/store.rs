@@ -4,7 +4,7 @@
 //! Two sorts of things lie side by side. A *resource* stands for a path, and says which request headers its answers depend on. It has a number of its
 //! own, which is part of the key of each of its answers: without the resource none of them is found again, however many there are.
 //! ```text
-//! path ──► resource { number, vary } ──► number, caller, host, query, values of the headers in vary ──► answer
+//! path, however it is spelt ──► resource { number, vary } ──► number, caller, host, path, query, values of the headers in vary ──► answer
 //! ```
 //! Invariants: a part never holds more than its share of the bytes, keys and estimated overhead included; a lock is held for one look or one change.
 
@@ -42,6 +42,8 @@ pub(super) struct Resource {
     pub(super) plan: Weak<MethodPlan>,
     /// By which version of which policy.
     pub(super) rules: u64,
+    /// After which change of its service.
+    pub(super) changes: u64,
 }
 
 /// An answer, and what it is an answer to.
@@ -260,7 +262,8 @@ mod tests {
     #[test]
     fn a_resource_is_made_once_and_replaced_only_by_who_knows_it() {
         let store = Store::new(1 << 20, Gauge::default());
-        let make = || Resource { number: store.number(), vary: Box::default(), plan: Weak::new(), rules: 0 };
+        let make =
+            || Resource { number: store.number(), vary: Box::default(), plan: Weak::new(), rules: 0, changes: 0 };
         let first = store.resource(b"/a", |_| true, make);
         assert_eq!(store.resource(b"/a", |_| true, make).number, first.number);
         let other = store.resource(b"/a", |_| false, make);

@@ -20,6 +20,7 @@ use weft_proto::shop::users::v1::{
 use super::*;
 
 mod hostile;
+mod protocols;
 
 static SECONDS: AtomicU64 = AtomicU64::new(0);
 
@@ -35,6 +36,8 @@ struct Counting {
     calls: Arc<AtomicU32>,
     /// A read takes one and does not give it back.
     may_answer: Arc<Semaphore>,
+    /// A write passes by one.
+    may_write: Arc<Semaphore>,
     /// How many calls fail from the first on.
     failing: Arc<AtomicU32>,
 }
@@ -47,8 +50,10 @@ impl Counting {
         self.answer(call, id, request)
     }
 
-    fn write(&self, id: &str, request: &tonic::metadata::MetadataMap) -> Result<Response<User>, Refused> {
-        self.answer(self.calls.fetch_add(1, Ordering::SeqCst) + 1, id.into(), request)
+    async fn write(&self, id: &str, request: &tonic::metadata::MetadataMap) -> Result<Response<User>, Refused> {
+        let call = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+        drop(self.may_write.acquire().await.unwrap());
+        self.answer(call, id.into(), request)
     }
 
     fn answer(&self, call: u32, id: String, request: &tonic::metadata::MetadataMap) -> Result<Response<User>, Refused> {
@@ -74,7 +79,7 @@ impl Counting {
 #[tonic::async_trait]
 impl Users for Counting {
     async fn create_user(&self, request: tonic::Request<CreateUserRequest>) -> Result<Response<User>, Refused> {
-        self.write("new", request.metadata())
+        self.write("new", request.metadata()).await
     }
 
     async fn get_user(&self, request: tonic::Request<GetUserRequest>) -> Result<Response<User>, Refused> {
@@ -94,7 +99,7 @@ impl Users for Counting {
     }
 
     async fn update_user(&self, request: tonic::Request<UpdateUserRequest>) -> Result<Response<User>, Refused> {
-        self.write("updated", request.metadata())
+        self.write("updated", request.metadata()).await
     }
 
     async fn delete_user(&self, _: tonic::Request<DeleteUserRequest>) -> Result<Response<()>, Refused> {
@@ -148,8 +153,8 @@ impl Kept {
             gateway.edge = Compiler::new(issuers, refusals, wall, None, caching);
         })
         .await;
-        let may_answer = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-        let service = Counting { calls: Arc::default(), may_answer, failing: Arc::default() };
+        let [may_answer, may_write] = [(); 2].map(|()| Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)));
+        let service = Counting { calls: Arc::default(), may_answer, may_write, failing: Arc::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let server = tonic::transport::Server::builder()

@@ -10,14 +10,17 @@ use weft_transcode::{Status, schema::Method, status::JSON};
 
 use super::{Exchange, encoding, intake, query, reply_encoding};
 use crate::{
-    edge::call::Outcome,
+    edge::{
+        cache::{By, Unanswered},
+        call::Outcome,
+    },
     protocol::{
         Shard,
         compression::Encoding,
         frames::frame,
         replies::Next,
         rest::metadata::is_own,
-        rpc::{self, Format, INTERNAL, Messages, answers::WORTH_COMPRESSING, requests},
+        rpc::{self, Admitted, DEADLINE_EXCEEDED, Format, INTERNAL, Messages, answers::WORTH_COMPRESSING, requests},
     },
 };
 
@@ -48,6 +51,36 @@ impl Metadata {
             if let Ok(name) = HeaderName::try_from(format!("trailer-{name}")) {
                 headers.append(name, value.clone());
             }
+        }
+    }
+}
+
+/// Answers a unary call whose message is in the query, from what is kept if that is allowed.
+pub(super) async fn answer_to_get(
+    exchange: Exchange<'_>,
+    messages: Messages,
+    outcome: Outcome,
+    admitted: Admitted,
+) -> Response<Body> {
+    let Exchange { shard, head, call, rpc, .. } = exchange;
+    let (cache, plan) = (rpc.edge.as_ref().and_then(|edge| edge.cache.as_ref()), rpc.plan.as_ref());
+    let caller = (&admitted.client, admitted.shown);
+    let asked = cache.zip(plan).and_then(|(cache, plan)| cache.asked(head, plan, call, caller, By::Method));
+    let Some(asked) = asked else { return answer(exchange, None, messages, outcome).await };
+    let deadline = exchange.deadline();
+    let fetch = answer(exchange, None, messages.clone(), outcome.clone());
+    match Box::pin(asked.answer(deadline, fetch)).await {
+        Ok(response) => {
+            let failed = response.status().is_client_error() || response.status().is_server_error();
+            if !failed {
+                outcome.is(0); // an error is not kept: who fetched it has said which
+            }
+            response
+        }
+        Err(unanswered @ (Unanswered::Late | Unanswered::NotKept)) => {
+            outcome.is(DEADLINE_EXCEEDED);
+            let status = Status::new(DEADLINE_EXCEEDED, unanswered.to_string());
+            error(shard, &status.into(), messages.method.as_deref())
         }
     }
 }

@@ -36,7 +36,7 @@ use weft_model::{Protocol, ServiceName, ServiceSnapshot, Transport};
 
 use self::{
     endpoints::Spread,
-    messages::Cluster,
+    messages::{Cluster, ClusterLoadAssignment},
     reach::{Reach, Set, TrustDomain},
     tls::Certificates,
 };
@@ -149,8 +149,8 @@ fn assignment(world: &XdsWorld, profile: &Profile, family: Family, name: &str) -
     let listed = world.service(&service);
     let told = listed.and_then(|it| {
         let members = reach::Members { service: it, set, mesh: world.mesh() };
-        let message = endpoints::assignment(name, members, &profile.locality, spread)?;
-        Some(Resource { left_out: left_out(members), ..Resource::of(&message) })
+        let bytes = endpoints::assignment(name, members, &profile.locality, spread)?;
+        Some(Resource { left_out: left_out(members), ..Resource::encoded(ClusterLoadAssignment::type_url(), bytes) })
     });
     let is_in_doubt = listed.is_some() && told.is_none();
     Built { is_in_doubt, ..of(service.clone(), told) }

@@ -7,7 +7,10 @@
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use envoy_types::pb::google::protobuf;
-use prost::{Message, Name};
+use prost::{
+    Message, Name,
+    encoding::{self, WireType},
+};
 
 pub(super) use envoy_types::pb::{
     envoy::{
@@ -17,7 +20,7 @@ pub(super) use envoy_types::pb::{
                 load_balancing_policy::Policy as LbPolicy,
             },
             core::v3::{self as core, ConfigSource, TransportSocket, TypedExtensionConfig},
-            endpoint::v3::{self as endpoint, ClusterLoadAssignment, LbEndpoint, LocalityLbEndpoints},
+            endpoint::v3::ClusterLoadAssignment,
             listener::v3::{self as listener, Listener},
             route::v3::{self as route, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost},
         },
@@ -40,6 +43,9 @@ pub(super) use envoy_types::pb::{
     },
     google::protobuf::{Any, BoolValue, UInt32Value},
 };
+
+#[cfg(test)]
+pub(super) use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
 
 pub(super) fn any<T: Message + Name>(message: &T) -> Any {
     Any { type_url: T::type_url(), value: message.encode_to_vec() }
@@ -113,11 +119,35 @@ fn text(tag: u32, it: &str) -> Vec<u8> {
 
 /// A field that holds a message, or as good as one.
 fn nested(tag: u32, message: &[u8]) -> Vec<u8> {
-    let mut field = Vec::with_capacity(message.len() + 8);
-    prost::encoding::encode_key(tag, prost::encoding::WireType::LengthDelimited, &mut field);
-    prost::encoding::encode_varint(message.len() as u64, &mut field);
-    field.extend_from_slice(message);
-    field
+    let mut out = Vec::with_capacity(message.len() + 8);
+    field(&mut out, tag, message);
+    out
+}
+
+/// Writes a field that holds an encoded message.
+pub(super) fn field(out: &mut Vec<u8>, tag: u32, message: &[u8]) {
+    encoding::encode_key(tag, WireType::LengthDelimited, out);
+    encoding::encode_varint(message.len() as u64, out);
+    out.extend_from_slice(message);
+}
+
+/// Writes a text as messages do: an empty one is left out.
+pub(super) fn text_field(out: &mut Vec<u8>, tag: u32, text: &str) {
+    if !text.is_empty() {
+        field(out, tag, text.as_bytes());
+    }
+}
+
+/// Writes a number, 0 too.
+pub(super) fn varint_field(out: &mut Vec<u8>, tag: u32, value: u64) {
+    encoding::encode_key(tag, WireType::Varint, out);
+    encoding::encode_varint(value, out);
+}
+
+/// Writes a UInt32Value.
+pub(super) fn number_field(out: &mut Vec<u8>, tag: u32, value: u32) {
+    encoding::encode_key(tag, WireType::LengthDelimited, out);
+    UInt32Value { value }.encode_length_delimited(out).expect("a growing buffer has room");
 }
 
 #[cfg(test)]

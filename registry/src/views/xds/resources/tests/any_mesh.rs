@@ -15,13 +15,13 @@ use weft_model::{
 };
 
 use super::{
-    super::{build, decode, names},
+    super::{build, decode, messages::ClusterLoadAssignment, names},
     rules::{self, Bootstrap},
 };
 use crate::{
     catalog::Published,
     views::xds::{
-        Kind, Mesh, Profile, XdsWorld,
+        Kind, Mesh, Profile, Resource, XdsWorld,
         profile::{Family, SERVER_LISTENER},
     },
 };
@@ -235,7 +235,9 @@ fn check(world: &XdsWorld, profile: &Profile) -> Result<(), TestCaseError> {
                 let told: Vec<_> = super::cases::addresses(&decode(&it)).concat();
                 prop_assert!(told.iter().all(|it| addresses.contains(it)), "{told:?} of {addresses:?}");
             }
-            rules::endpoints_of(&decode(&it), &endpoints).map_err(|wrong| fail(&endpoints, wrong))?;
+            let message: ClusterLoadAssignment = decode(&it);
+            prop_assert_eq!(Resource::of(&message).bytes, it.bytes.clone(), "written as the message would be");
+            rules::endpoints_of(&message, &endpoints).map_err(|wrong| fail(&endpoints, wrong))?;
         }
     }
     let server = format!("{SERVER_LISTENER}127.0.0.1:50051");

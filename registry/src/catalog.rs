@@ -94,12 +94,32 @@ impl Published {
 }
 
 enum Command {
-    Change(Change, Answer),
+    /// These, in one group.
+    Changes(Vec<Change>, Answer),
     Beats(StreamId, Vec<Beat>, oneshot::Sender<Vec<Verdict>>),
     Ended(StreamId),
 }
 
-type Answer = oneshot::Sender<Result<Applied, ChangeError>>;
+/// What became of a change.
+type Fate = Result<Applied, ChangeError>;
+
+/// Who waits for what becomes of changes.
+enum Answer {
+    /// Of one.
+    One(oneshot::Sender<Fate>),
+    /// Of each, in their order.
+    Each(oneshot::Sender<Vec<Fate>>),
+}
+
+impl Answer {
+    /// The asker may have gone.
+    fn give(self, mut fates: Vec<Fate>) {
+        match self {
+            Self::One(asker) => drop(fates.pop().map(|fate| asker.send(fate))),
+            Self::Each(asker) => drop(asker.send(fates)),
+        }
+    }
+}
 
 /// A handle on the catalog. Cheap to clone; all methods wait for the catalog task.
 ///
@@ -150,23 +170,16 @@ impl Catalog {
         self.change(Change::Register { instance: Box::new(instance), ttl }).await
     }
 
-    /// The same for each of these, in their order. They are one commit as far as a group has room.
-    pub async fn register_all(
-        &self,
-        instances: impl IntoIterator<Item = (Instance, LeaseTtl)>,
-    ) -> Vec<Result<Applied, ChangeError>> {
-        let mut asked = Vec::new();
-        for (instance, ttl) in instances {
-            asked.push(self.ask(Change::Register { instance: Box::new(instance), ttl }).await);
+    /// Makes these changes in their order, in one group: one commit, one version. One that is refused is refused alone.
+    pub(crate) async fn change_all(&self, changes: Vec<Change>) -> Vec<Fate> {
+        let count = changes.len();
+        if count == 0 {
+            return Vec::new();
         }
-        let mut all = Vec::with_capacity(asked.len());
-        for answer in asked {
-            all.push(match answer {
-                Ok(applied) => applied.await.unwrap_or(Err(ChangeError::Closed)),
-                Err(closed) => Err(closed),
-            });
-        }
-        all
+        let (answer, fates) = oneshot::channel();
+        let asked = self.commands.send(Command::Changes(changes, Answer::Each(answer))).await;
+        let fates = if asked.is_ok() { fates.await.ok() } else { None };
+        fates.unwrap_or_else(|| std::iter::repeat_with(|| Err(ChangeError::Closed)).take(count).collect())
     }
 
     /// Removes an instance; ends well when it is gone already.
@@ -260,15 +273,11 @@ impl Catalog {
         drop(self.commands.send(Command::Ended(stream)).await); // a closed catalog needs no news
     }
 
-    async fn change(&self, change: Change) -> Result<Applied, ChangeError> {
-        self.ask(change).await?.await.map_err(|_| ChangeError::Closed)?
-    }
-
-    /// Hands a change to the task; the answer comes when it is made.
-    async fn ask(&self, change: Change) -> Result<oneshot::Receiver<Result<Applied, ChangeError>>, ChangeError> {
-        let (answer, applied) = oneshot::channel();
-        self.commands.send(Command::Change(change, answer)).await.map_err(|_| ChangeError::Closed)?;
-        Ok(applied)
+    async fn change(&self, change: Change) -> Fate {
+        let (answer, fate) = oneshot::channel();
+        let asked = Command::Changes(vec![change], Answer::One(answer));
+        self.commands.send(asked).await.map_err(|_| ChangeError::Closed)?;
+        fate.await.map_err(|_| ChangeError::Closed)?
     }
 }
 

@@ -122,9 +122,22 @@ fn put(instance: &Instance) -> (Vec<u8>, PutRequest) {
     (key.clone(), PutRequest { key: key.into(), value: value.into(), lease: 0 })
 }
 
+fn delete(key: &[u8]) -> DeleteRangeRequest {
+    DeleteRangeRequest { key: key.to_vec().into(), ..DeleteRangeRequest::default() }
+}
+
 /// A process that writes keys.
 #[derive(Debug)]
 pub(crate) struct Keys(KvClient<Channel>);
+
+impl Keys {
+    /// In one transaction.
+    async fn all(&mut self, requests: impl IntoIterator<Item = Request>) -> anyhow::Result<()> {
+        let success = requests.into_iter().map(|it| RequestOp { request: Some(it) }).collect();
+        self.0.txn(TxnRequest { success }).await?;
+        Ok(())
+    }
+}
 
 impl Writer for Keys {
     /// The key.
@@ -142,14 +155,19 @@ impl Writer for Keys {
 
     async fn register_all(&mut self, instances: Vec<Instance>) -> anyhow::Result<Vec<Vec<u8>>> {
         let (keys, puts): (Vec<_>, Vec<_>) = instances.iter().map(put).unzip();
-        let op = |put| RequestOp { request: Some(Request::RequestPut(put)) };
-        self.0.txn(TxnRequest { success: puts.into_iter().map(op).collect() }).await?;
+        self.all(puts.into_iter().map(Request::RequestPut)).await?;
         Ok(keys)
     }
 
     async fn deregister(&mut self, held: &Vec<u8>) -> anyhow::Result<()> {
-        self.0.delete_range(DeleteRangeRequest { key: held.clone().into(), ..DeleteRangeRequest::default() }).await?;
+        self.0.delete_range(delete(held)).await?;
         Ok(())
+    }
+
+    async fn replace(&mut self, held: &Vec<u8>, successor: Instance) -> anyhow::Result<Vec<u8>> {
+        let (key, put) = put(&successor);
+        self.all([Request::RequestDeleteRange(delete(held)), Request::RequestPut(put)]).await?;
+        Ok(key)
     }
 
     async fn beat<'a>(&mut self, _: impl Iterator<Item = &'a Vec<u8>> + Send) -> anyhow::Result<()> {

@@ -59,6 +59,9 @@ struct Arguments {
     /// Share of the instances replaced each second, in %
     #[arg(long, default_value_t = 1.0)]
     churn: f64,
+    /// Replace an instance by two calls instead of one: it leaves, then its successor comes
+    #[arg(long)]
+    apart: bool,
     /// Seconds of churn, and of beats sent as fast as they are answered
     #[arg(long, default_value_t = 20)]
     seconds: u64,

@@ -15,8 +15,8 @@ use weft_proto::weft::{
     discovery::v1::{ListRequest, WatchRequest},
     model::v1::{Instance, Status},
     registry::v1::{
-        Beat, DeregisterRequest, KeepAliveRequest, KeepAliveResponse, RegisterAllRequest, RegisterRequest, Registered,
-        registered, registry_client::RegistryClient, verdict::Outcome,
+        Beat, DeregisterRequest, KeepAliveRequest, KeepAliveResponse, RegisterAllRequest, RegisterRequest,
+        deregistered, registered, registry_client::RegistryClient, verdict::Outcome,
     },
 };
 use weft_testkit::process::Process;
@@ -116,6 +116,36 @@ pub(crate) struct Lease {
     epoch: u64,
 }
 
+impl Lease {
+    fn parting(&self) -> DeregisterRequest {
+        DeregisterRequest { id: self.id.clone(), epoch: self.epoch }
+    }
+}
+
+impl Registrant {
+    async fn exchange(&mut self, leave: &[&Lease], come: Vec<Instance>) -> anyhow::Result<Vec<Lease>> {
+        let (leaving, coming) = (leave.len(), come.len());
+        let request = |it| RegisterRequest { instance: Some(it), ttl_ms: 0 };
+        let request = RegisterAllRequest {
+            requests: come.into_iter().map(request).collect(),
+            leaving: leave.iter().map(|it| it.parting()).collect(),
+        };
+        let answer = self.client.register_all(request).await?.into_inner();
+        let (registered, deregistered) = (answer.registered, answer.deregistered);
+        ensure!((deregistered.len(), registered.len()) == (leaving, coming), "an answer for each");
+        for it in deregistered {
+            if let deregistered::Outcome::Refused(status) = it.outcome.context("an outcome")? {
+                anyhow::bail!("refused: {}", status.message);
+            }
+        }
+        let lease = |it: registered::Outcome| match it {
+            registered::Outcome::Lease(it) => Ok(Lease { id: it.instance_id, epoch: it.epoch }),
+            registered::Outcome::Refused(status) => anyhow::bail!("refused: {}", status.message),
+        };
+        registered.into_iter().map(|it| lease(it.outcome.context("an outcome")?)).collect()
+    }
+}
+
 impl Writer for Registrant {
     type Held = Lease;
 
@@ -135,19 +165,16 @@ impl Writer for Registrant {
     }
 
     async fn register_all(&mut self, instances: Vec<Instance>) -> anyhow::Result<Vec<Lease>> {
-        let request = |it| RegisterRequest { instance: Some(it), ttl_ms: 0 };
-        let requests = instances.into_iter().map(request).collect();
-        let answer = self.client.register_all(RegisterAllRequest { requests }).await?.into_inner();
-        let lease = |it: Registered| match it.outcome.context("an outcome")? {
-            registered::Outcome::Lease(it) => Ok(Lease { id: it.instance_id, epoch: it.epoch }),
-            registered::Outcome::Refused(status) => anyhow::bail!("refused: {}", status.message),
-        };
-        answer.registered.into_iter().map(lease).collect()
+        self.exchange(&[], instances).await
     }
 
     async fn deregister(&mut self, held: &Lease) -> anyhow::Result<()> {
-        self.client.deregister(DeregisterRequest { id: held.id.clone(), epoch: held.epoch }).await?;
+        self.client.deregister(held.parting()).await?;
         Ok(())
+    }
+
+    async fn replace(&mut self, held: &Lease, successor: Instance) -> anyhow::Result<Lease> {
+        self.exchange(&[held], vec![successor]).await?.pop().context("one answer for one instance")
     }
 
     async fn beat<'a>(&mut self, held: impl Iterator<Item = &'a Lease> + Send) -> anyhow::Result<()> {

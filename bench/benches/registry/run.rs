@@ -21,7 +21,7 @@ use crate::{
     population::Population,
     readers::{Group, Reader, Stage, State},
     tally::Spread,
-    writers::{self, Counts, Mode, Writer},
+    writers::{self, Calls, Counts, Mode, Writer},
 };
 
 /// Longest a phase may take to get where it should.
@@ -46,7 +46,8 @@ impl<'a> Run<'a> {
             (Arc::default(), watch::Sender::new(Mode::OneByOne), watch::Sender::new(Stage::Filling));
         let meter = Meter::start(pid)?;
         let (writers, together) = (arguments.streams, arguments.together);
-        let tasks = writers::start::<W>(at, arguments.population(), writers, together, &counts, &mode.subscribe());
+        let calls = Calls { together, apart: arguments.apart };
+        let tasks = writers::start::<W>(at, arguments.population(), writers, calls, &counts, &mode.subscribe());
         let mut run = Self { arguments, at, pid, counts, mode, stage, writers: tasks, groups: Vec::new() };
         let shares = (0..writers).map(|first| (first..arguments.instances).step_by(writers).len());
         let alone: usize = shares.map(writers::one_by_one).sum();

@@ -42,6 +42,12 @@ pub(crate) trait Writer: Sized + Send + 'static {
         instances: Vec<Instance>,
     ) -> impl Future<Output = anyhow::Result<Vec<Self::Held>>> + Send;
     fn deregister(&mut self, held: &Self::Held) -> impl Future<Output = anyhow::Result<()>> + Send;
+    /// One leaves and one comes, by one call.
+    fn replace(
+        &mut self,
+        held: &Self::Held,
+        successor: Instance,
+    ) -> impl Future<Output = anyhow::Result<Self::Held>> + Send;
     /// Renews all of these.
     fn beat<'a>(
         &mut self,
@@ -77,6 +83,15 @@ pub(crate) enum Mode {
     Leaving,
 }
 
+/// How much a process asks for with one call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Calls {
+    /// Instances that register together.
+    pub(crate) together: usize,
+    /// Whether who leaves and who comes in its place are two calls.
+    pub(crate) apart: bool,
+}
+
 /// What writers count.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
@@ -99,7 +114,7 @@ pub(crate) fn start<W: Writer>(
     to: SocketAddr,
     population: Population,
     writers: usize,
-    together: usize,
+    calls: Calls,
     counts: &Arc<Counts>,
     mode: &watch::Receiver<Mode>,
 ) -> JoinSet<anyhow::Result<()>> {
@@ -109,8 +124,8 @@ pub(crate) fn start<W: Writer>(
         let (counts, mut mode) = (counts.clone(), mode.clone());
         all.spawn(async move {
             let writer = W::open(to).await.context("opening a writer's connection")?;
-            let mut it = Process { writer, population, held: Vec::new(), counts, latencies: Vec::new() };
-            it.fill(numbers.collect(), together, &mut mode).await.context("registering")?;
+            let mut it = Process { writer, population, calls, held: Vec::new(), counts, latencies: Vec::new() };
+            it.fill(numbers.collect(), &mut mode).await.context("registering")?;
             it.run(mode).await
         });
     }
@@ -125,6 +140,7 @@ pub(crate) fn one_by_one(instances: usize) -> usize {
 struct Process<W: Writer> {
     writer: W,
     population: Population,
+    calls: Calls,
     /// By number.
     held: Vec<(u64, W::Held)>,
     counts: Arc<Counts>,
@@ -132,12 +148,7 @@ struct Process<W: Writer> {
 }
 
 impl<W: Writer> Process<W> {
-    async fn fill(
-        &mut self,
-        numbers: Vec<u64>,
-        together: usize,
-        mode: &mut watch::Receiver<Mode>,
-    ) -> anyhow::Result<()> {
+    async fn fill(&mut self, numbers: Vec<u64>, mode: &mut watch::Receiver<Mode>) -> anyhow::Result<()> {
         let (first, others) = numbers.split_at(one_by_one(numbers.len()));
         let mut beat_at = Instant::now() + BEAT;
         for number in first {
@@ -156,7 +167,7 @@ impl<W: Writer> Process<W> {
                 () = sleep_until(beat_at) => self.beat_if_due(&mut beat_at).await?,
             }
         }
-        for several in others.chunks(together.max(1)) {
+        for several in others.chunks(self.calls.together.max(1)) {
             let instances = several.iter().map(|number| self.population.instance(*number)).collect();
             let began = Instant::now();
             let held = self.writer.register_all(instances).await?;
@@ -189,10 +200,18 @@ impl<W: Writer> Process<W> {
     async fn replace(&mut self) -> anyhow::Result<()> {
         let index = rand::rng().random_range(0..self.held.len());
         let (number, ref held) = self.held[index];
-        self.counts.asked.note(Change::Goes(number));
-        self.writer.deregister(held).await?;
         let next = self.population.successor(number);
-        self.held[index] = (next, self.register(next).await?);
+        self.counts.asked.note(Change::Goes(number));
+        if self.calls.apart {
+            self.writer.deregister(held).await?;
+            self.held[index] = (next, self.register(next).await?);
+            return Ok(());
+        }
+        let instance = self.population.instance(next);
+        self.counts.asked.note(Change::Comes(next));
+        let began = Instant::now();
+        self.held[index] = (next, self.writer.replace(held, instance).await?);
+        self.latencies.push(began.elapsed());
         Ok(())
     }
 

@@ -156,6 +156,11 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// The same for each of these.
+    pub(crate) fn apply_all(&mut self, changes: Vec<Change>) -> Vec<Result<Outcome, ChangeError>> {
+        changes.into_iter().map(|change| self.apply(change)).collect()
+    }
+
     /// Ends the group: services whose content did change get the next version, the others keep theirs.
     pub(crate) fn finish(mut self) -> (State, Done) {
         if self.claimed {

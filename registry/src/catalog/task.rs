@@ -20,7 +20,7 @@ use weft_model::{InstanceId, RefusedClaim, RemovalReason, ServiceName, Snapshot}
 use weft_runtime::clock;
 
 use super::{
-    Answer, Applied, Beat, Change, ChangeError, Command, Published, StoreError, StreamId, Verdict, WAITING,
+    Answer, Applied, Beat, Change, ChangeError, Command, Fate, Published, StoreError, StreamId, Verdict, WAITING,
     draft::{Done, Draft, LeaseChange, Outcome},
     published,
     state::State,
@@ -42,20 +42,30 @@ const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// Changes that wait for the commit before theirs; then commands wait.
 const QUEUED: usize = 4_096;
 
+/// Changes that are made in one group, in their order.
 struct Queued {
-    change: Change,
+    changes: Vec<Change>,
     answer: Option<Answer>,
 }
+
+impl Queued {
+    fn may_ride(&self) -> bool {
+        self.changes.iter().all(Change::may_ride)
+    }
+}
+
+/// What came of changes that were asked for together, and who asked.
+type Asked = (Option<Answer>, Vec<Result<Outcome, ChangeError>>);
 
 /// A group whose commit is under way.
 struct Flight {
     next: State,
     done: Done,
-    answers: Vec<(Option<Answer>, Result<Outcome, ChangeError>)>,
+    answers: Vec<Asked>,
     /// Health of this group and of earlier ones that the commit carries.
     riding: BTreeSet<InstanceId>,
     /// Changes that need no store, by their place in `answers`: made again should the commit fail.
-    riders: Vec<(usize, Change)>,
+    riders: Vec<(usize, Vec<Change>)>,
     started: Instant,
 }
 
@@ -67,6 +77,8 @@ pub struct CatalogTask {
     doubt: Doubt,
     inbox: mpsc::Receiver<Command>,
     queue: Vec<Queued>,
+    /// Changes in the queue.
+    waiting: usize,
     /// Instances whose published health is newer than the store's, and since when.
     riding: BTreeSet<InstanceId>,
     riding_since: Option<Instant>,
@@ -108,6 +120,7 @@ impl CatalogTask {
             doubt,
             inbox,
             queue: Vec::new(),
+            waiting: 0,
             riding: BTreeSet::new(),
             riding_since: None,
             flight: None,
@@ -152,7 +165,7 @@ impl CatalogTask {
         tokio::select! {
             biased; // a finished commit frees the next group; beats come before the clock, so that a late look finds them
             Some(joined) = self.commits.join_next() => Event::Committed(joined.expect("a commit does not panic and is not aborted")),
-            command = self.inbox.recv(), if self.queue.len() < QUEUED => command.map_or(Event::Stop, Event::Command),
+            command = self.inbox.recv(), if self.waiting < QUEUED => command.map_or(Event::Stop, Event::Command),
             () = stop.cancelled() => Event::Stop,
             () = tokio::time::sleep_until(due) => Event::Due,
         }
@@ -166,14 +179,14 @@ impl CatalogTask {
     }
 
     fn group_due(&self) -> Instant {
-        if self.queue.iter().all(|q| q.change.may_ride()) { self.group_at + (FOLD - GROUP) } else { self.group_at }
+        if self.queue.iter().all(Queued::may_ride) { self.group_at + (FOLD - GROUP) } else { self.group_at }
     }
 
     /// Takes a command and those that wait behind it, so that one group has them all.
     fn take_all(&mut self, first: Command) {
         self.take(first);
         for _ in 0..WAITING {
-            if self.queue.len() >= QUEUED {
+            if self.waiting >= QUEUED {
                 return;
             }
             let Ok(next) = self.inbox.try_recv() else { return };
@@ -183,7 +196,7 @@ impl CatalogTask {
 
     fn take(&mut self, command: Command) {
         match command {
-            Command::Change(change, answer) => self.queue.push(Queued { change, answer: Some(answer) }),
+            Command::Changes(changes, answer) => self.enqueue(changes, Some(answer)),
             Command::Beats(stream, beats, answer) => {
                 let now = Instant::now();
                 let verdicts = beats.into_iter().map(|beat| self.beat(stream, beat, now)).collect();
@@ -191,6 +204,11 @@ impl CatalogTask {
             }
             Command::Ended(stream) => self.leases.broken(stream, Instant::now()),
         }
+    }
+
+    fn enqueue(&mut self, changes: Vec<Change>, answer: Option<Answer>) {
+        self.waiting += changes.len();
+        self.queue.push(Queued { changes, answer });
     }
 
     fn beat(&mut self, stream: StreamId, beat: Beat, now: Instant) -> Verdict {
@@ -202,7 +220,7 @@ impl CatalogTask {
         let record = &self.state.records[&beat.id];
         if record.leased() && record.reported != beat.health {
             let Beat { id, epoch, health } = beat;
-            self.queue.push(Queued { change: Change::Report { id, epoch, health }, answer: None });
+            self.enqueue(vec![Change::Report { id, epoch, health }], None);
         }
         verdict
     }
@@ -243,14 +261,14 @@ impl CatalogTask {
             doubt.suspended = self.doubt.suspended.clone(); // a freeze answers no question about what was suspended before
         }
         if !ended.is_empty() {
-            self.queue.push(Queued { change: Change::Expire { leases: ended }, answer: None });
+            self.enqueue(vec![Change::Expire { leases: ended }], None);
         }
         if doubt != self.doubt {
             self.doubted(doubt);
         }
         if now >= self.forget_at {
             self.forget_at = now + FORGET_EVERY;
-            self.queue.push(Queued { change: Change::Forget, answer: None });
+            self.enqueue(vec![Change::Forget], None);
         }
     }
 
@@ -268,7 +286,7 @@ impl CatalogTask {
         }
         let services = |d: &Doubt| d.suspended.keys().cloned().collect::<Vec<_>>();
         if services(&doubt) != services(&self.doubt) {
-            self.queue.push(Queued { change: Change::Doubt { services: services(&doubt) }, answer: None });
+            self.enqueue(vec![Change::Doubt { services: services(&doubt) }], None);
         }
         self.metrics.doubt(&doubt);
         self.doubt = doubt;
@@ -287,11 +305,12 @@ impl CatalogTask {
         let leases = &self.leases;
         let lapsed = |id: &InstanceId| leases.lapsed(id, now);
         let mut draft = Draft::new(&self.state, clock::wall(), &lapsed);
-        for Queued { change, answer } in self.queue.drain(..) {
-            if change.may_ride() {
-                riders.push((answers.len(), change.clone()));
+        self.waiting = 0;
+        for queued in self.queue.drain(..) {
+            if queued.may_ride() {
+                riders.push((answers.len(), queued.changes.clone()));
             }
-            answers.push((answer, draft.apply(change)));
+            answers.push((queued.answer, draft.apply_all(queued.changes)));
         }
         let (next, done) = draft.finish();
         if done.durable.is_empty() && !ride_is_due && next.generation() == self.state.generation() {
@@ -336,17 +355,18 @@ impl CatalogTask {
         let mut draft = Draft::new(&self.state, clock::wall(), &nobody_lapsed);
         let mut refused = flight.answers;
         let riders = flight.riders.into_iter();
-        let answers = riders.map(|(place, change)| (refused[place].0.take(), draft.apply(change))).collect();
+        let answers = riders.map(|(place, changes)| (refused[place].0.take(), draft.apply_all(changes))).collect();
         let (next, done) = draft.finish();
         self.adopt(next, done, answers, now);
         let error = Arc::new(error);
-        for (answer, outcome) in refused {
+        // Decided after changes that were never made: a takeover that failed fences nobody.
+        let fate = |outcome| match outcome {
+            Err(refusal @ ChangeError::Invalid(_)) => refusal,
+            Ok(_) | Err(_) => ChangeError::Store(error.clone()),
+        };
+        for (answer, outcomes) in refused {
             if let Some(answer) = answer {
-                drop(answer.send(Err(match outcome {
-                    Err(refusal @ ChangeError::Invalid(_)) => refusal,
-                    // decided after changes that were never made: a takeover that failed fences nobody
-                    Ok(_) | Err(_) => ChangeError::Store(error.clone()),
-                })));
+                answer.give(outcomes.into_iter().map(|outcome| Err(fate(outcome))).collect());
             }
         }
         self.riding.extend(flight.riding.into_iter().filter(|id| self.state.records.contains_key(id)));
@@ -354,13 +374,7 @@ impl CatalogTask {
     }
 
     /// Makes a state the present one: leases, views, answers, in this order, so that nobody who was answered is unknown.
-    fn adopt(
-        &mut self,
-        next: State,
-        done: Done,
-        answers: Vec<(Option<Answer>, Result<Outcome, ChangeError>)>,
-        now: Instant,
-    ) {
+    fn adopt(&mut self, next: State, done: Done, answers: Vec<Asked>, now: Instant) {
         let changed = next.snapshot.version != self.state.snapshot.version;
         let beside = !(next.sets.ptr_eq(&self.state.sets)
             && next.claims.ptr_eq(&self.state.claims)
@@ -387,10 +401,10 @@ impl CatalogTask {
         if changed || beside {
             self.publish();
         }
-        for (answer, outcome) in answers {
-            let applied = outcome.map(|o| self.applied(o));
+        for (answer, outcomes) in answers {
             if let Some(answer) = answer {
-                drop(answer.send(applied)); // the asker may have gone
+                let fates: Vec<Fate> = outcomes.into_iter().map(|it| it.map(|outcome| self.applied(outcome))).collect();
+                answer.give(fates);
             }
         }
     }

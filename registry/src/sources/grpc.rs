@@ -17,14 +17,14 @@ use weft_transcode::template::Template;
 
 use crate::{
     access::Access,
-    catalog::{Applied, Beat, Catalog, Health, StreamId, Verdict, Word},
+    catalog::{Applied, Beat, Catalog, Change, Health, StreamId, Verdict, Word},
     checks::Heard,
     drains::{self, Drains},
     schema::{self, SchemaError},
     sources::status,
 };
 
-/// Registrations in one message.
+/// Registrations in one message, and of those that leave.
 const MOST_AT_ONCE: usize = 1_000;
 
 /// The service.
@@ -55,28 +55,33 @@ impl pb::registry_server::Registry for Registry {
         request: Request<pb::RegisterAllRequest>,
     ) -> Result<Response<pb::RegisterAllResponse>, Status> {
         let access = Access::of(&request);
-        let requests = request.into_inner().requests;
-        if requests.len() > MOST_AT_ONCE {
-            let problem = format!("has {} entries, at most {MOST_AT_ONCE}", requests.len());
-            return Err(status::invalid(&Invalid::new("requests", problem)));
+        let pb::RegisterAllRequest { requests, leaving } = request.into_inner();
+        for (field, count) in [("requests", requests.len()), ("leaving", leaving.len())] {
+            if count > MOST_AT_ONCE {
+                let problem = format!("has {count} entries, at most {MOST_AT_ONCE}");
+                return Err(status::invalid(&Invalid::new(field, problem)));
+            }
         }
-        let admitted: Vec<_> = requests.into_iter().map(|it| self.admit(&access, it)).collect();
-        let (mut taken, mut fates) = (Vec::with_capacity(admitted.len()), Vec::with_capacity(admitted.len()));
-        for it in admitted {
-            fates.push(it.map(|(instance, ttl)| {
+        let mut changes = Vec::with_capacity(leaving.len() + requests.len());
+        let mut left = Vec::with_capacity(leaving.len());
+        for it in &leaving {
+            left.push(self.leaving(&access, it).map(|(id, word)| changes.push(Change::Deregister { id, word })));
+        }
+        let mut came = Vec::with_capacity(requests.len());
+        for it in requests {
+            came.push(self.admit(&access, it).map(|(instance, ttl)| {
                 let fate = (instance.id, ttl);
-                taken.push((instance, ttl));
+                changes.push(Change::Register { instance: Box::new(instance), ttl });
                 fate
             }));
         }
-        let mut applied = self.catalog.register_all(taken).await.into_iter();
-        let registered = fates.into_iter().map(|fate| -> Result<pb::Lease, Status> {
-            let (id, ttl) = fate?;
-            let applied = applied.next().expect("each that was taken has an answer");
-            Ok(lease(&id, ttl, &applied.map_err(|e| status::change(&e))?))
-        });
-        let registered = registered.map(|it| pb::Registered { outcome: Some(outcome(it)) });
-        Ok(Response::new(pb::RegisterAllResponse { registered: registered.collect() }))
+        let mut fates = self.catalog.change_all(changes).await.into_iter();
+        let mut fate = || fates.next().expect("each that was asked for has an answer").map_err(|e| status::change(&e));
+        let deregistered = left.into_iter().map(|it| it.and_then(|()| fate()));
+        let deregistered = deregistered.map(|it| pb::Deregistered { outcome: Some(departure(it)) }).collect();
+        let registered = came.into_iter().map(|it| it.and_then(|(id, ttl)| Ok(lease(&id, ttl, &fate()?))));
+        let registered = registered.map(|it| pb::Registered { outcome: Some(outcome(it)) }).collect();
+        Ok(Response::new(pb::RegisterAllResponse { registered, deregistered }))
     }
 
     async fn keep_alive(
@@ -103,10 +108,8 @@ impl pb::registry_server::Registry for Registry {
         request: Request<pb::DeregisterRequest>,
     ) -> Result<Response<pb::DeregisterResponse>, Status> {
         let access = Access::of(&request);
-        let request = request.into_inner();
-        let id = id(&request.id, "id")?;
-        access.to_instance(&self.catalog, &id, Word::from(request.epoch))?;
-        let applied = self.catalog.deregister(id, Word::from(request.epoch)).await.map_err(|e| status::change(&e))?;
+        let (id, word) = self.leaving(&access, &request.into_inner())?;
+        let applied = self.catalog.deregister(id, word).await.map_err(|e| status::change(&e))?;
         Ok(Response::new(pb::DeregisterResponse { version: applied.version.0 }))
     }
 
@@ -226,6 +229,13 @@ impl Registry {
         Ok((instance, ttl))
     }
 
+    /// Reads who wants to leave, and whether the caller may say so.
+    fn leaving(&self, access: &Access, request: &pb::DeregisterRequest) -> Result<(InstanceId, Word), Status> {
+        let (id, word) = (id(&request.id, "id")?, Word::from(request.epoch));
+        access.to_instance(&self.catalog, &id, word)?;
+        Ok((id, word))
+    }
+
     /// Notes it for whoever asks, and returns what the caller is told.
     async fn refuse_set(&self, by: Option<(InstanceId, ServiceName)>, error: &SchemaError) -> Status {
         let service = by.as_ref().map(|(_, service)| tracing::field::display(service));
@@ -328,6 +338,13 @@ fn outcome(it: Result<pb::Lease, Status>) -> pb::registered::Outcome {
     match it {
         Ok(lease) => pb::registered::Outcome::Lease(lease),
         Err(status) => pb::registered::Outcome::Refused(status::as_message(&status)),
+    }
+}
+
+fn departure(it: Result<Applied, Status>) -> pb::deregistered::Outcome {
+    match it {
+        Ok(applied) => pb::deregistered::Outcome::Version(applied.version.0),
+        Err(status) => pb::deregistered::Outcome::Refused(status::as_message(&status)),
     }
 }
 

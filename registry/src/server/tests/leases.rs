@@ -63,7 +63,8 @@ async fn many_register_at_once_and_what_is_refused_is_refused_alone() {
     assert!(!refused[0].details.is_empty(), "it names the field");
     let ask = |it| RegisterRequest { instance: Some(it), ttl_ms: 0 };
     let requests = [users(1), nowhere, taken, users(4)].map(ask).to_vec();
-    let answer = world.registry.register_all(registry::RegisterAllRequest { requests }).await.unwrap().into_inner();
+    let request = registry::RegisterAllRequest { requests, leaving: vec![] };
+    let answer = world.registry.register_all(request).await.unwrap().into_inner();
     let (mut leases, mut not) = (Vec::new(), Vec::new());
     for it in answer.registered {
         match it.outcome.unwrap() {
@@ -76,9 +77,48 @@ async fn many_register_at_once_and_what_is_refused_is_refused_alone() {
     assert_eq!(world.ids("users.default").await, [id(1), id(4), id(9)]);
     assert_eq!(stream.beat(&[&leases[0], &leases[1]], Health::Serving).await, [Outcome::Renewed; 2]);
     let requests = vec![ask(users(5)); 1_001];
-    let error = world.registry.register_all(registry::RegisterAllRequest { requests }).await.unwrap_err();
+    let error =
+        world.registry.register_all(registry::RegisterAllRequest { requests, leaving: vec![] }).await.unwrap_err();
     assert_eq!(error.code(), Code::InvalidArgument);
     assert_eq!(world.ids("users.default").await.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_that_leave_and_those_that_come_at_once_are_one_version() {
+    let mut world = World::new().await;
+    let (leaves, fenced) = (world.users(1).await, world.users(2).await);
+    let stays = world.users(2).await;
+    let mut watch = world.watch("test", &["users"]).await;
+    watch.next_of("users.default").await;
+    let refused = world.deregister(&fenced.instance_id, fenced.epoch).await.unwrap_err();
+    let parting = |lease: &Lease| DeregisterRequest { id: lease.instance_id.clone(), epoch: lease.epoch };
+    let garbled = DeregisterRequest { id: "users-1".into(), epoch: 1 };
+    let gone = DeregisterRequest { id: id(77), epoch: 1 };
+    let successor = Instance { id: id(5), ..users(1) };
+    let request = registry::RegisterAllRequest {
+        requests: vec![RegisterRequest { instance: Some(successor), ttl_ms: 0 }],
+        leaving: vec![parting(&leaves), parting(&fenced), garbled, gone],
+    };
+    let answer = world.registry.register_all(request.clone()).await.unwrap().into_inner();
+    let Some(registry::registered::Outcome::Lease(lease)) = &answer.registered[0].outcome else { panic!("{answer:?}") };
+    assert_eq!(lease.instance_id, id(5), "the address that was left is free");
+    let message = watch.next().await;
+    let (version, code) = (Ok(message.version), |code: Code| Err(i32::from(code)));
+    let outcomes = answer.deregistered.iter().map(|it| match it.outcome.as_ref().unwrap() {
+        registry::deregistered::Outcome::Version(version) => Ok(*version),
+        registry::deregistered::Outcome::Refused(status) => Err(status.code),
+    });
+    let expected = [version, code(refused.code()), code(Code::InvalidArgument), version];
+    assert_eq!(outcomes.collect::<Vec<_>>(), expected, "one by one as by itself; leaving twice is no error");
+    let told = delta(&message.services[0]);
+    assert_eq!(told, (vec![(id(5).as_str(), Health::Serving)], vec![(id(1).as_str(), Reason::Deregistered)]));
+    let mut stream = world.keep_alive().await;
+    assert_eq!(stream.beat(&[lease, &stays], Health::Serving).await, [Outcome::Renewed; 2]);
+    assert_eq!(stream.beat(&[&leaves], Health::Serving).await, [Outcome::Unknown]);
+    let leaving = vec![request.leaving[0].clone(); 1_001];
+    let error =
+        world.registry.register_all(registry::RegisterAllRequest { requests: vec![], leaving }).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
 }
 
 #[tokio::test(start_paused = true)]

@@ -31,7 +31,7 @@ use weft_transcode::Settings;
 
 /// Cases that must hold. They only rise.
 const FLOOR: usize = 340;
-const FLOOR_OF_OURS: usize = 396;
+const FLOOR_OF_OURS: usize = 407;
 
 /// Names the case to the backend; other metadata is free.
 const CASE: &str = "x-weft-case";

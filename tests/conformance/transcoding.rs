@@ -12,7 +12,7 @@ use weft_transcode::{Codec, Schema, Settings, Status};
 
 /// Cases that must hold. They only rise.
 const FLOOR: usize = 340;
-const FLOOR_OF_OURS: usize = 396;
+const FLOOR_OF_OURS: usize = 407;
 
 #[test]
 fn the_library_holds_the_public_cases() {

@@ -5,7 +5,8 @@
 //! Invariants: a path variable beats the query and the body; a value of the wrong type is a 400 whatever else the
 //! request holds.
 //! Source: google/api/http.proto, "Rules for HTTP mapping"; differs: well-known types with a string form may be bound,
-//! because clients expect it.
+//! because clients expect it. Where it is silent: a parameter without `=` has an empty value (WHATWG URL); only one of a
+//! repeated field may be there twice (grpc-gateway), so that nothing that a client sent is lost.
 
 mod escape;
 mod form;
@@ -230,6 +231,9 @@ fn query_values(
         let value = escape::decode_query(raw, settings).and_then(|it| text::value(&it, &leaf.kind(), settings));
         let value =
             value.map_err(|reason| BindError::field(&name, format!("query value {}: {reason}", text::quoted(raw))))?;
+        if !leaf.is_list() && values.iter().any(|(_, it, _)| *it == path) {
+            return Err(BindError::field(name, "is there twice, and takes one value"));
+        }
         values.push((name, path, value));
     }
     Ok(values)

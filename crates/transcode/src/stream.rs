@@ -246,24 +246,30 @@ fn is_ndjson(content_type: Option<&str>) -> bool {
     )
 }
 
-/// Returns the framing that an `Accept` header asks for: the best of those we have by weight, then by order; none if it
-/// names none of them.
+/// Returns the framing that an `Accept` header asks for: the best of those we have by weight, then by order; none if it names none of them.
+/// `application/json` beside a wildcard of no less weight is what clients send that take anything, so it asks for none.
 fn accepted(accept: &str) -> Option<StreamFormat> {
     let mut best: Option<(f32, StreamFormat)> = None;
+    let mut anything = 0.0_f32;
     for range in accept.split(',') {
         let mut parts = range.split(';').map(str::trim);
-        let format = match parts.next().unwrap_or_default().to_ascii_lowercase().as_str() {
+        let name = parts.next().unwrap_or_default().to_ascii_lowercase();
+        let weight = parts.find_map(|it| it.strip_prefix("q=")).and_then(|it| it.parse().ok()).unwrap_or(1.0_f32);
+        let format = match name.as_str() {
+            "*/*" => {
+                anything = weight;
+                continue;
+            }
             "application/json" => StreamFormat::JsonArray,
             "text/event-stream" => StreamFormat::Sse,
             other if is_ndjson(Some(other)) => StreamFormat::Ndjson,
             _ => continue,
         };
-        let weight = parts.find_map(|it| it.strip_prefix("q=")).and_then(|it| it.parse().ok()).unwrap_or(1.0_f32);
         if weight > best.map_or(0.0, |(weight, _)| weight) {
             best = Some((weight, format));
         }
     }
-    best.map(|(_, format)| format)
+    best.filter(|(weight, format)| *format != StreamFormat::JsonArray || *weight > anything).map(|(_, format)| format)
 }
 
 #[cfg(test)]

@@ -120,6 +120,12 @@ fn accept_picks_the_heaviest_that_we_have() {
         ("application/json;q=0.1, application/x-ndjson", Some(StreamFormat::Ndjson)),
         ("Text/Event-Stream; q=0", None),
         ("application/x-ndjson, text/event-stream", Some(StreamFormat::Ndjson)),
+        // What axios sends, and what curl might: the route decides.
+        ("application/json, text/plain, */*", None),
+        ("*/*, application/json;q=0.9", None),
+        ("application/json, */*;q=0.8", Some(StreamFormat::JsonArray)),
+        ("text/event-stream, */*", Some(StreamFormat::Sse)),
+        ("application/json, text/event-stream;q=0.5, */*", None),
     ];
     for (accept, expected) in table {
         assert_eq!(accepted(accept), expected, "{accept:?}");

@@ -22,7 +22,7 @@ use weft_model::{DEFAULT_NAMESPACE, GATEWAY, Policy, PolicyKind};
 use weft_runtime::{Usage, listen::ListenAddr};
 use weft_transcode::Settings;
 
-use crate::{Args, ClientFiles, Docs, RedisUrl, TlsFiles};
+use crate::{Args, ClientFiles, Docs, ForwardedHeader, Network, RedisUrl, TlsFiles, TrustedProxies};
 
 /// Everything a gateway needs to know before it starts.
 #[derive(Debug, Clone)]
@@ -49,6 +49,8 @@ pub struct Config {
     pub tls: Option<TlsFiles>,
     /// Most memory in bytes for answers that cache policies keep. Default 64 MiB.
     pub cache_bytes: usize,
+    /// Whose word on callers' addresses counts. Default nobody's.
+    pub proxies: TrustedProxies,
     /// Whether the API is described at `/docs` and `/openapi.json`.
     pub docs: Docs,
 }
@@ -124,6 +126,7 @@ impl Config {
             policies,
             redis: file.rate_limit.redis.map(|it| it.0),
             cache_bytes: file.cache.max_bytes.map_or(CACHE_BYTES, |it| it.0),
+            proxies: file.proxies.into(),
             docs: file.docs.into(),
         })
     }
@@ -166,6 +169,7 @@ struct File {
     rate_limit: RawRateLimit,
     cache: RawCache,
     tls: Option<RawTls>,
+    proxies: RawProxies,
     /// Read by `weft-policy`, which knows their schema.
     policies: IgnoredAny,
     docs: RawDocs,
@@ -182,6 +186,39 @@ impl From<RawDocs> for Docs {
     fn from(raw: RawDocs) -> Self {
         let default = Self::default();
         Self { enabled: raw.enabled.unwrap_or(default.enabled), title: raw.title.unwrap_or(default.title) }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawProxies {
+    trusted: Vec<TrustedNetwork>,
+    header: Option<RawHeader>,
+}
+
+#[derive(Debug)]
+struct TrustedNetwork(Network);
+
+impl<'de> Deserialize<'de> for TrustedNetwork {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map(Self).map_err(D::Error::custom)
+    }
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum RawHeader {
+    XForwardedFor,
+    Forwarded,
+}
+
+impl From<RawProxies> for TrustedProxies {
+    fn from(raw: RawProxies) -> Self {
+        let header = match raw.header {
+            Some(RawHeader::XForwardedFor) | None => ForwardedHeader::XForwardedFor,
+            Some(RawHeader::Forwarded) => ForwardedHeader::Forwarded,
+        };
+        Self { networks: raw.trusted.into_iter().map(|it| it.0).collect(), header }
     }
 }
 
@@ -404,11 +441,21 @@ mod tests {
             default_timeout = "15s"
             [cache]
             max_bytes = 1048576
+            [proxies]
+            trusted = ["10.0.0.0/8", "::1"]
+            header = "forwarded"
             [docs]
             enabled = false
         "#
         .parse()
         .unwrap();
+        let proxies = TrustedProxies::from(file.proxies);
+        let networks: Vec<_> = proxies.networks.iter().map(Network::to_string).collect();
+        assert_eq!(
+            (networks, proxies.header),
+            (vec!["10.0.0.0/8".into(), "::1/128".into()], ForwardedHeader::Forwarded)
+        );
+        assert_eq!(TrustedProxies::from(File::default().proxies), TrustedProxies::default());
         assert_eq!(file.transcoding.path_unescape, PathUnescape::All);
         assert_eq!(file.transcoding.stream_format, StreamFormat::Sse);
         assert!(file.transcoding.json_output.emit_defaults && !file.transcoding.json_output.enums_as_ints);
@@ -427,6 +474,8 @@ mod tests {
         assert!(error("[transcoding.json_output]\nemit = true").contains("line 2"));
         assert!(error("[cache]\nmax_bytes = 1000").contains("line 2"));
         assert!(error("[limit]").contains("line 1"));
+        let network = error("[proxies]\ntrusted = [\"10.0.0.1/8\"]");
+        assert!(network.contains("line 2") && network.contains("write \"10.0.0.0/8\""), "{network}");
         for bad in ["15", "\"15\"", "\"15 s\"", "\"s\"", "\"0s\"", "\"1d\"", "\"25h\""] {
             assert!(error(&format!("[limits]\ndefault_timeout = {bad}")).contains("line 2"), "{bad}");
         }
@@ -459,7 +508,8 @@ mod tests {
         assert_eq!(Limits::from(file.limits), Limits::default());
         assert_eq!(file.cache.max_bytes.map(|it| it.0), Some(CACHE_BYTES));
         let keys = block.lines().filter(|line| line.split('#').next().is_some_and(|it| it.contains(" = "))).count();
-        assert_eq!(keys, 14, "2 limits, 1 of the cache, 8 of transcoding, 3 of its output");
+        assert_eq!(TrustedProxies::from(file.proxies), TrustedProxies::default());
+        assert_eq!(keys, 16, "2 limits, 2 of proxies, 1 of the cache, 8 of transcoding, 3 of its output");
         assert!(block.contains("\n[rate_limit]\n# redis = "), "the one without a default");
     }
 

@@ -9,6 +9,7 @@ pub(crate) mod cache;
 pub(crate) mod call;
 pub(crate) mod cors;
 pub(crate) mod fetch;
+pub(crate) mod forwarded;
 pub(crate) mod guard;
 pub(crate) mod headers;
 pub(crate) mod issuers;

@@ -241,6 +241,7 @@ impl Gateway {
             reflection: Reflection::of(MeshSets(self.published.clone()), leaving.clone()),
             health,
             readiness: self.readiness.clone(),
+            proxies: Arc::new(self.config.proxies),
         });
         let connections = shutdown.child();
         let workers = self.config.workers.unwrap_or_else(cores);
@@ -328,9 +329,10 @@ type Serving = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 async fn serve(shard: Shard, versions: Http, door: Option<Door>, connection: Connection, shutdown: Shutdown) {
     let Connection { stream, downstream, load } = connection;
+    let downstream = shard.shared.proxies.see(downstream);
     let service = |peer: Option<Arc<Peer>>| {
         service_fn(move |mut request: http::Request<Incoming>| {
-            let (shard, load) = (shard.clone(), load.clone());
+            let (shard, load, downstream) = (shard.clone(), load.clone(), downstream.clone());
             if let Some(peer) = &peer {
                 request.extensions_mut().insert(Arc::clone(peer));
             }

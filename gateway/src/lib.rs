@@ -13,6 +13,7 @@ mod docs;
 mod edge;
 mod gateway;
 mod listener;
+mod network;
 mod protocol;
 mod routes;
 mod tls;
@@ -20,6 +21,10 @@ mod tls;
 pub use args::Args;
 pub use config::{Config, Limits, Source};
 pub use docs::Docs;
-pub use edge::shared::RedisUrl;
+pub use edge::{
+    forwarded::{ForwardedHeader, TrustedProxies},
+    shared::RedisUrl,
+};
 pub use gateway::{Error, Gateway};
+pub use network::{Network, NotANetwork};
 pub use tls::{ClientFiles, TlsFiles, certificates::TlsError};

@@ -16,10 +16,7 @@ pub(crate) mod rest;
 pub(crate) mod rpc;
 mod websocket;
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, LazyLock},
-};
+use std::sync::{Arc, LazyLock};
 
 use http::{
     HeaderMap, Method, Request, Response,
@@ -37,6 +34,7 @@ use crate::{
     edge::{
         access_log::AccessLog,
         call::{Call, Observed},
+        forwarded::{Downstream, TrustedProxies},
         metrics::{Meters, Status},
         span::Tracing,
     },
@@ -56,6 +54,7 @@ pub(crate) struct Shared {
     pub(crate) reflection: Reflection,
     pub(crate) health: MeshHealth,
     pub(crate) readiness: Readiness,
+    pub(crate) proxies: Arc<TrustedProxies>,
 }
 
 impl Shared {
@@ -81,7 +80,7 @@ impl Shard {
     pub(crate) async fn answer(
         &self,
         request: Request<Incoming>,
-        downstream: SocketAddr,
+        downstream: Downstream,
         load: Load,
     ) -> Response<Observed> {
         let spoken = Spoken::of(&request, self.shared.table.load().as_deref());

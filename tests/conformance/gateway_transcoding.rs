@@ -116,6 +116,7 @@ impl Gateways {
             policies: Vec::new(),
             redis: None,
             cache_bytes: 1 << 20,
+            proxies: weft_gateway::TrustedProxies::default(),
             tls: None,
             docs: weft_gateway::Docs::default(),
         }

@@ -179,6 +179,7 @@ impl Running {
             policies: Vec::new(),
             redis: None,
             cache_bytes: 1 << 20,
+            proxies: weft_gateway::TrustedProxies::default(),
             tls: None,
             docs: weft_gateway::Docs::default(),
             limits: Limits { max_request_bytes: RECEIVE_LIMIT.into(), ..Limits::default() },

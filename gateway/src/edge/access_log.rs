@@ -4,7 +4,11 @@
 //! Writing a line costs more than routing a call, so data threads only fill a record. The queue holds [`QUEUE`] of them; when it is full the
 //! line is dropped and counted, never waited for. The query is not logged: it may hold secrets.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{HeaderValue, Method, Uri};
 use prometheus_client::metrics::counter::Counter;
@@ -24,6 +28,8 @@ const QUEUE: usize = 8192;
 #[derive(Debug)]
 pub(crate) struct Line {
     pub(crate) downstream: SocketAddr,
+    /// Where the call comes from, also behind proxies.
+    pub(crate) caller: IpAddr,
     pub(crate) method: Method,
     pub(crate) uri: Uri,
     pub(crate) meter: Arc<RouteMeter>,
@@ -96,6 +102,7 @@ impl Line {
             span_id = self.span_id.map(|id| tracing::field::display(format!("{id:016x}"))),
             request_id = self.request_id.to_str().unwrap_or_default(),
             downstream = %self.downstream,
+            caller = %self.caller,
             policy = self.refused.as_ref().map(|it| tracing::field::display(&it.policy)),
             rule = self.refused.as_ref().map(|it| tracing::field::display(&it.rule)),
             "call"

@@ -5,7 +5,7 @@
 //! Invariant: dropping a `Call` ends it, so a client that leaves is counted like any other end: 499 or CANCELLED.
 
 use std::{
-    net::SocketAddr,
+    net::IpAddr,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -26,6 +26,7 @@ use crate::edge::{
     access_log::{AccessLog, Line},
     cache::Writes,
     cors::Granted,
+    forwarded::Downstream,
     guard::By,
     headers::Headers,
     metrics::{RouteMeter, Status},
@@ -69,8 +70,10 @@ impl Outcome {
 pub(crate) struct Call {
     /// When its head was complete; deadlines count from here.
     pub(crate) received: Instant,
-    /// Who called.
-    pub(crate) downstream: SocketAddr,
+    /// The other end of its connection.
+    pub(crate) downstream: Downstream,
+    /// Where it comes from, as far as that is known.
+    pub(crate) caller: IpAddr,
     /// The other end of its connection, where that is TLS.
     pub(crate) peer: Option<Arc<Peer>>,
     /// What goes upstream: in a sampled call our own span is the parent there.
@@ -105,7 +108,7 @@ impl Call {
     /// Begins a call at a request's head: takes over or begins its trace and gives it an id.
     pub(crate) fn begin<B>(
         request: &Request<B>,
-        downstream: SocketAddr,
+        downstream: Downstream,
         load: LoadGuard,
         meter: Arc<RouteMeter>,
         log: AccessLog,
@@ -118,6 +121,7 @@ impl Call {
         let trace = if recorded && parent.is_some() { carried.child(&mut rand::rng()) } else { carried };
         Self {
             received: Instant::now(),
+            caller: downstream.caller(request.headers()),
             downstream,
             peer: request.extensions().get::<Arc<Peer>>().cloned(),
             request_id: request_id(request.headers(), trace),
@@ -227,7 +231,8 @@ impl Drop for Call {
             spans.offer(end.span());
         }
         self.log.write(|| Line {
-            downstream: self.downstream,
+            downstream: self.downstream.addr,
+            caller: self.caller,
             method: self.method.clone(),
             uri: self.uri.clone(),
             meter: Arc::clone(&self.meter),

@@ -115,7 +115,7 @@ async fn pass(edge: &EdgePlan, headers: &mut HeaderMap, call: &Call) -> Result<C
         None => Client::Nobody,
     };
     for limit in &edge.limits {
-        limit.take(&client, call.downstream.ip()).await?;
+        limit.take(&client, call.caller).await?;
     }
     if let Some(rules) = &edge.headers {
         rules.ask(headers);

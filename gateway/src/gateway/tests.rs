@@ -70,6 +70,7 @@ impl Mesh {
             policies: Vec::new(),
             redis: None,
             cache_bytes: 64 << 20,
+            proxies: crate::TrustedProxies::default(),
             tls: None,
             docs: crate::Docs::default(),
         };

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a helper that fails fails its test")]
 
+mod addresses;
 mod attacks;
 mod callers;
 mod compression;

@@ -116,6 +116,7 @@ pub(crate) async fn start_gateway(upstream: String, change: impl FnOnce(&mut Con
         policies: Vec::new(),
         redis: None,
         cache_bytes: 64 << 20,
+        proxies: weft_gateway::TrustedProxies::default(),
         tls: None,
         docs: weft_gateway::Docs::default(),
     };

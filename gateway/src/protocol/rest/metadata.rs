@@ -3,16 +3,16 @@
 //! Lives here: both directions and the success status a backend may choose. Does not: deadlines (`rest`), trace and request id (`edge::call`).
 //!
 //! Request → metadata: every header but those about the connection or named by `connection`, the HTTP body, and those gRPC or the gateway writes itself
-//! (`weft_transcode::metadata::is_forwarded`). `Grpc-Metadata-X` arrives as `x`. Added: `x-forwarded-for`, `-host`, `-proto`.
+//! (`weft_transcode::metadata::is_forwarded`). `Grpc-Metadata-X` arrives as `x`. Added: `x-forwarded-for`, `-host`, `-proto` (`edge::forwarded`).
 //! Metadata → response: names that mean something in HTTP as they are ([`HTTP_NAMES`]); any other `x` as `Grpc-Metadata-X`; of trailers too, where
 //! they come before the body. `grpc-*` and `weft-*` stay inside.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request};
 use weft_transcode::metadata::is_forwarded;
 
-use crate::tls::peer::Peer;
+use crate::{edge::forwarded::Downstream, tls::peer::Peer};
 
 /// Response metadata that HTTP clients, caches and browsers understand.
 const HTTP_NAMES: [HeaderName; 12] = [
@@ -35,7 +35,7 @@ const HTTP_STATUS: &str = "weft-http-status";
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("weft-gateway/", env!("CARGO_PKG_VERSION")));
 
 /// Returns the head of the gRPC call for a request in a protocol that is not gRPC's own.
-pub(in crate::protocol) fn upstream(head: &request::Parts, from: SocketAddr) -> HeaderMap {
+pub(in crate::protocol) fn upstream(head: &request::Parts, from: &Downstream) -> HeaderMap {
     let mut metadata = HeaderMap::with_capacity(head.headers.len() + 8);
     let for_this_hop = for_this_hop(&head.headers);
     for (name, value) in &head.headers {
@@ -54,7 +54,8 @@ pub(in crate::protocol) fn upstream(head: &request::Parts, from: SocketAddr) -> 
     metadata.insert(header::TE, HeaderValue::from_static("trailers"));
     metadata.insert(header::USER_AGENT, USER_AGENT);
     metadata.insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
-    forwarded(head, from, &mut metadata);
+    let tls = head.extensions.get::<Arc<Peer>>().is_some();
+    from.tell(&head.uri, &head.headers, tls, &mut metadata);
     metadata
 }
 
@@ -75,21 +76,6 @@ pub(in crate::protocol) fn end_hop(headers: &mut HeaderMap) {
 fn for_this_hop(headers: &HeaderMap) -> Vec<&str> {
     let named = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
     named.flat_map(|value| value.split(',')).map(str::trim).collect()
-}
-
-fn forwarded(head: &request::Parts, from: SocketAddr, metadata: &mut HeaderMap) {
-    let before = head.headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-    let mut chain: String = before.flat_map(|value| [value, ", "]).collect();
-    chain.push_str(&from.ip().to_canonical().to_string());
-    if let Ok(chain) = HeaderValue::try_from(chain) {
-        metadata.insert("x-forwarded-for", chain);
-    }
-    let authority = head.uri.authority().and_then(|authority| HeaderValue::try_from(authority.as_str()).ok());
-    if let Some(host) = authority.or_else(|| head.headers.get(header::HOST).cloned()) {
-        metadata.insert("x-forwarded-host", host);
-    }
-    let scheme = if head.extensions.get::<Arc<Peer>>().is_some() { "https" } else { "http" };
-    metadata.insert("x-forwarded-proto", HeaderValue::from_static(scheme));
 }
 
 /// Writes what of a call's metadata the client sees.
@@ -122,6 +108,7 @@ pub(super) fn success_status(head: &HeaderMap, trailers: &HeaderMap) -> StatusCo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::TrustedProxies;
     use http::Request;
 
     fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -133,7 +120,8 @@ mod tests {
     fn sent_upstream(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut request = Request::new(());
         *request.headers_mut() = map(pairs);
-        upstream(&request.into_parts().0, "10.0.0.9:4000".parse().unwrap())
+        let from = Arc::<TrustedProxies>::default().see("10.0.0.9:4000".parse().unwrap());
+        upstream(&request.into_parts().0, &from)
     }
 
     #[test]
@@ -152,7 +140,7 @@ mod tests {
         assert_eq!(metadata["authorization"], "Bearer x");
         assert_eq!(metadata["tenant"], "acme");
         assert_eq!(metadata["x-custom"], "1");
-        assert_eq!(metadata["x-forwarded-for"], "1.2.3.4, 10.0.0.9");
+        assert_eq!(metadata["x-forwarded-for"], "10.0.0.9", "a caller's own word does not count");
         assert_eq!(metadata["x-forwarded-host"], "api.example");
         assert_eq!(metadata["te"], "trailers");
         assert_eq!(metadata["content-type"], "application/grpc");

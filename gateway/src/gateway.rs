@@ -56,6 +56,7 @@ use crate::{
     protocol::{
         Shard, Shared, Upstream,
         health::{Board, MeshHealth},
+        own::Own,
         reflection::MeshSets,
     },
     routes::{self, Table, keeper::Published, sets::LinkedSet},
@@ -242,6 +243,7 @@ impl Gateway {
             health,
             readiness: self.readiness.clone(),
             proxies: Arc::new(self.config.proxies),
+            own: Own::new(),
         });
         let connections = shutdown.child();
         let workers = self.config.workers.unwrap_or_else(cores);

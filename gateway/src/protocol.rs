@@ -10,6 +10,7 @@ pub(crate) mod frames;
 pub(crate) mod grpc;
 pub(crate) mod grpc_web;
 pub(crate) mod health;
+pub(crate) mod own;
 pub(crate) mod reflection;
 pub(crate) mod replies;
 pub(crate) mod rest;
@@ -38,7 +39,7 @@ use crate::{
         metrics::{Meters, Status},
         span::Tracing,
     },
-    protocol::{health::MeshHealth, rpc::unread::Unread},
+    protocol::{health::MeshHealth, own::Own, rpc::unread::Unread},
     routes::{Table, keeper::Published},
 };
 
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
     pub(crate) health: MeshHealth,
     pub(crate) readiness: Readiness,
     pub(crate) proxies: Arc<TrustedProxies>,
+    pub(crate) own: Own,
 }
 
 impl Shared {

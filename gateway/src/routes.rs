@@ -100,6 +100,8 @@ pub(crate) struct Rpc {
     pub(crate) meters: Option<Arc<MethodMeters>>,
     /// What it meets at the edge.
     pub(crate) edge: Option<Arc<EdgePlan>>,
+    /// Whether the gateway answers it itself.
+    pub(crate) own: bool,
 }
 
 /// A REST request that matched.
@@ -193,11 +195,11 @@ impl Table {
         match self.rest.method(path) {
             Some((plan, owner)) if *owner == service => {
                 let uri = self.targets[&key(plan)].uri.clone();
-                Some(Rpc { service, uri, plan: Some(Arc::clone(plan)), meters, edge })
+                Some(Rpc { service, uri, plan: Some(Arc::clone(plan)), meters, edge, own: false })
             }
             _ => {
                 let uri = format!("http://{}{path}", service.full()).parse().ok()?;
-                Some(Rpc { service, uri, plan: None, meters, edge })
+                Some(Rpc { service, uri, plan: None, meters, edge, own: false })
             }
         }
     }

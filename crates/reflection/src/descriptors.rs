@@ -61,6 +61,10 @@ pub(crate) const COMMON: [&str; 3] = [
     v1alpha::server_reflection_server::ServerReflectionServer::<()>::NAME,
 ];
 
+/// The descriptors of the services that every server of ours offers beside its own, health and reflection: encoded `FileDescriptorSet`s.
+pub const COMMON_SETS: [&[u8]; 3] =
+    [tonic_health::pb::FILE_DESCRIPTOR_SET, v1::FILE_DESCRIPTOR_SET, v1alpha::FILE_DESCRIPTOR_SET];
+
 impl Descriptors {
     /// Indexes encoded `FileDescriptorSet`s as one; of two files of one name the first is taken.
     ///
@@ -104,8 +108,7 @@ impl Descriptors {
 
     /// Indexes the sets of [`COMMON`].
     pub(crate) fn common() -> Self {
-        let sets = [tonic_health::pb::FILE_DESCRIPTOR_SET, v1::FILE_DESCRIPTOR_SET, v1alpha::FILE_DESCRIPTOR_SET];
-        Self::of_sets(&sets).expect("tonic publishes whole descriptor sets")
+        Self::of_sets(&COMMON_SETS).expect("tonic publishes whole descriptor sets")
     }
 
     fn file(&mut self, at: usize, file: &FileDescriptorProto) {

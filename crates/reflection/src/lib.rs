@@ -12,6 +12,6 @@ mod descriptors;
 mod health;
 mod server;
 
-pub use descriptors::{BadDescriptors, Descriptors};
+pub use descriptors::{BadDescriptors, COMMON_SETS, Descriptors};
 pub use health::Health;
 pub use server::{Reflection, Sets};

@@ -21,6 +21,7 @@ use crate::{
         Shard,
         codes::UNKNOWN,
         compression::{Encoding, UnknownEncoding},
+        own,
         rpc::{self, Exchange, Format, INVALID_ARGUMENT, Messages, UNIMPLEMENTED, requests::Intake},
     },
     routes::{Rpc, Table},
@@ -34,8 +35,8 @@ const STREAM: &str = "application/connect+";
 /// Whether a request is Connect's, and not REST's.
 pub(crate) fn speaks<B>(request: &Request<B>, table: Option<&Table>) -> bool {
     let headers = request.headers();
-    if headers.contains_key(VERSION) {
-        return true;
+    if headers.contains_key(VERSION) || own::is_own(request.uri().path()) {
+        return true; // what the gateway answers itself has no REST
     }
     let media_type = rpc::media_type(headers);
     if media_type.get(..STREAM.len()).is_some_and(|start| start.eq_ignore_ascii_case(STREAM)) {
@@ -259,6 +260,7 @@ mod tests {
         assert!(speaks("POST", "/a.B/C", &[("connect-protocol-version", "1"), ("content-type", "application/json")]));
         assert!(speaks("POST", "/a.B/C", &[("content-type", "application/connect+json")]));
         assert!(!speaks("POST", "/a.B/C", &[("content-type", "application/json")]));
+        assert!(speaks("POST", "/grpc.health.v1.Health/Check", &[("content-type", "application/json")]));
         assert!(!speaks("POST", "/upload", &[("content-type", "application/proto")]));
         assert!(!speaks("GET", "/v1/things?connect=v1", &[]));
     }

@@ -6,13 +6,12 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
-use tower::ServiceExt;
 use weft_model::{InstanceId, ServiceName};
 use weft_traffic::{Body, CallOptions, Code};
 
 use crate::{
     edge::{call::Call, guard, limits::Limits, metrics::Status, policies::EdgePlan},
-    protocol::{Shard, health, reflection},
+    protocol::{Shard, health, own},
 };
 
 /// Names the service that a health check is for, or `service/instance id`: it is passed on to that app and not answered here.
@@ -31,14 +30,11 @@ pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Cal
 }
 
 async fn dispatch(shard: &Shard, request: Request<Body>, call: &mut Call) -> Response<Body> {
-    let Ok(response) = match request.uri().path() {
-        reflection::V1 => shard.shared.reflection.v1().oneshot(request).await,
-        reflection::V1ALPHA => shard.shared.reflection.v1alpha().oneshot(request).await,
-        health::CHECK if request.headers().contains_key(PROBE) => return probe(shard, request, call).await,
-        path if path.starts_with(health::PREFIX) => shard.shared.health.server().oneshot(request).await,
-        _ => return forward(shard, request, call).await,
-    };
-    response.map(Body::boxed)
+    match request.uri().path() {
+        health::CHECK if request.headers().contains_key(PROBE) => probe(shard, request, call).await,
+        path if own::is_own(path) => own::call(shard, request).await,
+        _ => forward(shard, request, call).await,
+    }
 }
 
 async fn forward(shard: &Shard, mut request: Request<Body>, call: &mut Call) -> Response<Body> {

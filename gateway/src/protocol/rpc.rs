@@ -27,8 +27,8 @@ use crate::{
         guard,
         limits::Limits,
     },
-    protocol::{Shard, frames::frame, replies::Replies, rest::metadata},
-    routes::Rpc,
+    protocol::{Shard, frames::frame, own, replies::Replies, rest::metadata},
+    routes::{Rpc, Table},
 };
 use requests::{Intake, RequestMessages};
 
@@ -118,6 +118,10 @@ impl Exchange<'_> {
             service: Some(self.rpc.service.clone()),
             instance: None,
         };
+        if self.rpc.own {
+            let (head, replies) = Replies::new(own::call(self.shard, request).await);
+            return Ok(Answered { head, replies, went_wrong: None });
+        }
         match self.shard.outbound.call_with(request, options).await {
             Ok(response) => {
                 let (head, replies) = Replies::new(response);
@@ -153,6 +157,11 @@ impl From<Status> for Refused {
 pub(crate) fn route(shard: &Shard, head: &request::Parts, call: &mut Call) -> Result<Rpc, Status> {
     let path = head.uri.path();
     let table = shard.shared.table.load();
+    if let Some(rpc) = shard.shared.own.rpc(path) {
+        let cors = table.as_deref().and_then(Table::cors_of_unmatched);
+        call.cors = cors.map(|it| it.grant(&head.headers));
+        return Ok(rpc);
+    }
     let table = table.as_deref().ok_or_else(|| Status::new(UNAVAILABLE, shard.shared.no_table()))?;
     let Some(rpc) = table.rpc(path) else {
         call.cors = table.cors_of_unmatched().map(|it| it.grant(&head.headers));

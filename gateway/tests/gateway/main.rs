@@ -19,6 +19,7 @@ mod joining;
 mod lifecycle;
 mod limits;
 mod native;
+mod own;
 mod policies;
 mod rest;
 mod streams;

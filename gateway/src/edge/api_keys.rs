@@ -26,7 +26,7 @@ pub(crate) struct Held {
     /// Whose it is, for counting.
     pub(crate) client: Arc<str>,
     /// What its holder is said to be.
-    pub(crate) claims: Claims,
+    pub(crate) claims: Arc<Claims>,
     service: ServiceName,
     key: ApiKey,
 }
@@ -61,7 +61,7 @@ impl ApiKeys {
                 key.claims.iter().map(|(name, value)| (name.to_string(), Value::from(&**value))).collect();
             claims.entry("sub").or_insert_with(|| Value::from(policy.name.as_str()));
             let (client, service) = (format!("key {}", policy.name).into(), policy.service.clone());
-            (key.digest, Arc::new(Held { client, claims, service, key: key.clone() }))
+            (key.digest, Arc::new(Held { client, claims: Arc::new(claims), service, key: key.clone() }))
         };
         self.0.store(Arc::new(keys.map(held).collect()));
     }

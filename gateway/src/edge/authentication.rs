@@ -3,6 +3,7 @@
 //! Lives here: an authentication policy compiled, and what of it is about one method. Does not: the token's checks (`edge::jwt`), getting keys of issuers (`edge::issuers`),
 //! which API keys there are (`edge::api_keys`), order and shape of refusals (`edge::guard`, `protocol`).
 //! Invariants: what the policy writes as metadata cannot be said by a caller; a credential goes on only where the policy says so; none is logged.
+//! A token that is shown again costs a hash in place of a signature's check.
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -17,7 +18,10 @@ use crate::{
         api_keys::ApiKeys,
         guard::{By, Refusal},
         issuers::IssuerKeys,
-        jwt::{Claims, Token, TokenError},
+        jwt::{
+            Claims, Token, TokenError, check_times,
+            verified::{self, Known, Verified},
+        },
         metrics::Refusals,
     },
     tls::peer::Peer,
@@ -35,6 +39,9 @@ pub(crate) enum Client {
     Known(Arc<str>),
 }
 
+/// A caller's name, which is its only one, and what is said of it.
+type Who = (Arc<str>, Arc<Claims>);
+
 /// Who may call one method.
 #[derive(Debug)]
 pub(crate) struct Caller {
@@ -49,6 +56,8 @@ pub(crate) struct Caller {
 pub(crate) struct Authentication {
     policy: PolicyName,
     issuers: Box<[(Jwt, Arc<IssuerKeys>)]>,
+    /// Tokens that were checked before.
+    verified: Verified,
     api_keys: Option<(HeaderName, ApiKeys)>,
     certificates: bool,
     anonymous: bool,
@@ -110,7 +119,7 @@ impl Caller {
         };
         let (client, claims) = match known {
             Some((client, claims)) => (Client::Known(client), claims),
-            None if self.by.anonymous => (Client::Nobody, Claims::new()),
+            None if self.by.anonymous => (Client::Nobody, Arc::default()),
             None => return Err(self.by.unknown("no-credential", "the call shows no credential that counts", None)),
         };
         if let Some(rules) = &self.rules {
@@ -154,6 +163,7 @@ impl Authentication {
         Self {
             policy: policy.clone(),
             issuers,
+            verified: Verified::default(),
             api_keys,
             certificates: it.certificates,
             anonymous: it.anonymous,
@@ -167,7 +177,7 @@ impl Authentication {
     }
 
     /// Who the bearer token says; none if the call shows none, or none would count.
-    async fn token(&self, headers: &HeaderMap) -> Result<Option<(Arc<str>, Claims)>, Refusal> {
+    async fn token(&self, headers: &HeaderMap) -> Result<Option<Who>, Refusal> {
         let mut shown = headers.get_all(header::AUTHORIZATION).iter();
         let (Some(value), false) = (shown.next(), self.issuers.is_empty()) else { return Ok(None) };
         if shown.next().is_some() {
@@ -175,30 +185,50 @@ impl Authentication {
         }
         let bearer = value.to_str().ok().and_then(|value| value.split_once(' '));
         let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
-        let token = bearer.ok_or(TokenError::Malformed).and_then(Token::read).map_err(|e| self.bad_token(e))?;
+        let text = bearer.ok_or_else(|| self.bad_token(TokenError::Malformed))?;
+        let name = verified::name(text);
+        if let Some(known) = name.as_ref().and_then(|it| self.known(it)) {
+            return Ok(Some((known.client, known.claims)));
+        }
+        let token = Token::read(text).map_err(|e| self.bad_token(e))?;
         let issuer = token.issuer().unwrap_or_default();
-        let found = self.issuers.iter().find(|(jwt, _)| **jwt.issuer() == *issuer);
-        let Some((jwt, keys)) = found else { return Err(self.bad_token(TokenError::Issuer)) };
+        let Some(at) = self.issuers.iter().position(|(jwt, _)| **jwt.issuer() == *issuer) else {
+            return Err(self.bad_token(TokenError::Issuer));
+        };
+        let (jwt, keys) = &self.issuers[at];
         let keys = keys.with(token.key_id()).await.map_err(|error| Refusal::unavailable(error.to_string()))?;
-        let claims = token.verify(&keys, jwt, (self.clock)()).map_err(|e| self.bad_token(e))?;
+        let claims = Arc::new(token.verify(&keys, jwt, (self.clock)()).map_err(|e| self.bad_token(e))?);
         let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
-        Ok(Some((format!("jwt {} {subject}", jwt.issuer()).into(), claims)))
+        let client: Arc<str> = format!("jwt {} {subject}", jwt.issuer()).into();
+        if let Some(name) = name {
+            let (client, claims, keys) = (Arc::clone(&client), Arc::clone(&claims), Arc::downgrade(&keys));
+            self.verified.put(name, Known { issuer: at, client, claims, keys });
+        }
+        Ok(Some((client, claims)))
+    }
+
+    /// Who shows a token that was checked before and still counts.
+    fn known(&self, name: &verified::Name) -> Option<Known> {
+        let known = self.verified.get(name)?;
+        let (jwt, keys) = &self.issuers[known.issuer];
+        let counts = keys.are_current(&known.keys) && check_times(&known.claims, jwt, (self.clock)()).is_ok();
+        counts.then_some(known)
     }
 
     /// Who the API key belongs to; none if the call shows none, or none would count.
-    fn api_key(&self, headers: &HeaderMap, service: &ServiceName) -> Result<Option<(Arc<str>, Claims)>, Refusal> {
+    fn api_key(&self, headers: &HeaderMap, service: &ServiceName) -> Result<Option<Who>, Refusal> {
         let Some((name, keys)) = &self.api_keys else { return Ok(None) };
         let Some(shown) = headers.get(name) else { return Ok(None) };
         match keys.find(shown.as_bytes(), service, (self.clock)()) {
-            Ok(key) => Ok(Some((key.client.clone(), key.claims.clone()))),
+            Ok(key) => Ok(Some((Arc::clone(&key.client), Arc::clone(&key.claims)))),
             Err(why) => Err(self.unknown(why.rule(), &why.to_string(), None)),
         }
     }
 
     /// Whom the certificate names that the connection was opened with; none if there is none, or none would count.
-    fn certificate(&self, peer: Option<&Peer>) -> Option<(Arc<str>, Claims)> {
+    fn certificate(&self, peer: Option<&Peer>) -> Option<Who> {
         let shown = peer.filter(|_| self.certificates)?.certificate.as_ref()?;
-        Some((Arc::clone(&shown.client), shown.claims.clone()))
+        Some((Arc::clone(&shown.client), Arc::clone(&shown.claims)))
     }
 
     fn may(&self, client: &Client, claims: &Claims, rules: &[Arc<Rule>]) -> Result<(), Refusal> {
@@ -282,15 +312,76 @@ fn holds(claims: &Claims, wanted: &ClaimMatch) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::atomic::{AtomicU64, Ordering},
+        time::Duration,
+    };
+
     use serde_json::json;
+    use weft_testkit::issuer::Key;
 
     use super::*;
+    use crate::edge::jwt::KeySet;
 
     fn claims(value: Value) -> Claims {
         match value {
             Value::Object(it) => it,
             other => panic!("{other} is no object"),
         }
+    }
+
+    /// A policy that takes tokens of one issuer, and that issuer's keys.
+    fn taking_tokens(clock: fn() -> SystemTime) -> (Authentication, Arc<IssuerKeys>) {
+        let source = weft_model::KeySource::Url("https://issuer.example/keys".into());
+        let jwt = Jwt::new("https://issuer.example", vec!["shop".into()], source, Duration::ZERO).unwrap();
+        let (mut issuers, _) = crate::edge::issuers::issuers();
+        let keys = issuers.of(&jwt);
+        let (api_keys, refusals) = (ApiKeys::default(), Refusals::new(&weft_runtime::Metrics::default()));
+        let parts = Parts { api_keys: &api_keys, refusals: &refusals, clock };
+        let policy = Policy { jwt: vec![jwt.clone()], ..Policy::closed() };
+        let of_jwt = Box::new([(jwt, Arc::clone(&keys))]);
+        (Authentication::new(&"callers".parse().unwrap(), &policy, of_jwt, &parts), keys)
+    }
+
+    fn set(keys: &[&Key]) -> KeySet {
+        let keys: Vec<Value> = keys.iter().map(|it| it.jwk()).collect();
+        KeySet::read(json!({ "keys": keys }).to_string().as_bytes()).unwrap()
+    }
+
+    fn shows(token: &str) -> HeaderMap {
+        HeaderMap::from_iter([(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap())])
+    }
+
+    #[tokio::test]
+    async fn a_token_is_checked_once_for_as_long_as_its_key_counts_and_it_does() {
+        static SECONDS: AtomicU64 = AtomicU64::new(1_000);
+        let clock = || SystemTime::UNIX_EPOCH + Duration::from_secs(SECONDS.load(Ordering::SeqCst));
+        let (by, keys) = taking_tokens(clock);
+        let (one, two) = (Key::p256("one"), Key::p256("two"));
+        let token = one.sign(&json!({"iss": "https://issuer.example", "aud": "shop", "sub": "ada", "exp": 2_000}));
+        let who = async || by.token(&shows(&token)).await.map(|it| it.unwrap().0.to_string()).map_err(|e| e.message);
+        let name = verified::name(&token).unwrap();
+        keys.told(set(&[&one]));
+        assert_eq!(who().await.unwrap(), "jwt https://issuer.example ada");
+        assert!(by.known(&name).is_some());
+        keys.told(set(&[&one]));
+        assert!(by.known(&name).is_some(), "the same keys, fetched again");
+        // What is known is not checked: whatever bears its name passes.
+        by.verified.put(verified::name("nonsense").unwrap(), by.verified.get(&name).unwrap());
+        assert!(by.token(&shows("nonsense")).await.unwrap().is_some());
+
+        keys.told(set(&[&one, &two]));
+        assert!(
+            by.known(&name).is_none() && by.token(&shows("nonsense")).await.is_err(),
+            "other keys: all are checked anew"
+        );
+        assert!(who().await.is_ok() && by.known(&name).is_some());
+        keys.told(set(&[&two]));
+        assert!(who().await.unwrap_err().contains("token-unknown-key"), "its key was taken back");
+        keys.told(set(&[&one]));
+        assert!(who().await.is_ok());
+        SECONDS.store(2_000, Ordering::SeqCst);
+        assert!(who().await.unwrap_err().contains("token-expired"), "known or not");
     }
 
     #[test]

@@ -78,13 +78,27 @@ impl IssuerKeys {
         held.keys.clone().ok_or_else(no_keys)
     }
 
+    /// Whether these are the keys that count now.
+    pub(crate) fn are_current(&self, keys: &Weak<KeySet>) -> bool {
+        self.current.load().keys.as_ref().is_some_and(|it| Arc::as_ptr(it) == keys.as_ptr())
+    }
+
+    /// Takes over keys as if they had been fetched.
+    #[cfg(test)]
+    pub(crate) fn told(&self, keys: KeySet) {
+        self.ended(Ok(keys));
+    }
+
     fn ended(&self, fetched: Result<KeySet, String>) -> bool {
         let good = fetched.is_ok();
         match fetched {
             Ok(keys) => {
                 let known = keys.len();
                 tracing::debug!(issuer = %self.issuer, keys = known, "keys fetched");
-                self.current.store(Arc::new(Held { keys: Some(Arc::new(keys)), problem: String::new() }));
+                // The same ones stay: tokens that were checked with them need not be again.
+                let same = self.current.load().keys.clone().filter(|it| **it == keys);
+                let keys = same.unwrap_or_else(|| Arc::new(keys));
+                self.current.store(Arc::new(Held { keys: Some(keys), problem: String::new() }));
             }
             Err(problem) => {
                 tracing::warn!(issuer = %self.issuer, problem, "keys cannot be fetched; those there are stay");

@@ -1,11 +1,13 @@
 //! JSON Web Tokens: whether one was signed by an issuer's key, and whether it counts here and now.
 //!
 //! Lives here: reading a token, keys as JWK sets tell them, the checks; synchronous, time passed in. Does not: getting keys (`edge::issuers`), what a
-//! caller may (`edge::authentication`).
+//! caller may (`edge::authentication`), tokens that were checked before (`jwt::verified`).
 //! The key decides the algorithm: a token's `alg` must be one that the chosen key is for, and only signatures by private keys are known, no shared
 //! secrets and not `none`. So there is nothing in a token that could choose how it is checked.
 //! Why no library: jsonwebtoken has no ring back-end; its `rust_crypto` would bring a second RSA and P-256 into the process.
 //! Source: RFC 7515, 7517, 7518 (section 3), 7519, 8037; RFC 8725 for what to refuse.
+
+pub(crate) mod verified;
 
 use std::time::{Duration, SystemTime};
 
@@ -110,18 +112,7 @@ impl<'t> Token<'t> {
             return Err(TokenError::Issuer);
         }
         self.check_signature(keys)?;
-        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let time = |claim: &str| self.claims.get(claim).map(|it| it.as_f64().filter(|it| it.is_finite()));
-        let seconds = |time: Duration| time.as_secs_f64();
-        match time("exp") {
-            Some(Some(exp)) if seconds(now) < exp + seconds(policy.leeway()) => {}
-            Some(_) | None => return Err(TokenError::Expired),
-        }
-        match time("nbf") {
-            None => {}
-            Some(Some(nbf)) if seconds(now + policy.leeway()) >= nbf => {}
-            Some(_) => return Err(TokenError::NotYet),
-        }
+        check_times(&self.claims, policy, now)?;
         let ours = |it: &Value| it.as_str().is_some_and(|it| policy.audiences().iter().any(|ours| **ours == *it));
         let for_us = match self.claims.get("aud") {
             Some(Value::Array(all)) => all.iter().any(ours),
@@ -146,11 +137,27 @@ impl<'t> Token<'t> {
     }
 }
 
+/// Checks that a token counts now, which it can do before and not after.
+pub(crate) fn check_times(claims: &Claims, policy: &Jwt, now: SystemTime) -> Result<(), TokenError> {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let time = |claim: &str| claims.get(claim).map(|it| it.as_f64().filter(|it| it.is_finite()));
+    let seconds = |time: Duration| time.as_secs_f64();
+    match time("exp") {
+        Some(Some(exp)) if seconds(now) < exp + seconds(policy.leeway()) => {}
+        Some(_) | None => return Err(TokenError::Expired),
+    }
+    match time("nbf") {
+        None => Ok(()),
+        Some(Some(nbf)) if seconds(now + policy.leeway()) >= nbf => Ok(()),
+        Some(_) => Err(TokenError::NotYet),
+    }
+}
+
 /// The keys of an issuer, as far as they are for signatures that are known here.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct KeySet(Vec<Key>);
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Key {
     kid: Option<String>,
     /// The one algorithm that it is for, if its issuer said so.
@@ -158,7 +165,7 @@ struct Key {
     material: Material,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 enum Material {
     Rsa { n: Vec<u8>, e: Vec<u8> },
     P256(Vec<u8>),

@@ -1,6 +1,7 @@
 //! The gateway while the mesh changes under it: snapshots and descriptor sets are fed in-process, calls go over real sockets.
 
 mod cache;
+mod tokens;
 
 use std::{
     collections::HashMap,

@@ -24,7 +24,7 @@ pub(crate) struct ClientCertificate {
     pub(crate) client: Arc<str>,
     /// What rules and metadata may go by: `sub` (the first URI, host name, e-mail address or common name in it), `uri`, `dns`, `email` (lists), `cn`,
     /// `issuer` and `sha256`, the hash of the certificate in hexadecimal.
-    pub(crate) claims: Claims,
+    pub(crate) claims: Arc<Claims>,
 }
 
 impl Peer {
@@ -57,7 +57,7 @@ impl ClientCertificate {
             ("issuer", Some(issuer.into())),
             ("sha256", Some(sha256.into())),
         ];
-        let claims = said.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
-        Some(Self { client, claims })
+        let claims: Claims = said.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
+        Some(Self { client, claims: Arc::new(claims) })
     }
 }

@@ -101,13 +101,18 @@ async fn a_key_that_an_issuer_rotates_in_counts_and_one_that_it_takes_back_does_
     let issuer = Issuer::start(&[&old]).await;
     let gateway = start(&policy(&issuer, "")).await;
     let good = claims(&issuer);
-    assert_eq!(get(&gateway, &old.sign(&good)).await.status, StatusCode::OK);
+    let known = old.sign(&good);
+    for _ in 0..2 {
+        assert_eq!(get(&gateway, &known).await.status, StatusCode::OK);
+    }
     issuer.tells(&[&new]);
     until("the new key to count", SOON, || async {
         (get(&gateway, &new.sign(&good)).await.status == StatusCode::OK).then_some(())
     })
     .await;
-    refused(&get(&gateway, &old.sign(&good)).await, 401, 16, "token-unknown-key");
+    for token in [&known, &old.sign(&good)] {
+        refused(&get(&gateway, token).await, 401, 16, "token-unknown-key");
+    }
 
     // Unknown keys are asked for seldom: a stranger cannot make the gateway ask as often as he likes.
     let before = issuer.fetched();

@@ -108,16 +108,16 @@ impl Users for Counting {
 }
 
 /// A gateway with cache policies before that service.
-struct Kept {
+pub(super) struct Kept {
     mesh: Mesh,
     service: Counting,
     published: Published,
 }
 
-struct Answer {
-    status: StatusCode,
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
     headers: HeaderMap,
-    body: String,
+    pub(super) body: String,
 }
 
 impl Answer {
@@ -141,7 +141,7 @@ const ADA: &str = "/api/users/ada";
 
 impl Kept {
     /// With these policies, one YAML document each.
-    async fn start(policies: &str) -> Self {
+    pub(super) async fn start(policies: &str) -> Self {
         let mut published = Published::default();
         let mut mesh = Mesh::start_with(|gateway| {
             published = gateway.published.clone();
@@ -170,7 +170,7 @@ impl Kept {
     }
 
     /// Gives the service these policies, and waits until they count.
-    async fn apply(&mut self, yaml: &str) {
+    pub(super) async fn apply(&mut self, yaml: &str) {
         let read = weft_policy::parse(yaml, weft_policy::Format::Yaml).unwrap_or_else(|e| panic!("{e} in {yaml}"));
         let policies: Arc<[Arc<Policy>]> = read.into_iter().map(|(_, it)| Arc::new(it)).collect();
         let name: ServiceName = "users".parse().unwrap();
@@ -194,7 +194,7 @@ impl Kept {
         until("a new table", SOON, || async { changed().then_some(()) }).await;
     }
 
-    async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+    pub(super) async fn get(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
         send(self.mesh.addr, "GET", path, headers, "").await
     }
 

@@ -240,6 +240,7 @@ struct RawRateLimit {
 struct RawTls {
     certificates: Vec<RawPair>,
     client_authorities: Option<PathBuf>,
+    client_revocations: Option<PathBuf>,
     client_certificates: Option<Asked>,
     plaintext: Plaintext,
 }
@@ -280,13 +281,22 @@ impl RawTls {
                 "--config: [tls]: client_certificates needs client_authorities, the file of who issues them",
             ));
         }
+        if self.client_revocations.is_some() && self.client_authorities.is_none() {
+            return Err(Usage::new(
+                "--config: [tls]: client_revocations needs client_authorities, the file of who issues certificates",
+            ));
+        }
         let required = self.client_certificates.unwrap_or(Asked::Required) == Asked::Required;
         if required && self.client_authorities.is_some() && self.plaintext == Plaintext::Allow {
             return Err(Usage::new(
                 "--config: [tls]: plaintext = \"allow\" lets in who shows no certificate; leave it out, or say client_certificates = \"optional\"",
             ));
         }
-        let clients = self.client_authorities.map(|it| ClientFiles { authorities: place.join(it), required });
+        let clients = self.client_authorities.map(|it| ClientFiles {
+            authorities: place.join(it),
+            revocations: self.client_revocations.map(|it| place.join(it)),
+            required,
+        });
         let pairs = self.certificates.iter().map(|it| (place.join(&it.chain), place.join(&it.key)));
         Ok(TlsFiles { certificates: pairs.collect(), clients, plaintext: self.plaintext == Plaintext::Allow })
     }

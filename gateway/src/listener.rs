@@ -10,6 +10,7 @@
 //! hyper-util's `auto` builder is not used: it waits for the first bytes without a bound, so a client that sends two of them is never let go.
 
 use std::{
+    convert::Infallible,
     io,
     pin::Pin,
     sync::{
@@ -158,8 +159,18 @@ impl Http {
         };
         match entered {
             Ok(Ok(Some(Entered::Plain(stream)))) => self.serve(stream, service(None), shutdown).await,
-            Ok(Ok(Some(Entered::Tls(stream, remains, peer)))) => {
-                if self.speak(*stream, service(Some(peer)), shutdown).await {
+            Ok(Ok(Some(Entered::Tls(stream, remains, peer, trust)))) => {
+                let own = shutdown.child();
+                let distrust = async {
+                    trust.over().await;
+                    own.drain();
+                    std::future::pending::<Infallible>().await
+                };
+                let spoke = tokio::select! {
+                    spoke = self.speak(*stream, service(Some(peer)), own.clone()) => spoke,
+                    never = distrust => match never {},
+                };
+                if spoke {
                     remains.close().await;
                 }
             }
@@ -322,7 +333,6 @@ async fn detect(read: &mut (impl AsyncRead + Unpin)) -> io::Result<(Version, Byt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::convert::Infallible;
 
     use http_body_util::Full;
     use tokio::{io::AsyncWriteExt, net::TcpListener, task::JoinSet};

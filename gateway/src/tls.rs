@@ -6,7 +6,8 @@
 //! first byte ─► TLS ──────► handshake, within the time to say the first bytes ─► HTTP/2 or HTTP/1.1, as the preface says
 //!     └───────► plaintext ─► as it is, where that is allowed; else told in words and let go
 //! ```
-//! Invariants: a connection keeps the certificate that it was opened with; files that cannot be used leave in force what was read before.
+//! Invariants: a connection keeps the certificate that it was opened with; files that cannot be used leave in force what was read before. One that was opened
+//! with a client's certificate takes no new call once that has run out, or other authorities or revocations count: its client has to show itself anew.
 
 pub(crate) mod certificates;
 pub(crate) mod peer;
@@ -19,11 +20,11 @@ use rustls::ServerConfig;
 use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, sleep},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use weft_runtime::{
-    Metrics,
+    Metrics, Shutdown, clock,
     linger::{Lingering, Remains, lingering},
 };
 
@@ -53,6 +54,8 @@ pub struct TlsFiles {
 pub struct ClientFiles {
     /// A file of their certificates.
     pub authorities: PathBuf,
+    /// A file of lists of those that they took back, as PEM, one of each authority; none: who was certified is until the certificate runs out.
+    pub revocations: Option<PathBuf>,
     /// Whether a client without a certificate is turned away.
     pub required: bool,
 }
@@ -61,14 +64,44 @@ pub struct ClientFiles {
 #[derive(Debug, Clone)]
 pub(crate) struct Door {
     config: Arc<ArcSwap<ServerConfig>>,
+    clients: Clients,
     plaintext: bool,
     failures: Counter,
 }
 
+/// Drained when other certificates of clients count than before, and replaced.
+type Clients = Arc<ArcSwap<Shutdown>>;
+
 /// A connection that has entered.
 pub(crate) enum Entered {
     Plain(TcpStream),
-    Tls(Box<TlsStream<Lingering>>, Remains, Arc<Peer>),
+    Tls(Box<TlsStream<Lingering>>, Remains, Arc<Peer>, Trust),
+}
+
+/// For how long a client's certificate is believed that a connection was opened with.
+#[derive(Debug)]
+pub(crate) struct Trust {
+    clients: Arc<Shutdown>,
+    /// None where no certificate was shown.
+    left: Option<Duration>,
+}
+
+impl Trust {
+    fn of(peer: &Peer, clients: Arc<Shutdown>) -> Self {
+        let until = peer.certificate.as_ref().map(|it| it.until);
+        Self { clients, left: until.map(|it| it.duration_since(clock::wall()).unwrap_or_default()) }
+    }
+
+    /// Waits until the client has to show a certificate anew; for ever if it has shown none. Cancel-safe.
+    pub(crate) async fn over(&self) {
+        match self.left {
+            None => std::future::pending().await,
+            Some(left) => tokio::select! {
+                () = self.clients.draining() => {}
+                () = sleep(left) => {}
+            },
+        }
+    }
 }
 
 /// Keeps the certificates as the files have them.
@@ -76,6 +109,7 @@ pub(crate) struct Follower {
     files: TlsFiles,
     read: Material,
     config: Arc<ArcSwap<ServerConfig>>,
+    clients: Clients,
     failures: Counter,
 }
 
@@ -93,8 +127,14 @@ pub(crate) fn open(files: &TlsFiles, metrics: &Metrics) -> Result<(Door, Followe
         let help = "Times that changed files of certificates could not be used";
         registry.register("weft_gateway_tls_reload_failures", help, reloads.clone());
     });
-    let door = Door { config: Arc::clone(&config), plaintext: files.plaintext, failures: handshakes };
-    Ok((door, Follower { files: files.clone(), read, config, failures: reloads }))
+    let clients = Clients::default();
+    let door = Door {
+        config: Arc::clone(&config),
+        clients: Arc::clone(&clients),
+        plaintext: files.plaintext,
+        failures: handshakes,
+    };
+    Ok((door, Follower { files: files.clone(), read, config, clients, failures: reloads }))
 }
 
 impl Door {
@@ -115,10 +155,12 @@ impl Door {
             return Ok(None);
         }
         let (stream, remains) = lingering(stream);
+        let clients = self.clients.load_full(); // before the configuration, which changes first: never newer than it
         match TlsAcceptor::from(self.config.load_full()).accept(stream).await {
             Ok(tls) => {
                 let peer = Arc::new(Peer::of(tls.get_ref().1.peer_certificates()));
-                Ok(Some(Entered::Tls(Box::new(tls), remains, peer)))
+                let trust = Trust::of(&peer, clients);
+                Ok(Some(Entered::Tls(Box::new(tls), remains, peer, trust)))
             }
             Err(error) => {
                 self.failures.inc();
@@ -150,6 +192,9 @@ impl Follower {
                 Ok(Some((read, config))) => {
                     tracing::info!("TLS certificates replaced");
                     self.config.store(Arc::new(config));
+                    if !read.trusts_as(&self.read) {
+                        self.clients.swap(Arc::default()).drain();
+                    }
                     self.read = read;
                     told.clear();
                 }
@@ -163,5 +208,24 @@ impl Follower {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_is_believed_until_it_runs_out_or_others_count() {
+        const DAY: Duration = Duration::from_secs(86_400);
+        let clients = Arc::new(Shutdown::new());
+        let trust = |left| Trust { clients: Arc::clone(&clients), left };
+        assert!(timeout(DAY, trust(Some(2 * DAY)).over()).await.is_err());
+        assert!(timeout(2 * DAY, trust(Some(DAY)).over()).await.is_ok());
+        clients.drain();
+        assert!(timeout(DAY, trust(Some(2 * DAY)).over()).await.is_ok());
+        assert!(timeout(DAY, trust(None).over()).await.is_err(), "who has shown none has none to show anew");
     }
 }

@@ -13,11 +13,13 @@ use std::{
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject},
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier},
     sign::CertifiedKey,
 };
-use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer};
+use x509_parser::{
+    certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, revocation_list::CertificateRevocationList,
+};
 
 use super::TlsFiles;
 
@@ -63,13 +65,21 @@ pub enum TlsError {
 pub(super) struct Material {
     pairs: Vec<(Vec<u8>, Vec<u8>)>,
     authorities: Option<Vec<u8>>,
+    revocations: Option<Vec<u8>>,
 }
 
 impl Material {
     pub(super) fn read(files: &TlsFiles) -> Result<Self, TlsError> {
         let pairs = files.certificates.iter().map(|(chain, key)| Ok((read(chain)?, read(key)?)));
         let authorities = files.clients.as_ref().map(|it| read(&it.authorities)).transpose()?;
-        Ok(Self { pairs: pairs.collect::<Result<_, _>>()?, authorities })
+        let revocations = files.clients.as_ref().and_then(|it| it.revocations.as_ref());
+        let revocations = revocations.map(|it| read(it)).transpose()?;
+        Ok(Self { pairs: pairs.collect::<Result<_, _>>()?, authorities, revocations })
+    }
+
+    /// Whether the same certificates of clients count by both.
+    pub(super) fn trusts_as(&self, other: &Self) -> bool {
+        self.authorities == other.authorities && self.revocations == other.revocations
     }
 
     /// What connections that are opened from now on go by.
@@ -89,6 +99,11 @@ impl Material {
                 }
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
                 let verifier = if clients.required { verifier } else { verifier.allow_unauthenticated() };
+                let lists = self.revocations.as_deref().zip(clients.revocations.as_deref());
+                let verifier = match lists {
+                    Some((bytes, file)) => verifier.with_crls(revocations(bytes, file)?),
+                    None => verifier,
+                };
                 let verifier = verifier.build().map_err(|source| TlsError::Authorities { file: file(), source })?;
                 builder.with_client_cert_verifier(verifier)
             }
@@ -166,6 +181,20 @@ fn certificates(pem: &[u8], file: &Path) -> Result<Vec<CertificateDer<'static>>,
     let found = found.map_err(|error| wrong(format!("no certificates in PEM: {error}")))?;
     if found.is_empty() {
         return Err(wrong("no certificates in PEM".to_owned()));
+    }
+    Ok(found)
+}
+
+/// The lists of a file, at least one, each of which can be read.
+fn revocations(pem: &[u8], file: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+    let wrong = |problem: String| TlsError::Unusable { file: file.to_owned(), problem };
+    let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
+    let found = found.map_err(|error| wrong(format!("no lists of revocations in PEM: {error}")))?;
+    if found.is_empty() {
+        return Err(wrong("no lists of revocations (X509 CRL) in PEM".to_owned()));
+    }
+    for list in &found {
+        CertificateRevocationList::from_der(list).map_err(|error| wrong(format!("no list of revocations: {error}")))?;
     }
     Ok(found)
 }

@@ -2,7 +2,10 @@
 //!
 //! Lives here: names of a certificate as claims. Does not: whether the certificate counts, which the handshake has found out (`tls::certificates`).
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
@@ -22,6 +25,8 @@ pub(crate) struct Peer {
 pub(crate) struct ClientCertificate {
     /// A name that is its only one among callers.
     pub(crate) client: Arc<str>,
+    /// When it runs out.
+    pub(crate) until: SystemTime,
     /// What rules and metadata may go by: `sub` (the first URI, host name, e-mail address or common name in it), `uri`, `dns`, `email` (lists), `cn`,
     /// `issuer` and `sha256`, the hash of the certificate in hexadecimal.
     pub(crate) claims: Arc<Claims>,
@@ -58,6 +63,33 @@ impl ClientCertificate {
             ("sha256", Some(sha256.into())),
         ];
         let claims: Claims = said.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect();
-        Some(Self { client, claims: Arc::new(claims) })
+        let seconds = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or_default();
+        let until = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        Some(Self { client, until, claims: Arc::new(claims) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DnType, KeyPair};
+
+    use super::*;
+
+    fn read(common_name: &str, dns: &str) -> ClientCertificate {
+        let mut params = CertificateParams::new(vec![dns.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        ClientCertificate::read(params.self_signed(&KeyPair::generate().unwrap()).unwrap().der()).unwrap()
+    }
+
+    #[test]
+    fn a_renewed_certificate_is_the_same_caller_and_another_name_another() {
+        let (before, after) = (read("shop", "a.test"), read("shop", "a.test"));
+        assert_eq!(before.client, after.client, "it keeps its rate limit");
+        assert_ne!(
+            before.claims["sha256"], after.claims["sha256"],
+            "and what is kept for one is not given to the other"
+        );
+        assert_ne!(before.client, read("shop", "b.test").client);
+        assert_ne!(before.client, read("other", "a.test").client, "another issuer");
     }
 }

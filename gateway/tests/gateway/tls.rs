@@ -8,7 +8,10 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
+};
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
@@ -49,16 +52,43 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let der = params.self_signed(&key).unwrap().der().clone();
         Self { issuer: Issuer::new(params, key), der }
     }
 
     fn sign(&self, names: Vec<SanType>) -> Pair {
+        self.sign_with(names, |_| {})
+    }
+
+    fn sign_with(&self, names: Vec<SanType>, change: impl FnOnce(&mut CertificateParams)) -> Pair {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.subject_alt_names = names;
+        change(&mut params);
         let der = params.signed_by(&key, &self.issuer).unwrap().der().clone();
         Pair { der, key: key.serialize_der() }
+    }
+}
+
+impl Authority {
+    /// Its list of certificates that it took back, by serial number.
+    fn takes_back(&self, serials: &[u64]) -> String {
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: date_time_ymd(2024, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2024, 1, 1),
+            next_update: date_time_ymd(2124, 1, 1),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        pem("X509 CRL", list.signed_by(&self.issuer).unwrap().der())
     }
 }
 
@@ -132,7 +162,8 @@ impl Client {
 
 async fn start(dir: &Path, names: &[&str], clients: Option<bool>, policies: &str) -> Running {
     let pair = |name: &&str| (dir.join(format!("{name}.pem")), dir.join(format!("{name}.key")));
-    let clients = clients.map(|required| ClientFiles { authorities: dir.join("clients.pem"), required });
+    let revocations = Some(dir.join("clients.crl")).filter(|it| it.exists());
+    let clients = clients.map(|required| ClientFiles { authorities: dir.join("clients.pem"), revocations, required });
     let tls = TlsFiles { certificates: names.iter().map(pair).collect(), clients, plaintext: false };
     start_with(|config| (config.tls, config.policies) = (Some(tls), read(policies))).await
 }
@@ -245,6 +276,49 @@ async fn clients_are_known_by_their_certificates() {
     assert_eq!(Client::with(&servers, &ada).echo(&gateway, "a.test").await.unwrap().0, StatusCode::OK);
     let counted = metrics(&gateway).await;
     assert!(counted.contains("weft_gateway_tls_handshake_failures_total 1"), "{counted}");
+}
+
+#[tokio::test]
+async fn a_certificate_that_has_run_out_or_was_taken_back_opens_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let [servers, clients] = ["servers", "clients"].map(Authority::new);
+    servers.sign(vec![dns("a.test")]).write(dir.path(), "a");
+    fs::write(dir.path().join("clients.pem"), pem("CERTIFICATE", &clients.der)).unwrap();
+    let list = dir.path().join("clients.crl");
+    fs::write(&list, clients.takes_back(&[7])).unwrap();
+    let numbered = |serial: u64| clients.sign_with(vec![dns("c.test")], |it| it.serial_number = Some(serial.into()));
+    let (good, other, gone) = (numbered(5), numbered(6), numbered(7));
+    let old = clients.sign_with(vec![dns("c.test")], |it| {
+        (it.not_before, it.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+    });
+
+    let gateway = start(dir.path(), &["a"], Some(true), "").await;
+    let ok = async |pair: &Pair| {
+        Client::with(&servers, pair).echo(&gateway, "a.test").await.map(|(status, _)| status) == Some(StatusCode::OK)
+    };
+    assert!(ok(&good).await && ok(&other).await);
+    assert!(!ok(&gone).await, "taken back");
+    assert!(!ok(&old).await, "run out");
+
+    // Another one is taken back: open connections are for who shows itself anew.
+    let client = Client::with(&servers, &good);
+    let stream = client.connect(&gateway, "a.test", b"h2").await.unwrap();
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let mut driver = JoinSet::new();
+    driver.spawn(connection);
+    let request = || Request::get("https://a.test/api/users").body(Full::<Bytes>::default()).unwrap();
+    assert_eq!(sender.send_request(request()).await.unwrap().status(), StatusCode::OK);
+    fs::write(&list, clients.takes_back(&[7, 5])).unwrap();
+    timeout(SOON, driver.join_next()).await.expect("the connection ends").unwrap().unwrap().unwrap();
+    assert!(!ok(&good).await && ok(&other).await);
+
+    // What cannot be used changes nothing.
+    fs::write(&list, "no list").unwrap();
+    until("the refusal", SOON, || async {
+        metrics(&gateway).await.contains("weft_gateway_tls_reload_failures_total 1").then_some(())
+    })
+    .await;
+    assert!(!ok(&good).await && ok(&other).await);
 }
 
 async fn metrics(gateway: &Running) -> String {

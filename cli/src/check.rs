@@ -4,6 +4,7 @@
 
 use std::{
     io::{IsTerminal, stderr, stdout},
+    path::Path,
     process::ExitCode,
 };
 
@@ -40,7 +41,8 @@ async fn look(mut args: CheckArgs, env: &Env, well: &mut bool) -> anyhow::Result
     }
     args.what.token_file = args.what.token_file.or_else(|| env.token_file());
     let dir = std::env::current_dir()?;
-    let report = weft_check::run(&args.what, &dir, progress).await;
+    let file = |path: &Path| weft_gateway::Config::check_file(path).map_err(|error| error.to_string());
+    let report = weft_check::run(&args.what, &dir, file, progress).await;
     progress("");
     let report = report.map_err(|error| match error {
         NoTarget::Config(error) => anyhow::Error::new(error),

@@ -22,7 +22,7 @@ use weft_model::{DEFAULT_NAMESPACE, GATEWAY, Policy, PolicyKind};
 use weft_runtime::{Usage, listen::ListenAddr};
 use weft_transcode::Settings;
 
-use crate::{Args, ClientFiles, Docs, ForwardedHeader, Network, RedisUrl, TlsFiles, TrustedProxies};
+use crate::{Args, ClientFiles, Docs, ForwardedHeader, Network, RedisUrl, TlsFiles, TrustedProxies, protocol::chain};
 
 /// Everything a gateway needs to know before it starts.
 #[derive(Debug, Clone)]
@@ -133,13 +133,16 @@ impl Config {
 }
 
 impl Config {
-    /// Reads the file of a gateway with a registry, for whoever starts one and wants to know first whether it can.
+    /// Reads the file of a gateway with a registry and the files that it names, for whoever starts one and wants to know first whether it can.
     ///
     /// # Errors
-    /// What [`Config::load`] would say of the file.
-    pub fn check_file(file: &Path) -> Result<(), Usage> {
-        let (_, policies) = File::read(file)?;
-        without_policies(&policies)
+    /// What [`Config::load`] would say of the file, and the gateway itself of those of its TLS.
+    pub fn check_file(path: &Path) -> Result<(), Usage> {
+        let (file, policies) = File::read(path)?;
+        without_policies(&policies)?;
+        let Some(tls) = file.tls else { return Ok(()) };
+        let files = tls.files(Some(path))?;
+        crate::tls::check(&files).map_err(|error| Usage::new(format!("{}: {}", path.display(), chain(&error))))
     }
 }
 
@@ -503,6 +506,17 @@ mod tests {
         let at = |line: u8| format!("{}:{line}: ", path.display());
         let unknown = said("[limits]\n\nmax_bytes = 1\n").unwrap_err();
         assert!(unknown.starts_with(&at(3)) && unknown.contains("max_bytes") && !unknown.contains('\n'), "{unknown}");
+        let key = dir.path().join("a.key");
+        let tls = "[tls]\ncertificates = [{ chain = \"a.pem\", key = \"a.key\" }]\n";
+        fs::write(&key, "").unwrap();
+        let absent = said(tls).unwrap_err();
+        assert!(absent.contains("[tls] certificates[0].chain") && absent.contains("a.pem"), "{absent}");
+        assert!(absent.contains("cannot be read; give") && !absent.contains('\n'), "{absent}");
+        fs::write(dir.path().join("a.pem"), "no PEM").unwrap();
+        let empty = said(tls).unwrap_err();
+        assert!(empty.contains("[tls] certificates[0].chain") && empty.contains("BEGIN CERTIFICATE"), "{empty}");
+        let none = said("[tls]\n").unwrap_err();
+        assert!(none.contains("certificates names none; write"), "{none}");
         let policy =
             said("\n[[policies]]\nname = \"pages\"\nservice = \"users\"\ncors = { origins = [\"*\"] }").unwrap_err();
         assert!(policy.starts_with(&at(2)) && !policy.contains("line "), "{policy}");

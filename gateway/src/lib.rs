@@ -27,4 +27,7 @@ pub use edge::{
 };
 pub use gateway::{Error, Gateway};
 pub use network::{Network, NotANetwork};
-pub use tls::{ClientFiles, TlsFiles, certificates::TlsError};
+pub use tls::{
+    ClientFiles, TlsFiles,
+    certificates::{TlsError, TlsFile},
+};

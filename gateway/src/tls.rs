@@ -137,6 +137,14 @@ pub(crate) fn open(files: &TlsFiles, metrics: &Metrics) -> Result<(Door, Followe
     Ok((door, Follower { files: files.clone(), read, config, clients, failures: reloads }))
 }
 
+/// Finds out whether a door could be opened with these files.
+///
+/// # Errors
+/// What [`open`] would say.
+pub(crate) fn check(files: &TlsFiles) -> Result<(), TlsError> {
+    Material::read(files)?.config(files).map(drop)
+}
+
 impl Door {
     /// Lets a connection in; none if it is not.
     pub(crate) async fn enter(&self, mut stream: TcpStream) -> io::Result<Option<Entered>> {

@@ -1,6 +1,8 @@
-//! What runs on this machine: `weft up`, and who holds the ports.
+//! What is on this machine: `weft up`, who holds the ports, the gateway's file.
 //!
-//! Lives here: both checks. Does not: whether what holds a port also answers (`registry`, `gateway`).
+//! Lives here: these checks. Does not: whether what holds a port also answers (`registry`, `gateway`).
+
+use std::path::Path;
 
 use weft_runtime::listen::{self, Owner};
 
@@ -13,7 +15,8 @@ use crate::{
 /// Name of our program, as the kernel shows it.
 const PROGRAM: &str = "weft";
 
-pub(crate) fn check(mesh: &Mesh) -> Vec<Outcome> {
+/// `gateways_file` says what is wrong with such a file: what may be in it the gateway knows.
+pub(crate) fn check(mesh: &Mesh, gateways_file: impl Fn(&Path) -> Result<(), String>) -> Vec<Outcome> {
     let mut outcomes = match &mesh.origin {
         Origin::Flags => return Vec::new(),
         Origin::Up(file) => vec![ids::RUNS.ok(file.display().to_string(), "")],
@@ -24,6 +27,13 @@ pub(crate) fn check(mesh: &Mesh) -> Vec<Outcome> {
         true => outcomes.push(ids::PORTS.ok("", "")),
         false => outcomes.extend(taken),
     }
+    outcomes.extend(mesh.gateways_file.as_deref().map(|file| {
+        let subject = file.display().to_string();
+        match gateways_file(file) {
+            Ok(()) => ids::GATEWAYS_FILE.ok(subject, ""),
+            Err(problem) => ids::GATEWAYS_FILE.failed(subject, problem),
+        }
+    }));
     outcomes
 }
 
@@ -63,7 +73,7 @@ mod tests {
                 ports: vec![("gateway", listener.local_addr().unwrap().to_string().parse().unwrap())],
                 ..Mesh::for_test()
             };
-            check(&mesh).into_iter().find(|it| it.id == ids::PORTS.id).unwrap().status
+            check(&mesh, |_| Ok(())).into_iter().find(|it| it.id == ids::PORTS.id).unwrap().status
         };
         let up = || Origin::Up("weft.toml".into());
         assert_eq!(status(up(), "gateway", ours), Status::Ok);
@@ -71,5 +81,18 @@ mod tests {
         assert_eq!(status(up(), "gateway", ours + 1), Status::Failed);
         let alone = Origin::File { file: "weft.toml".into(), why: String::new() };
         assert_eq!(status(alone, "gateway", ours), Status::Failed, "nothing of the mesh runs");
+    }
+
+    #[test]
+    fn a_gateways_file_is_looked_at_where_there_is_one() {
+        let found = |file: Option<&str>, said: Result<(), String>| {
+            let origin = Origin::File { file: "weft.toml".into(), why: String::new() };
+            let mesh = Mesh { origin, gateways_file: file.map(Into::into), ..Mesh::for_test() };
+            let outcomes = check(&mesh, |_| said.clone());
+            outcomes.into_iter().find(|it| it.id == ids::GATEWAYS_FILE.id).map(|it| (it.status, it.detail))
+        };
+        assert_eq!(found(None, Err("broken".into())), None);
+        assert_eq!(found(Some("gateway.toml"), Ok(())), Some((Status::Ok, String::new())));
+        assert_eq!(found(Some("gateway.toml"), Err("broken".into())), Some((Status::Failed, "broken".into())));
     }
 }

@@ -20,12 +20,18 @@ use crate::{
 /// Time for the whole run, but for the registry's last word: nothing is asked later, and what was not asked is skipped.
 const LIMIT: Duration = Duration::from_secs(9);
 
-/// Checks the mesh that `args` mean; `dir` is the working directory. Tells `progress` what is looked at. An error means that there is nothing to check.
-pub async fn run(args: &Args, dir: &Path, progress: impl Fn(&str)) -> Result<Report, NoTarget> {
+/// Checks the mesh that `args` mean; `dir` is the working directory. `gateways_file` says what is wrong with such a file. Tells `progress` what is
+/// looked at. An error means that there is nothing to check.
+pub async fn run(
+    args: &Args,
+    dir: &Path,
+    gateways_file: impl Fn(&Path) -> Result<(), String>,
+    progress: impl Fn(&str),
+) -> Result<Report, NoTarget> {
     let end = Instant::now() + LIMIT;
     progress("finding the mesh");
     let mesh = Mesh::find(args, dir).await?;
-    let mut outcomes = machine::check(&mesh);
+    let mut outcomes = machine::check(&mesh, gateways_file);
     if matches!(mesh.origin, Origin::File { .. }) {
         let nothing = [&ids::REGISTRY, &ids::INSTANCES, &ids::GATEWAY, &ids::PROBE];
         outcomes.extend(nothing.map(|it| it.skipped("", "no mesh runs")));

@@ -134,6 +134,8 @@ pub(crate) struct Mesh {
     pub(crate) services: BTreeSet<ServiceName>,
     /// Who listens where, as it was configured.
     pub(crate) ports: Vec<(&'static str, Place)>,
+    /// What `weft up` gives the gateway to read; none: nothing, or there is none.
+    pub(crate) gateways_file: Option<PathBuf>,
 }
 
 /// Why there is nothing to check.
@@ -179,6 +181,7 @@ impl Mesh {
             rows: Vec::new(),
             services: BTreeSet::new(),
             ports: Vec::new(),
+            gateways_file: None,
         }
     }
 
@@ -221,6 +224,7 @@ impl Mesh {
             rows,
             services,
             ports,
+            gateways_file: config.gateway.config,
         })
     }
 

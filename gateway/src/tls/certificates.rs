@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -21,43 +21,90 @@ use x509_parser::{
     certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, revocation_list::CertificateRevocationList,
 };
 
-use super::TlsFiles;
+use super::{ClientFiles, TlsFiles};
 
-/// Why files make no TLS; each names its file.
+/// Why files make no TLS; each names the field and its file, and says what to give.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read.
-    #[error("{}", file.display())]
+    #[error("{file} cannot be read; give the path of a file in PEM, seen from the file that names it")]
     Read {
         /// Which.
-        file: PathBuf,
+        file: TlsFile,
         /// Why.
         source: io::Error,
     },
     /// There is nothing of use in it.
-    #[error("{}: {problem}", file.display())]
+    #[error("{file}: {problem}")]
     Unusable {
         /// Which.
-        file: PathBuf,
-        /// What is wrong.
+        file: TlsFile,
+        /// What is wrong, and what to give.
         problem: String,
     },
     /// Certificate and key do not make a pair.
-    #[error("{}: certificate and key", file.display())]
+    #[error("{file} and its key do not belong together; the chain begins with the certificate that the key is for")]
     Pair {
         /// The chain's.
-        file: PathBuf,
+        file: TlsFile,
         /// Why.
         source: rustls::Error,
     },
     /// Nobody's certificates can be checked by them.
-    #[error("{}: authorities of clients", file.display())]
+    #[error("{file}: authorities of clients")]
     Authorities {
         /// Which.
-        file: PathBuf,
+        file: TlsFile,
         /// Why.
         source: VerifierBuilderError,
     },
+}
+
+/// A file of `[tls]`, and the field that names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFile {
+    field: String,
+    path: PathBuf,
+}
+
+impl TlsFile {
+    fn new(field: impl Into<String>, path: &Path) -> Self {
+        Self { field: field.into(), path: path.to_owned() }
+    }
+
+    fn unusable(&self, problem: impl Into<String>) -> TlsError {
+        TlsError::Unusable { file: self.clone(), problem: problem.into() }
+    }
+
+    fn read(&self) -> Result<Vec<u8>, TlsError> {
+        fs::read(&self.path).map_err(|source| TlsError::Read { file: self.clone(), source })
+    }
+}
+
+impl fmt::Display for TlsFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[tls] {} {:?}", self.field, self.path)
+    }
+}
+
+impl TlsFiles {
+    /// Chain and key of each pair.
+    fn pairs(&self) -> impl Iterator<Item = (TlsFile, TlsFile)> {
+        self.certificates.iter().enumerate().map(|(at, (chain, key))| {
+            let file = |part: &str, path| TlsFile::new(format!("certificates[{at}].{part}"), path);
+            (file("chain", chain), file("key", key))
+        })
+    }
+}
+
+impl ClientFiles {
+    fn authorities(&self) -> TlsFile {
+        TlsFile::new("client_authorities", &self.authorities)
+    }
+
+    fn revocations(&self) -> Option<TlsFile> {
+        self.revocations.as_ref().map(|it| TlsFile::new("client_revocations", it))
+    }
 }
 
 /// The bytes of all files, keys among them: nothing to print.
@@ -70,10 +117,10 @@ pub(super) struct Material {
 
 impl Material {
     pub(super) fn read(files: &TlsFiles) -> Result<Self, TlsError> {
-        let pairs = files.certificates.iter().map(|(chain, key)| Ok((read(chain)?, read(key)?)));
-        let authorities = files.clients.as_ref().map(|it| read(&it.authorities)).transpose()?;
-        let revocations = files.clients.as_ref().and_then(|it| it.revocations.as_ref());
-        let revocations = revocations.map(|it| read(it)).transpose()?;
+        let pairs = files.pairs().map(|(chain, key)| Ok((chain.read()?, key.read()?)));
+        let authorities = files.clients.as_ref().map(|it| it.authorities().read()).transpose()?;
+        let revocations = files.clients.as_ref().and_then(ClientFiles::revocations);
+        let revocations = revocations.map(|it| it.read()).transpose()?;
         Ok(Self { pairs: pairs.collect::<Result<_, _>>()?, authorities, revocations })
     }
 
@@ -90,21 +137,20 @@ impl Material {
             .expect("the provider has suites of TLS 1.2 and 1.3");
         let builder = match (&self.authorities, &files.clients) {
             (Some(bytes), Some(clients)) => {
-                let file = || clients.authorities.clone();
+                let file = clients.authorities();
                 let mut roots = RootCertStore::empty();
-                for root in certificates(bytes, &clients.authorities)? {
-                    let problem =
-                        |error: rustls::Error| TlsError::Unusable { file: file(), problem: error.to_string() };
-                    roots.add(root).map_err(problem)?;
+                for root in certificates(bytes, &file)? {
+                    roots
+                        .add(root)
+                        .map_err(|error| file.unusable(format!("{error}; give certificates of authorities")))?;
                 }
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
                 let verifier = if clients.required { verifier } else { verifier.allow_unauthenticated() };
-                let lists = self.revocations.as_deref().zip(clients.revocations.as_deref());
-                let verifier = match lists {
-                    Some((bytes, file)) => verifier.with_crls(revocations(bytes, file)?),
+                let verifier = match self.revocations.as_deref().zip(clients.revocations()) {
+                    Some((bytes, file)) => verifier.with_crls(revocations(bytes, &file)?),
                     None => verifier,
                 };
-                let verifier = verifier.build().map_err(|source| TlsError::Authorities { file: file(), source })?;
+                let verifier = verifier.build().map_err(|source| TlsError::Authorities { file, source })?;
                 builder.with_client_cert_verifier(verifier)
             }
             _ => builder.with_no_client_auth(),
@@ -126,15 +172,13 @@ impl Material {
 
     fn chosen(&self, files: &TlsFiles) -> Result<Chosen, TlsError> {
         let mut chosen = Chosen { names: HashMap::new(), otherwise: None };
-        for ((chain, key), (chain_file, key_file)) in self.pairs.iter().zip(&files.certificates) {
-            let chain = certificates(chain, chain_file)?;
-            let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| TlsError::Unusable {
-                file: key_file.clone(),
-                problem: format!("no private key in PEM: {error}"),
-            })?;
+        for ((chain, key), (chain_file, key_file)) in self.pairs.iter().zip(files.pairs()) {
+            let chain = certificates(chain, &chain_file)?;
+            let key = PrivateKeyDer::from_pem_slice(key)
+                .map_err(|error| key_file.unusable(format!("no private key in PEM: {error}")))?;
             let names = names(&chain[0]);
             let pair = CertifiedKey::from_der(chain, key, &ring::default_provider())
-                .map_err(|source| TlsError::Pair { file: chain_file.clone(), source })?;
+                .map_err(|source| TlsError::Pair { file: chain_file, source })?;
             let pair = Arc::new(pair);
             for name in names {
                 chosen.names.entry(name).or_insert_with(|| Arc::clone(&pair));
@@ -170,31 +214,26 @@ impl ResolvesServerCert for Chosen {
     }
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(file).map_err(|source| TlsError::Read { file: file.to_owned(), source })
-}
-
 /// The certificates of a file, at least one.
-fn certificates(pem: &[u8], file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let wrong = |problem: String| TlsError::Unusable { file: file.to_owned(), problem };
+fn certificates(pem: &[u8], file: &TlsFile) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let found = found.map_err(|error| wrong(format!("no certificates in PEM: {error}")))?;
+    let found = found.map_err(|error| file.unusable(format!("no certificates in PEM: {error}")))?;
     if found.is_empty() {
-        return Err(wrong("no certificates in PEM".to_owned()));
+        return Err(file.unusable("no certificates in PEM; one begins with -----BEGIN CERTIFICATE-----"));
     }
     Ok(found)
 }
 
 /// The lists of a file, at least one, each of which can be read.
-fn revocations(pem: &[u8], file: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
-    let wrong = |problem: String| TlsError::Unusable { file: file.to_owned(), problem };
+fn revocations(pem: &[u8], file: &TlsFile) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
     let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
-    let found = found.map_err(|error| wrong(format!("no lists of revocations in PEM: {error}")))?;
+    let found = found.map_err(|error| file.unusable(format!("no lists of revocations in PEM: {error}")))?;
     if found.is_empty() {
-        return Err(wrong("no lists of revocations (X509 CRL) in PEM".to_owned()));
+        return Err(file.unusable("no lists of revocations in PEM; one begins with -----BEGIN X509 CRL-----"));
     }
     for list in &found {
-        CertificateRevocationList::from_der(list).map_err(|error| wrong(format!("no list of revocations: {error}")))?;
+        CertificateRevocationList::from_der(list)
+            .map_err(|error| file.unusable(format!("no list of revocations: {error}")))?;
     }
     Ok(found)
 }

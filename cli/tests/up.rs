@@ -382,6 +382,16 @@ fn wrong_use_ends_with_code_2_and_a_missing_mesh_with_1() {
     let output = weft(dir.path(), &["up"]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(text(&output.stderr).contains("gateway.toml:2: unknown field `max`"), "{output:?}");
+    let tls = "[tls]\ncertificates = [{ chain = \"shop.pem\", key = \"shop.key\" }]\n";
+    std::fs::write(dir.path().join("gateway.toml"), tls).unwrap();
+    let output = weft(dir.path(), &["up"]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(!dir.path().join(".weft").exists(), "nothing was started");
+    let told = text(&output.stderr);
+    assert!(told.contains("[tls] certificates[0].chain") && told.contains("shop.pem"), "{output:?}");
+    assert!(told.contains("give the path of a file in PEM"), "{output:?}");
+    let checked = text(&weft(dir.path(), &["check"]).stdout);
+    assert!(checked.contains("WEFT0110") && checked.contains("[tls] certificates[0].chain"), "{checked}");
     assert_eq!(code(&["scale", "users"]), Some(2));
     assert_eq!(code(&["dance"]), Some(2));
     assert_eq!(code(&["--help"]), Some(0));

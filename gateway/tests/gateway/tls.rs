@@ -29,7 +29,7 @@ use weft_testkit::wait::until;
 
 use crate::{
     policies::read,
-    support::{Running, send, start_with},
+    support::{Running, descriptor_set, send, start_with},
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -201,6 +201,46 @@ async fn a_client_is_shown_the_certificate_of_the_name_it_asks_for() {
     let mut said = String::new();
     timeout(SOON, plain.read_to_string(&mut said)).await.expect("the connection is closed").unwrap();
     assert!(said.starts_with("HTTP/1.1 400") && said.ends_with("speaks TLS: write https:// here\n"), "{said}");
+}
+
+/// What a gateway reads of this file.
+fn load(dir: &Path, file: &str) -> Option<TlsFiles> {
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: weft_gateway::Args,
+    }
+    fs::write(dir.join("gateway.toml"), file).unwrap();
+    fs::write(dir.join("set.bin"), descriptor_set()).unwrap();
+    let path = |name: &str| dir.join(name).display().to_string();
+    let (set, config) = (path("set.bin"), path("gateway.toml"));
+    let line =
+        ["weft", "--listen", "127.0.0.1:0", "--upstream", "127.0.0.1:1", "--descriptor-set", &set, "--config", &config];
+    weft_gateway::Config::load(<Command as clap::Parser>::parse_from(line).args).unwrap().tls
+}
+
+#[tokio::test]
+async fn a_file_names_certificates_beside_it_and_they_are_followed() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new("servers"));
+    let [a, b, new] = ["a.test", "b.test", "b.test"].map(|name| authority.sign(vec![dns(name)]));
+    a.write(dir.path(), "a");
+    b.write(dir.path(), "b");
+    fs::write(dir.path().join("clients.pem"), pem("CERTIFICATE", &authority.der)).unwrap();
+    let tls = load(
+        dir.path(),
+        "[tls]\ncertificates = [{ chain = \"a.pem\", key = \"a.key\" }, { chain = \"b.pem\", key = \"b.key\" }]\n\
+         client_authorities = \"clients.pem\"\nclient_certificates = \"optional\"\n",
+    );
+    let gateway = start_with(|config| config.tls = tls).await;
+    let client = Client::of(&authority);
+    for (name, shown) in [("a.test", &a), ("b.test", &b)] {
+        assert_eq!(client.shown(&gateway, name).await, shown.der, "{name}");
+    }
+    new.write(dir.path(), "b");
+    until("the new certificate", SOON, || async { (client.shown(&gateway, "b.test").await == new.der).then_some(()) })
+        .await;
+    assert_eq!(client.shown(&gateway, "a.test").await, a.der);
+    assert_eq!(Client::with(&authority, &a).echo(&gateway, "a.test").await.unwrap().0, StatusCode::OK);
 }
 
 #[tokio::test]

@@ -7,10 +7,12 @@
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
+use prost::Message;
 use prost_reflect::{DescriptorPool, MethodDescriptor, prost_types};
+use prost_types::FileDescriptorProto;
 use prost_types::method_options::IdempotencyLevel;
 use weft_model::{Digest, GrpcService, Method};
-use weft_proto::descriptors::{self, BadFiles};
+use weft_proto::descriptors::{self, BadFiles, File};
 
 /// Services that every server carries; nobody owns them.
 const NEVER_CLAIMED: &str = "grpc.";
@@ -86,7 +88,7 @@ pub(crate) fn link(files: Vec<Bytes>, served: BTreeSet<String>) -> Result<Descri
     }
     let named = descriptors::by_name(files)?;
     let mut pool = DescriptorPool::new();
-    pool.add_file_descriptor_protos(named.values().map(|file| file.typed.clone()))?;
+    pool.add_file_descriptor_protos(named.values().map(linkable).collect::<Result<Vec<_>, _>>()?)?;
     if let Some(name) = served.iter().find(|name| pool.get_service_by_name(name).is_none()) {
         return Err(SchemaError::Undeclared { name: name.clone() });
     }
@@ -101,6 +103,12 @@ pub(crate) fn link(files: Vec<Bytes>, served: BTreeSet<String>) -> Result<Descri
     let files: Vec<Bytes> = named.into_values().map(|file| file.bytes).collect();
     let templates = templates(&files, offered)?;
     Ok(DescriptorSet { digest, files, served, services, templates, age: 0 })
+}
+
+/// Returns a file as the linker knows it: in proto2, if it is of an edition.
+fn linkable(file: &File) -> Result<FileDescriptorProto, SchemaError> {
+    let retold = weft_transcode::schema::in_proto2(&file.bytes)?;
+    Ok(retold.map_or_else(|| file.typed.clone(), |it| FileDescriptorProto::decode(&*it).unwrap_or_default()))
 }
 
 /// A template that no gateway can serve claims nothing: the gateway says what is wrong with it.
@@ -133,8 +141,6 @@ fn method(it: &MethodDescriptor) -> Method {
 
 #[cfg(test)]
 mod tests {
-    use prost::Message;
-
     use super::*;
 
     fn link(files: Vec<Bytes>) -> Result<DescriptorSet, SchemaError> {
@@ -228,6 +234,17 @@ mod tests {
             link(vec![Bytes::from_static(b"\xff")]),
             Err(SchemaError::Files(BadFiles::Garbled { index: 0, .. }))
         ));
+    }
+
+    #[test]
+    fn a_file_of_an_edition_links() {
+        let mut file = files(weft_proto::descriptors::TESTKIT).pop().unwrap().to_vec();
+        // syntax, edition: the later of two counts.
+        file.extend_from_slice(b"\x62\x08editions\x70\xe8\x07");
+        assert_eq!(link(vec![file.clone().into()]).unwrap().services.len(), 1);
+        file.extend_from_slice(b"\x70\xea\x07");
+        let error = link(vec![file.into()]).unwrap_err().to_string();
+        assert!(error.contains("edition 1002 is newer than 1001"), "{error}");
     }
 
     #[test]

@@ -23,8 +23,8 @@ const ABORTED: i32 = 10;
 /// Where tags are in the messages of a binding; numbers of fields.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Etags {
-    /// Of the request: the body's field, if it is in there, and the tag's.
-    request: Option<(Option<u32>, u32)>,
+    /// Of the request: the body's field, if it is in there, and whether that is a group; and the tag's.
+    request: Option<(Option<(u32, bool)>, u32)>,
     reply: Option<u32>,
 }
 
@@ -32,7 +32,8 @@ impl Etags {
     pub(crate) fn of(input: &MessageDescriptor, output: &MessageDescriptor, body: &Body, whole_reply: bool) -> Self {
         let in_body = match body {
             Body::Field(field) if !field.is_list() => {
-                field.kind().as_message().and_then(tag).map(|tag| (Some(field.number()), tag))
+                let body = (field.number(), field.is_group());
+                field.kind().as_message().and_then(tag).map(|tag| (Some(body), tag))
             }
             Body::None | Body::Whole | Body::Field(_) => None,
         };
@@ -81,21 +82,18 @@ impl MethodPlan {
         };
         let said = match body {
             None => last_text(&request, field),
-            Some(body) => fields(&request, body).filter_map(|inner| last_text(inner, field)).last(),
+            Some((body, _)) => fields(&request, body).filter_map(|inner| last_text(inner, field)).last(),
         };
         if said.is_some_and(|said| !said.is_empty() && said != tag) {
             return Ok(Err(BindError::field(IF_MATCH, "is not the tag that the request has in its field etag")));
         }
         let mut wire = Vec::with_capacity(request.len() + tag.len() + 16);
         wire.extend_from_slice(&request);
-        let within = body.map(|body| {
-            wire::put_key(&mut wire, body, WireType::Len);
-            wire::open_length(&mut wire)
-        });
+        let within = body.map(|(body, is_group)| wire::open_message(&mut wire, body, is_group));
         wire::put_key(&mut wire, field, WireType::Len);
         wire::put_bytes(&mut wire, tag.as_bytes());
-        if let Some(start) = within {
-            wire::close_length(&mut wire, start);
+        if let Some(open) = within {
+            wire::close_message(&mut wire, open);
         }
         Ok(Ok(wire.into()))
     }
@@ -110,7 +108,7 @@ fn fields(wire: &[u8], number: u32) -> impl Iterator<Item = &[u8]> {
     let mut reader = Reader::new(wire);
     let records = std::iter::from_fn(move || reader.record().ok().flatten());
     records.filter_map(move |record| match record.payload {
-        Payload::Len(bytes) if record.number == number => Some(bytes),
+        Payload::Len(bytes) | Payload::Group(bytes) if record.number == number => Some(bytes),
         _ => None,
     })
 }

@@ -3,11 +3,12 @@
 //!
 //! Lives here: linking a descriptor set into its own pool, reading `google.api.http` and `idempotency_level` from the
 //! raw option bytes.
-//! Does not: what is linked (`schema::files`), routing between services (`routes`), or anything per request.
+//! Does not: what is linked (`schema::files`, `schema::editions`), routing between services (`routes`), or anything per request.
 //! Invariants: one pool per schema, so two services may each own a `common.proto`; options are read from raw bytes,
 //! because typed descriptor messages drop extensions.
 
 pub(crate) mod builtin;
+pub(crate) mod editions;
 mod files;
 mod raw;
 
@@ -19,6 +20,7 @@ use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor, Service
 
 use crate::plan::MethodPlan;
 use crate::types::{TypeId, Types};
+pub use editions::in_proto2;
 use files::Files;
 
 /// A linked descriptor set. Cheap to clone.
@@ -131,7 +133,7 @@ impl Schema {
             symbol: symbol_at(&set, error.file(), error.path()),
             reason: error.to_string(),
         })?;
-        let types = Arc::new(Types::new(&pool));
+        let types = Arc::new(Types::new(&pool, files.implicit));
         let mut plans = Vec::new();
         let mut problems = Vec::new();
         for service in pool.services().filter(|it| !files.supplied.contains(it.parent_file().name())) {

@@ -15,6 +15,7 @@ use prost_reflect::{
 };
 
 use crate::codec::well_known::WellKnown;
+use crate::schema::editions::Implicit;
 use crate::settings::JsonOutput;
 use crate::wire::{self, WireType};
 use names::Names;
@@ -24,6 +25,7 @@ use names::Names;
 pub(crate) struct Types {
     entries: Vec<Entry>,
     ids: HashMap<String, TypeId>,
+    implicit: Implicit,
 }
 
 /// A message type of a `Types`; means nothing to another.
@@ -37,7 +39,7 @@ struct Entry {
 }
 
 impl Types {
-    pub(crate) fn new(pool: &DescriptorPool) -> Self {
+    pub(crate) fn new(pool: &DescriptorPool, implicit: Implicit) -> Self {
         let entries = pool.all_messages().map(|desc| Entry { desc, compiled: OnceLock::new() });
         let entries: Vec<Entry> = entries.collect();
         // The stand-in for descriptor.proto (`schema::files`) has nothing to print or to read.
@@ -45,7 +47,7 @@ impl Types {
         let stands_in = |it: &Entry| !described && it.desc.parent_file().name() == "google/protobuf/descriptor.proto";
         let own = entries.iter().enumerate().filter(|(_, it)| !stands_in(it));
         let ids = own.map(|(at, it)| (it.desc.full_name().to_owned(), TypeId(at))).collect();
-        Self { entries, ids }
+        Self { entries, ids, implicit }
     }
 
     pub(crate) fn id(&self, full_name: &str) -> Option<TypeId> {
@@ -226,7 +228,9 @@ impl Field {
             _ if field.is_list() => Cardinality::List { packed: field.is_packed() },
             _ => Cardinality::One,
         };
-        Self::assemble(field.number(), field.name(), field.json_name(), kind, cardinality, field.supports_presence())
+        let presence =
+            field.supports_presence() && !types.implicit.has(field.parent_message().full_name(), field.number());
+        Self::assemble(field.number(), field.name(), field.json_name(), kind, cardinality, presence)
     }
 
     fn of_extension(field: &ExtensionDescriptor, types: &Types) -> Self {

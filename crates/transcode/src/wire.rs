@@ -235,6 +235,36 @@ pub(crate) fn close_length(out: &mut Vec<u8>, start: usize) {
     }
 }
 
+/// Begins a field that is a message: behind a length, or between two keys if it is a group.
+pub(crate) fn open_message(out: &mut Vec<u8>, number: u32, is_group: bool) -> Open {
+    let wire_type = if is_group { WireType::Group } else { WireType::Len };
+    let key = out.len();
+    put_key(out, number, wire_type);
+    match is_group {
+        true => Open::Group(key..out.len()),
+        false => Open::Length(open_length(out)),
+    }
+}
+
+/// Ends what `open_message` began.
+pub(crate) fn close_message(out: &mut Vec<u8>, open: Open) {
+    match open {
+        Open::Length(start) => close_length(out, start),
+        Open::Group(key) => {
+            let key = out[key].to_vec();
+            put_end_group(out, &key);
+        }
+    }
+}
+
+/// A message that is being written.
+#[derive(Debug)]
+pub(crate) enum Open {
+    Length(usize),
+    /// Where its key is.
+    Group(std::ops::Range<usize>),
+}
+
 fn move_for_length(out: &mut Vec<u8>, start: usize, length: usize) {
     let more = varint_length(length as u64) - 1;
     out.resize(out.len() + more, 0);
@@ -263,6 +293,19 @@ mod tests {
             let mut plain = vec![0x0A];
             put_bytes(&mut plain, &vec![7; length]);
             assert_eq!(out, plain);
+        }
+    }
+
+    #[test]
+    fn a_group_ends_with_its_own_number() {
+        for (number, wire) in [(1, &b"\x0b\x18\x07\x0c"[..]), (2048, b"\x83\x80\x01\x18\x07\x84\x80\x01")] {
+            let mut out = Vec::new();
+            let open = open_message(&mut out, number, true);
+            out.extend_from_slice(b"\x18\x07");
+            close_message(&mut out, open);
+            assert_eq!(out, wire);
+            let record = Reader::new(&out).record().unwrap().unwrap();
+            assert_eq!((record.number, record.payload), (number, Payload::Group(b"\x18\x07")));
         }
     }
 

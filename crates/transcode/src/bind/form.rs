@@ -19,7 +19,7 @@ use crate::codec::{Codec, mask, raw};
 use crate::plan::{Body, MethodPlan};
 use crate::settings::Unknown;
 use crate::types::{Cardinality, Field, Kind, MessageType, TypeId};
-use crate::wire::{self, WireType};
+use crate::wire;
 
 /// Fields of a form, and files; more are refused: each costs more memory than the bytes that name it.
 const MOST_FIELDS: usize = 1000;
@@ -79,7 +79,9 @@ impl Form {
             Body::Field(_) if plan.takes_raw_body() => Some(Root::Message(method.input_type)),
             Body::Whole => Some(Root::Message(method.input_type)),
             Body::Field(field) => match method.types.get(method.input_type).by_number(field.number()) {
-                Some(Field { kind: Kind::Message(id), cardinality: Cardinality::One, .. }) => Some(Root::Message(*id)),
+                Some(Field { kind: Kind::Message(id) | Kind::Group(id), cardinality: Cardinality::One, .. }) => {
+                    Some(Root::Message(*id))
+                }
                 _ => None,
             },
         };
@@ -158,11 +160,10 @@ impl Form {
                 wire.extend_from_slice(&named.field.key);
                 wire::put_bytes(&mut wire, data);
             }
-            Kind::Message(id) if *plan.method().types.get(*id).name == *raw::HTTP_BODY => {
-                wire.extend_from_slice(&named.field.key);
-                let start = wire::open_length(&mut wire);
+            kind @ (Kind::Message(id) | Kind::Group(id)) if *plan.method().types.get(*id).name == *raw::HTTP_BODY => {
+                let open = wire::open_message(&mut wire, named.field.number, matches!(kind, Kind::Group(_)));
                 raw::put(&mut wire, content_type, data);
-                wire::close_length(&mut wire, start);
+                wire::close_message(&mut wire, open);
             }
             _ => {
                 let text = std::str::from_utf8(data);
@@ -211,10 +212,9 @@ impl Form {
         let mut wire = Vec::with_capacity(upload.len() + 256);
         match self.plan.body() {
             Body::Field(field) if !self.plan.takes_raw_body() && !self.entries.is_empty() => {
-                wire::put_key(&mut wire, field.number(), WireType::Len);
-                let start = wire::open_length(&mut wire);
+                let open = wire::open_message(&mut wire, field.number(), field.is_group());
                 self.write(&mut wire);
-                wire::close_length(&mut wire, start);
+                wire::close_message(&mut wire, open);
             }
             Body::None | Body::Whole | Body::Field(_) => self.write(&mut wire),
         }
@@ -239,7 +239,7 @@ impl Form {
                 let Some(ty) = scope.map(|id| types.get(id)).filter(|ty| ty.well_known.is_none()) else { break };
                 let field = &ty.fields[*index as usize];
                 names.push(&*field.name);
-                scope = if let Kind::Message(id) = field.kind { Some(id) } else { None };
+                scope = if let Kind::Message(id) | Kind::Group(id) = field.kind { Some(id) } else { None };
             }
             names.join(".")
         };
@@ -254,18 +254,17 @@ impl Form {
         let Root::Message(root) = self.root else { return };
         let types = &self.plan.method().types;
         for entry in &self.entries {
-            let mut starts = Vec::new();
+            let mut opened = Vec::new();
             let mut scope = root;
             for index in &entry.path[..entry.path.len() - 1] {
                 let field = &types.get(scope).fields[*index as usize];
-                out.extend_from_slice(&field.key);
-                starts.push(wire::open_length(out));
-                if let Kind::Message(id) = field.kind {
+                opened.push(wire::open_message(out, field.number, matches!(field.kind, Kind::Group(_))));
+                if let Kind::Message(id) | Kind::Group(id) = field.kind {
                     scope = id;
                 }
             }
             out.extend_from_slice(&entry.wire);
-            starts.into_iter().rev().for_each(|start| wire::close_length(out, start));
+            opened.into_iter().rev().for_each(|open| wire::close_message(out, open));
         }
     }
 
@@ -298,7 +297,7 @@ impl Form {
                     return Err(BindError::field(name, format!("oneof {oneof} already has {other}")));
                 }
             }
-            if let Kind::Message(id) = field.kind {
+            if let Kind::Message(id) | Kind::Group(id) = field.kind {
                 scope = id;
             }
         }
@@ -325,8 +324,9 @@ impl Form {
     fn find<'t>(&self, plan: &'t MethodPlan, name: &str) -> Result<Option<Named<'t>>, BindError> {
         let named = self.find_any(plan, name)?;
         let text = |kind: &Kind| match kind {
-            Kind::Message(id) => plan.method().types.get(*id).well_known.is_some_and(WellKnown::is_text),
-            Kind::Group(_) => false,
+            Kind::Message(id) | Kind::Group(id) => {
+                plan.method().types.get(*id).well_known.is_some_and(WellKnown::is_text)
+            }
             _ => true,
         };
         match named {
@@ -364,7 +364,7 @@ impl Form {
                 (Cardinality::List { .. }, _) => {
                     return Err(BindError::field(name, "goes through a repeated field, which a form cannot address"));
                 }
-                (Cardinality::One, Kind::Message(id)) if path.len() < MOST_STEPS => scope = *id,
+                (Cardinality::One, Kind::Message(id) | Kind::Group(id)) if path.len() < MOST_STEPS => scope = *id,
                 (Cardinality::One, _) => return unknown(Some(ty)),
             }
         }
@@ -382,7 +382,7 @@ impl Form {
 /// Returns the JSON that a text stands for; none for a boolean that is none.
 fn json_value(types: &crate::types::Types, kind: &Kind, value: &str) -> Option<String> {
     let kind = match kind {
-        Kind::Message(id) => match (types.get(*id).well_known, types.get(*id).by_number(1)) {
+        Kind::Message(id) | Kind::Group(id) => match (types.get(*id).well_known, types.get(*id).by_number(1)) {
             (Some(WellKnown::Wrapper), Some(inner)) => &inner.kind,
             _ => kind,
         },

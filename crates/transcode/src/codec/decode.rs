@@ -335,7 +335,7 @@ impl<'t> Decoder<'t> {
     #[inline]
     fn takes_null(&self, kind: &Kind) -> bool {
         match kind {
-            Kind::Message(id) => self.types.get(*id).well_known == Some(WellKnown::Value),
+            Kind::Message(id) | Kind::Group(id) => self.types.get(*id).well_known == Some(WellKnown::Value),
             Kind::Enum(ty) => ty.is_null,
             _ => false,
         }

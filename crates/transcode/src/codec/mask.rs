@@ -11,7 +11,7 @@ use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 use crate::bind::find_field;
 use crate::codec::json::{Fault, Read, Reader, Shape};
 use crate::codec::well_known::WellKnown;
-use crate::wire::{self, WireType};
+use crate::wire;
 
 /// Returns the field to infer: `update_mask`, or the only field mask of the request.
 pub(crate) fn field(request: &MessageDescriptor) -> Option<FieldDescriptor> {
@@ -31,13 +31,12 @@ const PATHS: u8 = 0x0A;
 
 /// Writes the field with these paths.
 pub(crate) fn put(wire: &mut Vec<u8>, mask: &FieldDescriptor, paths: Vec<String>) {
-    wire::put_key(wire, mask.number(), WireType::Len);
-    let start = wire::open_length(wire);
+    let open = wire::open_message(wire, mask.number(), mask.is_group());
     for path in paths {
         wire.push(PATHS);
         wire::put_bytes(wire, path.as_bytes());
     }
-    wire::close_length(wire, start);
+    wire::close_message(wire, open);
 }
 
 /// Returns the sorted paths of the members of an object, which was read before and found valid.

@@ -28,6 +28,11 @@ pub(crate) fn message(plan: &MethodPlan, content_type: Option<&str>, data: &[u8]
     match plan.body() {
         Body::None => {}
         Body::Whole => fill(&mut out),
+        Body::Field(field) if field.is_group() => {
+            let open = wire::open_message(&mut out, field.number(), true);
+            fill(&mut out);
+            wire::close_message(&mut out, open);
+        }
         Body::Field(field) => {
             wire::put_key(&mut out, field.number(), wire::WireType::Len);
             // Exactly what `fill` writes: keys, lengths, parts.
@@ -54,12 +59,12 @@ pub(crate) fn put(out: &mut Vec<u8>, content_type: Option<&str>, data: &[u8]) {
 pub(crate) fn reply(plan: &MethodPlan, wire: &[u8]) -> Result<Reply, Malformed> {
     let inner = match plan.response_body() {
         None => vec![wire],
-        Some(field) => lengths(wire, field.number())?,
+        Some(field) => all(wire, field.number(), field.is_group())?,
     };
     let (mut content_type, mut data): (&[u8], &[u8]) = (&[], &[]);
     for part in inner {
-        content_type = lengths(part, 1)?.last().copied().unwrap_or(content_type);
-        data = lengths(part, 2)?.last().copied().unwrap_or(data);
+        content_type = all(part, 1, false)?.last().copied().unwrap_or(content_type);
+        data = all(part, 2, false)?.last().copied().unwrap_or(data);
     }
     let content_type = std::str::from_utf8(content_type).map_err(|_| Malformed("a string is not UTF-8"))?;
     Ok(Reply {
@@ -69,13 +74,14 @@ pub(crate) fn reply(plan: &MethodPlan, wire: &[u8]) -> Result<Reply, Malformed> 
     })
 }
 
-/// Returns every occurrence of a field that is bytes of some kind.
-fn lengths(wire: &[u8], number: u32) -> Result<Vec<&[u8]>, Malformed> {
+/// Returns every occurrence of a field that is bytes of some kind, or a group.
+fn all(wire: &[u8], number: u32, is_group: bool) -> Result<Vec<&[u8]>, Malformed> {
     let mut found = Vec::new();
     let mut reader = Reader::new(wire);
     while let Some(record) = reader.record()? {
         match record.payload {
-            Payload::Len(bytes) if record.number == number => found.push(bytes),
+            Payload::Len(bytes) if record.number == number && !is_group => found.push(bytes),
+            Payload::Group(bytes) if record.number == number && is_group => found.push(bytes),
             _ if record.number == number => return Err(Malformed("invalid wire type")),
             _ => {}
         }

@@ -13,6 +13,7 @@ use prost_reflect::prost_types::descriptor_proto::ExtensionRange;
 use prost_reflect::prost_types::field_descriptor_proto::{Label, Type};
 use prost_reflect::prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorProto, MessageOptions};
 
+use super::editions::Implicit;
 use crate::types::Types;
 
 /// Returns the pool of everything built in.
@@ -29,7 +30,7 @@ pub(crate) fn pool() -> &'static DescriptorPool {
 /// Returns the types of the pool of everything built in.
 pub(crate) fn types() -> &'static Types {
     static TYPES: OnceLock<Types> = OnceLock::new();
-    TYPES.get_or_init(|| Types::new(pool()))
+    TYPES.get_or_init(|| Types::new(pool(), Implicit::default()))
 }
 
 /// Returns a built-in file, encoded.

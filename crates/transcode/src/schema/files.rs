@@ -1,7 +1,7 @@
 //! The files of a set as they are linked.
 //!
 //! Lives here: which files are supplied, and a stand-in for descriptor.proto. Does not: linking (`schema`), what the supplied files say
-//! (`builtin`).
+//! (`builtin`), what files of an edition come to (`editions`).
 //! Every file with a `google.api.http` option imports descriptor.proto, whose thirty messages cost more to link than all else in most sets. Nearly
 //! all of these do nothing but extend its options, so they are linked against messages without fields; options are read from their bytes
 //! anyway.
@@ -10,26 +10,35 @@ use std::collections::{HashMap, HashSet};
 
 use prost::Message;
 
+use super::editions::{self, Implicit};
 use super::{SchemaError, builtin, malformed, raw};
 
 const DESCRIPTOR: &str = "google/protobuf/descriptor.proto";
 
-/// A set before linking: what to link, which of it we supplied, and the method options by full name.
+/// A set before linking: what to link, which of it we supplied, the method options by full name, and what linking cannot say.
 pub(super) struct Files {
     pub(super) encoded: Vec<Vec<u8>>,
     pub(super) supplied: HashSet<String>,
     pub(super) options: HashMap<String, raw::MethodOptions>,
+    pub(super) implicit: Implicit,
 }
 
 impl Files {
     pub(super) fn read<F: AsRef<[u8]>>(files: impl IntoIterator<Item = F>) -> Result<Self, SchemaError> {
-        let mut read = Self { encoded: Vec::new(), supplied: HashSet::new(), options: HashMap::new() };
+        let mut read = Self {
+            encoded: Vec::new(),
+            supplied: HashSet::new(),
+            options: HashMap::new(),
+            implicit: Implicit::default(),
+        };
         let mut present: HashMap<String, usize> = HashMap::new();
         let mut wanted = Vec::new();
         let mut describes = false;
         for bytes in files {
             let bytes = bytes.as_ref();
             let file = raw::File::decode(bytes).map_err(malformed)?;
+            let retold = editions::retold(&file, bytes, &mut read.implicit)?;
+            let bytes = retold.as_deref().unwrap_or(bytes);
             // Reflection may send one file twice; a different file of that name is a clash, which the linker reports.
             if present.get(&file.name).is_some_and(|at| read.encoded[*at] == bytes) {
                 continue;

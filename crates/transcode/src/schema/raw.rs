@@ -22,6 +22,71 @@ pub(super) struct File {
     pub(super) dependency: Vec<String>,
     #[prost(message, repeated, tag = "6")]
     pub(super) service: Vec<Service>,
+    #[prost(message, optional, tag = "8")]
+    pub(super) options: Option<FileOptions>,
+    #[prost(string, tag = "12")]
+    pub(super) syntax: String,
+    #[prost(int32, tag = "14")]
+    pub(super) edition: i32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct FileOptions {
+    #[prost(message, optional, tag = "50")]
+    pub(super) features: Option<Features>,
+}
+
+/// `google.protobuf.FeatureSet`, as far as it says something of the wire or of JSON that is not the same to us either way.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Features {
+    #[prost(int32, optional, tag = "1")]
+    pub(super) field_presence: Option<i32>,
+    #[prost(int32, optional, tag = "3")]
+    pub(super) repeated_field_encoding: Option<i32>,
+    #[prost(int32, optional, tag = "5")]
+    pub(super) message_encoding: Option<i32>,
+}
+
+/// `google.protobuf.DescriptorProto`, as far as features need it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Scope {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(message, repeated, tag = "3")]
+    pub(super) nested_type: Vec<Scope>,
+    #[prost(message, optional, tag = "7")]
+    pub(super) options: Option<ScopeOptions>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ScopeOptions {
+    #[prost(bool, tag = "7")]
+    pub(super) map_entry: bool,
+}
+
+/// `google.protobuf.FieldDescriptorProto`, as far as features need it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Field {
+    #[prost(int32, tag = "3")]
+    pub(super) number: i32,
+    #[prost(int32, tag = "4")]
+    pub(super) label: i32,
+    #[prost(int32, tag = "5")]
+    pub(super) r#type: i32,
+    #[prost(string, tag = "6")]
+    pub(super) type_name: String,
+    #[prost(string, tag = "2")]
+    pub(super) extendee: String,
+    #[prost(int32, optional, tag = "9")]
+    pub(super) oneof_index: Option<i32>,
+    #[prost(message, optional, tag = "8")]
+    pub(super) options: Option<FieldOptions>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct FieldOptions {
+    #[prost(message, optional, tag = "21")]
+    pub(super) features: Option<Features>,
 }
 
 /// `google.protobuf.FileDescriptorProto` as to the types that it names, other than those that it extends.

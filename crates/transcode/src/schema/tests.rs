@@ -173,3 +173,40 @@ fn descriptor_proto_is_whole_where_its_messages_are_used_and_stands_in_elsewhere
         assert!(whole(&schema(used)), "{used}");
     }
 }
+
+#[test]
+fn a_file_of_an_edition_is_read_as_its_features_say() {
+    const FILE: &str = r#"
+        syntax = "proto3";
+        package e;
+        message M { int32 a = 1; repeated int32 r = 2; M c = 3; map<string, M> m = 4; E e = 5; }
+        enum E { ZERO = 0; ONE = 1; }
+        service S { rpc Call(M) returns (M); }
+    "#;
+    // syntax, edition 2023; options.features: field_presence IMPLICIT, repeated_field_encoding EXPANDED, message_encoding DELIMITED.
+    const EDITION: &[u8] = b"\x62\x08editions\x70\xe8\x07";
+    const FEATURES: &[u8] = b"\x42\x09\x92\x03\x06\x08\x02\x18\x02\x28\x02";
+    let file = raw::FileSet::decode(&*compile(&[("e.proto", FILE)], false)).unwrap().file.remove(0);
+    let json = r#"{"a":0,"r":[1,2],"c":{"a":5},"m":{"k":{"a":6}},"e":7}"#;
+    let through = |file: Vec<u8>| {
+        let schema = Schema::from_files([file]).unwrap();
+        let plan = &schema.plans()[0];
+        let variables = crate::routes::PathVariables::default();
+        let parts = crate::RequestParts { http_method: "POST", variables: &variables, query: None, content_type: None };
+        let codec = crate::Codec::default();
+        let wire = codec.decode_request(plan, parts, json.as_bytes()).unwrap();
+        let printed = codec.encode_reply(plan, &wire).unwrap().body;
+        (wire.to_vec(), String::from_utf8(printed.to_vec()).unwrap())
+    };
+    let (wire, printed) = through([&file, EDITION].concat());
+    assert_eq!(wire, b"\x08\x00\x12\x02\x01\x02\x1a\x02\x08\x05\x22\x07\x0a\x01k\x12\x02\x08\x06\x28\x07");
+    assert_eq!(printed, json, "a field has a presence");
+    let (wire, printed) = through([&file, EDITION, FEATURES].concat());
+    assert_eq!(wire, b"\x10\x01\x10\x02\x1b\x08\x05\x1c\x22\x07\x0a\x01k\x12\x02\x08\x06\x28\x07");
+    assert_eq!(printed, json.replace("\"a\":0,", ""));
+
+    let newer = [&file, EDITION, b"\x70\xea\x07"].concat();
+    let error = Schema::from_files([newer]).unwrap_err().to_string();
+    assert!(error.contains("e.proto: edition 1002 is newer than 1001 (2024)"), "{error}");
+    assert_eq!(in_proto2(&file).unwrap(), None, "proto3 stays what it is");
+}

@@ -63,6 +63,11 @@ pub(crate) const KNOWN: &[Known] = &[
     they(REFLECT, "float value out of range", "the largest float, written with the digits that a float needs"),
     they(REFLECT, "unsupported type url ''", "conformance: AnyWithNoType is `{}`"),
     they(REFLECT, "expected '@type' field", "as above"),
+    they(
+        REFLECT,
+        "error decoding",
+        "an Any whose bytes are no message of its type stays bytes, as an error's detail must",
+    ),
     they(REFLECT, "invalid type: floating point", "an enum's number in any of JSON's notations"),
     they(REFLECT, "invalid digit found in string", "conformance: Int32FieldQuotedExponentialValue is accepted"),
     they(REFLECT, "unexpected value in map", "Empty is a message like any other: what it does not have is ignored"),
@@ -123,7 +128,9 @@ pub(crate) fn same_message(ours: &DynamicMessage, theirs: &DynamicMessage, how: 
     {
         return ours.get_field_by_number(1) == theirs.get_field_by_number(1) && same_message(&our, &their, how);
     }
-    if how != How::Exactly && ours.descriptor().full_name() == "google.protobuf.FieldMask" {
+    if !matches!(how, How::Exactly | How::WithoutDefaults)
+        && ours.descriptor().full_name() == "google.protobuf.FieldMask"
+    {
         // An empty path between two commas is one to us and none to the oracles; the specification has no word on it.
         let paths = |it: &DynamicMessage| {
             let all = it.get_field_by_number(1).and_then(|it| it.as_list().map(<[Value]>::to_vec)).unwrap_or_default();
@@ -131,21 +138,23 @@ pub(crate) fn same_message(ours: &DynamicMessage, theirs: &DynamicMessage, how: 
         };
         return paths(ours) == paths(theirs);
     }
-    let counted = |message: &DynamicMessage| message.fields().filter(|(field, _)| how.counts(&field.kind())).count();
+    let counted = |message: &DynamicMessage| message.fields().filter(|(field, it)| how.counts_in(field, it)).count();
+    let extended = |message: &DynamicMessage| message.extensions().filter(|(it, _)| how.counts(&it.kind())).count();
     let nulls = match how {
-        How::Exactly => 0,
+        How::Exactly | How::WithoutDefaults => 0,
         How::Nearly | How::WithoutEnums => {
             theirs.fields().filter(|(field, it)| is_list_of_null(field, it) && !ours.has_field(field)).count()
         }
     };
     counted(ours) + nulls == counted(theirs)
-        && ours.extensions().count() == theirs.extensions().count()
+        && extended(ours) == extended(theirs)
         && ours
             .fields()
-            .filter(|(field, _)| how.counts(&field.kind()))
+            .filter(|(field, value)| how.counts_in(field, value))
             .all(|(field, value)| theirs.has_field(&field) && same_value(value, &theirs.get_field(&field), how))
         && ours
             .extensions()
+            .filter(|(it, _)| how.counts(&it.kind()))
             .all(|(it, value)| theirs.has_extension(&it) && same_value(value, &theirs.get_extension(&it), how))
 }
 
@@ -155,7 +164,11 @@ fn is_list_of_null(field: &FieldDescriptor, value: &Value) -> bool {
         it.as_message()
             .is_some_and(|it| it.descriptor().full_name() == "google.protobuf.Value" && it.has_field_by_number(1))
     };
-    field.is_list() && matches!(value.as_list(), Some([one]) if null(one))
+    let is_null = match value {
+        Value::List(items) => matches!(&items[..], [one] if null(one)),
+        other => null(other), // what it makes of a list is not always one
+    };
+    field.is_list() && is_null
 }
 
 /// Returns what an Any holds, whose bytes may be in any order.
@@ -176,6 +189,8 @@ pub(crate) enum How {
     /// Floats may differ in their last place: serde_json, on which prost-reflect stands, is off by a unit at times, and
     /// both oracles read a float as a double first.
     Nearly,
+    /// A field at its default counts as unset: which fields of an edition have no presence, prost-reflect does not know.
+    WithoutDefaults,
     /// Enums apart: Python takes a quoted number for an enum's number, to us it is a name that the enum lacks.
     WithoutEnums,
 }
@@ -189,8 +204,16 @@ impl How {
         }
     }
 
+    fn counts_in(self, field: &FieldDescriptor, value: &Value) -> bool {
+        let message = field.kind().as_message().is_some();
+        let singular = !field.is_list() && !message && field.containing_oneof().is_none();
+        let unset = self == Self::WithoutDefaults && singular && *value == field.default_value();
+        self.counts(&field.kind()) && !unset
+    }
+
     fn same(self, ours: f64, theirs: f64, tolerance: (f64, f64)) -> bool {
-        let near = self != Self::Exactly && (ours - theirs).abs() <= tolerance.0 * ours.abs() + tolerance.1;
+        let exact = matches!(self, Self::Exactly | Self::WithoutDefaults);
+        let near = !exact && (ours - theirs).abs() <= tolerance.0 * ours.abs() + tolerance.1;
         near || ours == theirs || (ours.is_nan() && theirs.is_nan())
     }
 }

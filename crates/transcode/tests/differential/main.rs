@@ -22,7 +22,7 @@ use weft_transcode::{Codec, MethodPlan, RequestParts};
 
 use dice::Dice;
 use known::{How, Side, is_known, same_json, same_message};
-use oracles::{Answer, Oracle, ProstReflect, Python};
+use oracles::{Answer, Oracle, ProstReflect, Python, PythonOfEditions};
 use schema::Generated;
 
 /// Messages of one schema; schemas are dear.
@@ -40,6 +40,13 @@ fn the_codec_agrees_with_python_soak() {
     let test = "the_codec_agrees_with_python_soak";
     let Some(python) = outside::need(outside::python(), test, "Python's protobuf") else { return };
     run(&mut Python::start(&python), 12);
+}
+
+#[test]
+fn the_codec_agrees_with_python_on_editions_soak() {
+    let test = "the_codec_agrees_with_python_on_editions_soak";
+    let Some(python) = outside::need(outside::python(), test, "Python's protobuf") else { return };
+    run(&mut PythonOfEditions(Python::start(&python)), 8);
 }
 
 fn run(oracle: &mut dyn Oracle, usual: u64) {
@@ -94,7 +101,7 @@ impl Ours {
 /// Compares all that one seed gives; returns how many answers that was.
 fn round(seed: u64, oracle: &mut dyn Oracle, differences: &mut Vec<String>) -> usize {
     let mut dice = Dice::new(seed);
-    let generated = Generated::new(&mut dice);
+    let generated = oracle.generate(&mut dice);
     oracle.learn(&generated);
     let ours = Ours { codec: Codec::default(), plan: generated.schema.plans()[0].clone() };
     let mut compared = 0;
@@ -130,11 +137,13 @@ fn round(seed: u64, oracle: &mut dyn Oracle, differences: &mut Vec<String>) -> u
             report("printing", &hex(&wire), show(&printed), show(&expected));
         }
         let (Ok(printed), Some(document)) = (printed, document) else { continue };
-        // What was printed reads back as what the bytes were.
-        if let Ok(sent) = DynamicMessage::decode(generated.root.clone(), wire.as_slice()) {
+        // What was printed reads back as what the bytes were; of an Any with bytes that are none of its type the oracle prints nothing.
+        if expected.is_ok()
+            && let Ok(sent) = DynamicMessage::decode(generated.root.clone(), wire.as_slice())
+        {
             compared += 1;
             match ours.read(&generated, &printed) {
-                Ok(read) if same_message(&read, &sent, How::Exactly) => {}
+                Ok(read) if same_message(&read, &sent, oracle.how()) => {}
                 read => report("coming back", &printed, show(&read), sent.to_string()),
             }
         }

@@ -11,12 +11,22 @@ use base64::prelude::BASE64_STANDARD;
 use prost_reflect::{DeserializeOptions, DynamicMessage};
 use serde_json::{Value as Json, json};
 
+use crate::dice::Dice;
+use crate::known::How;
 use crate::schema::Generated;
 
 pub(crate) type Answer<T> = Result<T, String>;
 
 pub(crate) trait Oracle {
     fn name(&self) -> &'static str;
+    /// Returns the schema of the next round.
+    fn generate(&mut self, dice: &mut Dice) -> Generated {
+        Generated::new(dice)
+    }
+    /// Returns how what comes back is to be what was sent.
+    fn how(&self) -> How {
+        How::Exactly
+    }
     /// Takes the schema that everything up to the next call is about.
     fn learn(&mut self, generated: &Generated);
     fn read(&mut self, generated: &Generated, json: &str) -> Answer<DynamicMessage>;
@@ -67,6 +77,12 @@ impl Python {
         Self { child, stdin, stdout }
     }
 
+    /// Returns what protoc makes of a file, with what it imports.
+    pub(crate) fn compile(&mut self, source: &str) -> Vec<u8> {
+        let answer = self.ask(&json!({ "source": source })).unwrap_or_else(|error| panic!("{error}\n{source}"));
+        BASE64_STANDARD.decode(answer["set"].as_str().expect("a set")).expect("base64")
+    }
+
     fn ask(&mut self, question: &Json) -> Answer<Json> {
         writeln!(self.stdin, "{question}").expect("Python reads");
         let mut line = String::new();
@@ -104,5 +120,34 @@ impl Oracle for Python {
 
     fn print(&mut self, _: &Generated, wire: &[u8]) -> Answer<Json> {
         self.ask(&json!({ "wire": BASE64_STANDARD.encode(wire) })).map(|mut answer| answer["json"].take())
+    }
+}
+
+/// Python, over schemas of edition 2023.
+pub(crate) struct PythonOfEditions(pub(crate) Python);
+
+impl Oracle for PythonOfEditions {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn generate(&mut self, dice: &mut Dice) -> Generated {
+        Generated::of_an_edition(dice, |source| self.0.compile(source))
+    }
+
+    fn how(&self) -> How {
+        How::WithoutDefaults
+    }
+
+    fn learn(&mut self, generated: &Generated) {
+        self.0.learn(generated);
+    }
+
+    fn read(&mut self, generated: &Generated, json: &str) -> Answer<DynamicMessage> {
+        self.0.read(generated, json)
+    }
+
+    fn print(&mut self, generated: &Generated, wire: &[u8]) -> Answer<Json> {
+        self.0.print(generated, wire)
     }
 }

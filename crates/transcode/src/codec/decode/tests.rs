@@ -162,7 +162,7 @@ fn proto2_extensions_read_by_their_bracketed_name() {
         message Base { extensions 100 to 200; }
         extend Base { optional int32 extra = 100; }
     "#;
-    let types = Types::new(crate::fixture::schema(EXTENDED).pool());
+    let types = Types::new(crate::fixture::schema(EXTENDED).pool(), Default::default());
     let mut json = Reader::new(br#"{"[test.v1.extra]": 5}"#).unwrap();
     let settings = strict();
     let mut decoder = Decoder::new(&settings, &types, 0);

@@ -6,6 +6,7 @@
 
 use std::{
     fmt,
+    ops::{Deref, DerefMut},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -24,9 +25,12 @@ use crate::{
 
 mod held;
 
-pub(crate) struct Answer {
+/// In a box: it goes up by value through every layer, whose futures each have room for it twice.
+pub(crate) struct Answer(Box<State>);
+
+pub(crate) struct State {
     incoming: Incoming,
-    /// Read ahead. Boxed, since it is as large as all the rest together, and futures hold answers many times over.
+    /// Read ahead. In a box of its own: most answers of streams have nothing there.
     held: Option<Box<Held>>,
     flight: Flight,
     /// What the answer's headers say, should no trailers follow.
@@ -72,7 +76,7 @@ impl Answer {
             }
         };
         let grpc = head.headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
-        let mut answer = Self {
+        let mut answer = Self(Box::new(State {
             incoming,
             held: None,
             flight,
@@ -84,7 +88,7 @@ impl Answer {
             span: None,
             report: None,
             permit: None,
-        };
+        }));
         if answer.incoming.is_end_stream() {
             answer.flight.settle(headers_say.1);
         }
@@ -228,6 +232,20 @@ impl Answer {
 
     fn deadline_passed(&mut self, cx: &mut Context<'_>) -> bool {
         self.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready())
+    }
+}
+
+impl Deref for Answer {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.0
+    }
+}
+
+impl DerefMut for Answer {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.0
     }
 }
 

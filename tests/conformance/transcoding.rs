@@ -166,7 +166,7 @@ impl<'a> Gateway<'a> {
             return match self.codec.encode_reply(&found.plan, &reply.messages[0]) {
                 Ok(reply) => Answer {
                     status: 200,
-                    headers: vec![("content-type".to_owned(), reply.content_type)],
+                    headers: vec![("content-type".to_owned(), reply.content_type.into_owned())],
                     body: reply.body.to_vec(),
                 },
                 Err(error) => failure(&error.status()),

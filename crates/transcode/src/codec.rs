@@ -13,6 +13,7 @@ mod print;
 pub(crate) mod raw;
 pub(crate) mod well_known;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -40,7 +41,7 @@ pub struct Codec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     /// `application/json`, or what the `google.api.HttpBody` says.
-    pub content_type: String,
+    pub content_type: Cow<'static, str>,
     /// The HTTP body.
     pub body: Bytes,
 }
@@ -114,18 +115,34 @@ impl Codec {
     /// # Errors
     /// `EncodeError` if the backend sent something that is not the method's reply type.
     pub fn encode_reply(&self, plan: &MethodPlan, wire: &[u8]) -> Result<Reply, EncodeError> {
-        let method = plan.method();
         if plan.returns_raw_body() {
             return raw::reply(plan, wire).map_err(|Malformed(reason)| malformed(plan, reason));
         }
+        let body = self.encode_between(plan, b"", wire, b"")?;
+        Ok(Reply { content_type: Cow::Borrowed(JSON), body })
+    }
+
+    /// Prints a reply that is no raw body, with something before and after it.
+    pub(crate) fn encode_between(
+        &self,
+        plan: &MethodPlan,
+        before: &[u8],
+        wire: &[u8],
+        after: &[u8],
+    ) -> Result<Bytes, EncodeError> {
+        let method = plan.method();
         let types = &*method.types;
         let mut encoder = Encoder::new(types, self.settings.json_output, wire.len());
+        encoder.append(before);
         let printed = match plan.response_body() {
             None => encoder.message(method.output_type, wire),
             Some(field) => encoder.field_alone(types.get(method.output_type), wire, field.number()),
         };
         match printed {
-            Ok(()) => Ok(Reply { content_type: JSON.to_owned(), body: encoder.finish().into() }),
+            Ok(()) => {
+                encoder.append(after);
+                Ok(encoder.finish().into())
+            }
             Err(Failure::Malformed(reason)) => Err(malformed(plan, reason)),
             Err(Failure::Flaw(flaw)) => {
                 Err(EncodeError::Unprintable { method: method.full_name().to_owned(), reason: flaw.to_string() })

@@ -9,6 +9,7 @@
 mod apart;
 mod split;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -143,7 +144,7 @@ pub struct ReplyStream {
     codec: Codec,
     plan: Arc<MethodPlan>,
     framing: Framing,
-    content_type: String,
+    content_type: Cow<'static, str>,
     started: bool,
     /// Messages so far: the id of the latest event.
     sent: u64,
@@ -167,7 +168,7 @@ impl ReplyStream {
             Framing::Json(StreamFormat::Sse) => "text/event-stream",
             Framing::Raw => "application/octet-stream",
         };
-        Self { codec, plan, framing, content_type: content_type.to_owned(), started: false, sent: 0 }
+        Self { codec, plan, framing, content_type: Cow::Borrowed(content_type), started: false, sent: 0 }
     }
 
     /// Returns the content type of the answer; for raw bodies it is that of the first message, so ask after it.
@@ -180,12 +181,23 @@ impl ReplyStream {
     /// # Errors
     /// `EncodeError`; pass it on through `fail`.
     pub fn message(&mut self, wire: &[u8]) -> Result<Bytes, EncodeError> {
-        let reply = self.codec.encode_reply(&self.plan, wire)?;
-        if self.framing == Framing::Raw && !self.started {
-            self.content_type = reply.content_type;
-        }
+        let framed = match self.framing {
+            Framing::Raw => {
+                let reply = self.codec.encode_reply(&self.plan, wire)?;
+                if !self.started {
+                    self.content_type = reply.content_type;
+                }
+                reply.body
+            }
+            Framing::Json(format) => {
+                let head = match format {
+                    StreamFormat::Sse => Cow::Owned(format!("id: {}\ndata: ", self.sent + 1)),
+                    StreamFormat::JsonArray | StreamFormat::Ndjson => Cow::Borrowed(self.before(format)),
+                };
+                self.codec.encode_between(&self.plan, head.as_bytes(), wire, after(format))?
+            }
+        };
         self.sent += 1;
-        let framed = self.frame(&format!("id: {}\n", self.sent), &reply.body);
         self.started = true;
         Ok(framed)
     }
@@ -213,27 +225,33 @@ impl ReplyStream {
     /// Returns the bytes that report a failure in the stream, `{"error": status}`, and end the body. A raw body has no
     /// room for it: the bytes are empty, and the caller should break the connection off so that the client notices.
     pub fn fail(&mut self, status: &Status) -> Bytes {
-        if self.framing == Framing::Raw {
-            return Bytes::new();
-        }
+        let Framing::Json(format) = self.framing else { return Bytes::new() };
         let status = self.codec.encode_status(status, Some(&self.plan));
-        let element = [b"{\"error\":", &status[..], b"}"].concat();
-        let mut framed = self.frame("event: error\n", &element).to_vec();
+        let before = match format {
+            StreamFormat::Sse => "event: error\ndata: ",
+            StreamFormat::JsonArray | StreamFormat::Ndjson => self.before(format),
+        };
         self.started = true;
-        framed.extend_from_slice(&self.finish());
-        framed.into()
+        let parts = [before.as_bytes(), b"{\"error\":", &status, b"}", after(format), &self.finish()];
+        parts.concat().into()
     }
 
-    /// Frames one JSON document, which holds no line break. `head` is what SSE puts before its data.
-    fn frame(&self, head: &str, json: &[u8]) -> Bytes {
-        let (before, after): (&[u8], &[u8]) = match self.framing {
-            Framing::Json(StreamFormat::JsonArray) if self.started => (b",", b""),
-            Framing::Json(StreamFormat::JsonArray) => (b"[", b""),
-            Framing::Json(StreamFormat::Ndjson) => (b"", b"\n"),
-            Framing::Json(StreamFormat::Sse) => return [head.as_bytes(), b"data: ", json, b"\n\n"].concat().into(),
-            Framing::Raw => return Bytes::copy_from_slice(json),
-        };
-        [before, json, after].concat().into()
+    /// What stands before a document, besides the fields of an event.
+    fn before(&self, format: StreamFormat) -> &'static str {
+        match format {
+            StreamFormat::JsonArray if self.started => ",",
+            StreamFormat::JsonArray => "[",
+            StreamFormat::Ndjson | StreamFormat::Sse => "",
+        }
+    }
+}
+
+/// What stands after a document, which itself holds no line break.
+fn after(format: StreamFormat) -> &'static [u8] {
+    match format {
+        StreamFormat::JsonArray => b"",
+        StreamFormat::Ndjson => b"\n",
+        StreamFormat::Sse => b"\n\n",
     }
 }
 

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request};
 use tokio::sync::oneshot;
 use weft_traffic::{Body, CallOptions};
-use weft_transcode::{BindError, Status};
+use weft_transcode::{BindError, Status, status};
 
 use crate::{
     edge::{
@@ -346,8 +346,11 @@ impl Exchange<'_> {
 }
 
 fn set_content_type(headers: &mut HeaderMap, content_type: &str) {
-    // An HttpBody may name anything, also what no header can hold.
-    let value = HeaderValue::try_from(content_type).unwrap_or(HeaderValue::from_static("application/octet-stream"));
+    let value = match content_type {
+        status::JSON => HeaderValue::from_static(status::JSON),
+        // An HttpBody may name anything, also what no header can hold.
+        named => HeaderValue::try_from(named).unwrap_or(HeaderValue::from_static("application/octet-stream")),
+    };
     headers.insert(header::CONTENT_TYPE, value);
 }
 

@@ -101,7 +101,7 @@ pub(crate) struct Encoder<'t> {
 impl<'t> Encoder<'t> {
     /// Returns an encoder with room for what usually comes of so many bytes.
     pub(crate) fn new(types: &'t Types, output: JsonOutput, wire: usize) -> Self {
-        let out = Vec::with_capacity(wire + wire / 2 + 128);
+        let out = Vec::with_capacity(2 * wire + 128);
         Self { types, output, out, found: Vec::new(), in_order: false, depth: 0, wire_depth: 0 }
     }
 

@@ -4,9 +4,6 @@
 
 use std::str::Utf8Error;
 
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
-
 /// Prints bytes in quotes, if they are UTF-8.
 #[inline]
 pub(crate) fn utf8(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Utf8Error> {
@@ -170,11 +167,9 @@ fn not_finite(value: f64) -> Option<&'static [u8]> {
 }
 
 pub(crate) fn base64(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.reserve(bytes.len().div_ceil(3) * 4 + 2); // the library makes room for this alone, each time
     out.push(b'"');
-    let start = out.len();
-    out.resize(start + bytes.len().div_ceil(3) * 4, 0);
-    let written = BASE64_STANDARD.encode_slice(bytes, &mut out[start..]).expect("room for it was made above");
-    out.truncate(start + written);
+    base64_simd::STANDARD.encode_append(bytes, out);
     out.push(b'"');
 }
 

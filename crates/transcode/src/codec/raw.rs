@@ -4,6 +4,8 @@
 //! (`MethodPlan`).
 //! Source: google/api/httpbody.proto, whose keys stand here as bytes.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use super::Reply;
@@ -69,7 +71,10 @@ pub(crate) fn reply(plan: &MethodPlan, wire: &[u8]) -> Result<Reply, Malformed> 
     let content_type = std::str::from_utf8(content_type).map_err(|_| Malformed("a string is not UTF-8"))?;
     Ok(Reply {
         // RFC 9110, 8.3: what a receiver may assume without one.
-        content_type: if content_type.is_empty() { "application/octet-stream" } else { content_type }.to_owned(),
+        content_type: match content_type {
+            "" => Cow::Borrowed("application/octet-stream"),
+            named => Cow::Owned(named.to_owned()),
+        },
         body: Bytes::copy_from_slice(data),
     })
 }

@@ -148,9 +148,9 @@ fn raw_bodies_pass_both_ways_untouched() {
         RequestParts { http_method: "PUT", variables: &variables, query: None, content_type: Some("text/csv; a=b") };
     let wire = Codec::default().decode_request(plan, parts, b"{\"broken\":").unwrap();
     let reply = Codec::default().encode_reply(plan, &wire).unwrap();
-    assert_eq!(reply, Reply { content_type: "text/csv; a=b".to_owned(), body: Bytes::from_static(b"{\"broken\":") });
+    assert_eq!(reply, Reply { content_type: "text/csv; a=b".into(), body: Bytes::from_static(b"{\"broken\":") });
     let empty = Codec::default().encode_reply(plan, &[]).unwrap();
-    assert_eq!(empty, Reply { content_type: "application/octet-stream".to_owned(), body: Bytes::new() });
+    assert_eq!(empty, Reply { content_type: "application/octet-stream".into(), body: Bytes::new() });
 }
 
 #[test]

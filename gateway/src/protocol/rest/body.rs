@@ -23,32 +23,37 @@ use crate::{
     },
 };
 
+/// How many times what a body has sent so far room is made for, if it announces that much.
+const ANNOUNCED: usize = 256;
+
 impl Exchange<'_> {
     /// Reads the whole body, within the limit and the deadline.
     pub(super) async fn read(&self, mut body: Body, timeout: Option<Duration>) -> Result<Bytes, Failure> {
         let limit = self.most();
-        if http_body::Body::size_hint(&body).lower() > limit {
+        let announced = http_body::Body::size_hint(&body).lower();
+        if announced > limit {
             return Err(BindError::too_large(limit).into());
         }
         let until = self.until(timeout);
         let mut first = Bytes::new();
-        let mut rest = BytesMut::new();
+        let mut whole = BytesMut::new();
         while let Some(data) = next_data(&mut body, until).await? {
-            if (first.len() + rest.len() + data.len()) as u64 > limit {
+            if (first.len().max(whole.len()) + data.len()) as u64 > limit {
                 return Err(BindError::too_large(limit).into());
             }
-            match first.is_empty() {
-                true => first = data, // nearly always the only one: not copied
-                false => rest.extend_from_slice(&data),
+            match (first.is_empty(), whole.is_empty()) {
+                (true, true) => first = data, // nearly always the only one: not copied
+                (_, true) => {
+                    // Room for all of it at once, but not on the word of a client that sends little.
+                    let room = usize::try_from(announced).unwrap_or(0).min(ANNOUNCED * (first.len() + data.len()));
+                    whole.reserve(room.max(first.len() + data.len()));
+                    whole.extend_from_slice(&std::mem::take(&mut first));
+                    whole.extend_from_slice(&data);
+                }
+                (_, false) => whole.extend_from_slice(&data),
             }
         }
-        if rest.is_empty() {
-            return Ok(first);
-        }
-        let mut whole = BytesMut::with_capacity(first.len() + rest.len());
-        whole.extend_from_slice(&first);
-        whole.extend_from_slice(&rest);
-        Ok(whole.freeze())
+        Ok(if whole.is_empty() { first } else { whole.freeze() })
     }
 
     /// Until when a body that is read whole is waited for.

@@ -6,13 +6,12 @@
 
 use std::{
     collections::VecDeque,
-    convert::Infallible,
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use tokio::{
     sync::oneshot,
@@ -34,6 +33,9 @@ use crate::protocol::{
 /// Silence after which an event stream says that it lives: proxies and balancers cut what is silent for a minute, some after 30 s (WHATWG
 /// recommends about 15 s).
 const QUIET: Duration = Duration::from_secs(15);
+
+/// Bytes after which replies that are there already wait for the next frame of the body.
+const TOGETHER: usize = 16 << 10;
 
 /// The request was wrong; what is wrong went to the one who answers.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +106,38 @@ impl http_body::Body for RequestMessages {
     }
 }
 
+/// Replies that are there at the same time, as one frame: each frame is a chunk, and a piece of a system call.
+#[derive(Default)]
+struct Together {
+    /// Copied only once there is a second.
+    first: Bytes,
+    more: BytesMut,
+}
+
+impl Together {
+    fn has_room(&self) -> bool {
+        self.first.len() + self.more.len() < TOGETHER
+    }
+
+    fn push(&mut self, framed: Bytes) {
+        match (self.first.is_empty(), self.more.is_empty()) {
+            (true, true) => self.first = framed,
+            (false, true) => {
+                self.more.reserve(TOGETHER.max(self.first.len() + framed.len()));
+                self.more.extend_from_slice(&std::mem::take(&mut self.first));
+                self.more.extend_from_slice(&framed);
+            }
+            (_, false) => self.more.extend_from_slice(&framed),
+        }
+    }
+
+    /// Nothing if nothing was there.
+    fn finish(self) -> Option<Bytes> {
+        let whole = if self.more.is_empty() { self.first } else { self.more.freeze() };
+        (!whole.is_empty()).then_some(whole)
+    }
+}
+
 /// The replies of a server stream as one HTTP body. A failure after the first message is its last element.
 pub(super) struct FramedReplies {
     framing: ReplyStream,
@@ -111,6 +145,8 @@ pub(super) struct FramedReplies {
     /// None once the body has ended: dropping it takes the call back.
     replies: Option<Replies>,
     went_wrong: Option<oneshot::Receiver<BindError>>,
+    /// A failure that the framing has no words for: the body breaks off, so that nobody takes what came for all.
+    untold: Option<Status>,
     /// Runs out when nothing was sent for [`QUIET`]; none if the framing has nothing to say then.
     quiet: Option<Pin<Box<Sleep>>>,
 }
@@ -132,7 +168,7 @@ impl FramedReplies {
         };
         let went_wrong = went_wrong.filter(|it| !it.is_terminated()); // the client's stream may have ended well already
         let quiet = framing.keep_alive().map(|_| Box::pin(sleep(QUIET)));
-        Self { framing, first: Some(first), replies: more.then_some(replies), went_wrong, quiet }
+        Self { framing, first: Some(first), replies: more.then_some(replies), went_wrong, untold: None, quiet }
     }
 
     pub(super) fn content_type(&self) -> &str {
@@ -152,10 +188,30 @@ impl FramedReplies {
 
     fn end(&mut self, failure: Option<Status>) -> Bytes {
         self.replies = None;
-        match failure {
-            Some(status) => self.framing.fail(&status),
-            None => self.framing.finish(),
+        let Some(status) = failure else { return self.framing.finish() };
+        let told = self.framing.fail(&status);
+        self.untold = told.is_empty().then_some(status);
+        told
+    }
+
+    fn is_over(&self) -> bool {
+        self.first.is_none() && self.replies.is_none()
+    }
+
+    /// The next reply, framed, or what ends the body; nothing after it.
+    fn poll_framed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(first));
         }
+        if self.replies.is_none() {
+            return Poll::Ready(None);
+        }
+        if let Some(error) = self.poll_went_wrong(cx) {
+            return Poll::Ready(Some(self.end(Some(error.status()))));
+        }
+        let Some(replies) = &mut self.replies else { return Poll::Ready(None) };
+        let next = ready!(replies.poll_next(cx));
+        Poll::Ready(Some(self.next(next)))
     }
 
     /// Waits until it is time to say that the stream lives.
@@ -177,44 +233,54 @@ impl FramedReplies {
     }
 }
 
+/// A stream of raw bytes failed after its head had left.
+#[derive(Debug, thiserror::Error)]
+#[error("the call failed with code {} in the middle of its answer", .0.code)]
+pub(super) struct BrokenOff(Status);
+
 impl http_body::Body for FramedReplies {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = BrokenOff;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        loop {
-            let framed = match self.first.take() {
-                Some(first) => first,
-                None if self.replies.is_none() => return Poll::Ready(None),
-                None => match self.poll_went_wrong(cx) {
-                    Some(error) => self.end(Some(error.status())),
-                    None => {
-                        let replies = self.replies.as_mut().expect("checked above");
-                        match replies.poll_next(cx) {
-                            Poll::Ready(next) => self.next(next),
-                            Poll::Pending => ready!(self.poll_quiet(cx)),
-                        }
-                    }
-                },
-            };
-            if !framed.is_empty() {
-                if let Some(quiet) = &mut self.quiet {
-                    quiet.as_mut().reset(Instant::now() + QUIET);
-                }
-                return Poll::Ready(Some(Ok(Frame::data(framed))));
-            }
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        let mut together = Together::default();
+        while together.has_room()
+            && let Poll::Ready(Some(framed)) = self.poll_framed(cx)
+        {
+            together.push(framed);
         }
+        let framed = match together.finish() {
+            Some(framed) => framed,
+            None if self.is_over() => return Poll::Ready(self.untold.take().map(|status| Err(BrokenOff(status)))),
+            None => ready!(self.poll_quiet(cx)),
+        };
+        if let Some(quiet) = &mut self.quiet {
+            quiet.as_mut().reset(Instant::now() + QUIET);
+        }
+        Poll::Ready(Some(Ok(Frame::data(framed))))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{convert::Infallible, sync::Arc};
 
     use http_body_util::{BodyExt, Channel};
     use weft_transcode::{Codec, MethodPlan, Schema, Settings};
 
     use super::*;
+
+    const FILES: &str = r#"
+        syntax = "proto3";
+        package files.v1;
+        import "google/api/annotations.proto";
+        import "google/api/httpbody.proto";
+        service Files {
+          rpc Read(google.api.HttpBody) returns (stream google.api.HttpBody) {
+            option (google.api.http) = { get: "/file" };
+          }
+        }
+    "#;
 
     fn watch() -> Arc<MethodPlan> {
         let schema = Schema::decode(weft_proto::descriptors::TESTKIT).unwrap();
@@ -246,6 +312,41 @@ mod tests {
         assert_eq!(began.elapsed().as_secs(), 30, "the clock stands still but for this");
         sender.send_data(frame(b"\x0a\x01b")).await.unwrap();
         assert_eq!(text(&mut body).await, "id: 2\ndata: {\"text\":\"b\"}\n\n");
+    }
+
+    #[tokio::test]
+    async fn what_is_there_together_leaves_together() {
+        let (mut body, mut sender) = framed("application/x-ndjson");
+        sender.send_data([frame(b"\x0a\x01b"), frame(b"\x0a\x01c")].concat().into()).await.unwrap();
+        assert_eq!(text(&mut body).await, "{\"text\":\"a\"}\n{\"text\":\"b\"}\n{\"text\":\"c\"}\n");
+        let large = frame(&[b"\x0a\xa0\x8d\x06", &[b'x'; 100_000][..]].concat());
+        sender.send_data(large).await.unwrap();
+        assert_eq!(text(&mut body).await.len(), 100_012, "waits for nothing");
+        let trailers = http::HeaderMap::from_iter([("grpc-status".parse().unwrap(), "13".parse().unwrap())]);
+        sender.send_trailers(trailers).await.unwrap();
+        assert_eq!(text(&mut body).await, "{\"error\":{\"code\":13}}\n");
+        assert!(body.frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn raw_bytes_break_off_where_the_call_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("files.proto"), FILES).unwrap();
+        let protos = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto");
+        let mut compiler = protox::Compiler::new([dir.path(), protos.as_ref()]).unwrap();
+        compiler.include_imports(true).open_files(["files.proto"]).unwrap();
+        let schema = Schema::decode(&compiler.encode_file_descriptor_set()).unwrap();
+        let plan = schema.plans().iter().find(|it| it.returns_raw_body()).cloned().unwrap();
+        let (mut sender, body) = Channel::<Bytes, Infallible>::new(1);
+        let answer = http::Response::builder().header("content-type", "application/grpc");
+        let (_, replies) = Replies::new(answer.body(Body::boxed(body)).unwrap());
+        let framing = Codec::new(Settings::default()).reply_stream(&plan, None);
+        let mut body = FramedReplies::new(framing, Next::Message(Bytes::from_static(b"\x12\x01a")), replies, None);
+        assert_eq!(text(&mut body).await, "a");
+        let trailers = http::HeaderMap::from_iter([("grpc-status".parse().unwrap(), "13".parse().unwrap())]);
+        sender.send_trailers(trailers).await.unwrap();
+        assert!(body.frame().await.expect("it is no end").is_err());
+        assert!(body.frame().await.is_none());
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,9 +9,11 @@ use std::{
 };
 
 use http::{Method, StatusCode};
+use serde_json::json;
 use tokio::process::Command;
 use weft_testkit::{
     http::{Answer, send_with},
+    issuer::{Issuer, Key},
     mesh::{App, Mesh},
     outside, wait,
 };
@@ -126,4 +128,80 @@ async fn a_services_own_policy_stands_in_for_the_gateways_live() {
     let wrong = weft(&mesh, &APPLY, &cors("wrong", "users", "two.example")).await;
     let said = String::from_utf8_lossy(&wrong.stderr).into_owned();
     assert!(said.contains("stdin:3: cors.origins[0]"), "{said}");
+}
+
+/// A policy of each kind about a method of its own, so that none is in another's way.
+fn of_each_kind(issuer: &str) -> String {
+    let of = |method: &str| format!("methods: [shop.users.v1.Users/{method}]");
+    let (list, create) = (of("ListUsers"), of("CreateUser"));
+    let kinds = [
+        ("kept", format!("cache: {{ {list}, ttl: 1h }}")),
+        ("served", format!("headers: {{ {list}, response: [{{ name: x-served-by, set: weft }}] }}")),
+        ("small", format!("limits: {{ {create}, max_request_bytes: 300 }}")),
+        (
+            "few",
+            format!(
+                "rate_limit: {{ rules: [{{ name: one, per: [address], calls: 1, every: 1h, {} }}] }}",
+                of("DeleteUser")
+            ),
+        ),
+        (
+            "callers",
+            format!("authentication: {{ {}, jwt: [{{ issuer: '{issuer}', audiences: [shop] }}] }}", of("UpdateUser")),
+        ),
+    ];
+    kinds.map(|(name, says)| format!("name: {name}\nservice: users\n{says}\n")).join("---\n")
+}
+
+#[tokio::test]
+async fn a_policy_of_each_kind_is_seen_at_the_port_and_gone_when_it_is_deleted() {
+    let _shared = ALONE.read().await;
+    let test = "a_policy_of_each_kind_is_seen_at_the_port_and_gone_when_it_is_deleted";
+    let Some(mesh) = Mesh::start(test, &[App::Users]).await else { return };
+    let key = Key::p256("one");
+    let issuer = Issuer::start(&[&key]).await;
+    let gateway = mesh.gateway_at();
+    let call = async |method: Method, path: &str, headers: &[(&str, &str)], body: &str| {
+        send_with(gateway, method, path, headers, body).await.expect("a gateway answers")
+    };
+    let until = async |what: &str, method: Method, path: &str, body: &str, seen: fn(&Answer) -> bool| {
+        let asked = || async { Some(call(method.clone(), path, &[], body).await).filter(seen) };
+        wait::until(what, SOON, asked).await
+    };
+    let (list, nobody) = ("/api/users", "/api/users/nobody");
+    let served = |it: &Answer| it.headers.contains_key("x-served-by");
+    assert!(!served(&get(gateway, &[]).await));
+    told(&mesh, &APPLY, &of_each_kind(&issuer.url())).await;
+
+    until("headers", Method::GET, list, "", served).await;
+    until("the cache", Method::GET, list, "", |it| said(it, "cache-status").starts_with("weft; hit")).await;
+    let ada = "{\"name\": \"Ada\", \"email\": \"ada@shop.example\"}";
+    assert_eq!(call(Method::POST, list, &[], ada).await.status, StatusCode::CREATED);
+    let after = get(gateway, &[]).await;
+    assert!(said(&after, "cache-status").starts_with("weft; fwd=miss") && after.body.contains("Ada"), "{after:?}");
+    let long = format!("{{\"name\": \"{}\"}}", "x".repeat(400));
+    until("limits", Method::POST, list, &long, |it| it.status == StatusCode::PAYLOAD_TOO_LARGE).await;
+    let few =
+        until("the rate limit", Method::DELETE, nobody, "", |it| it.status == StatusCode::TOO_MANY_REQUESTS).await;
+    assert!(few.headers.contains_key("retry-after"), "{few:?}");
+    until("authentication", Method::PATCH, nobody, "{}", |it| it.status == StatusCode::UNAUTHORIZED).await;
+    let wall = weft_runtime::clock::wall().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let token = key.sign(&json!({"iss": issuer.url(), "aud": "shop", "sub": "ada", "exp": wall + 600}));
+    let shown = call(Method::PATCH, nobody, &[("authorization", &format!("Bearer {token}"))], "{}").await;
+    assert_ne!(shown.status, StatusCode::UNAUTHORIZED, "{shown:?}");
+
+    for name in ["kept", "served", "small", "few", "callers"] {
+        told(&mesh, &["delete", "policies", name], "").await;
+    }
+    until("no headers", Method::GET, list, "", |it| !it.headers.contains_key("x-served-by")).await;
+    until("no cache", Method::GET, list, "", |it| !it.headers.contains_key("cache-status")).await;
+    until("no limits", Method::POST, list, &long, |it| it.status != StatusCode::PAYLOAD_TOO_LARGE).await;
+    until("no rate limit", Method::DELETE, nobody, "", |it| it.status == StatusCode::NOT_FOUND).await;
+    until("no authentication", Method::PATCH, nobody, "{}", |it| it.status != StatusCode::UNAUTHORIZED).await;
+    let log = mesh.gateway.log();
+    assert!(log.contains("\"caller\":\"127.0.0.1\""), "the access log says where calls come from");
+}
+
+fn said<'a>(answer: &'a Answer, header: &str) -> &'a str {
+    answer.headers.get(header).and_then(|it| it.to_str().ok()).unwrap_or_default()
 }

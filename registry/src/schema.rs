@@ -238,12 +238,14 @@ mod tests {
 
     #[test]
     fn a_file_of_an_edition_links() {
-        let mut file = files(weft_proto::descriptors::TESTKIT).pop().unwrap().to_vec();
+        let mut set = files(weft_proto::descriptors::TESTKIT);
+        let mut file = set.pop().unwrap().to_vec();
+        let linked = |file: &[u8]| link([&set[..], &[Bytes::copy_from_slice(file)]].concat());
         // syntax, edition: the later of two counts.
         file.extend_from_slice(b"\x62\x08editions\x70\xe8\x07");
-        assert_eq!(link(vec![file.clone().into()]).unwrap().services.len(), 1);
+        assert_eq!(linked(&file).unwrap().services.len(), 1);
         file.extend_from_slice(b"\x70\xea\x07");
-        let error = link(vec![file.into()]).unwrap_err().to_string();
+        let error = linked(&file).unwrap_err().to_string();
         assert!(error.contains("edition 1002 is newer than 1001"), "{error}");
     }
 

@@ -68,16 +68,24 @@ impl Table {
         self.watchers.remove(&id);
     }
 
-    /// A message at `version` carries this service.
-    pub(crate) fn sent(&mut self, id: WatcherId, version: Version, service: &Arc<ServiceSnapshot>) {
+    /// A message at `version` carries these services.
+    pub(crate) fn sent<'a>(
+        &mut self,
+        id: WatcherId,
+        version: Version,
+        services: impl IntoIterator<Item = &'a Arc<ServiceSnapshot>>,
+    ) {
         let Some(watcher) = self.watchers.get_mut(&id) else { return };
-        watcher.sent = version;
-        let latest = service.clone();
-        watcher
-            .services
-            .entry(service.name.clone())
-            .and_modify(|sent| sent.latest = latest.clone())
-            .or_insert(Sent { since: version, latest });
+        for service in services {
+            watcher.sent = version;
+            match watcher.services.get_mut(&service.name) {
+                Some(sent) => sent.latest = service.clone(),
+                None => {
+                    let sent = Sent { since: version, latest: service.clone() };
+                    watcher.services.insert(service.name.clone(), sent);
+                }
+            }
+        }
     }
 
     /// The watcher no longer wants a service.
@@ -241,12 +249,12 @@ mod tests {
     fn a_holder_is_waited_for_until_it_acknowledges() {
         let now = Instant::now();
         let mut table = opened(now);
-        table.sent(GATEWAY, Version(3), &users(3, true));
+        table.sent(GATEWAY, Version(3), [&users(3, true)]);
         table.acked(GATEWAY, Version(3), now);
         let drain = drain(&table, 5, now);
         assert_eq!(drain.waited_for(), ["gateway"]);
         assert_eq!(drain.standing(&table, now), Standing::Until(now + SILENT));
-        table.sent(GATEWAY, Version(6), &users(5, true));
+        table.sent(GATEWAY, Version(6), [&users(5, true)]);
         assert!(table.acked(GATEWAY, Version(6), now));
         assert_eq!(drain.standing(&table, now), Standing::Over);
         assert_eq!(drain.waiting(&table, now), [] as [String; 0]);
@@ -256,8 +264,8 @@ mod tests {
     fn one_that_was_told_but_has_not_acknowledged_still_holds() {
         let now = Instant::now();
         let mut table = opened(now);
-        table.sent(GATEWAY, Version(3), &users(3, true));
-        table.sent(GATEWAY, Version(5), &users(5, true));
+        table.sent(GATEWAY, Version(3), [&users(3, true)]);
+        table.sent(GATEWAY, Version(5), [&users(5, true)]);
         assert_eq!(drain(&table, 5, now).waited_for(), ["gateway"]);
     }
 
@@ -266,10 +274,10 @@ mod tests {
         let now = Instant::now();
         let mut table = opened(now);
         assert_eq!(drain(&table, 5, now).standing(&table, now), Standing::Over, "not subscribed");
-        table.sent(GATEWAY, Version(3), &users(3, false));
+        table.sent(GATEWAY, Version(3), [&users(3, false)]);
         assert_eq!(drain(&table, 5, now).standing(&table, now), Standing::Over, "registered and drained since");
         table.dropped(GATEWAY, &"users".parse().unwrap());
-        table.sent(GATEWAY, Version(5), &users(5, true));
+        table.sent(GATEWAY, Version(5), [&users(5, true)]);
         assert_eq!(drain(&table, 5, now).standing(&table, now), Standing::Over, "came when it was drained");
     }
 
@@ -277,7 +285,7 @@ mod tests {
     fn a_silent_watcher_stops_counting_but_is_named() {
         let now = Instant::now();
         let mut table = opened(now);
-        table.sent(GATEWAY, Version(3), &users(3, true));
+        table.sent(GATEWAY, Version(3), [&users(3, true)]);
         let drain = drain(&table, 5, now);
         let late = now + Duration::from_secs(4);
         table.acked(GATEWAY, Version(3), late); // it lives, but lags
@@ -290,7 +298,7 @@ mod tests {
     fn a_watcher_that_leaves_holds_nothing() {
         let now = Instant::now();
         let mut table = opened(now);
-        table.sent(GATEWAY, Version(3), &users(3, true));
+        table.sent(GATEWAY, Version(3), [&users(3, true)]);
         let drain = drain(&table, 5, now);
         table.close(GATEWAY);
         assert_eq!((drain.standing(&table, now), drain.waiting(&table, now)), (Standing::Over, vec![]));
@@ -329,7 +337,7 @@ mod tests {
     fn a_version_that_was_never_sent_cannot_be_acknowledged() {
         let now = Instant::now();
         let mut table = opened(now);
-        table.sent(GATEWAY, Version(3), &users(3, true));
+        table.sent(GATEWAY, Version(3), [&users(3, true)]);
         table.acked(GATEWAY, Version(u64::MAX), now);
         assert_eq!(drain(&table, 5, now).waiting(&table, now), ["gateway"]);
     }

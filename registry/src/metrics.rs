@@ -132,14 +132,20 @@ impl CatalogMetrics {
         self.removals.get_or_create(&OutcomeLabel { outcome }).inc();
     }
 
-    pub(crate) fn beat(&self, verdict: Verdict) {
-        let outcome = match verdict {
-            Verdict::Renewed => "renewed",
-            Verdict::Unknown => "unknown",
-            Verdict::Fenced => "fenced",
-            Verdict::Revoked => "revoked",
-        };
-        self.beats.get_or_create(&OutcomeLabel { outcome }).inc();
+    /// Counts the verdicts of one message.
+    pub(crate) fn beats(&self, verdicts: &[Verdict]) {
+        let outcomes = [
+            (Verdict::Renewed, "renewed"),
+            (Verdict::Unknown, "unknown"),
+            (Verdict::Fenced, "fenced"),
+            (Verdict::Revoked, "revoked"),
+        ];
+        for (verdict, outcome) in outcomes {
+            let count = verdicts.iter().filter(|it| **it == verdict).count() as u64;
+            if count > 0 {
+                self.beats.get_or_create(&OutcomeLabel { outcome }).inc_by(count);
+            }
+        }
     }
 
     pub(crate) fn commit(&self, took: Duration, good: bool) {

@@ -9,7 +9,7 @@ use std::{
     collections::BTreeMap,
     fmt, fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableError};
@@ -108,7 +108,12 @@ pub(crate) struct Store {
     file: PathBuf,
     /// None keeps nothing: a catalog that ends with its process.
     db: Option<Arc<Database>>,
+    /// What stands in `META`: written anew when it changes, which a commit of instances does not.
+    stands: Arc<Mutex<Option<Meta>>>,
 }
+
+/// Generation, and version of the policies.
+type Meta = (u64, Version);
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -181,7 +186,7 @@ impl Store {
 
     /// Returns a store that keeps nothing, as generation 1.
     pub(crate) fn in_memory() -> (Self, State) {
-        (Self { file: PathBuf::from("memory"), db: None }, State::restore(1, Kept::default()))
+        (Self { file: PathBuf::from("memory"), db: None, stands: Arc::default() }, State::restore(1, Kept::default()))
     }
 
     fn adopt(file: PathBuf, opened: Result<Database, redb::DatabaseError>) -> Result<(Self, State), Error> {
@@ -189,7 +194,7 @@ impl Store {
             redb::DatabaseError::DatabaseAlreadyOpen => Error::InUse { file: file.clone() },
             other => Error::Unreadable { file: file.clone(), source: Box::new(other.into()) },
         })?;
-        let store = Self { file, db: Some(Arc::new(db)) };
+        let store = Self { file, db: Some(Arc::new(db)), stands: Arc::default() };
         let state = store.load()?;
         let policies_version = state.policies.version();
         let first = Batch { generation: state.generation().into(), policies_version, ..Batch::default() };
@@ -200,7 +205,13 @@ impl Store {
     /// Writes a batch durably: when it returns, a power cut loses nothing of it. Blocks.
     pub(crate) fn commit(&self, batch: &Batch) -> Result<(), Error> {
         let Some(db) = &self.db else { return Ok(()) };
-        write(db, batch).map_err(|source| Error::Write { file: self.file.clone(), source: Box::new(source) })
+        let mut stands = self.stands.lock().unwrap_or_else(PoisonError::into_inner); // as long as redb's own, for one writer
+        let meta = (batch.generation, batch.policies_version);
+        let news = (*stands != Some(meta)).then_some(meta);
+        let written = write(db, batch, news);
+        written.map_err(|source| Error::Write { file: self.file.clone(), source: Box::new(source) })?;
+        *stands = Some(meta);
+        Ok(())
     }
 
     /// Whether it keeps nothing.
@@ -310,13 +321,16 @@ fn read(db: &Database) -> Result<Raw, redb::Error> {
     Ok(raw)
 }
 
-fn write(db: &Database, batch: &Batch) -> Result<(), redb::Error> {
+/// A table is opened when there is something to write: each costs a look-up, and more when the transaction ends.
+fn write(db: &Database, batch: &Batch, meta: Option<Meta>) -> Result<(), redb::Error> {
     let tx = db.begin_write()?;
-    {
+    if let Some((generation, policies_version)) = meta {
         let mut meta = tx.open_table(META)?;
-        meta.insert(GENERATION, batch.generation)?;
+        meta.insert(GENERATION, generation)?;
         meta.insert(FORMAT, THIS_FORMAT)?;
-        meta.insert(POLICIES_VERSION, batch.policies_version.0)?;
+        meta.insert(POLICIES_VERSION, policies_version.0)?;
+    }
+    if !batch.instances.is_empty() {
         let mut instances = tx.open_table(INSTANCES)?;
         for (id, value) in &batch.instances {
             match value {
@@ -324,6 +338,8 @@ fn write(db: &Database, batch: &Batch) -> Result<(), redb::Error> {
                 None => drop(instances.remove(id.as_bytes())?),
             }
         }
+    }
+    if !batch.tombstones.is_empty() {
         let mut tombstones = tx.open_table(TOMBSTONES)?;
         for (id, value) in &batch.tombstones {
             match value {
@@ -331,6 +347,8 @@ fn write(db: &Database, batch: &Batch) -> Result<(), redb::Error> {
                 None => drop(tombstones.remove(id.as_bytes())?),
             }
         }
+    }
+    if !batch.claims.is_empty() {
         let (mut claims, mut placed) = (tx.open_table(CLAIMS)?, tx.open_table(PLACED)?);
         for (name, value) in &batch.claims {
             match value {
@@ -342,6 +360,8 @@ fn write(db: &Database, batch: &Batch) -> Result<(), redb::Error> {
                 Some(_) | None => drop(placed.remove(name.as_str())?),
             }
         }
+    }
+    if !batch.sets.is_empty() {
         let mut sets = tx.open_table(SETS)?;
         for (digest, value) in &batch.sets {
             match value {
@@ -349,6 +369,8 @@ fn write(db: &Database, batch: &Batch) -> Result<(), redb::Error> {
                 None => drop(sets.remove(&digest.0)?),
             }
         }
+    }
+    if !batch.retired.is_empty() {
         let mut retired = tx.open_table(RETIRED)?;
         for (digest, value) in &batch.retired {
             match value {
@@ -359,6 +381,8 @@ fn write(db: &Database, batch: &Batch) -> Result<(), redb::Error> {
                 None => drop(retired.remove(&digest.0)?),
             }
         }
+    }
+    if !batch.policies.is_empty() {
         let mut policies = tx.open_table(POLICIES)?;
         for (name, value) in &batch.policies {
             match value {

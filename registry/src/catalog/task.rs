@@ -199,7 +199,8 @@ impl CatalogTask {
             Command::Changes(changes, answer) => self.enqueue(changes, Some(answer)),
             Command::Beats(stream, beats, answer) => {
                 let now = Instant::now();
-                let verdicts = beats.into_iter().map(|beat| self.beat(stream, beat, now)).collect();
+                let verdicts: Vec<Verdict> = beats.into_iter().map(|beat| self.beat(stream, beat, now)).collect();
+                self.metrics.beats(&verdicts);
                 drop(answer.send(verdicts)); // the asker may have gone; its leases were renewed all the same
             }
             Command::Ended(stream) => self.leases.broken(stream, Instant::now()),
@@ -212,20 +213,6 @@ impl CatalogTask {
     }
 
     fn beat(&mut self, stream: StreamId, beat: Beat, now: Instant) -> Verdict {
-        let verdict = self.judge(stream, &beat, now);
-        self.metrics.beat(verdict);
-        if verdict != Verdict::Renewed {
-            return verdict;
-        }
-        let record = &self.state.records[&beat.id];
-        if record.leased() && record.reported != beat.health {
-            let Beat { id, epoch, health } = beat;
-            self.enqueue(vec![Change::Report { id, epoch, health }], None);
-        }
-        verdict
-    }
-
-    fn judge(&mut self, stream: StreamId, beat: &Beat, now: Instant) -> Verdict {
         let Some(record) = self.state.records.get(&beat.id) else {
             let revoked = self.state.tombstone(&beat.id, clock::wall()).is_some();
             return if revoked { Verdict::Revoked } else { Verdict::Unknown };
@@ -239,10 +226,16 @@ impl CatalogTask {
         if !record.leased() {
             return Verdict::Renewed;
         }
+        let news = record.reported != beat.health;
         match self.leases.renew(beat.id, stream, now) {
-            Renewal::Renewed => Verdict::Renewed,
-            Renewal::Gone => Verdict::Unknown,
+            Renewal::Renewed => {}
+            Renewal::Gone => return Verdict::Unknown,
         }
+        if news {
+            let Beat { id, epoch, health } = beat;
+            self.enqueue(vec![Change::Report { id, epoch, health }], None);
+        }
+        Verdict::Renewed
     }
 
     /// Looks at leases and tombstones. While a group is under way it waits: it must count who is really there.

@@ -3,7 +3,7 @@
 //! Lives here: parsing requests into changes, the task of each keep-alive stream. Does not: deciding (`catalog`).
 //! A keep-alive stream answers one request before it reads the next; its leases get their grace however it ends.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
@@ -275,11 +275,12 @@ async fn keep_alive(
     out: &mpsc::Sender<Result<pb::KeepAliveResponse, Status>>,
     shutdown: &Shutdown,
 ) -> Result<(), Status> {
+    let (mut gone, mut draining) = (pin!(out.closed()), pin!(shutdown.draining())); // once: what all streams wait for has one lock
     loop {
         let request = tokio::select! {
             request = requests.message() => request?,
-            () = out.closed() => return Ok(()),
-            () = shutdown.draining() => return Err(Status::unavailable("the registry is leaving; leases live on")),
+            () = &mut gone => return Ok(()),
+            () = &mut draining => return Err(Status::unavailable("the registry is leaving; leases live on")),
         };
         let Some(request) = request else { return Ok(()) };
         let beats = request.beats.into_iter().enumerate().map(|(i, it)| beat(i, it)).collect::<Result<Vec<_>, _>>()?;

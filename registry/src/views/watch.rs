@@ -6,6 +6,7 @@
 //! ```
 //! Bounds: a watcher has one mark a service however often it changes, and is told the latest; what it was sent is shared with the catalog, the
 //! bytes that say it with all who are told the same (`told`). After a message it rests for a while (`REST`), and what comes meanwhile is one message.
+//! A watcher that rests is not woken before it has rested: `run` wakes those whose time has come together, so that a message costs its task one turn.
 //! Invariants: versions never fall within a watch; a service that did not change wakes nobody; the first message at version v leaves its receiver
 //! with exactly the subscribed services of the snapshot v, those after it at the same version with newer ones.
 //! An instance that drains stays in the watch with status DRAINING; that is "gone" for balancers, which use none but SERVING ones, and its
@@ -78,6 +79,8 @@ struct Shared {
     hub: Mutex<Hub>,
     /// Moves when something happened that a drain may wait for: a version was marked, a watcher acknowledged or left.
     progress: watch::Sender<()>,
+    /// Somebody rests, and nobody did.
+    rests: Notify,
     ids: AtomicU64,
     encoded: Encoded,
     metrics: WatchMetrics,
@@ -94,15 +97,29 @@ impl Watches {
     pub fn new(catalog: &Catalog, metrics: &weft_runtime::Metrics) -> Self {
         let hub = Mutex::new(Hub::new(catalog.published()));
         let (progress, metrics) = (watch::Sender::new(()), WatchMetrics::register(metrics));
-        Self(Arc::new(Shared { hub, progress, ids: AtomicU64::new(0), encoded: Encoded::default(), metrics }))
+        let (rests, ids, encoded) = (Notify::new(), AtomicU64::new(0), Encoded::default());
+        Self(Arc::new(Shared { hub, progress, rests, ids, encoded, metrics }))
     }
 
-    /// Marks what changes until the catalog ends.
+    /// Marks what changes, and wakes who has rested, until the catalog ends.
     pub async fn run(self, mut catalog: Follow) {
-        while let Some(published) = catalog.next().await {
-            let woken = self.0.hub().update(published);
-            self.0.metrics.wakeups.inc_by(woken);
-            self.0.progress.send_replace(());
+        loop {
+            let rested_at = self.0.hub().rested_at();
+            let rested = async {
+                match rested_at {
+                    Some(at) => sleep_until(at).await,
+                    None => self.0.rests.notified().await,
+                }
+            };
+            tokio::select! {
+                published = catalog.next() => {
+                    let Some(published) = published else { return };
+                    let woken = self.0.hub().update(published);
+                    self.0.metrics.wakeups.inc_by(woken);
+                    self.0.progress.send_replace(());
+                }
+                () = rested => self.0.hub().rested(Instant::now()),
+            }
         }
     }
 
@@ -121,7 +138,7 @@ impl Watches {
         let wake = Arc::new(Notify::new());
         self.0.hub().open(id, name, wake.clone(), Instant::now());
         self.0.metrics.watchers.inc();
-        Watcher { id, shared: self.0.clone(), wake, session: Session::default(), rest_until: Instant::now() }
+        Watcher { id, shared: self.0.clone(), wake, session: Session::default() }
     }
 
     /// A polled view tells what it knows of a service, to be used until then: a drain that begins later waits for that.
@@ -216,7 +233,6 @@ pub struct Watcher {
     shared: Arc<Shared>,
     wake: Arc<Notify>,
     session: Session,
-    rest_until: Instant,
 }
 
 impl Watcher {
@@ -251,11 +267,8 @@ impl Watcher {
 
     /// Waits until there is something to tell and the watcher has rested. Cancel-safe: nothing is taken.
     pub async fn ready(&self) {
-        while !self.shared.hub().is_marked(self.id) {
+        while !self.shared.hub().is_ready(self.id) {
             self.wake.notified().await;
-        }
-        if self.rest_until > Instant::now() {
-            sleep_until(self.rest_until).await;
         }
     }
 
@@ -274,8 +287,8 @@ impl Watcher {
             return None;
         };
         metrics.updates.inc();
-        if whole {
-            self.rest_until = Instant::now() + REST;
+        if whole && self.shared.hub().rest(self.id, Instant::now() + REST) {
+            self.shared.rests.notify_one();
         }
         Some(Update { message, snapshot })
     }
@@ -305,8 +318,8 @@ struct Work {
     published: Arc<Published>,
     /// The last version of which everything was told: what a message says while there is more to tell.
     before: Version,
-    /// Services to look at.
-    services: BTreeSet<ServiceName>,
+    /// Services to look at, by name.
+    services: Vec<Looked>,
     /// Services that were unsubscribed: what was sent of them does not count any more.
     forgotten: BTreeSet<ServiceName>,
     directory: bool,
@@ -314,6 +327,23 @@ struct Work {
     complete: bool,
     /// Answer even if there is nothing to say: the watcher asked for a set that may be empty, or waits for it to be complete.
     greet: bool,
+}
+
+/// A service as it was found, looked up once for all that is done with it.
+#[derive(Debug)]
+struct Looked {
+    service: Arc<ServiceSnapshot>,
+    /// Of what is not listed an empty set is made up for whoever asks: its version says nothing about it.
+    listed: bool,
+}
+
+impl Looked {
+    fn at(name: &ServiceName, published: &Published) -> Self {
+        match published.snapshot.services.get(name) {
+            Some(service) => Self { service: service.clone(), listed: true },
+            None => Self { service: published.service(name), listed: false },
+        }
+    }
 }
 
 /// The work that a message had no room for.

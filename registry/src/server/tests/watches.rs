@@ -126,6 +126,31 @@ async fn changes_that_follow_each_other_closely_come_in_one_message() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_comes_while_watchers_rest_comes_when_they_have_rested_and_after_that_at_once() {
+    let mut world = World::new().await;
+    world.users(1).await;
+    let (mut one, mut other) = (world.watch("one", &["users"]).await, world.watch("other", &["users"]).await);
+    one.next().await;
+    other.next().await;
+    let told = Instant::now();
+    sleep(10 * MS).await;
+    world.users(2).await;
+    for watch in [&mut one, &mut other] {
+        assert_eq!(delta(&watch.next_of("users.default").await).0.len(), 1);
+        let rested = told.elapsed();
+        assert!((40 * MS..45 * MS).contains(&rested), "{rested:?}");
+    }
+    sleep(100 * MS).await;
+    let asked = Instant::now();
+    world.users(3).await;
+    for watch in [&mut one, &mut other] {
+        watch.next_of("users.default").await;
+        let took = asked.elapsed();
+        assert!(took < 20 * MS, "{took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_unsubscribed_is_told_no_more_and_starts_anew() {
     let mut world = World::new().await;
     world.users(1).await;

@@ -4,7 +4,7 @@
 //! A stream's task reads requests (acks above all) also while its reader is slow: one message waits in the channel, what changes meanwhile is
 //! merged into the next.
 
-use std::{convert::Infallible, net::SocketAddr, task};
+use std::{convert::Infallible, net::SocketAddr, pin::pin, task};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use http_body::Body as HttpBody;
@@ -143,12 +143,13 @@ async fn serve(
     }
     obey(&mut watcher, first)?;
     let mut half_closed = false;
+    let (mut gone, mut draining) = (pin!(out.closed()), pin!(shutdown.draining())); // once: what all streams wait for has one lock
     loop {
         let event = tokio::select! {
             request = requests.message(), if !half_closed => Event::Request(request),
             room = room(&watcher, out) => Event::Room(room),
-            () = out.closed() => return Ok(()),
-            () = shutdown.draining() => Event::Leaving,
+            () = &mut gone => return Ok(()),
+            () = &mut draining => Event::Leaving,
         };
         match event {
             Event::Request(request) => match request? {

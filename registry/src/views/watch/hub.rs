@@ -6,20 +6,24 @@
 //! a version of which something is still to come.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     net::SocketAddr,
     sync::Arc,
+    time::Duration,
 };
 
 use imbl::ordmap::DiffItem;
 use tokio::{sync::Notify, time::Instant};
 use weft_model::{ServiceName, Version};
 
-use super::{Left, Topic, Work};
+use super::{Left, Looked, Topic, Work};
 use crate::{
     acks::{Table, WatcherId},
     catalog::Published,
 };
+
+/// Who has rested this much less than the first is woken with it.
+const TOGETHER: Duration = Duration::from_millis(5);
 
 #[derive(Debug, Default)]
 struct Entry {
@@ -30,6 +34,8 @@ struct Entry {
     directory_marked: bool,
     forgotten: BTreeSet<ServiceName>,
     greet: bool,
+    /// It was told something a moment ago, and is not woken yet.
+    rests: bool,
     /// The last version of which everything subscribed was told.
     told: Version,
     wake: Arc<Notify>,
@@ -41,6 +47,13 @@ impl Entry {
     fn is_marked(&self) -> bool {
         !self.marks.is_empty() || self.directory_marked || self.greet
     }
+
+    /// It was marked, or has rested.
+    fn wake_if_ready(&self) {
+        if self.is_marked() && !self.rests {
+            self.wake.notify_one();
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -51,6 +64,8 @@ pub(super) struct Hub {
     by_service: BTreeMap<ServiceName, BTreeSet<WatcherId>>,
     all: BTreeSet<WatcherId>,
     directory: BTreeSet<WatcherId>,
+    /// Who rests until when, the first first; each once.
+    resting: VecDeque<(Instant, WatcherId)>,
     pub(super) acks: Table,
     wakeups: u64,
 }
@@ -63,6 +78,7 @@ impl Hub {
             by_service: BTreeMap::new(),
             all: BTreeSet::new(),
             directory: BTreeSet::new(),
+            resting: VecDeque::new(),
             acks: Table::default(),
             wakeups: 0,
         }
@@ -137,9 +153,7 @@ impl Hub {
                 }
             }
         }
-        if entry.is_marked() {
-            entry.wake.notify_one();
-        }
+        entry.wake_if_ready();
         entry.names.len()
     }
 
@@ -228,7 +242,35 @@ impl Hub {
         how(entry);
         if !was_marked {
             self.wakeups += 1;
-            entry.wake.notify_one();
+            entry.wake_if_ready();
+        }
+    }
+
+    /// The watcher was told everything, and is woken no more until then. Returns whether it is the first to rest.
+    pub(super) fn rest(&mut self, id: WatcherId, until: Instant) -> bool {
+        let Some(entry) = self.entries.get_mut(&id) else { return false };
+        if std::mem::replace(&mut entry.rests, true) {
+            return false;
+        }
+        self.resting.push_back((until, id));
+        self.resting.len() == 1
+    }
+
+    /// When somebody has rested.
+    pub(super) fn rested_at(&self) -> Option<Instant> {
+        self.resting.front().map(|(until, _)| *until)
+    }
+
+    /// Wakes those who have rested, if there is something to tell them.
+    pub(super) fn rested(&mut self, now: Instant) {
+        if self.rested_at().is_none_or(|at| at > now) {
+            return;
+        }
+        while let Some((_, id)) = self.resting.pop_front_if(|(until, _)| *until <= now + TOGETHER) {
+            if let Some(entry) = self.entries.get_mut(&id) {
+                entry.rests = false;
+                entry.wake_if_ready();
+            }
         }
     }
 
@@ -240,22 +282,26 @@ impl Hub {
         self.entries.get(&id).is_some_and(Entry::is_marked)
     }
 
+    /// Whether there is something to tell, and the watcher has rested.
+    pub(super) fn is_ready(&self, id: WatcherId) -> bool {
+        self.entries.get(&id).is_some_and(|entry| entry.is_marked() && !entry.rests)
+    }
+
     /// Takes the marks of a watcher and notes what it is told. None when there are none.
     pub(super) fn take(&mut self, id: WatcherId) -> Option<Work> {
         let entry = self.entries.get_mut(&id).filter(|e| e.is_marked())?;
         let version = self.current.snapshot.version;
+        let marks = std::mem::take(&mut entry.marks);
         let work = Work {
             published: self.current.clone(),
             before: std::mem::replace(&mut entry.told, version),
-            services: std::mem::take(&mut entry.marks),
+            services: marks.iter().map(|name| Looked::at(name, &self.current)).collect(),
             forgotten: std::mem::take(&mut entry.forgotten),
             directory: std::mem::take(&mut entry.directory_marked),
             complete: entry.all && !self.current.warming,
             greet: std::mem::take(&mut entry.greet),
         };
-        for name in &work.services {
-            self.acks.sent(id, version, &self.current.service(name));
-        }
+        self.acks.sent(id, version, work.services.iter().map(|it| &it.service));
         Some(work)
     }
 

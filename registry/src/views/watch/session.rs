@@ -14,7 +14,7 @@ use weft_proto::{
 };
 
 use super::{
-    Left, Work,
+    Left, Looked, Work,
     told::{Encoded, Message, Step, Told},
 };
 use crate::catalog::Published;
@@ -39,21 +39,29 @@ impl Session {
         }
         let (mut told, mut carried, mut bytes) = (Vec::with_capacity(services.len()), Vec::new(), 0);
         let mut left = BTreeSet::new();
-        let ahead = self.first.take().map(|first| services.split_off(&first)).unwrap_or_default();
-        for name in ahead.into_iter().chain(services) {
+        if let Some(first) = self.first.take() {
+            let ahead = services.partition_point(|it| it.service.name < first);
+            services.rotate_left(ahead);
+        }
+        for looked in services {
             if bytes >= MESSAGE {
+                let name = &looked.service.name;
                 self.first.get_or_insert_with(|| name.clone());
-                left.insert(name);
+                left.insert(name.clone());
                 continue;
             }
-            let service = published.service(&name);
-            let Some(it) = self.step(&name, &service, encoded, &published) else { continue };
+            let Some(it) = self.step(&looked, encoded, &published) else { continue };
             bytes += it.bytes.len();
             told.push(it);
-            carried.push((name, service));
+            carried.push(looked.service);
         }
         let version = if left.is_empty() { published.snapshot.version } else { before };
-        self.sent.extend(carried.into_iter().map(|(name, service)| (name, (version, service))));
+        for service in carried {
+            match self.sent.get_mut(&service.name) {
+                Some(sent) => *sent = (version, service),
+                None => drop(self.sent.insert(service.name.clone(), (version, service))),
+            }
+        }
         if !left.is_empty() {
             let envelope = WatchResponse { version: version.0, ..WatchResponse::default() };
             let left = Left { before, services: left, directory, greet };
@@ -68,19 +76,14 @@ impl Session {
     }
 
     /// What leads from what was sent of a service to what it is; none if a reader would see no difference.
-    fn step(
-        &mut self,
-        name: &ServiceName,
-        now: &Arc<ServiceSnapshot>,
-        encoded: &Encoded,
-        published: &Published,
-    ) -> Option<Told> {
+    fn step(&mut self, looked: &Looked, encoded: &Encoded, published: &Published) -> Option<Told> {
         let full = |bytes| Some(Told { base: Version(0), bytes });
-        let Some((base, before)) = self.sent.get_mut(name) else { return full(encoded.full(now, published)) };
+        let now = &looked.service;
+        let Some((base, before)) = self.sent.get_mut(&now.name) else { return full(encoded.full(looked)) };
         if Arc::ptr_eq(before, now) {
             return None;
         }
-        match encoded.step(before, now, published) {
+        match encoded.step(before, looked, published) {
             Step::Nothing => {
                 *before = now.clone(); // the same to its reader, and the base stays
                 None

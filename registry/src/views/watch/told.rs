@@ -20,6 +20,7 @@ use weft_proto::{
     weft::discovery::v1::{Delta, Removed, ServiceUpdate, WatchResponse, removed, service_update::Body},
 };
 
+use super::Looked;
 use crate::{
     catalog::Published,
     views::body::{Part, Pieces},
@@ -146,8 +147,9 @@ impl Encoded {
     }
 
     /// All of a service.
-    pub(super) fn full(&self, service: &Arc<ServiceSnapshot>, published: &Published) -> Bytes {
-        let listed = is_listed(service, published);
+    pub(super) fn full(&self, looked: &Looked) -> Bytes {
+        let Looked { service, listed } = looked;
+        let listed = *listed;
         let known = if listed { self.kept().at(service).and_then(|it| it.full.clone()) } else { None };
         known.unwrap_or_else(|| {
             let bytes = Bytes::from(service_update_full(service).encode_to_vec());
@@ -162,15 +164,15 @@ impl Encoded {
 
     /// All of a service, for one who asks once: nothing is kept for it.
     pub(super) fn once(&self, service: &Arc<ServiceSnapshot>, published: &Published) -> Told {
-        let listed = is_listed(service, published);
+        let listed = published.snapshot.services.get(&service.name).is_some_and(|listed| Arc::ptr_eq(listed, service));
         let known = if listed { self.kept().at(service).and_then(|it| it.full.clone()) } else { None };
         let bytes = known.unwrap_or_else(|| service_update_full(service).encode_to_vec().into());
         Told { base: Version(0), bytes }
     }
 
-    /// What leads from `before` to `now`, which is in `published`.
-    pub(super) fn step(&self, before: &ServiceSnapshot, now: &Arc<ServiceSnapshot>, published: &Published) -> Step {
-        let listed = is_listed(now, published);
+    /// What leads from `before` to what was looked up in `published`.
+    pub(super) fn step(&self, before: &ServiceSnapshot, looked: &Looked, published: &Published) -> Step {
+        let (now, listed) = (&looked.service, looked.listed);
         let of = |latest: &mut Latest| {
             let step = latest.steps.iter().find(|(from, _)| *from == before.version);
             step.map(|(_, step)| step.clone())
@@ -178,7 +180,7 @@ impl Encoded {
         let known = if listed { self.kept().at(now).and_then(of) } else { None };
         known.unwrap_or_else(|| {
             let step = match delta(before, now, published) {
-                None => Step::Full(self.full(now, published)),
+                None => Step::Full(self.full(looked)),
                 Some(update) if says_nothing(&update, before) => Step::Nothing,
                 Some(update) => Step::Delta(update.encode_to_vec().into()),
             };
@@ -192,11 +194,6 @@ impl Encoded {
             step
         })
     }
-}
-
-/// Of what is not listed an empty set is made up for whoever asks: its version says nothing about it.
-fn is_listed(service: &Arc<ServiceSnapshot>, published: &Published) -> bool {
-    published.snapshot.services.get(&service.name).is_some_and(|listed| Arc::ptr_eq(listed, service))
 }
 
 fn says_nothing(update: &ServiceUpdate, before: &ServiceSnapshot) -> bool {
@@ -271,7 +268,7 @@ mod tests {
         let work = Work {
             published: published.clone(),
             before: Version(0),
-            services: ["users".parse().unwrap()].into(),
+            services: vec![Looked::at(&"users".parse().unwrap(), published)],
             forgotten: Default::default(),
             directory: false,
             complete: false,
@@ -339,10 +336,11 @@ mod tests {
         };
         let mut respond = |version| {
             let services = ["a", "b", "c"].map(|name| large(name, version));
+            let published = published(version, &services);
             let work = Work {
-                published: published(version, &services),
+                services: services.iter().map(|it| Looked::at(&it.name, &published)).collect(),
+                published,
                 before: Version(1),
-                services: services.iter().map(|it| it.name.clone()).collect(),
                 forgotten: Default::default(),
                 directory: false,
                 complete: true,
@@ -364,10 +362,11 @@ mod tests {
         for version in 1..200_u64 {
             let now = users(version + 1, (version % 7) as u8 + 1);
             let all = published(version + 1, std::slice::from_ref(&now));
+            let looked = Looked::at(&now.name, &all);
             for from in version.saturating_sub(40)..=version {
-                encoded.step(&users(from, (from % 7) as u8), &now, &all);
+                encoded.step(&users(from, (from % 7) as u8), &looked, &all);
             }
-            encoded.full(&now, &all);
+            encoded.full(&looked);
             let kept = encoded.kept();
             let counted: usize = kept.services.values().map(Latest::bytes).sum();
             assert_eq!(kept.bytes, counted);

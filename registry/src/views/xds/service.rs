@@ -125,6 +125,7 @@ async fn serve<F: Form>(
         stream.request(request).await.map_err(refused)?;
     }
     let mut rest_until = Instant::now();
+    let (mut gone, mut draining) = (pin!(out.closed()), pin!(shutdown.draining())); // once: what all streams wait for has one lock
     loop {
         let (due, wake_at) = stream.next();
         let resting = due && Instant::now() < rest_until;
@@ -155,8 +156,8 @@ async fn serve<F: Form>(
             },
             () = stream.woken(), if !due => {}
             () = pin!(again), if !due => {}
-            () = out.closed() => return Ok(()),
-            () = shutdown.draining() => return Err(leaving()),
+            () = &mut gone => return Ok(()),
+            () = &mut draining => return Err(leaving()),
         }
     }
 }

@@ -4,12 +4,10 @@
 //! Only endpoints change with the population; a message has all of a service, so what changed is what differs from the one before. Of an
 //! assignment a reader decodes the addresses and no more: the generator shares the machine with what it measures.
 
-use std::{
-    collections::{HashMap, HashSet},
-    net::SocketAddr,
-};
+use std::{collections::HashMap, net::SocketAddr, str};
 
 use anyhow::Context;
+use bytes::Bytes;
 use envoy_types::pb::envoy::{
     config::{cluster::v3::Cluster, core::v3::Node, endpoint::v3::ClusterLoadAssignment, listener::v3::Listener},
     service::discovery::v3::{
@@ -25,7 +23,7 @@ use crate::{
     connect,
     population::number_at,
     readers::{Reader, State},
-    tally::Change,
+    tally::{Change, FastSet},
 };
 
 /// A stream.
@@ -56,7 +54,7 @@ impl Reader for Stream {
             AggregatedDiscoveryServiceClient::new(connect(to).await?).max_decoding_message_size(usize::MAX);
         let answers = client.stream_aggregated_resources(ReceiverStream::new(outgoing)).await?.into_inner();
         let last = DiscoveryResponse::default();
-        Ok(Self { requests, answers, services, last, others: HashMap::new(), state: State::new() })
+        Ok(Self { requests, answers, services, last, others: HashMap::new(), state: State::default() })
     }
 
     async fn next(&mut self) -> anyhow::Result<Vec<Change>> {
@@ -68,7 +66,7 @@ impl Reader for Stream {
         }
         let mut changes = Vec::new();
         for resource in resources {
-            let assignment = Assignment::decode(resource.value.as_slice())?;
+            let assignment = Assignment::decode(Bytes::from(resource.value))?;
             let now = numbers(&assignment)?;
             if let Some(before) = self.state.get(&assignment.cluster_name) {
                 changes.extend(before.difference(&now).map(|number| Change::Goes(*number)));
@@ -136,13 +134,14 @@ struct Address {
 /// Of a SocketAddress.
 #[derive(Clone, PartialEq, Message)]
 struct Socket {
-    #[prost(string, tag = "2")]
-    ip: String,
+    /// A piece of the message, not a copy.
+    #[prost(bytes = "bytes", tag = "2")]
+    ip: Bytes,
     #[prost(uint32, tag = "3")]
     port: u32,
 }
 
-fn numbers(assignment: &Assignment) -> anyhow::Result<HashSet<u64>> {
+fn numbers(assignment: &Assignment) -> anyhow::Result<FastSet<u64>> {
     let endpoints = assignment.endpoints.iter().flat_map(|it| &it.lb_endpoints);
     endpoints.map(|it| number(it).with_context(|| format!("{}: {it:?}", assignment.cluster_name))).collect()
 }
@@ -150,5 +149,5 @@ fn numbers(assignment: &Assignment) -> anyhow::Result<HashSet<u64>> {
 fn number(endpoint: &LbEndpoint) -> anyhow::Result<u64> {
     let socket = endpoint.endpoint.as_ref().and_then(|it| it.address.as_ref()).and_then(|it| it.socket.as_ref());
     let Socket { ip, port } = socket.context("an endpoint without an address")?;
-    number_at(SocketAddr::new(ip.parse()?, u16::try_from(*port)?)).context("nobody of this population")
+    number_at(SocketAddr::new(str::from_utf8(ip)?.parse()?, u16::try_from(*port)?)).context("nobody of this population")
 }

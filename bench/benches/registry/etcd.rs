@@ -76,7 +76,7 @@ fn free() -> anyhow::Result<SocketAddr> {
 
 /// What the store itself says.
 pub(crate) async fn catalog(etcd: SocketAddr) -> anyhow::Result<State> {
-    let (mut client, mut state) = (kv(connect(etcd).await?), State::new());
+    let (mut client, mut state) = (kv(connect(etcd).await?), State::default());
     read(&mut client, ALL, &mut state).await?;
     Ok(state)
 }
@@ -192,7 +192,7 @@ pub(crate) struct Watch {
 impl Reader for Watch {
     async fn open(to: SocketAddr, _: String, services: Vec<String>) -> anyhow::Result<Self> {
         let channel = connect(to).await?;
-        let (mut client, mut state) = (kv(channel.clone()), State::new());
+        let (mut client, mut state) = (kv(channel.clone()), State::default());
         let (requests, outgoing) = mpsc::channel(services.len().max(1));
         for service in &services {
             let start_revision = read(&mut client, service, &mut state).await? + 1;

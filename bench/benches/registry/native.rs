@@ -3,7 +3,7 @@
 //! Lives here: starting a registry, registering, watching, what the catalog says. Does not: what a real client does with it (`weft-discovery`).
 //! Of an answer a reader decodes no more than whose instances it has: the generator shares the machine with what it measures.
 
-use std::{collections::HashMap, net::SocketAddr, path::Path};
+use std::{net::SocketAddr, path::Path};
 
 use anyhow::{Context, ensure};
 use http::uri::PathAndQuery;
@@ -25,7 +25,7 @@ use crate::{
     connect,
     population::number_of,
     readers::{ALL, Reader, State},
-    tally::Change,
+    tally::{Change, FastMap},
     writers::{Beaten, Writer},
 };
 
@@ -244,7 +244,7 @@ impl Reader for Watch {
 struct Known {
     state: State,
     /// By service, the version of the message that carried it last.
-    carried: HashMap<String, u64>,
+    carried: FastMap<String, u64>,
 }
 
 impl Known {
@@ -275,7 +275,10 @@ impl Known {
                 }
                 (Some(_), Some(_)) | (None, None) => anyhow::bail!("{name}: an update is one of full and delta"),
             }
-            self.carried.insert(name, version);
+            match self.carried.get_mut(&name) {
+                Some(carried) => *carried = version,
+                None => drop(self.carried.insert(name, version)),
+            }
         }
         Ok(changes)
     }

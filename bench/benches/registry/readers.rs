@@ -4,7 +4,6 @@
 //! A change counts as acknowledged when its reader has applied it and handed the acknowledgement to its stream.
 
 use std::{
-    collections::{HashMap, HashSet},
     net::SocketAddr,
     sync::{
         Arc,
@@ -21,7 +20,7 @@ use tokio::{
 };
 
 use crate::{
-    tally::{Change, Latencies},
+    tally::{Change, FastMap, FastSet, Latencies},
     writers::Counts,
 };
 
@@ -32,7 +31,7 @@ const CATCHING_UP: Duration = Duration::from_secs(120);
 pub(crate) const ALL: &str = "*";
 
 /// By service, the numbers of its instances.
-pub(crate) type State = HashMap<String, HashSet<u64>>;
+pub(crate) type State = FastMap<String, FastSet<u64>>;
 
 /// How changes are heard.
 pub(crate) trait Reader: Sized + Send + 'static {
@@ -172,7 +171,7 @@ impl<'a> Open<'a> {
     }
 
     fn describe(&self, state: &State) -> String {
-        let nobody = HashSet::new();
+        let nobody = FastSet::default();
         let Some(service) = self.services.first() else {
             return format!("{} services instead of {}", state.len(), self.goal.len());
         };

@@ -10,6 +10,7 @@ mod apart;
 mod split;
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -31,6 +32,30 @@ pub struct RequestStream {
     /// Path and query, until the first message takes them.
     bindings: Option<Bindings>,
     intake: Intake,
+    check: Check,
+}
+
+/// What JSON of a stream has to pass before it is read, beside the codec's own bounds. By default that is nothing.
+#[derive(Clone, Default)]
+pub struct Check(Option<Arc<Judge>>);
+
+type Judge = dyn Fn(&[u8]) -> Result<(), BindError> + Send + Sync;
+
+impl Check {
+    /// Returns a check that asks `judge` about each document.
+    pub fn new(judge: impl Fn(&[u8]) -> Result<(), BindError> + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(judge)))
+    }
+
+    fn pass(&self, document: &[u8]) -> Result<(), BindError> {
+        self.0.as_ref().map_or(Ok(()), |judge| judge(document))
+    }
+}
+
+impl fmt::Debug for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Check").field(&self.0.is_some()).finish()
+    }
 }
 
 /// What a body is made of.
@@ -60,7 +85,13 @@ impl RequestStream {
             (true, false, true) if is_ndjson(content_type) => Intake::Documents(Splitter::lines()),
             (true, false, true) => Intake::Documents(Splitter::array()),
         };
-        Self { codec, plan, bindings: Some(bindings), intake }
+        Self { codec, plan, bindings: Some(bindings), intake, check: Check::default() }
+    }
+
+    /// Returns the stream with a check of its JSON.
+    #[must_use]
+    pub fn checked(self, check: Check) -> Self {
+        Self { check, ..self }
     }
 
     /// Takes a chunk of the body; returns the messages that it completes, encoded.
@@ -95,7 +126,10 @@ impl RequestStream {
     pub fn finish(&mut self) -> Result<Vec<Bytes>, BindError> {
         let message = match &mut self.intake {
             Intake::Nothing => Vec::new(),
-            Intake::Whole(held) => self.codec.json_message(&self.plan, held, Position::START)?,
+            Intake::Whole(held) => {
+                self.check.pass(held)?;
+                self.codec.json_message(&self.plan, held, Position::START)?
+            }
             Intake::RawWhole { content_type, held } => raw::message(&self.plan, content_type.as_deref(), held),
             // An empty body is still a message, or path and query would be lost.
             Intake::Raw { content_type } if self.bindings.is_some() => {
@@ -122,6 +156,7 @@ impl RequestStream {
     fn messages(&mut self, documents: Vec<Document>) -> Result<Vec<Bytes>, BindError> {
         let mut messages = Vec::with_capacity(documents.len());
         for document in documents {
+            self.check.pass(&document.text)?;
             let message = self.codec.json_message(&self.plan, &document.text, document.origin)?;
             messages.push(self.bind(message)?);
         }

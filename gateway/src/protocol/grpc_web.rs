@@ -155,7 +155,8 @@ async fn run(
     let encoding = Encoding::named(rpc::text(&head.headers, &ENCODING))
         .map_err(|unknown| Status::new(UNIMPLEMENTED, unknown.to_string()))?;
     let method = rpc.plan.as_ref().map(|plan| plan.method().clone());
-    let messages = Messages { codec: shard.shared.codec.clone(), format: spoken.format, method };
+    let limits = rpc::limits_of_size(&rpc);
+    let messages = Messages { codec: shard.shared.codec.clone(), format: spoken.format, method, limits };
     let intake = Intake { messages: messages.clone(), encoding, limit: rpc::limit(shard, &rpc) };
     let body = match spoken.writes {
         Carriage::Binary => body,

@@ -3,7 +3,7 @@
 //! Lives here: the order of steps. Does not: templates, binding and JSON (`weft-transcode`), what a request says of its body (`rest::body`), how calls
 //! fail (`rest::failure`), which headers cross (`rest::metadata`), bodies that stream (`rest::streams`), choosing an endpoint (`weft-traffic`).
 
-mod body;
+pub(super) mod body;
 mod failure;
 mod forms;
 pub(super) mod metadata;
@@ -11,7 +11,7 @@ mod streams;
 
 pub(super) use failure::{Failure, failed};
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request};
@@ -35,7 +35,7 @@ use crate::{
     routes::{Found, Rest, Table},
 };
 use failure::Failed;
-use streams::{FramedReplies, RequestMessages};
+use streams::{FramedReplies, RequestMessages, Tag};
 
 /// Answers a REST request.
 pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Call) -> Response<Body> {
@@ -220,10 +220,12 @@ impl Exchange<'_> {
 
     /// A client stream: messages go upstream as the body arrives; one that is wrong takes the call back.
     async fn stream_requests(&self, body: Body, timeout: Option<Duration>) -> Result<Response<Body>, Failure> {
-        let messages = self.shard.shared.codec.request_stream(&self.found.plan, self.parts())?;
+        let plan = &self.found.plan;
+        let messages = self.shard.shared.codec.request_stream(plan, self.parts())?.checked(self.check_of_messages());
         let (wrong, went_wrong) = oneshot::channel();
-        let limit = self.most();
-        let messages = Body::boxed(RequestMessages::new(body, messages, limit, wrong));
+        let tag = self.head.headers.get(header::IF_MATCH).filter(|_| plan.takes_if_match());
+        let tag = tag.map(|tag| Tag { plan: Arc::clone(plan), value: tag.clone() });
+        let messages = Body::boxed(RequestMessages::new(body, messages, self.most(), tag, wrong));
         self.call_with_stream(messages, went_wrong, timeout).await
     }
 

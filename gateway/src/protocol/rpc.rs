@@ -27,7 +27,13 @@ use crate::{
         guard,
         limits::Limits,
     },
-    protocol::{Shard, frames::frame, own, replies::Replies, rest::metadata},
+    protocol::{
+        Shard,
+        frames::frame,
+        own,
+        replies::Replies,
+        rest::{body::check_depth, metadata},
+    },
     routes::{Rpc, Table},
 };
 use requests::{Intake, RequestMessages};
@@ -46,13 +52,18 @@ pub(crate) struct Messages {
     pub(crate) format: Format,
     /// None where the method's types are not known: then protobuf only.
     pub(crate) method: Option<Arc<Method>>,
+    /// What policies say of size.
+    pub(crate) limits: Option<Arc<Limits>>,
 }
 
 impl Messages {
     fn request(&self, message: Bytes) -> Result<Bytes, Status> {
         match (self.format, &self.method) {
             (Format::Proto, _) => Ok(message),
-            (Format::Json, Some(method)) => self.codec.decode_json(method, &message).map_err(|error| error.status()),
+            (Format::Json, Some(method)) => {
+                let read = check_depth(self.limits.as_deref(), &message);
+                read.and_then(|()| self.codec.decode_json(method, &message)).map_err(|error| error.status())
+            }
             (Format::Json, None) => Err(not_described()),
         }
     }
@@ -197,6 +208,11 @@ pub(crate) async fn admit(rpc: &Rpc, head: &mut request::Parts, call: &mut Call)
 pub(crate) fn limit(shard: &Shard, rpc: &Rpc) -> usize {
     let most = Limits::request_bytes(limits(rpc), shard.shared.limits.max_request_bytes);
     usize::try_from(most).unwrap_or(usize::MAX)
+}
+
+/// Returns what policies say of a call's size.
+pub(crate) fn limits_of_size(rpc: &Rpc) -> Option<Arc<Limits>> {
+    rpc.edge.as_ref()?.limits_of_size.clone()
 }
 
 fn limits(rpc: &Rpc) -> Option<&Limits> {

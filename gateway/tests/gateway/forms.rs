@@ -47,6 +47,7 @@ const PROTO: &str = r#"
       rpc Stream(stream Upload) returns (Done) { option (google.api.http) = { post: "/streams/{name}" body: "file" }; }
       rpc Change(Rename) returns (Named) { option (google.api.http) = { patch: "/named/{id}" body: "named" }; }
       rpc Many(stream Card) returns (Done) { option (google.api.http) = { post: "/many" body: "*" }; }
+      rpc Rewrite(stream Named) returns (Done) { option (google.api.http) = { post: "/rewrite" body: "*" }; }
     }
 "#;
 const SOON: Duration = Duration::from_secs(20);
@@ -330,6 +331,20 @@ async fn if_match_is_the_tag_that_the_service_compares_and_412_that_it_is_anothe
         assert_eq!(told.status, 400, "{tag}: {told:?}");
         assert_eq!(told.json()["details"][0]["fieldViolations"][0]["field"], "if-match");
     }
+}
+
+#[tokio::test]
+async fn if_match_is_a_condition_of_a_stream_in_its_first_message() {
+    let forms = forms().await;
+    let rewrite = async |tag: &str| {
+        let headers = [("content-type", "application/x-ndjson"), ("if-match", tag)];
+        send(forms.gateway.addr, "POST", "/rewrite", &headers, "{\"name\": \"a\"}\n{\"name\": \"b\"}\n").await
+    };
+    assert_eq!(rewrite("\"v\"").await.status, 200);
+    assert_eq!(forms.got("Named"), [json!({"name": "a", "etag": "v"}), json!({"name": "b"})]);
+    let weak = rewrite("W/\"v\"").await;
+    assert_eq!((weak.status.as_u16(), weak.json()["code"].clone()), (412, json!(9)), "{weak:?}");
+    assert_eq!(rewrite("v").await.status, 400);
 }
 
 #[tokio::test]

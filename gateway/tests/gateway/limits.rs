@@ -73,6 +73,30 @@ async fn what_is_too_large_has_a_status_of_its_own() {
 }
 
 #[tokio::test]
+async fn how_deep_json_may_be_holds_for_messages_of_streams_and_other_protocols() {
+    let gateway = start("name: flat\nservice: gateway\nlimits: { max_depth: 3 }\n").await;
+    const DEEP: &str = r#"{"text": "a", "what": {"ever": [{"b": 1}]}}"#;
+    const FLAT: &str = r#"{"text": "a", "what": {"ever": [1]}}"#;
+    let stream = "/weft.testkit.v1.Echo/ClientStream";
+    for (content_type, begin, end) in [("application/x-ndjson", "", ""), ("application/json", "[", "]")] {
+        let separator = if begin.is_empty() { "\n" } else { "," };
+        let post = async |last: &str| {
+            let body = format!("{begin}{FLAT}{separator}{last}{end}");
+            send(gateway.addr, "POST", stream, &[("content-type", content_type)], &body).await
+        };
+        let deep = post(DEEP).await;
+        assert_eq!(deep.status, StatusCode::BAD_REQUEST, "{content_type}: {deep:?}");
+        assert_eq!(deep.json()["details"][0]["fieldViolations"][0]["field"], "what.ever[0]", "{deep:?}");
+        let flat = post(FLAT).await;
+        assert_eq!(flat.status, StatusCode::OK, "{content_type}: {flat:?}");
+    }
+    let connect = [("content-type", "application/json"), ("connect-protocol-version", "1")];
+    let deep = send(gateway.addr, "POST", "/weft.testkit.v1.Echo/Unary", &connect, DEEP).await;
+    assert_eq!((deep.status, &deep.json()["code"]), (StatusCode::BAD_REQUEST, &"invalid_argument".into()), "{deep:?}");
+    assert_eq!(send(gateway.addr, "POST", "/weft.testkit.v1.Echo/Unary", &connect, FLAT).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn what_is_too_slow_has_a_status_of_its_own() {
     let gateway = start("{name: quick, service: upstream, limits: {timeout: 600ms, body_timeout: 200ms}}").await;
     let late = send(gateway.addr, "POST", "/echo", &[], r#"{"delayMs": 60000}"#).await;

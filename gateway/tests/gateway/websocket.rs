@@ -20,6 +20,7 @@ use tokio_tungstenite::{
 };
 use weft_testkit::{
     issuer::{Issuer, Key},
+    outside,
     wait::until,
 };
 
@@ -251,6 +252,40 @@ async fn the_edge_judges_the_upgrade_and_a_page_shows_its_token_as_a_subprotocol
     let reply = next_json(&mut socket).await;
     assert_eq!((&reply["text"], reply["metadata"].get("authorization")), (&json!("a"), None));
     assert_eq!(refused(&gateway, BIDI, &offer).await.0, StatusCode::TOO_MANY_REQUESTS, "one an hour");
+}
+
+#[tokio::test]
+async fn a_client_of_another_make_hears_every_reply_and_the_end() {
+    let test = "a_client_of_another_make_hears_every_reply_and_the_end";
+    let Some(node) = outside::need_from_setup(outside::program("node"), test, "Node") else { return };
+    let gateway = start().await;
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/websocket.mjs");
+    let mut command = tokio::process::Command::new(node);
+    command.args(["--experimental-websocket", script]).arg(format!("ws://{}{BIDI}", gateway.addr)).kill_on_drop(true);
+    let output = timeout(SOON, command.output()).await.expect("it ends in time").expect("it starts");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let sessions: Vec<Value> = printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [good, bad] = &sessions[..] else {
+        panic!("{printed}{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let texts: Vec<&str> = good["heard"].as_array().unwrap().iter().map(|it| it["text"].as_str().unwrap()).collect();
+    assert_eq!(texts, ["a", "naïve 日本"], "{good}");
+    let end = |it: &Value| (it["protocol"].clone(), it["code"].clone(), it["wasClean"].clone());
+    assert_eq!(end(good), (json!("weft.v1"), json!(1000), json!(true)), "{good}");
+    assert_eq!(end(bad), (json!("weft.v1"), json!(4003), json!(true)), "{bad}");
+    let told = bad["heard"].as_array().unwrap().last().unwrap();
+    assert_eq!(told["error"]["details"][0]["fieldViolations"][0]["field"], "text", "{bad}");
+}
+
+#[tokio::test]
+async fn a_message_nested_deeper_than_a_policy_lets_it_be_ends_the_session() {
+    let gateway = policies::start("name: flat\nservice: gateway\nlimits: { max_depth: 2 }\n").await;
+    let mut socket = open(&gateway, BIDI).await;
+    say(&mut socket, r#"{"text": "a", "what": [1]}"#).await;
+    assert_eq!(next_json(&mut socket).await["text"], "a");
+    say(&mut socket, r#"{"text": "b", "what": [{}]}"#).await;
+    let told = next_json(&mut socket).await;
+    assert_eq!(told["error"]["details"][0]["fieldViolations"][0]["field"], "what[0]", "{told}");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::Check;
 use crate::bind::{BindError, Bindings, RequestParts};
 use crate::codec::json::Position;
 use crate::codec::{Codec, raw};
@@ -19,6 +20,7 @@ pub struct MessageReader {
     plan: Arc<MethodPlan>,
     /// Path and query, until the first message takes them.
     bindings: Option<Bindings>,
+    check: Check,
 }
 
 impl MessageReader {
@@ -29,7 +31,13 @@ impl MessageReader {
     pub fn new(codec: &Codec, plan: &Arc<MethodPlan>, parts: RequestParts<'_>) -> Result<Self, BindError> {
         codec.check_head(plan, parts)?;
         let bindings = Bindings::read(plan, parts, codec.settings())?;
-        Ok(Self { codec: codec.clone(), plan: Arc::clone(plan), bindings: Some(bindings) })
+        Ok(Self { codec: codec.clone(), plan: Arc::clone(plan), bindings: Some(bindings), check: Check::default() })
+    }
+
+    /// Returns the reader with a check of its JSON.
+    #[must_use]
+    pub fn checked(self, check: Check) -> Self {
+        Self { check, ..self }
     }
 
     /// Returns the message that path and query are without a body, encoded; none if the binding has one, whose messages are to be read.
@@ -47,7 +55,10 @@ impl MessageReader {
     pub fn read(&mut self, document: &[u8]) -> Result<Bytes, BindError> {
         let message = match self.plan.takes_raw_body() {
             true => raw::message(&self.plan, None, document),
-            false => self.codec.json_message(&self.plan, document, Position::START)?,
+            false => {
+                self.check.pass(document)?;
+                self.codec.json_message(&self.plan, document, Position::START)?
+            }
         };
         self.bind(message)
     }

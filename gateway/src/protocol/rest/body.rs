@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 use weft_model::timeout;
 use weft_traffic::Body;
-use weft_transcode::{BindError, RequestParts, Status, status};
+use weft_transcode::{BindError, RequestParts, Status, status, stream::Check};
 
 use super::{Exchange, Failure, forms};
 use crate::{
@@ -74,9 +74,14 @@ impl Exchange<'_> {
     pub(super) fn check_depth(&self, body: &[u8]) -> Result<(), BindError> {
         let plan = &self.found.plan;
         let json = plan.has_body() && !plan.takes_raw_body();
-        match self.limits().filter(|_| json).and_then(|limits| limits.too_deep(body)) {
-            Some((path, most)) => Err(BindError::field(path, format!("nested deeper than {most} levels"))),
-            None => Ok(()),
+        check_depth(self.limits().filter(|_| json), body)
+    }
+
+    /// What each JSON message of a stream has to pass.
+    pub(in crate::protocol) fn check_of_messages(&self) -> Check {
+        match self.found.edge.as_ref().and_then(|edge| edge.limits_of_size.clone()) {
+            Some(limits) => Check::new(move |message| check_depth(Some(&limits), message)),
+            None => Check::default(),
         }
     }
 
@@ -158,6 +163,14 @@ impl Exchange<'_> {
             query: self.head.uri.query(),
             content_type: self.content_type(),
         }
+    }
+}
+
+/// Refuses JSON that is nested deeper than a policy lets it be.
+pub(in crate::protocol) fn check_depth(limits: Option<&Limits>, json: &[u8]) -> Result<(), BindError> {
+    match limits.and_then(|limits| limits.too_deep(json)) {
+        Some((path, most)) => Err(BindError::field(path, format!("nested deeper than {most} levels"))),
+        None => Ok(()),
     }
 }
 

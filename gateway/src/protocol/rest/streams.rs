@@ -7,11 +7,13 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, StatusCode};
 use http_body::Frame;
 use tokio::{
     sync::oneshot,
@@ -19,7 +21,7 @@ use tokio::{
 };
 use weft_traffic::Body;
 use weft_transcode::{
-    BindError, Status,
+    BindError, MethodPlan, Status,
     stream::{ReplyStream, RequestStream},
 };
 
@@ -47,21 +49,59 @@ pub(super) struct RequestMessages {
     body: Body,
     messages: RequestStream,
     limit: u64,
+    /// Until the first message takes it.
+    tag: Option<Tag>,
     wrong: Option<oneshot::Sender<BindError>>,
     ready: VecDeque<Bytes>,
     ended: bool,
 }
 
+/// The version that the client wants to be the current one: the `If-Match` of a call whose messages have a field for it.
+pub(super) struct Tag {
+    pub(super) plan: Arc<MethodPlan>,
+    pub(super) value: HeaderValue,
+}
+
+impl Tag {
+    fn put(self, message: Bytes) -> Result<Bytes, BindError> {
+        let put = self.plan.put_if_match(message, self.value.to_str().unwrap_or_default());
+        put.map_err(|status| BindError {
+            http_status: StatusCode::PRECONDITION_FAILED.as_u16(),
+            code: status.code,
+            message: status.message,
+            violations: Vec::new(),
+        })?
+    }
+}
+
 impl RequestMessages {
     /// Reads messages of at most `limit` bytes off `body`; `wrong` is told what cannot become one.
-    pub(super) fn new(body: Body, messages: RequestStream, limit: u64, wrong: oneshot::Sender<BindError>) -> Self {
-        Self { body, messages, limit, wrong: Some(wrong), ready: VecDeque::new(), ended: false }
+    pub(super) fn new(
+        body: Body,
+        messages: RequestStream,
+        limit: u64,
+        tag: Option<Tag>,
+        wrong: oneshot::Sender<BindError>,
+    ) -> Self {
+        Self { body, messages, limit, tag, wrong: Some(wrong), ready: VecDeque::new(), ended: false }
     }
 
     fn take(&mut self, data: &[u8]) -> Result<(), BindError> {
-        self.ready.extend(self.messages.feed(data)?);
+        let messages = self.messages.feed(data)?;
+        self.make_ready(messages)?;
         if self.messages.buffered() as u64 > self.limit {
             return Err(BindError::too_large(self.limit));
+        }
+        Ok(())
+    }
+
+    fn make_ready(&mut self, messages: Vec<Bytes>) -> Result<(), BindError> {
+        for message in messages {
+            let message = match self.tag.take() {
+                Some(tag) => tag.put(message)?,
+                None => message,
+            };
+            self.ready.push_back(message);
         }
         Ok(())
     }
@@ -96,7 +136,7 @@ impl http_body::Body for RequestMessages {
                 }
                 None => {
                     self.ended = true;
-                    self.messages.finish().map(|last| self.ready.extend(last))
+                    self.messages.finish().and_then(|last| self.make_ready(last))
                 }
             };
             if let Err(error) = taken {

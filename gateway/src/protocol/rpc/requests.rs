@@ -219,7 +219,7 @@ mod tests {
     use weft_transcode::Codec;
 
     fn intake(encoding: Option<Encoding>) -> Intake {
-        let messages = Messages { codec: Codec::default(), format: Format::Proto, method: None };
+        let messages = Messages { codec: Codec::default(), format: Format::Proto, method: None, limits: None };
         Intake { messages, encoding, limit: 100 }
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use prost::Message;
-use prost_reflect::{DescriptorPool, MethodDescriptor, prost_types};
+use prost_reflect::{MethodDescriptor, prost_types};
 use prost_types::FileDescriptorProto;
 use prost_types::method_options::IdempotencyLevel;
 use weft_model::{Digest, GrpcService, Method};
@@ -87,8 +87,8 @@ pub(crate) fn link(files: Vec<Bytes>, served: BTreeSet<String>) -> Result<Descri
         return Err(SchemaError::Empty);
     }
     let named = descriptors::by_name(files)?;
-    let mut pool = DescriptorPool::new();
-    pool.add_file_descriptor_protos(named.values().map(linkable).collect::<Result<Vec<_>, _>>()?)?;
+    let linkable = named.values().map(linkable).collect::<Result<Vec<_>, _>>()?;
+    let pool = weft_transcode::schema::linked(|pool| pool.add_file_descriptor_protos(linkable))??;
     if let Some(name) = served.iter().find(|name| pool.get_service_by_name(name).is_none()) {
         return Err(SchemaError::Undeclared { name: name.clone() });
     }
@@ -141,6 +141,8 @@ fn method(it: &MethodDescriptor) -> Method {
 
 #[cfg(test)]
 mod tests {
+    use prost_reflect::DescriptorPool;
+
     use super::*;
 
     fn link(files: Vec<Bytes>) -> Result<DescriptorSet, SchemaError> {

@@ -12,11 +12,12 @@ pub(crate) mod editions;
 mod files;
 mod raw;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use prost::Message;
 use prost_reflect::prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorProto};
-use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor, ServiceDescriptor};
+use prost_reflect::{DescriptorPool, Kind, MessageDescriptor, MethodDescriptor, ServiceDescriptor};
 
 use crate::plan::MethodPlan;
 use crate::types::{TypeId, Types};
@@ -126,13 +127,14 @@ impl Schema {
     /// As `decode`.
     pub fn from_files<F: AsRef<[u8]>>(files: impl IntoIterator<Item = F>) -> Result<Self, SchemaError> {
         let files = Files::read(files)?;
-        let mut pool = DescriptorPool::new();
         let set = raw::FileSet { file: files.encoded };
-        pool.decode_file_descriptor_set(set.encode_to_vec().as_slice()).map_err(|error| SchemaError::Link {
+        let pool = linked(|pool| pool.decode_file_descriptor_set(set.encode_to_vec().as_slice()))?;
+        let pool = pool.map_err(|error| SchemaError::Link {
             file: error.file().unwrap_or("descriptor set").to_owned(),
             symbol: symbol_at(&set, error.file(), error.path()),
             reason: error.to_string(),
         })?;
+        check_maps(&pool)?;
         let types = Arc::new(Types::new(&pool, files.implicit));
         let mut plans = Vec::new();
         let mut problems = Vec::new();
@@ -256,6 +258,44 @@ impl Streaming {
     /// Returns whether the server may send several messages.
     pub fn server(self) -> bool {
         matches!(self, Self::Server | Self::Bidi)
+    }
+}
+
+/// Returns a pool that `link` filled, or its error. The linker panics at some sets that no compiler makes; what a service sends must not take the process
+/// along.
+///
+/// # Errors
+/// `SchemaError` if it panicked.
+pub fn linked<E>(
+    link: impl FnOnce(&mut DescriptorPool) -> Result<(), E>,
+) -> Result<Result<DescriptorPool, E>, SchemaError> {
+    // A pool that was left half filled is dropped.
+    let attempt = AssertUnwindSafe(|| {
+        let mut pool = DescriptorPool::new();
+        link(&mut pool).map(|()| pool)
+    });
+    catch_unwind(attempt).map_err(|_| SchemaError::Link {
+        file: "descriptor set".to_owned(),
+        symbol: "descriptor set".to_owned(),
+        reason: "it is none that a compiler makes".to_owned(),
+    })
+}
+
+/// Refuses an entry of a map without a key or a value, which the linker takes and then expects to be there.
+fn check_maps(pool: &DescriptorPool) -> Result<(), SchemaError> {
+    let is_key =
+        |kind: Kind| !matches!(kind, Kind::Double | Kind::Float | Kind::Bytes | Kind::Enum(_) | Kind::Message(_));
+    let is_entry = |it: &MessageDescriptor| {
+        let single = |number: u32| it.get_field(number).filter(|field| !field.is_list());
+        single(1).is_some_and(|key| is_key(key.kind())) && single(2).is_some()
+    };
+    match pool.all_messages().find(|it| it.is_map_entry() && !is_entry(it)) {
+        None => Ok(()),
+        Some(entry) => Err(SchemaError::Link {
+            file: entry.parent_file().name().to_owned(),
+            symbol: entry.full_name().to_owned(),
+            reason: "an entry of a map has a key, field 1, and a value, field 2".to_owned(),
+        }),
     }
 }
 

@@ -210,3 +210,25 @@ fn a_file_of_an_edition_is_read_as_its_features_say() {
     assert!(error.contains("e.proto: edition 1002 is newer than 1001 (2024)"), "{error}");
     assert_eq!(in_proto2(&file).unwrap(), None, "proto3 stays what it is");
 }
+
+#[test]
+fn an_entry_of_a_map_has_a_key_and_a_value() {
+    const FILE: &str = r#"syntax = "proto3"; package m; message M { map<string, M> it = 1; }"#;
+    let file = raw::FileSet::decode(&*compile(&[("m.proto", FILE)], false)).unwrap().file.remove(0);
+    let broken = |change: fn(&mut DescriptorProto)| {
+        let mut file = FileDescriptorProto::decode(&*file).unwrap();
+        change(&mut file.message_type[0].nested_type[0]);
+        Schema::from_files([file.encode_to_vec()]).map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(broken(|_| {}), Ok(()));
+    let changes: [fn(&mut DescriptorProto); 4] = [
+        |entry| drop(entry.field.pop()),
+        |entry| entry.field[1].number = Some(3),
+        |entry| entry.field[0].r#type = Some(1),
+        |entry| entry.field[1].label = Some(3),
+    ];
+    for change in changes {
+        let error = broken(change).unwrap_err();
+        assert!(error.contains("m.proto: an entry of a map has a key") && error.contains("m.M.ItEntry"), "{error}");
+    }
+}

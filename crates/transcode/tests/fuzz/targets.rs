@@ -1,0 +1,168 @@
+//! What has to hold whatever the bytes are: nothing panics, and what is taken comes back as it was.
+//!
+//! Lives here: one function for each way in; a panic is a finding. Does not: where the bytes come from (`main`).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use prost_reflect::DynamicMessage;
+use serde_json::Value as Json;
+use weft_transcode::bind::Form;
+use weft_transcode::openapi::{self, About};
+use weft_transcode::routes::PathVariables;
+use weft_transcode::stream::MessageReader;
+use weft_transcode::{Codec, Lookup, MethodPlan, RequestParts, RouteTable, Schema, Settings};
+
+/// The schema of the conformance cases, ready to be called.
+pub(crate) struct Subject {
+    codec: Codec,
+    table: RouteTable<()>,
+    /// `Kinds` to `Kinds`: every kind of field, both ways.
+    echo: Arc<MethodPlan>,
+    /// A stream of messages.
+    collect: Arc<MethodPlan>,
+}
+
+impl Subject {
+    /// Takes the root of the repository.
+    pub(crate) fn new(root: &Path) -> Self {
+        let folders = [root.join("tests/conformance/transcoding/protos"), root.join("proto")];
+        let mut compiler = protox::Compiler::new(folders).expect("the folders exist");
+        compiler.include_imports(true).open_file("transcoding.proto").expect("the schema compiles");
+        let schema = Schema::decode(&compiler.encode_file_descriptor_set()).expect("the schema links");
+        let plan = |name: &str| {
+            let mut plans = schema.plans().iter().filter(|it| !it.is_plain());
+            Arc::clone(plans.find(|it| it.method().full_name() == name).expect("the schema has the method"))
+        };
+        Self {
+            codec: Codec::default(),
+            echo: plan("transcode.v1.Jsons.Echo"),
+            collect: plan("transcode.v1.Streams.CollectIn"),
+            table: RouteTable::builder().add(&schema, ()).build(),
+        }
+    }
+
+    /// The method that `json` and `wire` are about.
+    pub(crate) fn echo(&self) -> &Arc<MethodPlan> {
+        &self.echo
+    }
+
+    /// A JSON body. One that is taken is a message, and what is printed of it comes back the same.
+    pub(crate) fn json(&self, body: &[u8]) {
+        let Ok(wire) = self.read(body) else { return };
+        self.is_message(&wire);
+        self.comes_back(&wire);
+    }
+
+    /// The bytes of a reply.
+    pub(crate) fn wire(&self, reply: &[u8]) {
+        if self.codec.encode_reply(&self.echo, reply).is_ok() {
+            self.is_message(reply);
+            self.comes_back(reply);
+        }
+    }
+
+    fn read(&self, body: &[u8]) -> Result<Vec<u8>, String> {
+        let wire = self.codec.decode_request(&self.echo, parts(&PathVariables::default(), None), body);
+        wire.map(|it| it.to_vec()).map_err(|error| error.message)
+    }
+
+    fn is_message(&self, wire: &[u8]) {
+        DynamicMessage::decode(self.echo.method().output().clone(), wire).expect("prost reads it, too");
+    }
+
+    fn comes_back(&self, wire: &[u8]) {
+        let print = |wire: &[u8]| self.codec.encode_reply(&self.echo, wire).map(|it| it.body);
+        let Ok(printed) = print(wire) else { return };
+        serde_json::from_slice::<Json>(&printed).map(drop).or_else(too_deep).expect("what is printed is JSON");
+        // An Any with bytes that are no message of its type is printed as bytes, as one of an unknown type is; neither can be read.
+        if printed.windows(7).any(|it| it == b"\"@type\"") && !self.oracle_prints(wire, &printed) {
+            return;
+        }
+        match self.read(&printed) {
+            Ok(again) => assert_eq!(print(&again).as_ref(), Ok(&printed), "it prints the same"),
+            // Messages may be nested deeper than the JSON of a request.
+            Err(reason) => assert!(reason.contains("nested deeper"), "{reason}: {printed:?}"),
+        }
+    }
+
+    /// Whether the oracle prints the same.
+    fn oracle_prints(&self, wire: &[u8], printed: &[u8]) -> bool {
+        let message = DynamicMessage::decode(self.echo.method().output().clone(), wire);
+        let theirs = message.ok().and_then(|it| serde_json::to_value(it).ok());
+        theirs.is_some_and(|theirs| serde_json::from_slice::<Json>(printed).is_ok_and(|ours| ours == theirs))
+    }
+
+    /// `METHOD PATH?QUERY`, a line break and a body.
+    pub(crate) fn request(&self, request: &[u8]) {
+        let Ok(text) = std::str::from_utf8(request) else { return };
+        let (head, body) = text.split_once('\n').unwrap_or((text, ""));
+        let (method, target) = head.split_once(' ').unwrap_or(("GET", head));
+        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        let Lookup::Found(found) = self.table.lookup(method, path) else { return };
+        let parts = RequestParts { http_method: method, ..parts(&found.variables, query) };
+        let head = self.codec.check_head(&found.plan, parts);
+        let read = self.codec.decode_request(&found.plan, parts, body.as_bytes());
+        assert!(head.is_ok() || read.is_err(), "what is wrong with the head is wrong with the request");
+        if let Ok(mut form) = Form::new(&self.codec, &found.plan)
+            && form.urlencoded(body.as_bytes()).is_ok()
+        {
+            drop(form.finish(parts));
+        }
+        if let Ok(wire) = read {
+            DynamicMessage::decode(found.plan.method().input().clone(), wire).expect("what is bound is a message");
+        }
+    }
+
+    /// The body of a client stream. The first byte says in pieces of how many bytes it arrives, which changes nothing but what is told first of
+    /// several mistakes.
+    pub(crate) fn stream(&self, input: &[u8]) {
+        let Some((size, body)) = input.split_first() else { return };
+        let read = |size: usize, content_type: &str| -> Option<Vec<Vec<u8>>> {
+            let variables = PathVariables::default();
+            let parts = RequestParts { content_type: Some(content_type), ..parts(&variables, None) };
+            let plan = Arc::clone(&self.collect);
+            let mut stream = self.codec.request_stream(&plan, parts).ok()?;
+            let mut messages = Vec::new();
+            for chunk in body.chunks(size.max(1)) {
+                messages.extend(stream.feed(chunk).ok()?);
+            }
+            messages.extend(stream.finish().ok()?);
+            Some(messages.iter().map(|it| it.to_vec()).collect())
+        };
+        for content_type in ["application/json", "application/x-ndjson"] {
+            assert_eq!(read(usize::from(*size), content_type), read(usize::MAX, content_type), "{content_type}");
+        }
+        let variables = PathVariables::default();
+        if let Ok(mut reader) = MessageReader::new(&self.codec, &self.collect, parts(&variables, None)) {
+            drop(reader.read(body));
+        }
+    }
+}
+
+/// A descriptor set, as any service may register one: it is refused, or everything can be made of it.
+pub(crate) fn schema(set: &[u8]) {
+    let Ok(schema) = Schema::decode(set) else { return };
+    let table = RouteTable::builder().add(&schema, ()).build();
+    let about = About { title: "t", version: "1", max_request_bytes: 1 };
+    let document = openapi::document(about, &Settings::default(), table.plans().map(|(plan, ())| plan));
+    drop(openapi::to_yaml(&document));
+    let codec = Codec::default();
+    for plan in schema.plans() {
+        drop(codec.encode_reply(plan, b"\x0a\x02\x08\x01\x12\x01a\x18\x01"));
+        let variables = PathVariables::default();
+        if plan.is_plain() {
+            drop(codec.decode_request(plan, parts(&variables, Some("a=1&b.c=2")), br#"{"a":{"b":[1,null]},"id":"x"}"#));
+            drop(codec.decode_request(plan, parts(&variables, None), b"{}"));
+        }
+    }
+}
+
+fn parts<'a>(variables: &'a PathVariables, query: Option<&'a str>) -> RequestParts<'a> {
+    RequestParts { http_method: "POST", variables, query, content_type: None }
+}
+
+/// serde_json has its own limit of depth; what is printed of a message may be beyond it.
+fn too_deep(error: serde_json::Error) -> Result<(), serde_json::Error> {
+    if error.to_string().contains("recursion limit") { Ok(()) } else { Err(error) }
+}

@@ -10,7 +10,6 @@
 //! hyper-util's `auto` builder is not used: it waits for the first bytes without a bound, so a client that sends two of them is never let go.
 
 use std::{
-    convert::Infallible,
     io,
     pin::Pin,
     sync::{
@@ -63,6 +62,9 @@ impl Default for Bounds {
         Self { detect: Duration::from_secs(10), head: Duration::from_secs(75), head_bytes: 32 << 10, streams: 1024 }
     }
 }
+
+/// How long a connection may finish its calls whose client's certificate counts no more.
+const DISTRUSTED: Duration = Duration::from_secs(30);
 
 /// Receive windows: a stream may have 1 MiB on its way to us, a connection 8 MiB (probe C; a small connection window also trips h2's guard against
 /// small frames).
@@ -164,11 +166,11 @@ impl Http {
                 let distrust = async {
                     trust.over().await;
                     own.drain();
-                    std::future::pending::<Infallible>().await
+                    sleep(DISTRUSTED).await; // a client need not heed GOAWAY
                 };
                 let spoke = tokio::select! {
                     spoke = self.speak(*stream, service(Some(peer)), own.clone()) => spoke,
-                    never = distrust => match never {},
+                    () = distrust => false,
                 };
                 if spoke {
                     remains.close().await;
@@ -332,6 +334,8 @@ async fn detect(read: &mut (impl AsyncRead + Unpin)) -> io::Result<(Version, Byt
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
     use super::*;
 
     use http_body_util::Full;

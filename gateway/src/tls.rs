@@ -7,7 +7,7 @@
 //!     └───────► plaintext ─► as it is, where that is allowed; else told in words and let go
 //! ```
 //! Invariants: a connection keeps the certificate that it was opened with; files that cannot be used leave in force what was read before. One that was opened
-//! with a client's certificate takes no new call once that has run out, or other authorities or revocations count: its client has to show itself anew.
+//! with a client's certificate is drained once that has run out, or other authorities or revocations count, and ended 30 s later: its client has to show itself anew.
 
 pub(crate) mod certificates;
 pub(crate) mod peer;

@@ -108,7 +108,9 @@ pub(crate) fn link(files: Vec<Bytes>, served: BTreeSet<String>) -> Result<Descri
 /// Returns a file as the linker knows it: in proto2, if it is of an edition.
 fn linkable(file: &File) -> Result<FileDescriptorProto, SchemaError> {
     let retold = weft_transcode::schema::in_proto2(&file.bytes)?;
-    Ok(retold.map_or_else(|| file.typed.clone(), |it| FileDescriptorProto::decode(&*it).unwrap_or_default()))
+    let Some(retold) = retold else { return Ok(file.typed.clone()) };
+    let malformed = |error: prost::DecodeError| weft_transcode::SchemaError::Malformed { reason: error.to_string() };
+    Ok(FileDescriptorProto::decode(&*retold).map_err(malformed)?)
 }
 
 /// A template that no gateway can serve claims nothing: the gateway says what is wrong with it.

@@ -4,7 +4,7 @@
 //! Source: RFC 6125, 6.4.3: a wildcard is the whole first label. A certificate without names is shown to whoever asks for none of the others.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt, fs, io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -18,7 +18,8 @@ use rustls::{
     sign::CertifiedKey,
 };
 use x509_parser::{
-    certificate::X509Certificate, extensions::GeneralName, prelude::FromDer, revocation_list::CertificateRevocationList,
+    certificate::X509Certificate, extensions::GeneralName, prelude::FromDer,
+    revocation_list::CertificateRevocationList, time::ASN1Time,
 };
 
 use super::{ClientFiles, TlsFiles};
@@ -139,18 +140,25 @@ impl Material {
             (Some(bytes), Some(clients)) => {
                 let file = clients.authorities();
                 let mut roots = RootCertStore::empty();
-                for root in certificates(bytes, &file)? {
+                let authorities = certificates(bytes, &file)?;
+                for root in &authorities {
                     roots
-                        .add(root)
+                        .add(root.clone())
                         .map_err(|error| file.unusable(format!("{error}; give certificates of authorities")))?;
                 }
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
                 let verifier = if clients.required { verifier } else { verifier.allow_unauthenticated() };
                 let verifier = match self.revocations.as_deref().zip(clients.revocations()) {
-                    Some((bytes, file)) => verifier.with_crls(revocations(bytes, &file)?),
+                    Some((bytes, file)) => verifier.with_crls(revocations(bytes, &file, &authorities)?),
                     None => verifier,
                 };
-                let verifier = verifier.build().map_err(|source| TlsError::Authorities { file, source })?;
+                let verifier = verifier.build().map_err(|source| match (source, clients.revocations()) {
+                    (VerifierBuilderError::InvalidCrl(error), Some(lists)) => {
+                        let cure = "give whole lists of version 2 (openssl: crl_extensions)";
+                        lists.unusable(format!("{}; {cure}", rustls::Error::InvalidCertRevocationList(error)))
+                    }
+                    (source, _) => TlsError::Authorities { file, source },
+                })?;
                 builder.with_client_cert_verifier(verifier)
             }
             _ => builder.with_no_client_auth(),
@@ -225,15 +233,33 @@ fn certificates(pem: &[u8], file: &TlsFile) -> Result<Vec<CertificateDer<'static
 }
 
 /// The lists of a file, at least one, each of which can be read.
-fn revocations(pem: &[u8], file: &TlsFile) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
+/// Reads the lists, of which each authority has to have one: without, none of its clients could be let in. One that has run out counts, but not in silence.
+fn revocations(
+    pem: &[u8],
+    file: &TlsFile,
+    authorities: &[CertificateDer<'_>],
+) -> Result<Vec<CertificateRevocationListDer<'static>>, TlsError> {
     let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
     let found = found.map_err(|error| file.unusable(format!("no lists of revocations in PEM: {error}")))?;
     if found.is_empty() {
         return Err(file.unusable("no lists of revocations in PEM; one begins with -----BEGIN X509 CRL-----"));
     }
+    let mut issuers = HashSet::new();
     for list in &found {
-        CertificateRevocationList::from_der(list)
+        let (_, list) = CertificateRevocationList::from_der(list)
             .map_err(|error| file.unusable(format!("no list of revocations: {error}")))?;
+        let issuer = list.issuer();
+        if list.next_update().is_some_and(|until| until < ASN1Time::now()) {
+            tracing::warn!(%file, %issuer, "a list of revocations has run out; it counts until there is a newer one");
+        }
+        issuers.insert(issuer.as_raw().to_vec());
+    }
+    for authority in authorities.iter().filter_map(|it| X509Certificate::from_der(it).ok()) {
+        let subject = authority.1.subject();
+        if !issuers.contains(subject.as_raw()) {
+            let problem = format!("no list of the authority {subject}; add its list, which may be empty");
+            return Err(file.unusable(problem));
+        }
     }
     Ok(found)
 }

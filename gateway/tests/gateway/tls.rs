@@ -361,6 +361,31 @@ async fn a_certificate_that_has_run_out_or_was_taken_back_opens_nothing() {
     assert!(!ok(&good).await && ok(&other).await);
 }
 
+#[tokio::test]
+async fn lists_that_lack_an_authoritys_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let [servers, clients] = ["servers", "clients"].map(Authority::new);
+    servers.sign(vec![dns("a.test")]).write(dir.path(), "a");
+    fs::write(dir.path().join("clients.pem"), pem("CERTIFICATE", &clients.der)).unwrap();
+    let list = dir.path().join("clients.crl");
+    fs::write(&list, clients.takes_back(&[])).unwrap();
+    let ada = clients.sign(vec![dns("c.test")]);
+    let gateway = start(dir.path(), &["a"], Some(true), "").await;
+    let ok =
+        async || Client::with(&servers, &ada).echo(&gateway, "a.test").await.map(|it| it.0) == Some(StatusCode::OK);
+    assert!(ok().await);
+
+    // The list of somebody else: by it nothing would be known of any client's certificate, and none let in.
+    let written = dir.path().join("new.crl");
+    fs::write(&written, servers.takes_back(&[])).unwrap();
+    fs::rename(&written, &list).unwrap();
+    until("the refusal", SOON, || async {
+        metrics(&gateway).await.contains("weft_gateway_tls_reload_failures_total 1").then_some(())
+    })
+    .await;
+    assert!(ok().await);
+}
+
 async fn metrics(gateway: &Running) -> String {
     send(gateway.admin, "GET", "/metrics", &[], "").await.body
 }

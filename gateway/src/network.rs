@@ -12,6 +12,9 @@ pub struct Network {
     prefix: u32,
 }
 
+/// Bits before an address of IPv4 that is written as one of IPv6 (RFC 4291, 2.5.5.2).
+const MAPPED: u32 = 96;
+
 /// A text that names no network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} {problem}")]
@@ -26,6 +29,10 @@ impl Network {
         let addr = addr.to_canonical();
         addr.is_ipv4() == self.first.is_ipv4() && cut(addr, self.prefix) == self.first
     }
+}
+
+fn digits(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|_| text.bytes().all(|it| it.is_ascii_digit())) // no sign
 }
 
 /// The first address that begins alike.
@@ -54,8 +61,14 @@ impl FromStr for Network {
         let most = if addr.is_ipv4() { 32 } else { 128 };
         let prefix = match prefix {
             None => most,
-            Some(digits) => digits.parse().ok().filter(|it| *it <= most).ok_or_else(no_network)?,
+            Some(text) => digits(text).filter(|it| *it <= most).ok_or_else(no_network)?,
         };
+        if let IpAddr::V6(it) = addr
+            && let (Some(v4), Some(prefix)) = (it.to_ipv4_mapped(), prefix.checked_sub(MAPPED))
+        {
+            let cure = Self { first: cut(IpAddr::V4(v4), prefix), prefix };
+            return Err(wrong(format!("is one of IPv4, written as one of IPv6: write \"{cure}\"")));
+        }
         let first = cut(addr, prefix);
         if first != addr {
             return Err(wrong(format!("is not the first address of its network: write \"{first}/{prefix}\"")));
@@ -88,11 +101,30 @@ mod tests {
 
     #[test]
     fn what_is_none_is_told_with_a_cure() {
-        for wrong in ["", "10.0.0", "10.0.0.0/33", "::/129", "10.0.0.0/", "10.0.0.0/-1", "localhost", "10.0.0.0/8/8"] {
+        for wrong in [
+            "",
+            "10.0.0",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0.0/",
+            "10.0.0.0/-1",
+            "10.0.0.0/+8",
+            "localhost",
+            "10.0.0.0/8/8",
+        ] {
             assert!(wrong.parse::<Network>().unwrap_err().to_string().contains("like \"10.0.0.0/8\""), "{wrong}");
         }
         let said = "10.0.0.1/8".parse::<Network>().unwrap_err().to_string();
         assert!(said.ends_with("write \"10.0.0.0/8\""), "{said}");
+        for (mapped, cure) in [
+            ("::ffff:10.0.0.1", "10.0.0.1/32"),
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+            ("::ffff:10.0.0.1/104", "10.0.0.0/8"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+        ] {
+            let said = mapped.parse::<Network>().unwrap_err().to_string();
+            assert!(said.ends_with(&format!("write \"{cure}\"")), "{said}");
+        }
         assert_eq!("fd00::/8".parse::<Network>().unwrap().to_string(), "fd00::/8");
     }
 }

@@ -16,6 +16,7 @@ pub(crate) mod issuers;
 pub(crate) mod jwt;
 pub(crate) mod limits;
 pub(crate) mod metrics;
+pub(crate) mod names;
 pub(crate) mod policies;
 pub(crate) mod rate_limit;
 pub(crate) mod shared;

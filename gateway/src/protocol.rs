@@ -81,7 +81,7 @@ impl Shard {
     /// Answers a request. Never fails: every failure is an answer in the protocol of the request.
     pub(crate) async fn answer(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         downstream: Downstream,
         load: Load,
     ) -> Response<Observed> {
@@ -94,7 +94,7 @@ impl Shard {
             Spoken::WebSocket | Spoken::Rest => meters.unmatched_rest(),
         };
         let Shared { log, tracing, .. } = &*self.shared;
-        let mut call = Call::begin(&request, downstream, load.enter(), meter, log.clone(), tracing);
+        let mut call = Call::begin(&mut request, downstream, load.enter(), meter, log.clone(), tracing);
         let request = request.map(Body::from);
         let response = match spoken {
             Spoken::Grpc => {

@@ -23,12 +23,10 @@ use crate::{
             verified::{self, Known, Verified},
         },
         metrics::Refusals,
+        names,
     },
     tls::peer::Peer,
 };
-
-/// The prefix by which a client of REST names gRPC metadata.
-const METADATA: &str = "grpc-metadata-";
 
 /// Who calls.
 #[derive(Debug, Clone)]
@@ -139,10 +137,11 @@ impl Authentication {
         parts: &Parts<'_>,
     ) -> Self {
         let header = |name: &str| HeaderName::try_from(name).expect("the policy was checked: it names headers");
+        let alias = |name: &str| names::prefixed(name).expect("the policy was checked: it names headers");
         let written = it.to_metadata.iter().map(|it| Written {
             claim: Arc::clone(it.claim()),
             name: header(it.metadata()),
-            alias: header(&format!("{METADATA}{}", it.metadata())),
+            alias: alias(it.metadata()),
         });
         let rules = it.rules.iter().map(|rule| {
             let compiled = Rule {
@@ -157,7 +156,7 @@ impl Authentication {
         let authorization = (!it.jwt.is_empty()).then_some(header::AUTHORIZATION);
         let shown: Vec<HeaderName> =
             authorization.into_iter().chain(api_keys.iter().map(|(name, _)| name.clone())).collect();
-        let aliases = shown.iter().map(|name| header(&format!("{METADATA}{name}")));
+        let aliases = shown.iter().map(|name| alias(name.as_str()));
         let kept_back = aliases.chain(shown.iter().filter(|_| !it.forward).cloned()).collect();
         let scheme = if it.jwt.is_empty() && it.api_key_header.is_some() { "ApiKey" } else { "Bearer" };
         Self {

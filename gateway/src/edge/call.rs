@@ -105,9 +105,9 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// Begins a call at a request's head: takes over or begins its trace and gives it an id.
+    /// Begins a call at a request's head: takes over or begins its trace, gives it an id, and settles what the head says of its way.
     pub(crate) fn begin<B>(
-        request: &Request<B>,
+        request: &mut Request<B>,
         downstream: Downstream,
         load: LoadGuard,
         meter: Arc<RouteMeter>,
@@ -121,7 +121,7 @@ impl Call {
         let trace = if recorded && parent.is_some() { carried.child(&mut rand::rng()) } else { carried };
         Self {
             received: Instant::now(),
-            caller: downstream.caller(request.headers()),
+            caller: downstream.settle(request.headers_mut()),
             downstream,
             peer: request.extensions().get::<Arc<Peer>>().cloned(),
             request_id: request_id(request.headers(), trace),

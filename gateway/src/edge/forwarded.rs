@@ -1,23 +1,28 @@
 //! Where a call comes from: the address of its caller, also behind proxies, and what of the way there its service is told.
 //!
 //! Lives here: whose word on addresses counts, reading it, `x-forwarded-*` for the service. Does not: what goes by addresses (`edge::rate_limit`, `edge::access_log`).
-//! A proxy adds at the end what it sees, so the list is read from there: the caller is the first address that is no trusted proxy's. What stands before it
+//! A proxy adds at the end what it sees, so all is read from there: the caller is the first address that is no trusted proxy's. What stands before it
 //! anybody may have written, and no service is told it. Without trusted proxies nothing that a caller says about addresses is read, or told to a service.
+//! Invariant: a head is settled before anything else looks at it, so policies, cache and service all go by one and the same word.
 //! Source: RFC 7239 for `Forwarded`; `X-Forwarded-For` as proxies write it.
 
 use std::{
+    borrow::Cow,
+    iter,
     net::{IpAddr, SocketAddr},
-    str::FromStr,
+    str::{self, FromStr},
     sync::Arc,
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header, request};
 
-use crate::network::Network;
+use crate::{network::Network, tls::peer::Peer};
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// What headers about the way of a call begin with, beside `Forwarded`.
+const ABOUT_THE_WAY: &str = "x-forwarded-";
 
 /// Whose word on callers' addresses counts, and where they say it. By default nobody's.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -80,107 +85,144 @@ impl TrustedProxies {
     fn read<'h>(&self, headers: &'h HeaderMap) -> Said<'h> {
         match self.header {
             ForwardedHeader::XForwardedFor => {
-                let nodes = lines(headers, &FOR).flat_map(|it| it.split(',')).map(str::trim);
-                let hops = self.known(nodes.map(|node| Hop { node, ..Hop::default() }).collect());
-                Said { hops, host: lines(headers, &HOST).next(), proto: lines(headers, &PROTO).next() }
+                let hop = |it| Hop { node: text(it).unwrap_or_default(), ..Hop::default() };
+                let hops = self.known(elements(headers, &FOR).map(hop));
+                let last = |name| elements(headers, name).next().and_then(text); // before it may stand a caller's own word
+                Said { hops, host: last(&HOST), proto: last(&PROTO) }
             }
             ForwardedHeader::Forwarded => {
-                let hops = self.known(forwarded(headers));
+                let hops = self.known(elements(headers, &header::FORWARDED).map(hop));
                 let (host, proto) = (hops.iter().find_map(|it| it.host), hops.iter().find_map(|it| it.proto));
                 Said { hops, host, proto }
             }
         }
     }
 
-    /// Leaves the hops that a trusted proxy wrote, the first of them about the caller. What is no address is where they end.
-    fn known<'h>(&self, mut hops: Vec<Hop<'h>>) -> Vec<Hop<'h>> {
-        hops.retain(|it| !it.node.is_empty());
-        let mut first = hops.len();
-        for hop in hops.iter().rev() {
+    /// The hops that a trusted proxy wrote, out of all from the last on; the first of them is about the caller. What is no address is where they end.
+    fn known<'h>(&self, from_the_end: impl Iterator<Item = Hop<'h>>) -> Vec<Hop<'h>> {
+        let mut hops = Vec::new();
+        for hop in from_the_end {
             let Some(addr) = address(hop.node) else { break };
-            first -= 1;
+            hops.push(hop);
             if !self.include(addr) {
                 break;
             }
         }
-        hops.drain(..first);
+        hops.reverse();
         hops
     }
 }
 
-fn lines<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h str> + use<'h> {
-    headers.get_all(name).iter().filter_map(|it| it.to_str().ok())
-}
-
-fn forwarded(headers: &HeaderMap) -> Vec<Hop<'_>> {
-    let element = |text| {
-        let mut hop = Hop::default();
-        for (name, value) in pieces(text, ';').filter_map(|it| it.split_once('=')) {
-            let value = value.trim().trim_matches('"');
-            match name.trim().to_ascii_lowercase().as_str() {
-                "for" => hop.node = value,
-                "host" => hop.host = Some(value),
-                "proto" => hop.proto = Some(value),
-                _ => {}
+impl Downstream {
+    /// Replaces all that a head says of its way by what the service is told: from whom on it comes and, where a trusted proxy says so, for which host and by
+    /// which scheme. Returns whom it comes from.
+    pub(crate) fn settle(&self, headers: &mut HeaderMap) -> IpAddr {
+        let said = self.among.as_ref().map(|it| it.read(headers)).unwrap_or_default();
+        let caller = said.hops.first().and_then(|it| address(it.node));
+        let way = self.way(&said.hops);
+        let host = said.host.and_then(|it| HeaderValue::try_from(it).ok());
+        let proto = said.proto.map(|it| scheme_name(it.eq_ignore_ascii_case("https")));
+        let claims: Vec<_> = headers.keys().filter(|it| is_about_the_way(it)).cloned().collect();
+        for name in claims {
+            headers.remove(name);
+        }
+        for (name, value) in [(FOR, Some(way)), (HOST, host), (PROTO, proto)] {
+            if let Some(value) = value {
+                headers.insert(name, value);
             }
         }
-        hop
-    };
-    lines(headers, &header::FORWARDED).flat_map(|it| pieces(it, ',')).map(element).collect()
-}
-
-impl Downstream {
-    fn said<'h>(&self, headers: &'h HeaderMap) -> Said<'h> {
-        self.among.as_ref().map(|it| it.read(headers)).unwrap_or_default()
+        caller.unwrap_or_else(|| self.addr.ip().to_canonical())
     }
 
-    /// Whom a call comes from.
-    pub(crate) fn caller(&self, headers: &HeaderMap) -> IpAddr {
-        let said = self.said(headers).hops.first().and_then(|it| address(it.node));
-        said.unwrap_or_else(|| self.addr.ip().to_canonical())
-    }
-
-    /// Writes what the service of a call is told of its way: from whom on, for which host, by which scheme.
-    pub(crate) fn tell(&self, uri: &Uri, headers: &HeaderMap, tls: bool, metadata: &mut HeaderMap) {
-        let said = self.said(headers);
-        metadata.insert(FOR, self.way(&said));
-        let authority = || uri.authority().and_then(|it| HeaderValue::try_from(it.as_str()).ok());
-        let host = said.host.and_then(|it| HeaderValue::try_from(it).ok());
-        if let Some(host) = host.or_else(authority).or_else(|| headers.get(header::HOST).cloned()) {
-            metadata.insert(HOST, host);
-        }
-        let https = said.proto.map_or(tls, |it| it.eq_ignore_ascii_case("https"));
-        metadata.insert(PROTO, HeaderValue::from_static(if https { "https" } else { "http" }));
-    }
-
-    /// The same for a call whose head goes on as it is: from whom on it comes, and none of a caller's own words on that.
-    pub(crate) fn tell_native(&self, headers: &mut HeaderMap) {
-        let way = self.way(&self.said(headers));
-        headers.remove(header::FORWARDED);
-        if self.among.as_ref().is_none_or(|it| it.header != ForwardedHeader::XForwardedFor) {
-            headers.remove(HOST);
-            headers.remove(PROTO);
-        }
-        headers.insert(FOR, way);
-    }
-
-    fn way(&self, said: &Said<'_>) -> HeaderValue {
-        if said.hops.is_empty() {
+    fn way(&self, hops: &[Hop<'_>]) -> HeaderValue {
+        if hops.is_empty() {
             return self.text.clone();
         }
         let own = self.text.to_str().unwrap_or_default();
-        let way = said.hops.iter().map(|it| it.node).chain([own]).collect::<Vec<_>>().join(", ");
+        let way = hops.iter().map(|it| it.node).chain([own]).collect::<Vec<_>>().join(", ");
         HeaderValue::try_from(way).unwrap_or_else(|_| self.text.clone())
     }
 }
 
-/// The parts of a header that lists, where quotes keep together what is between them.
-fn pieces(text: &str, by: char) -> impl Iterator<Item = &str> {
-    let mut quoted = false;
-    text.split(move |c: char| {
-        quoted ^= c == '"';
-        c == by && !quoted
+/// Whether a header is about the way of a call: proxies', and in a settled head ours.
+pub(crate) fn is_about_the_way(name: &HeaderName) -> bool {
+    *name == header::FORWARDED || name.as_str().starts_with(ABOUT_THE_WAY)
+}
+
+/// Writes what the service of a call is told of its way, out of its settled head: also host and scheme as they came, if no proxy says them.
+pub(crate) fn tell(head: &request::Parts, metadata: &mut HeaderMap) {
+    if let Some(way) = head.headers.get(FOR) {
+        metadata.insert(FOR, way.clone());
+    }
+    if let Some(host) = host(head) {
+        metadata.insert(HOST, host.into_owned());
+    }
+    metadata.insert(PROTO, scheme(head).into_owned());
+}
+
+/// The host that a call is for as its service is told, of a settled head.
+pub(crate) fn host(head: &request::Parts) -> Option<Cow<'_, HeaderValue>> {
+    let authority = || head.uri.authority().and_then(|it| HeaderValue::try_from(it.as_str()).ok()).map(Cow::Owned);
+    let said = head.headers.get(HOST).map(Cow::Borrowed);
+    said.or_else(authority).or_else(|| head.headers.get(header::HOST).map(Cow::Borrowed))
+}
+
+/// The scheme by which a call came as its service is told, of a settled head.
+pub(crate) fn scheme(head: &request::Parts) -> Cow<'_, HeaderValue> {
+    let seen = || Cow::Owned(scheme_name(head.extensions.get::<Arc<Peer>>().is_some()));
+    head.headers.get(PROTO).map_or_else(seen, Cow::Borrowed)
+}
+
+fn scheme_name(tls: bool) -> HeaderValue {
+    HeaderValue::from_static(if tls { "https" } else { "http" })
+}
+
+/// What a header lists, the last first.
+fn elements<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> + use<'h> {
+    let lines = headers.get_all(name).iter().rev().map(HeaderValue::as_bytes);
+    lines.flat_map(|line| pieces(line, b',')).map(<[u8]>::trim_ascii).filter(|it| !it.is_empty())
+}
+
+/// The parts of a text, the last first. Quotes keep together what is between them, and are matched from the end too: one that a caller leaves open does not
+/// reach into what a proxy adds.
+fn pieces(text: &[u8], by: u8) -> impl Iterator<Item = &[u8]> {
+    let mut left = Some(text);
+    iter::from_fn(move || {
+        let text = left?;
+        let mut quoted = false;
+        let at = (0..text.len()).rev().find(|at| {
+            quoted ^= text[*at] == b'"' && !(quoted && is_escaped(&text[..*at]));
+            text[*at] == by && !quoted
+        });
+        left = at.map(|at| &text[..at]);
+        Some(at.map_or(text, |at| &text[at + 1..]))
     })
+}
+
+/// Whether the byte after this text, inside quotes, stands for itself.
+fn is_escaped(before: &[u8]) -> bool {
+    before.iter().rev().take_while(|it| **it == b'\\').count() % 2 == 1
+}
+
+/// One element of `Forwarded`.
+fn hop(element: &[u8]) -> Hop<'_> {
+    let mut hop = Hop::default();
+    for pair in pieces(element, b';') {
+        let Some(at) = pair.iter().position(|it| *it == b'=') else { continue };
+        let value = text(pair[at + 1..].trim_ascii()).map(|it| it.trim_matches('"'));
+        match pair[..at].trim_ascii().to_ascii_lowercase().as_slice() {
+            b"for" => hop.node = value.unwrap_or_default(),
+            b"host" => hop.host = value,
+            b"proto" => hop.proto = value,
+            _ => {}
+        }
+    }
+    hop
+}
+
+/// What is written in ASCII; none of what proxies say is not.
+fn text(bytes: &[u8]) -> Option<&str> {
+    str::from_utf8(bytes).ok().filter(|it| it.is_ascii())
 }
 
 /// The address of a hop: alone, with a port, or in brackets; none for `unknown` and names that a proxy makes up.
@@ -192,6 +234,8 @@ fn address(hop: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
 
     fn trust(networks: &[&str], header: ForwardedHeader) -> Arc<TrustedProxies> {
@@ -206,16 +250,23 @@ mod tests {
         map
     }
 
+    /// Whom a call comes from, and what its service is told.
     fn told(
         proxies: &Arc<TrustedProxies>,
         from: &str,
         pairs: &[(&'static str, &'static str)],
     ) -> (String, [String; 3]) {
-        let (downstream, headers) = (proxies.see(from.parse().unwrap()), map(pairs));
+        told_of(proxies, from, map(pairs))
+    }
+
+    fn told_of(proxies: &Arc<TrustedProxies>, from: &str, headers: HeaderMap) -> (String, [String; 3]) {
+        let mut head = Request::new(()).into_parts().0;
+        head.headers = headers;
+        let caller = proxies.see(from.parse().unwrap()).settle(&mut head.headers);
         let mut metadata = HeaderMap::new();
-        downstream.tell(&Uri::from_static("/"), &headers, false, &mut metadata);
+        tell(&head, &mut metadata);
         let text = |name: HeaderName| metadata.get(name).map(|it| it.to_str().unwrap().to_owned()).unwrap_or_default();
-        (downstream.caller(&headers).to_string(), [text(FOR), text(HOST), text(PROTO)])
+        (caller.to_string(), [text(FOR), text(HOST), text(PROTO)])
     }
 
     #[test]
@@ -224,6 +275,8 @@ mod tests {
             ("x-forwarded-for", "1.2.3.4"),
             ("x-forwarded-host", "bank.example"),
             ("x-forwarded-proto", "https"),
+            ("x-forwarded-port", "443"),
+            ("x-forwarded-prefix", "/evil"),
             ("forwarded", "for=1.2.3.4"),
             ("host", "api.example"),
         ];
@@ -232,7 +285,7 @@ mod tests {
             assert_eq!((caller.as_str(), chain.as_str()), ("192.0.2.9", "192.0.2.9"));
             assert_eq!((host.as_str(), proto.as_str()), ("api.example", "http"));
             let mut headers = map(&lies);
-            proxies.see("192.0.2.9:1".parse().unwrap()).tell_native(&mut headers);
+            proxies.see("192.0.2.9:1".parse().unwrap()).settle(&mut headers);
             assert_eq!(headers, map(&[("host", "api.example"), ("x-forwarded-for", "192.0.2.9")]));
         }
     }
@@ -282,5 +335,80 @@ mod tests {
         assert_eq!(way, ["192.0.2.60, 10.0.0.1, 10.0.0.1", "shop.example:8443", "https"]);
         assert_eq!(told(&proxies, "10.0.0.1:9", &[("forwarded", "for=\"a,b\", for=192.0.2.1")]).0, "192.0.2.1");
         assert_eq!(told(&proxies, "10.0.0.1:9", &[("forwarded", "for=192.0.2.1, for=\"a,b\"")]).0, "10.0.0.1");
+    }
+
+    #[test]
+    fn an_open_quote_does_not_reach_into_what_a_proxy_adds() {
+        let proxies = trust(&["10.0.0.0/8"], ForwardedHeader::Forwarded);
+        for (line, caller) in [
+            ("for=1.2.3.4;x=\", for=203.0.113.7", "203.0.113.7"),
+            ("for=1.2.3.4;x=\"\\, for=203.0.113.7;host=\"shop.example\"", "203.0.113.7"),
+            ("for=1.2.3.4;x=\", for=\"[2001:db8::7]:80\";secret=\"a, \\\"b\\\\\", for=10.0.0.2", "2001:db8::7"),
+            ("for=1.2.3.4, for=203.0.113.7;secret=\"\\\"\"", "203.0.113.7"),
+            ("for=1.2.3.4, proto=https", "10.0.0.1"),
+            ("for=203.0.113.7, ,", "203.0.113.7"),
+        ] {
+            assert_eq!(told(&proxies, "10.0.0.1:9", &[("forwarded", line)]).0, caller, "{line}");
+        }
+        let lines = [("forwarded", "for=1.2.3.4;x=\""), ("forwarded", "for=203.0.113.7;host=\"a;b\";proto=https")];
+        let (caller, [way, host, proto]) = told(&proxies, "10.0.0.1:9", &lines);
+        assert_eq!([&*caller, &*way, &*host, &*proto], ["203.0.113.7", "203.0.113.7, 10.0.0.1", "a;b", "https"]);
+    }
+
+    #[test]
+    fn what_is_no_text_ends_the_list_and_hides_nothing_after_it() {
+        let line = |name: HeaderName, bytes: &[u8]| {
+            HeaderMap::from_iter([(name, HeaderValue::from_bytes(bytes).expect("valid in HTTP"))])
+        };
+        let proxies = trust(&["10.0.0.0/8"], ForwardedHeader::XForwardedFor);
+        let caller = |bytes| told_of(&proxies, "10.0.0.1:9", line(FOR, bytes)).0;
+        assert_eq!(caller(b"\xff, 203.0.113.7"), "203.0.113.7");
+        assert_eq!(caller(b"1.2.3.4, \xff, 10.0.0.2"), "10.0.0.2");
+        assert_eq!(caller(b"1.2.3.4, \xff"), "10.0.0.1");
+        let proxies = trust(&["10.0.0.0/8"], ForwardedHeader::Forwarded);
+        let said = line(header::FORWARDED, b"for=1.2.3.4;x=\xff, for=203.0.113.7;host=\xff;proto=https");
+        assert_eq!(
+            told_of(&proxies, "10.0.0.1:9", said),
+            ("203.0.113.7".into(), ["203.0.113.7, 10.0.0.1", "", "https"].map(String::from))
+        );
+    }
+
+    #[test]
+    fn of_host_and_scheme_the_last_word_counts() {
+        let proxies = trust(&["10.0.0.0/8"], ForwardedHeader::XForwardedFor);
+        let said = [
+            ("x-forwarded-for", "203.0.113.7"),
+            ("x-forwarded-host", "evil.example, a.example"),
+            ("x-forwarded-host", "b.example, shop.example"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-proto", "http"),
+        ];
+        let (_, [_, host, proto]) = told(&proxies, "10.0.0.1:9", &said);
+        assert_eq!((&*host, &*proto), ("shop.example", "http"));
+    }
+
+    #[test]
+    fn a_head_that_goes_on_as_it_is_says_what_proxies_said() {
+        let settled = |header, pairs: &[(&'static str, &'static str)]| {
+            let mut headers = map(pairs);
+            trust(&["10.0.0.0/8"], header).see("10.0.0.1:9".parse().unwrap()).settle(&mut headers);
+            headers
+        };
+        let told = map(&[
+            ("x-forwarded-for", "203.0.113.7, 10.0.0.1"),
+            ("x-forwarded-host", "shop.example"),
+            ("x-forwarded-proto", "https"),
+        ]);
+        let forwarded = "for=203.0.113.7;host=shop.example;proto=https";
+        let said = [("forwarded", forwarded), ("x-forwarded-host", "evil.example"), ("x-forwarded-prefix", "/evil")];
+        assert_eq!(settled(ForwardedHeader::Forwarded, &said), told);
+        let said = [
+            ("x-forwarded-for", "1.2.3.4, 203.0.113.7"),
+            ("x-forwarded-host", "shop.example"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-port", "443"),
+            ("forwarded", "for=1.2.3.4"),
+        ];
+        assert_eq!(settled(ForwardedHeader::XForwardedFor, &said), told);
     }
 }

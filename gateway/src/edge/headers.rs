@@ -6,8 +6,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use weft_model::{HeaderChange, HeaderRule, Headers as Policy};
 
-/// The prefix by which clients of REST know gRPC metadata.
-const METADATA: &str = "grpc-metadata-";
+use crate::edge::names;
 
 /// One policy, ready to change heads.
 #[derive(Debug)]
@@ -51,7 +50,7 @@ impl Headers {
 impl Rule {
     fn new(it: &HeaderRule) -> Self {
         let name = |text: &str| HeaderName::try_from(text).expect("the policy was checked: it names headers");
-        let alias = |text: &str| name(&format!("{METADATA}{text}"));
+        let alias = |text: &str| names::prefixed(text).expect("the policy was checked: it names headers");
         let value = |text: &str| HeaderValue::try_from(text).expect("the policy was checked: values are ASCII");
         let change = match it.change() {
             HeaderChange::Remove => Change::Remove,

@@ -47,7 +47,6 @@ async fn forward(shard: &Shard, mut request: Request<Body>, call: &mut Call) -> 
         refusal.write(response.headers_mut());
         return response;
     }
-    call.downstream.tell_native(request.headers_mut());
     call.mark(request.headers_mut());
     let timeout = Limits::timeout(edge.as_ref().and_then(|edge| edge.limits_of_size.as_deref()), None);
     let options = CallOptions { received: call.received, timeout, service: Some(service), instance: None };

@@ -261,7 +261,7 @@ impl Exchange<'_> {
         *request.method_mut() = Method::POST;
         *request.version_mut() = http::Version::HTTP_2;
         *request.uri_mut() = self.found.uri.clone();
-        *request.headers_mut() = metadata::upstream(self.head, &self.call.downstream);
+        *request.headers_mut() = metadata::upstream(self.head);
         self.call.mark(request.headers_mut());
         let options = CallOptions {
             received: self.call.received,

@@ -121,7 +121,7 @@ impl Exchange<'_> {
         *request.method_mut() = HttpMethod::POST;
         *request.version_mut() = Version::HTTP_2;
         *request.uri_mut() = self.rpc.uri.clone();
-        *request.headers_mut() = metadata::upstream(self.head, &self.call.downstream);
+        *request.headers_mut() = metadata::upstream(self.head);
         self.call.mark(request.headers_mut());
         let options = CallOptions {
             received: self.call.received,

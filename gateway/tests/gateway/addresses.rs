@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use serde_json::Value;
-use weft_gateway::TrustedProxies;
+use weft_gateway::{ForwardedHeader, TrustedProxies};
 use weft_proto::weft::testkit::v1::{EchoRequest, echo_client::EchoClient};
 
 use crate::{
@@ -17,9 +17,13 @@ rate_limit: { rules: [{ name: each, per: [address], calls: 2, every: 24h, method
 ";
 
 async fn start(trusted: &[&str]) -> Running {
+    start_reading(ForwardedHeader::XForwardedFor, trusted).await
+}
+
+async fn start_reading(header: ForwardedHeader, trusted: &[&str]) -> Running {
     let networks = trusted.iter().map(|it| it.parse().unwrap()).collect();
     start_with(|config| {
-        (config.proxies, config.policies) = (TrustedProxies { networks, ..TrustedProxies::default() }, read(TWO_EACH));
+        (config.proxies, config.policies) = (TrustedProxies { networks, header }, read(TWO_EACH));
     })
     .await
 }
@@ -69,9 +73,30 @@ async fn nobody_else_does() {
         let (status, heard) = echo(&gateway, &lies("203.0.113.7")).await;
         assert_eq!((status, &heard["x-forwarded-for"]), (StatusCode::OK, &"127.0.0.1".into()), "{heard}");
         assert_ne!(heard["x-forwarded-host"], "bank.example");
-        let heard = native(&gateway, &lies("203.0.113.8")).await;
-        assert_eq!(heard["x-forwarded-for"], "127.0.0.1");
-        assert!(!heard.contains_key("x-forwarded-host") && !heard.contains_key("forwarded"), "{heard:?}");
+        let lies_too =
+            [&lies("203.0.113.8")[..], &[("x-forwarded-port", "1"), ("x-forwarded-prefix", "/evil")]].concat();
+        let heard = native(&gateway, &lies_too).await;
+        let about: Vec<_> = heard.iter().filter(|(name, _)| name.contains("forwarded")).collect();
+        assert_eq!(about, [(&"x-forwarded-for".into(), &"127.0.0.1".into())]);
         assert_eq!(echo(&gateway, &lies("203.0.113.9")).await.0, StatusCode::TOO_MANY_REQUESTS, "all are one address");
     }
+}
+
+#[tokio::test]
+async fn what_a_proxy_says_reaches_services_whatever_the_header_and_the_hop() {
+    let gateway = start_reading(ForwardedHeader::Forwarded, &["127.0.0.0/8"]).await;
+    let open_quote = "for=1.2.3.4;x=\", for=203.0.113.7;host=shop.example;proto=https";
+    let told = [
+        ("x-forwarded-for", "203.0.113.7, 127.0.0.1"),
+        ("x-forwarded-host", "shop.example"),
+        ("x-forwarded-proto", "https"),
+    ];
+    let said = [("forwarded", open_quote), ("x-forwarded-host", "bank.example")];
+    let heard = native(&gateway, &said).await;
+    assert!(told.iter().all(|(name, value)| heard[*name] == *value) && !heard.contains_key("forwarded"), "{heard:?}");
+    let gateway = start(&["127.0.0.0/8"]).await;
+    let hop = ("connection", "x-forwarded-for, x-forwarded-host, x-forwarded-proto");
+    let said = [("x-forwarded-for", "203.0.113.7"), told[1], told[2], hop];
+    let (status, heard) = echo(&gateway, &said).await;
+    assert!(told.iter().all(|(name, value)| heard[*name] == *value), "{status} {heard}");
 }

@@ -8,20 +8,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderName, Response, header, request};
+use http::{HeaderName, Response, request};
 use tokio::time::timeout_at;
 use weft_traffic::Body;
 use weft_transcode::MethodPlan;
 
 use super::{
     By, Cached, Looked, Rules, answer,
-    callers::{Whose, plain},
+    callers::Whose,
     control::{self, Terms, Wishes},
     flight::{Lead, Turn},
     paths,
     store::{Kept, Key, Resource, Slot},
 };
-use crate::edge::call::Call;
+use crate::edge::{call::Call, forwarded, names::plain};
 
 /// How long calls do not wait for each other's answers that turned out not to be kept.
 const ALONE: Duration = Duration::from_secs(10);
@@ -200,11 +200,12 @@ impl Asked<'_> {
         Resource { number: caching.store.number(), vary, plan: Arc::downgrade(self.plan), rules: *number, changes }
     }
 
-    /// What an answer of a resource lies under: parts of known length, or with their length before them.
+    /// What an answer of a resource lies under: parts of known length, or with their length before them. Host and scheme are those that the service is
+    /// told: it may write them into its answer.
     fn key(&self, resource: &Resource) -> Key {
         let uri = &self.head.uri;
-        let host = uri.authority().map(|it| it.as_str().as_bytes());
-        let host = host.or_else(|| self.head.headers.get(header::HOST).map(|it| it.as_bytes())).unwrap_or_default();
+        let (host, scheme) = (forwarded::host(self.head), forwarded::scheme(self.head));
+        let host = host.as_ref().map(|it| it.as_bytes()).unwrap_or_default();
         let (kind, caller): (u8, &[u8]) = match &self.whose {
             Whose::Nobodys => (0, &[]),
             Whose::Everybodys => (1, &[]),
@@ -213,9 +214,8 @@ impl Asked<'_> {
         let mut key = vec![b'A', kind];
         key.extend(resource.number.to_be_bytes());
         let varied = self.varied(&resource.vary);
-        let scheme: &[u8] = if self.call.peer.is_some() { b"https" } else { b"http" };
         let path = paths::normal(uri.path());
-        for part in [caller, scheme, host, &path, uri.query().unwrap_or_default().as_bytes(), &varied] {
+        for part in [caller, scheme.as_bytes(), host, &path, uri.query().unwrap_or_default().as_bytes(), &varied] {
             key.extend(part.len().to_be_bytes());
             key.extend(part);
         }

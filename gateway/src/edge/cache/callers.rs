@@ -6,10 +6,8 @@
 use http::{HeaderMap, HeaderName, header};
 use ring::digest::{Context, SHA256};
 
-use crate::edge::{authentication::Client, call::Call};
+use crate::edge::{authentication::Client, call::Call, names::plain};
 
-/// The prefix by which a client of REST names gRPC metadata.
-const METADATA: &str = "grpc-metadata-";
 /// Headers that say who calls, whatever a service makes of them.
 const CREDENTIALS: [HeaderName; 4] =
     [header::AUTHORIZATION, header::PROXY_AUTHORIZATION, header::COOKIE, HeaderName::from_static("x-api-key")];
@@ -77,9 +75,4 @@ impl Whose {
         hash.update(exact.unwrap_or_default().as_bytes());
         Self::Callers(hash.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }
-}
-
-/// The name that a header has as metadata.
-pub(super) fn plain(name: &str) -> &str {
-    name.strip_prefix(METADATA).unwrap_or(name)
 }

@@ -142,9 +142,15 @@ const ADA: &str = "/api/users/ada";
 impl Kept {
     /// With these policies, one YAML document each.
     pub(super) async fn start(policies: &str) -> Self {
+        Self::start_behind(crate::TrustedProxies::default(), policies).await
+    }
+
+    /// The same, behind proxies.
+    async fn start_behind(proxies: crate::TrustedProxies, policies: &str) -> Self {
         let mut published = Published::default();
         let mut mesh = Mesh::start_with(|gateway| {
             published = gateway.published.clone();
+            gateway.config.proxies = proxies;
             let wall: fn() -> SystemTime = weft_runtime::clock::wall;
             let caching = Caching::new(1 << 20, &gateway.meters, Clocks { ages: now, wall });
             let refusals = Refusals::new(&weft_runtime::Metrics::default());
@@ -208,7 +214,11 @@ impl Kept {
 }
 
 async fn send(to: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(TcpStream::connect(to).await.unwrap())).await.unwrap();
+    send_by(TcpStream::connect(to).await.unwrap(), method, path, headers, body).await
+}
+
+async fn send_by(stream: TcpStream, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
     let mut driver = JoinSet::new();
     driver.spawn(connection);
     let mut request = Request::builder().method(method).uri(path).header("host", "a");

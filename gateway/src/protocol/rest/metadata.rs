@@ -7,12 +7,10 @@
 //! Metadata → response: names that mean something in HTTP as they are ([`HTTP_NAMES`]); any other `x` as `Grpc-Metadata-X`; of trailers too, where
 //! they come before the body. `grpc-*` and `weft-*` stay inside.
 
-use std::sync::Arc;
-
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request};
 use weft_transcode::metadata::is_forwarded;
 
-use crate::{edge::forwarded::Downstream, tls::peer::Peer};
+use crate::edge::{forwarded, names};
 
 /// Response metadata that HTTP clients, caches and browsers understand.
 const HTTP_NAMES: [HeaderName; 12] = [
@@ -30,19 +28,14 @@ const HTTP_NAMES: [HeaderName; 12] = [
     header::WWW_AUTHENTICATE,
 ];
 
-const PREFIX: &str = "grpc-metadata-";
 const HTTP_STATUS: &str = "weft-http-status";
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("weft-gateway/", env!("CARGO_PKG_VERSION")));
 
-/// Returns the head of the gRPC call for a request in a protocol that is not gRPC's own.
-pub(in crate::protocol) fn upstream(head: &request::Parts, from: &Downstream) -> HeaderMap {
+/// Returns the head of the gRPC call for a request in a protocol that is not gRPC's own, whose hop has ended.
+pub(in crate::protocol) fn upstream(head: &request::Parts) -> HeaderMap {
     let mut metadata = HeaderMap::with_capacity(head.headers.len() + 8);
-    let for_this_hop = for_this_hop(&head.headers);
     for (name, value) in &head.headers {
-        if for_this_hop.iter().any(|named| name.as_str().eq_ignore_ascii_case(named)) {
-            continue;
-        }
-        if let Some(inner) = name.as_str().strip_prefix(PREFIX) {
+        if let Some(inner) = names::unprefixed(name.as_str()) {
             if let Some(inner) = HeaderName::try_from(inner).ok().filter(|inner| is_forwarded(inner.as_str())) {
                 metadata.append(inner, value.clone());
             }
@@ -54,28 +47,22 @@ pub(in crate::protocol) fn upstream(head: &request::Parts, from: &Downstream) ->
     metadata.insert(header::TE, HeaderValue::from_static("trailers"));
     metadata.insert(header::USER_AGENT, USER_AGENT);
     metadata.insert("grpc-accept-encoding", HeaderValue::from_static("identity"));
-    let tls = head.extensions.get::<Arc<Peer>>().is_some();
-    from.tell(&head.uri, &head.headers, tls, &mut metadata);
+    forwarded::tell(head, &mut metadata);
     metadata
 }
 
 /// Ends the hop that a request came by: takes out what its `connection` names, before anything goes by these headers. What a policy writes later is not the
-/// client's to name, and nobody sees a head that the service does not (RFC 9110, 7.6.1).
+/// client's to name, and nobody sees a head that the service does not (RFC 9110, 7.6.1). What the gateway says of the call's way stays: it is not the client's.
 pub(in crate::protocol) fn end_hop(headers: &mut HeaderMap) {
     if !headers.contains_key(header::CONNECTION) {
         return;
     }
-    let named = for_this_hop(headers).into_iter().filter_map(|name| name.parse::<HeaderName>().ok());
-    for name in named.filter(|name| *name != header::HOST).collect::<Vec<_>>() {
+    let named = headers.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(|it| *it == b','));
+    let named: Vec<_> = named.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).collect();
+    for name in named.iter().filter(|name| **name != header::HOST && !forwarded::is_about_the_way(name)) {
         headers.remove(name);
     }
     headers.remove(header::CONNECTION);
-}
-
-/// Headers that the client means for us only (RFC 9110, 7.6.1: what `connection` names is not forwarded).
-fn for_this_hop(headers: &HeaderMap) -> Vec<&str> {
-    let named = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    named.flat_map(|value| value.split(',')).map(str::trim).collect()
 }
 
 /// Writes what of a call's metadata the client sees.
@@ -84,7 +71,7 @@ pub(super) fn downstream(head: &HeaderMap, trailers: &HeaderMap, headers: &mut H
         if HTTP_NAMES.contains(name) {
             headers.append(name, value.clone());
         } else if is_own(name)
-            && let Ok(name) = HeaderName::try_from(format!("{PREFIX}{name}"))
+            && let Ok(name) = names::prefixed(name.as_str())
         {
             headers.append(name, value.clone());
         }
@@ -107,9 +94,12 @@ pub(super) fn success_status(head: &HeaderMap, trailers: &HeaderMap) -> StatusCo
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use http::Request;
+
     use super::*;
     use crate::TrustedProxies;
-    use http::Request;
 
     fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         HeaderMap::from_iter(
@@ -118,10 +108,11 @@ mod tests {
     }
 
     fn sent_upstream(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut request = Request::new(());
-        *request.headers_mut() = map(pairs);
-        let from = Arc::<TrustedProxies>::default().see("10.0.0.9:4000".parse().unwrap());
-        upstream(&request.into_parts().0, &from)
+        let mut head = Request::new(()).into_parts().0;
+        head.headers = map(pairs);
+        Arc::<TrustedProxies>::default().see("10.0.0.9:4000".parse().unwrap()).settle(&mut head.headers);
+        end_hop(&mut head.headers);
+        upstream(&head)
     }
 
     #[test]
@@ -131,7 +122,7 @@ mod tests {
             ("grpc-metadata-tenant", "acme"),
             ("grpc-metadata-connection", "close"),
             ("x-custom", "1"),
-            ("connection", "keep-alive, X-Hop"),
+            ("connection", "keep-alive, X-Hop, x-forwarded-for, Host"),
             ("x-hop", "1"),
             ("content-length", "7"),
             ("host", "api.example"),

@@ -55,3 +55,38 @@ async fn a_request_that_is_refused_switches_nothing_off() {
     assert_eq!(refused.status, StatusCode::BAD_REQUEST);
     assert_eq!(kept.get(ADA, &[]).await.call(), 1);
 }
+
+#[tokio::test]
+async fn nobody_is_given_what_was_made_for_another_host_or_scheme() {
+    let networks = vec!["127.0.0.0/8".parse().unwrap()];
+    let kept =
+        Kept::start_behind(crate::TrustedProxies { networks, ..crate::TrustedProxies::default() }, FOR_A_DAY).await;
+    let [host, proto, way] = ["x-forwarded-host", "x-forwarded-proto", "x-forwarded-for"];
+    let plain = [(way, "203.0.113.7")];
+    let evil = [(way, "203.0.113.7"), (host, "evil.example")];
+    let https = [(way, "203.0.113.7"), (proto, "https")];
+    for _ in 0..2 {
+        let calls = [&evil[..], &https, &plain].map(|said| kept.get(ADA, said));
+        let [evil, https, plain] = calls;
+        assert_eq!([evil.await.call(), https.await.call(), plain.await.call()], [1, 2, 3]);
+    }
+    // Whoever passes on what is for one hop only does not make the service told less.
+    let hop = kept.get(ADA, &[evil[0], evil[1], ("connection", host)]).await;
+    assert_eq!((hop.call(), kept.calls()), (1, 3));
+}
+
+#[tokio::test]
+async fn callers_who_say_nothing_of_their_address_are_told_apart_by_it() {
+    let kept = Kept::start(FOR_A_DAY).await;
+    let from = async |address: &str, said: &[(&str, &str)]| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
+        let stream = socket.connect(kept.mesh.addr).await.unwrap();
+        let said = [&[("answer-vary", "x-forwarded-for")], said].concat();
+        send_by(stream, "GET", ADA, &said, "").await.call()
+    };
+    for _ in 0..2 {
+        assert_eq!([from("127.0.0.2", &[]).await, from("127.0.0.3", &[]).await], [1, 2], "the service is told two");
+    }
+    assert_eq!(from("127.0.0.2", &[("x-forwarded-for", "127.0.0.3")]).await, 1, "what a caller says is told nobody");
+}

@@ -4,7 +4,7 @@
 //! A policy of the service that owns a method comes before one of the service `gateway`, kind by kind; of several, the first by name counts. Rate limits
 //! add up instead: those of the service, then the gateway's.
 //! Invariants: made once a version, beside the calls; a route that no policy speaks of has no plan, and its calls pay nothing. What a policy has
-//! learnt (counts, keys of issuers) outlives a version for as long as it says the same.
+//! learnt (counts, keys of issuers, known tokens) outlives a version for as long as it says the same.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -125,6 +125,8 @@ pub(crate) struct Compiler {
     counts: HashMap<(PolicyName, PolicyName), Arc<Counts>>,
     /// Cache policies as they were told last: what was kept by one is good while it says the same.
     rules: HashMap<PolicyName, (weft_model::Cache, Arc<Rules>)>,
+    /// Authentication policies as they were told last: which tokens one knows is good while it says the same.
+    authentication: HashMap<PolicyName, (weft_model::Authentication, Arc<Authentication>)>,
     caching: Arc<Caching>,
     refusals: Refusals,
     clock: fn() -> SystemTime,
@@ -141,13 +143,17 @@ impl Compiler {
         caching: Arc<Caching>,
     ) -> Self {
         let (api_keys, told_keys) = (ApiKeys::default(), Vec::new());
-        let (counts, rules) = (HashMap::new(), HashMap::new());
-        Self { issuers, api_keys, told_keys, counts, rules, caching, refusals, clock, shared }
+        let (counts, rules, authentication) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { issuers, api_keys, told_keys, counts, rules, authentication, caching, refusals, clock, shared }
     }
 
     pub(crate) fn compile(&mut self, told: &Told) -> Scopes {
         // Those of policies that are gone stay behind.
-        let before = Before { counts: std::mem::take(&mut self.counts), rules: std::mem::take(&mut self.rules) };
+        let before = Before {
+            counts: std::mem::take(&mut self.counts),
+            rules: std::mem::take(&mut self.rules),
+            authentication: std::mem::take(&mut self.authentication),
+        };
         let mut services: HashMap<ServiceName, Scope> =
             told.0.iter().map(|(name, policies)| (name.clone(), self.scope(policies, &before))).collect();
         let gateway: ServiceName = GATEWAY.parse().expect("a constant that is a name");
@@ -181,10 +187,7 @@ impl Compiler {
                     scope.cors.push((it.methods.clone(), Arc::new(Cors::new(policy.name.clone(), it))));
                 }
                 Edge::Authentication(it) => {
-                    let issuers = it.jwt.iter().map(|jwt| (jwt.clone(), self.issuers.of(jwt))).collect();
-                    let parts = Parts { api_keys: &self.api_keys, refusals: &self.refusals, clock: self.clock };
-                    let made = Authentication::new(&policy.name, it, issuers, &parts);
-                    scope.authentication.push((it.methods.clone(), Arc::new(made)));
+                    scope.authentication.push((it.methods.clone(), self.authentication(&policy.name, it, before)));
                 }
                 Edge::RateLimit(it) => scope.limits.extend(self.limits(&policy.name, it, before)),
                 Edge::Headers(it) => scope.headers.push((it.methods.clone(), Arc::new(Headers::new(it)))),
@@ -204,6 +207,23 @@ impl Compiler {
         let rules = known.unwrap_or_else(|| Arc::new(Rules::new(&self.caching, it)));
         self.rules.insert(policy.clone(), (it.clone(), Arc::clone(&rules)));
         rules
+    }
+
+    fn authentication(
+        &mut self,
+        policy: &PolicyName,
+        it: &weft_model::Authentication,
+        before: &Before,
+    ) -> Arc<Authentication> {
+        let known =
+            before.authentication.get(policy).filter(|(known, _)| known == it).map(|(_, made)| Arc::clone(made));
+        let made = known.unwrap_or_else(|| {
+            let issuers = it.jwt.iter().map(|jwt| (jwt.clone(), self.issuers.of(jwt))).collect();
+            let parts = Parts { api_keys: &self.api_keys, refusals: &self.refusals, clock: self.clock };
+            Arc::new(Authentication::new(policy, it, issuers, &parts))
+        });
+        self.authentication.insert(policy.clone(), (it.clone(), Arc::clone(&made)));
+        made
     }
 
     fn limits(&mut self, policy: &PolicyName, it: &RateLimit, before: &Before) -> Vec<(Methods, Arc<Counts>)> {
@@ -231,6 +251,7 @@ impl Compiler {
 struct Before {
     counts: HashMap<(PolicyName, PolicyName), Arc<Counts>>,
     rules: HashMap<PolicyName, (weft_model::Cache, Arc<Rules>)>,
+    authentication: HashMap<PolicyName, (weft_model::Authentication, Arc<Authentication>)>,
 }
 
 fn first<'s, T>(scope: &'s [(Methods, Arc<T>)], grpc_path: &str) -> Option<&'s Arc<T>> {
@@ -309,6 +330,27 @@ mod tests {
         let other =
             Told::from_policies([policy("p", "posts", PolicyKind::PlaintextUpstream(PlaintextUpstream::Allow))]);
         assert_eq!(other, Told::default());
+    }
+
+    #[test]
+    fn known_tokens_outlive_a_version_for_as_long_as_their_policy_says_the_same() {
+        let callers = |audience: &str| {
+            let yaml = format!(
+                "{{name: callers, service: users, authentication: {{jwt: [{{issuer: 'https://a.example', audiences: [{audience}]}}]}}}}"
+            );
+            weft_policy::parse(&yaml, weft_policy::Format::Yaml).unwrap().into_iter().map(|(_, it)| Arc::new(it))
+        };
+        let mut compiler = compiler();
+        let mut compiled = |policies: Vec<Arc<Policy>>| {
+            let scopes = compiler.compile(&Told::from_policies(policies));
+            Arc::clone(&scopes.services[&"users".parse::<ServiceName>().unwrap()].authentication[0].1)
+        };
+        let first = compiled(callers("shop").collect());
+        let again = compiled(callers("shop").chain([cors("a", "posts", &[])]).collect());
+        assert!(Arc::ptr_eq(&first, &again), "something else has a new version");
+        let other = compiled(callers("bank").collect());
+        assert!(!Arc::ptr_eq(&first, &other), "what was checked for one audience says nothing of another");
+        assert!(!Arc::ptr_eq(&first, &compiled(callers("shop").collect())), "what was gone begins anew");
     }
 
     fn limit(name: &str, service: &str, calls: u32) -> Arc<Policy> {

@@ -45,7 +45,7 @@ use crate::edge::{
 pub(crate) use answer::OwnTag;
 pub(crate) use asked::Unanswered;
 pub(crate) use callers::{Shown, both, shown};
-pub(crate) use writes::{By, Nature, Writes};
+pub(crate) use writes::{After, By, Nature, Writes};
 
 /// What a gateway keeps, whatever policies say.
 #[derive(Debug)]

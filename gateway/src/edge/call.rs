@@ -9,7 +9,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicI32, Ordering},
+        atomic::{AtomicBool, AtomicI32, Ordering},
     },
     task::{Context, Poll},
 };
@@ -24,7 +24,7 @@ use weft_traffic::{Body, BodyError, Code, Entered, TraceContext};
 
 use crate::edge::{
     access_log::{AccessLog, Line},
-    cache::Writes,
+    cache::{After, Writes},
     cors::Granted,
     forwarded::Downstream,
     guard::By,
@@ -47,20 +47,25 @@ pub(crate) struct Outcome(Arc<Ended>);
 #[derive(Debug)]
 struct Ended {
     code: AtomicI32,
-    /// What the call may make untrue, until it has. The lock is held for one move.
+    /// What the call may make untrue, from when it goes upstream until it has. The lock is held for one move.
     writes: Mutex<Option<Writes>>,
 }
 
 impl Outcome {
     /// Says the gRPC code that the call ends with.
     pub(crate) fn is(&self, code: i32) {
-        self.0.code.store(code, Ordering::Relaxed);
-        self.wrote(code);
+        self.is_after(code, After::Replies);
     }
 
-    fn wrote(&self, code: i32) {
+    /// As [`Outcome::is`], and what came before the end.
+    pub(crate) fn is_after(&self, code: i32, after: After) {
+        self.0.code.store(code, Ordering::Relaxed);
+        self.wrote(code, after);
+    }
+
+    fn wrote(&self, code: i32, after: After) {
         if let Some(writes) = self.0.writes.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            writes.ended(Status::Grpc(code)); // before the caller hears of it: what it asks next must not be of before
+            writes.ended(Status::Grpc(code), after); // before the caller hears of it: what it asks next must not be of before
         }
     }
 }
@@ -94,8 +99,10 @@ pub(crate) struct Call {
     pub(crate) headers: Option<Arc<Headers>>,
     /// Edge policy and rule that refused it.
     pub(crate) refused: Option<By>,
-    /// What of kept answers it may make untrue, until it has.
+    /// What of kept answers it may make untrue once it has gone upstream, until it has.
     writes: Option<Writes>,
+    /// Whether somebody upstream may have heard of it.
+    went_upstream: AtomicBool,
     /// Where it is said how it ended, if head and trailers do not.
     outcome: Option<Outcome>,
     method: Method,
@@ -135,6 +142,7 @@ impl Call {
             headers: None,
             refused: None,
             writes: None,
+            went_upstream: AtomicBool::new(false),
             outcome: None,
             method: request.method().clone(),
             uri: request.uri().clone(),
@@ -164,11 +172,18 @@ impl Call {
         self.outcome.insert(Outcome(Arc::new(Ended { code, writes: Mutex::new(None) }))).clone()
     }
 
-    /// Notes what it may make untrue of kept answers by the time that it has ended.
+    /// Notes what it may make untrue of kept answers by the time that it has ended, if it goes upstream.
     pub(crate) fn may_write(&mut self, writes: Option<Writes>) {
+        self.writes = writes;
+    }
+
+    /// It goes upstream now. A call that ends before, because the request is none that could, has made nothing untrue.
+    pub(crate) fn goes_upstream(&self) {
         match &self.outcome {
-            Some(outcome) => *outcome.0.writes.lock().unwrap_or_else(PoisonError::into_inner) = writes,
-            None => self.writes = writes,
+            Some(outcome) => {
+                (*outcome.0.writes.lock().unwrap_or_else(PoisonError::into_inner)).clone_from(&self.writes);
+            }
+            None => self.went_upstream.store(true, Ordering::Relaxed),
         }
     }
 
@@ -177,9 +192,9 @@ impl Call {
         self.writes.take()
     }
 
-    fn wrote(&mut self) {
-        if let Some(writes) = self.writes.take() {
-            writes.ended(self.status);
+    fn wrote(&mut self, after: After) {
+        if let Some(writes) = self.writes.take().filter(|_| *self.went_upstream.get_mut()) {
+            writes.ended(self.status, after);
         }
     }
 
@@ -200,8 +215,12 @@ impl Call {
             }
             _ => None,
         };
-        if unsaid.is_none() && matches!(self.status, Status::Grpc(_)) && self.outcome.is_none() {
-            self.wrote(); // it ends with its head
+        let ends_with_its_head = match self.status {
+            Status::Grpc(_) => unsaid.is_none() && self.outcome.is_none(),
+            Status::Http(code) => code >= 400, // what fails after replies says so in its body
+        };
+        if ends_with_its_head {
+            self.wrote(After::Nothing);
         }
         response.map(|body| Observed { body, unsaid, call: Some(self) })
     }
@@ -210,9 +229,9 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         let took = self.received.elapsed();
-        self.wrote();
+        self.wrote(After::Replies);
         if let (Some(outcome), Status::Grpc(code)) = (&self.outcome, self.status) {
-            outcome.wrote(code);
+            outcome.wrote(code, After::Replies);
         }
         self.meter.ended(self.status, took);
         let recorded = self.span.take();
@@ -301,7 +320,7 @@ impl http_body::Body for Observed {
                     && let (Status::Grpc(_), Some(code)) = (call.status, Code::from_headers(trailers))
                 {
                     call.status = Status::Grpc(code.number().into());
-                    call.wrote(); // before its caller hears of it
+                    call.wrote(After::Replies); // before its caller hears of it
                     self.unsaid = None;
                 }
             }

@@ -48,6 +48,7 @@ async fn forward(shard: &Shard, mut request: Request<Body>, call: &mut Call) -> 
         return response;
     }
     call.mark(request.headers_mut());
+    call.goes_upstream();
     let timeout = Limits::timeout(edge.as_ref().and_then(|edge| edge.limits_of_size.as_deref()), None);
     let options = CallOptions { received: call.received, timeout, service: Some(service), instance: None };
     send(shard, request, options).await

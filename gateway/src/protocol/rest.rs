@@ -263,6 +263,7 @@ impl Exchange<'_> {
         *request.uri_mut() = self.found.uri.clone();
         *request.headers_mut() = metadata::upstream(self.head);
         self.call.mark(request.headers_mut());
+        self.call.goes_upstream();
         let options = CallOptions {
             received: self.call.received,
             timeout,

@@ -1,9 +1,11 @@
 //! Writes: calls that may make untrue what is kept of their service.
 //!
 //! Lives here: how far a write reaches, and which ends of a call leave everything as it was. Does not: what is kept (`cache`).
-//! What is kept of REST lies under its path, what is kept of Connect under the path of its method, which says nothing of what it is about. So a write by
-//! a path of REST forgets that path (RFC 9111, 4.4) and what is kept by method; one by method, whatever the protocol, forgets all of the service.
-//! Invariant: a call whose end is not known counts as having written.
+//! What is kept of REST lies under its path, what is kept of Connect under the path of its method, which says nothing of what it is about. So a unary
+//! write by a path of REST forgets that path (RFC 9111, 4.4) and what is kept by method; one by method, whatever the protocol, and a stream, whose
+//! messages may be about anything, forget all of the service.
+//! Invariants: a call that went upstream and whose end is not known counts as having written; who is not let in, or calls what is not there, makes nothing
+//! be forgotten.
 
 use std::{
     collections::HashMap,
@@ -26,6 +28,15 @@ pub(crate) struct Nature {
     pub(crate) reads: bool,
     /// It takes one message and gives one.
     pub(crate) unary: bool,
+}
+
+/// What came of a call before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum After {
+    /// Nothing: the end is the first that the caller hears.
+    Nothing,
+    /// Replies, or nobody knows.
+    Replies,
 }
 
 /// By what a path is one: what a kept answer lies under.
@@ -85,8 +96,9 @@ impl Writes {
     }
 
     /// A call of the method has ended: all of its service is forgotten, unless the end says that nothing was done.
-    pub(crate) fn ended(&self, status: Status) {
-        if !(self.unary && refused(status)) {
+    pub(crate) fn ended(&self, status: Status, after: After) {
+        let did_nothing = if self.unary { refused(status) } else { turned_away(status, after) };
+        if !did_nothing {
             self.forget(None);
         }
     }
@@ -131,13 +143,23 @@ impl Drop for Writing<'_> {
     }
 }
 
-/// Whether a unary call that ended so did nothing. 408 and 499 end calls that were under way.
+/// Whether a unary call that ended so did nothing. 408 and 499 end calls that were under way, and 409 is ABORTED, too.
 fn refused(status: Status) -> bool {
     // INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION, OUT_OF_RANGE, UNIMPLEMENTED, UNAUTHENTICATED
     const REFUSALS: [i32; 9] = [3, 5, 6, 7, 8, 9, 11, 12, 16];
     match status {
-        Status::Http(code) => matches!(code, 400..500) && !matches!(code, 408 | 499),
+        Status::Http(code) => matches!(code, 400..500) && !matches!(code, 408 | 409 | 499),
         Status::Grpc(code) => REFUSALS.contains(&code),
+    }
+}
+
+/// Whether a call of any shape that ended so did nothing: of a stream, what refuses one message says nothing of those before it.
+fn turned_away(status: Status, after: After) -> bool {
+    match status {
+        Status::Grpc(12) | Status::Http(501) => true, // UNIMPLEMENTED: there is nothing that could have done something
+        // PERMISSION_DENIED, UNAUTHENTICATED: after replies a credential may have run out.
+        Status::Grpc(7 | 16) | Status::Http(401 | 403) => after == After::Nothing,
+        Status::Grpc(_) | Status::Http(_) => false,
     }
 }
 
@@ -149,10 +171,34 @@ mod tests {
     fn only_an_end_that_says_so_has_changed_nothing() {
         let http = |code| refused(Status::Http(code));
         assert!(http(400) && http(404) && http(412));
-        assert!(![200, 201, 204, 304, 408, 499, 500, 503, 504].into_iter().any(http));
+        assert!(![200, 201, 204, 304, 408, 409, 499, 500, 503, 504].into_iter().any(http), "409 may be ABORTED");
         let grpc = |code| refused(Status::Grpc(code));
         assert!(grpc(3) && grpc(16));
         assert!(![0, 1, 2, 4, 10, 13, 14, 15].into_iter().any(grpc), "OK, cancelled, unknown, late, aborted, failed");
+    }
+
+    #[test]
+    fn a_stream_did_nothing_only_if_it_was_not_let_in_or_is_not_there() {
+        let ends = [
+            Status::Grpc(12),
+            Status::Http(501),
+            Status::Grpc(7),
+            Status::Grpc(16),
+            Status::Http(401),
+            Status::Http(403),
+        ];
+        assert!(ends.into_iter().all(|it| turned_away(it, After::Nothing)));
+        assert_eq!(ends.map(|it| turned_away(it, After::Replies)), [true, true, false, false, false, false]);
+        assert!(
+            ![0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 13, 14, 15]
+                .into_iter()
+                .any(|it| turned_away(Status::Grpc(it), After::Nothing))
+        );
+        assert!(
+            ![200, 400, 404, 409, 412, 499, 500, 503]
+                .into_iter()
+                .any(|it| turned_away(Status::Http(it), After::Nothing))
+        );
     }
 
     #[test]

@@ -60,6 +60,9 @@ impl Counting {
         if call <= self.failing.load(Ordering::SeqCst) {
             return Err(Refused::internal("on purpose"));
         }
+        if request.contains_key("aborted") {
+            return Err(Refused::aborted("another came first"));
+        }
         let said = |name: &str| request.get(name).and_then(|it| it.to_str().ok()).unwrap_or_default().to_owned();
         let name = format!("call {call} for {}{}", said("authorization"), said("accept-language"));
         let email = "x".repeat(said("padding").parse().unwrap_or(0));

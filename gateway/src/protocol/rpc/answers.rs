@@ -19,7 +19,7 @@ use weft_transcode::Status;
 
 use super::{Answered, Messages};
 use crate::{
-    edge::call::Outcome,
+    edge::{cache::After, call::Outcome},
     protocol::{
         compression::Encoding,
         frames::{COMPRESSED, frame, frame_with},
@@ -49,6 +49,7 @@ pub(crate) struct Answers<E> {
     encoding: Option<Encoding>,
     ending: E,
     outcome: Outcome,
+    after: After,
     went_wrong: Option<oneshot::Receiver<Status>>,
 }
 
@@ -63,22 +64,26 @@ impl<E: Ending> Answers<E> {
     ) -> Body {
         let Answered { replies, went_wrong, .. } = answered;
         let went_wrong = went_wrong.filter(|it| !it.is_terminated()); // the client's stream may have ended well already
-        Body::boxed(Self { replies: Some(replies), messages, encoding, ending, outcome, went_wrong })
+        let after = After::Nothing;
+        Body::boxed(Self { replies: Some(replies), messages, encoding, ending, outcome, after, went_wrong })
     }
 
     /// Returns the body of an answer that is nothing but a failure.
     pub(crate) fn failed(status: &Status, ending: &E, outcome: &Outcome) -> Body {
-        outcome.is(status.code);
+        outcome.is_after(status.code, After::Nothing);
         Body::full(ending.carried(ending.last(status, &HeaderMap::new())))
     }
 
     fn next(&mut self, next: Next) -> Bytes {
         let ended = match next {
             Next::End(status) => status,
-            Next::Message(message) => match self.messages.reply(message) {
-                Ok(message) => return self.framed(&message),
-                Err(status) => status,
-            },
+            Next::Message(message) => {
+                self.after = After::Replies;
+                match self.messages.reply(message) {
+                    Ok(message) => return self.framed(&message),
+                    Err(status) => status,
+                }
+            }
         };
         self.end(&ended)
     }
@@ -91,7 +96,7 @@ impl<E: Ending> Answers<E> {
     }
 
     fn end(&mut self, status: &Status) -> Bytes {
-        self.outcome.is(status.code);
+        self.outcome.is_after(status.code, self.after);
         match self.replies.take() {
             Some(replies) => self.ending.last(status, replies.trailers()),
             None => self.ending.last(status, &HeaderMap::new()),

@@ -1,5 +1,7 @@
 //! The cache and the other protocols: what is kept of Connect, and what calls by any protocol make untrue.
 
+use hyper::client::conn::http2;
+use hyper_util::rt::TokioExecutor;
 use prost::Message;
 use tonic::transport::Channel;
 use weft_proto::shop::users::v1::users_client::UsersClient;
@@ -35,6 +37,18 @@ impl Kept {
         let status = response.status();
         response.into_body().collect().await.unwrap();
         status
+    }
+
+    /// A native call, whatever its method; returns how it ended.
+    async fn native_to(&self, path: &str) -> String {
+        let stream = TcpStream::connect(self.mesh.addr).await.unwrap();
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        let mut driver = JoinSet::new();
+        driver.spawn(connection);
+        let request = Request::post(format!("http://a{path}")).header("content-type", "application/grpc");
+        let request = request.body(Full::new(Bytes::from_static(&[0; 5]))).unwrap();
+        let response = sender.send_request(request).await.unwrap();
+        response.headers()["grpc-status"].to_str().unwrap().to_owned()
     }
 
     /// Which of these are still answered from what is kept; afterwards all are kept.
@@ -135,6 +149,43 @@ async fn a_write_forgets_what_it_may_have_changed_by_whatever_protocol_it_comes(
         assert!(call.unwrap() <= calls + 2);
     }
     assert_eq!(kept.kept(&["/api/users/bob", &connect("bob")]).await, [false; 2]);
+}
+
+#[tokio::test]
+async fn who_calls_what_is_not_there_or_in_a_way_that_is_none_makes_nothing_be_forgotten() {
+    let kept = Kept::start(FOR_A_DAY).await;
+    let get = connect("ada");
+    let all = [ADA, LIST, &get];
+    kept.kept(&all).await;
+    let calls = kept.calls();
+    let nope = "/shop.users.v1.Users/Nope";
+    assert_eq!(kept.native_to(nope).await, "12");
+    assert_eq!(kept.post(nope, "application/grpc-web+proto", vec![0; 5]).await, StatusCode::OK, "it ends in its body");
+    let by_connect = async |method: &str, path: &str, content_type: &str| {
+        let headers = [("connect-protocol-version", "1"), ("content-type", content_type)];
+        send(kept.mesh.addr, method, path, &headers, "{}").await.status
+    };
+    let json = "application/json";
+    assert_eq!(by_connect("POST", nope, json).await, StatusCode::NOT_FOUND);
+    assert_eq!(by_connect("POST", UPDATE, "text/plain").await, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    assert_eq!(by_connect("PUT", UPDATE, json).await, StatusCode::METHOD_NOT_ALLOWED);
+    let late = [("connect-protocol-version", "1"), ("content-type", json), ("connect-timeout-ms", "x")];
+    assert_eq!(send(kept.mesh.addr, "POST", UPDATE, &late, "{}").await.status, StatusCode::BAD_REQUEST);
+    assert_eq!((kept.calls(), kept.kept(&all).await), (calls, vec![true; 3]));
+}
+
+#[tokio::test]
+async fn a_write_that_was_aborted_may_have_changed_something() {
+    let kept = Kept::start(FOR_A_DAY).await;
+    let get = connect("ada");
+    let all = [ADA, LIST, &get];
+    kept.kept(&all).await;
+    let by_rest = send(kept.mesh.addr, "PATCH", ADA, &[("aborted", "yes")], "{}").await;
+    assert_eq!((by_rest.status, kept.kept(&all).await), (StatusCode::CONFLICT, vec![false, true, false]));
+    let mut request = tonic::Request::new(update());
+    request.metadata_mut().insert("aborted", "yes".parse().unwrap());
+    assert_eq!(kept.native().await.update_user(request).await.unwrap_err().code(), tonic::Code::Aborted);
+    assert_eq!(kept.kept(&all).await, [false; 3]);
 }
 
 #[tokio::test]

@@ -35,8 +35,9 @@ const STREAM: &str = "application/connect+";
 /// Whether a request is Connect's, and not REST's.
 pub(crate) fn speaks<B>(request: &Request<B>, table: Option<&Table>) -> bool {
     let headers = request.headers();
-    if headers.contains_key(VERSION) || own::is_own(request.uri().path()) {
-        return true; // what the gateway answers itself has no REST
+    // What the gateway answers itself has no REST, but browsers ask about it as about everything.
+    if headers.contains_key(VERSION) || (own::is_own(request.uri().path()) && request.method() != Method::OPTIONS) {
+        return true;
     }
     let media_type = rpc::media_type(headers);
     if media_type.get(..STREAM.len()).is_some_and(|start| start.eq_ignore_ascii_case(STREAM)) {
@@ -262,6 +263,10 @@ mod tests {
         assert!(speaks("POST", "/a.B/C", &[("content-type", "application/connect+json")]));
         assert!(!speaks("POST", "/a.B/C", &[("content-type", "application/json")]));
         assert!(speaks("POST", "/grpc.health.v1.Health/Check", &[("content-type", "application/json")]));
+        assert!(
+            !speaks("OPTIONS", "/grpc.health.v1.Health/Check", &[("origin", "https://app.example")]),
+            "a preflight"
+        );
         assert!(!speaks("POST", "/upload", &[("content-type", "application/proto")]));
         assert!(!speaks("GET", "/v1/things?connect=v1", &[]));
     }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
-use weft_model::{InstanceId, ServiceName};
+use weft_model::{InstanceId, ServiceName, timeout};
 use weft_traffic::{Body, CallOptions, Code};
 
 use crate::{
@@ -32,7 +32,10 @@ pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Cal
 async fn dispatch(shard: &Shard, request: Request<Body>, call: &mut Call) -> Response<Body> {
     match request.uri().path() {
         health::CHECK if request.headers().contains_key(PROBE) => probe(shard, request, call).await,
-        path if own::is_own(path) => own::call(shard, request).await,
+        path if own::is_own(path) => {
+            let timeout = request.headers().get(timeout::NAME).and_then(|value| timeout::read(value.as_bytes()));
+            own::call(shard, request, timeout.map(|it| call.received + it)).await
+        }
         _ => forward(shard, request, call).await,
     }
 }

@@ -1,14 +1,22 @@
 //! What the gateway answers itself, by whatever protocol it is asked: health and reflection of the mesh.
 //!
-//! Lives here: which methods these are, and who answers them. Does not: the answers (`protocol::health`, `protocol::reflection`).
+//! Lives here: which methods these are, who answers them, and that a call's deadline ends it. Does not: the answers (`protocol::health`, `protocol::reflection`).
 //! They are answered before there is a table, and to everybody: no policy is about them but which pages may call the gateway as a whole.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
-use http::{Request, Response};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http_body::Frame;
+use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tower::ServiceExt;
 use weft_model::{GATEWAY, ServiceName};
-use weft_traffic::Body;
+use weft_traffic::{Body, BodyError, Code};
 use weft_transcode::{MethodPlan, Schema};
 
 use crate::{
@@ -45,8 +53,58 @@ pub(crate) fn is_own(path: &str) -> bool {
     [reflection::V1, reflection::V1ALPHA].contains(&path) || path.starts_with(health::PREFIX)
 }
 
-/// Answers a gRPC call of such a path.
-pub(crate) async fn call(shard: &Shard, request: Request<Body>) -> Response<Body> {
+/// Answers a gRPC call of such a path; at its deadline the call ends, begun or not.
+pub(crate) async fn call(shard: &Shard, request: Request<Body>, deadline: Option<Instant>) -> Response<Body> {
+    let Some(deadline) = deadline else { return answer(shard, request).await };
+    match timeout_at(deadline, answer(shard, request)).await {
+        Ok(response) => {
+            response.map(|body| Body::boxed(Timed { body, deadline: Some(Box::pin(sleep_until(deadline))) }))
+        }
+        Err(_) => {
+            let mut response = Response::new(Body::empty());
+            *response.headers_mut() = late();
+            let grpc = HeaderValue::from_static("application/grpc");
+            response.headers_mut().insert(header::CONTENT_TYPE, grpc);
+            response
+        }
+    }
+}
+
+/// How a call ends whose deadline passed.
+fn late() -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    Code::DeadlineExceeded.write("deadline exceeded", &mut trailers);
+    trailers
+}
+
+/// An answer until its call's deadline.
+struct Timed {
+    body: Body,
+    /// None once it has passed.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl http_body::Body for Timed {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Self { body, deadline } = &mut *self;
+        let Some(sleep) = deadline else { return Poll::Ready(None) };
+        if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) {
+            return Poll::Ready(frame);
+        }
+        ready!(sleep.as_mut().poll(cx));
+        (*body, *deadline) = (Body::empty(), None); // who answers need not go on
+        Poll::Ready(Some(Ok(Frame::trailers(late()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.deadline.is_none() || self.body.is_end_stream()
+    }
+}
+
+async fn answer(shard: &Shard, request: Request<Body>) -> Response<Body> {
     let shared = &shard.shared;
     let Ok(response) = match request.uri().path() {
         reflection::V1 => shared.reflection.v1().oneshot(request).await,

@@ -131,7 +131,7 @@ impl Exchange<'_> {
             instance: None,
         };
         if self.rpc.own {
-            let (head, replies) = Replies::new(own::call(self.shard, request).await);
+            let (head, replies) = Replies::new(own::call(self.shard, request, self.deadline()).await);
             return Ok(Answered { head, replies, went_wrong: None });
         }
         match self.shard.outbound.call_with(request, options).await {

@@ -1,16 +1,29 @@
 //! Health and reflection of the gateway by gRPC-Web and Connect: what a browser or `curl` asks, natively `native.rs`.
 
-use http::StatusCode;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
+use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
 use tonic_reflection::pb::v1::{
     ServerReflectionRequest, ServerReflectionResponse, server_reflection_request::MessageRequest,
     server_reflection_response::MessageResponse,
 };
 
-use crate::support::{framed, send, send_bytes, start, unframed};
+use crate::{
+    policies,
+    support::{framed, send, send_bytes, start, unframed},
+};
 
 const CHECK: &str = "/grpc.health.v1.Health/Check";
+const WATCH: &str = "/grpc.health.v1.Health/Watch";
+const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+const SOON: Duration = Duration::from_secs(20);
 const JSON: (&str, &str) = ("content-type", "application/json");
 
 #[tokio::test]
@@ -41,12 +54,11 @@ async fn health_is_told_by_connect_and_grpc_web() {
 #[tokio::test]
 async fn reflection_answers_a_stream_of_either_protocol() {
     let gateway = start().await;
-    let path = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
     let list = Some(MessageRequest::ListServices(String::new()));
     let asks = framed(0, &ServerReflectionRequest { host: String::new(), message_request: list }.encode_to_vec());
     for content_type in ["application/grpc-web+proto", "application/connect+proto"] {
         let (status, _, body) =
-            send_bytes(gateway.addr, "POST", path, &[("content-type", content_type)], asks.clone().into()).await;
+            send_bytes(gateway.addr, "POST", REFLECTION, &[("content-type", content_type)], asks.clone().into()).await;
         let frames = unframed(&body);
         assert_eq!((status, frames.len()), (StatusCode::OK, 2), "{content_type} {frames:?}");
         let told = ServerReflectionResponse::decode(frames[0].1.clone()).unwrap().message_response;
@@ -54,4 +66,49 @@ async fn reflection_answers_a_stream_of_either_protocol() {
         let names: Vec<_> = list.service.iter().map(|it| it.name.as_str()).collect();
         assert!(names.contains(&"shop.users.v1.Users") && names.contains(&"grpc.health.v1.Health"), "{names:?}");
     }
+}
+
+#[tokio::test]
+async fn a_watch_ends_at_its_deadline_by_every_protocol() {
+    let gateway = start().await;
+    let asks = framed(0, &HealthCheckRequest::default().encode_to_vec());
+    for (content_type, header, time, says) in [
+        ("application/connect+proto", "connect-timeout-ms", "300", "deadline_exceeded"),
+        ("application/grpc-web+proto", "grpc-timeout", "300m", "grpc-status: 4"),
+    ] {
+        let headers = [("content-type", content_type), (header, time)];
+        let told = send_bytes(gateway.addr, "POST", WATCH, &headers, asks.clone().into());
+        let (status, _, body) = timeout(SOON, told).await.expect("it ends");
+        let frames = unframed(&body);
+        let end = String::from_utf8_lossy(&frames.last().unwrap().1).into_owned();
+        assert!(status == StatusCode::OK && end.contains(says), "{content_type}: {frames:?}");
+    }
+    let stream = TcpStream::connect(gateway.addr).await.unwrap();
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let mut driver = JoinSet::new();
+    driver.spawn(connection);
+    let request = Request::post(format!("http://a{WATCH}")).header("content-type", "application/grpc");
+    let request = request.header("grpc-timeout", "300m").body(Full::new(Bytes::from(asks))).unwrap();
+    let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+    let body = timeout(SOON, body.collect()).await.expect("it ends").unwrap();
+    let end = body.trailers().unwrap_or(&head.headers); // of the head if not even that was in time
+    assert_eq!(end["grpc-status"], "4", "{end:?}");
+}
+
+#[tokio::test]
+async fn a_page_asks_where_a_policy_of_the_whole_gateway_lets_it() {
+    const ORIGIN: (&str, &str) = ("origin", "https://app.example");
+    let gateway = policies::start("{name: pages, service: gateway, cors: {origins: ['https://app.example']}}").await;
+    let named = ("access-control-request-headers", "content-type, connect-protocol-version");
+    for path in [CHECK, REFLECTION] {
+        let asked = [ORIGIN, ("access-control-request-method", "POST"), named];
+        let told = send(gateway.addr, "OPTIONS", path, &asked, "").await;
+        assert_eq!(told.status, StatusCode::NO_CONTENT, "{path}: {told:?}");
+        assert_eq!(told.headers["access-control-allow-origin"], ORIGIN.1, "{path}");
+    }
+    let told = send(gateway.addr, "POST", CHECK, &[ORIGIN, JSON], "{}").await;
+    assert_eq!(
+        (told.status, &told.headers["access-control-allow-origin"]),
+        (StatusCode::OK, &ORIGIN.1.parse().unwrap())
+    );
 }

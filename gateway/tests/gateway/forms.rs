@@ -345,6 +345,12 @@ async fn if_match_is_a_condition_of_a_stream_in_its_first_message() {
     let weak = rewrite("W/\"v\"").await;
     assert_eq!((weak.status.as_u16(), weak.json()["code"].clone()), (412, json!(9)), "{weak:?}");
     assert_eq!(rewrite("v").await.status, 400);
+    for (content_type, nothing) in [("application/x-ndjson", ""), ("application/json", "[]")] {
+        let headers = [("content-type", content_type), ("if-match", "\"v\"")];
+        let told = send(forms.gateway.addr, "POST", "/rewrite", &headers, nothing).await;
+        assert_eq!(told.status, 400, "no message has the condition: {told:?}");
+        assert_eq!(told.json()["details"][0]["fieldViolations"][0]["field"], "if-match");
+    }
 }
 
 #[tokio::test]

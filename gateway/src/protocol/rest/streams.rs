@@ -49,7 +49,7 @@ pub(super) struct RequestMessages {
     body: Body,
     messages: RequestStream,
     limit: u64,
-    /// Until the first message takes it.
+    /// Until the first message takes it; a stream without one fails, for nobody would look at the condition.
     tag: Option<Tag>,
     wrong: Option<oneshot::Sender<BindError>>,
     ready: VecDeque<Bytes>,
@@ -106,6 +106,17 @@ impl RequestMessages {
         Ok(())
     }
 
+    fn finish(&mut self) -> Result<(), BindError> {
+        let last = self.messages.finish()?;
+        self.make_ready(last)?;
+        match self.tag.take() {
+            Some(_) => {
+                Err(BindError::field("if-match", "there is no message that it could be a condition of; send one"))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn fail(&mut self, error: BindError) -> Poll<Option<Result<Frame<Bytes>, Wrong>>> {
         if let Some(wrong) = self.wrong.take() {
             drop(wrong.send(error)); // nobody waits for it only when the answer was given up
@@ -136,7 +147,7 @@ impl http_body::Body for RequestMessages {
                 }
                 None => {
                     self.ended = true;
-                    self.messages.finish().and_then(|last| self.make_ready(last))
+                    self.finish()
                 }
             };
             if let Err(error) = taken {

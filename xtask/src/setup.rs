@@ -39,10 +39,10 @@ const NEEDS: &[Need] = &[
     },
     Need {
         what: "Node.js",
-        for_what: "tests against grpc-js and grpc-js-xds",
-        probe: &["sh", "-c", r"node --version | grep -Eq '^v(1[89]|[2-9][0-9])\.' && npm --version"],
+        for_what: "tests against grpc-js and grpc-js-xds, and with a WebSocket that is not ours",
+        probe: &["sh", "-c", r"node --version | grep -Eq '^v(20\.[1-9][0-9]|2[1-9]|[3-9][0-9])\.' && npm --version"],
         packages: &["nodejs", "npm"],
-        otherwise: "Node.js 18 or newer is needed, with npm",
+        otherwise: "this system's package is too old: take Node.js 20.10 or newer, with npm, from nodejs.org",
     },
     Need {
         what: "Go",

@@ -1,4 +1,4 @@
-// Two sessions over Node's own WebSocket: `node --experimental-websocket websocket.mjs URL`. Prints what was heard of each, a line of JSON each.
+// Two sessions over Node's own WebSocket: `node --experimental-websocket websocket.mjs URL` (since 22 without the flag). Prints what was heard of each, a line of JSON each.
 //
 // Lives here: a client that shares no line with ours. Does not: judging what it heard (websocket.rs).
 

@@ -2,7 +2,7 @@
 //!
 //! Lives here: what a client sees on one gateway. Does not: a browser (`tests/e2e/docs.rs`), the head alone (unit tests of the crate).
 
-use std::{net::SocketAddr, sync::atomic::Ordering, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
@@ -30,6 +30,8 @@ use crate::{
     support::{Running, send, start, start_with},
 };
 
+/// What Node before 22 wants to hear.
+const WITH_WEBSOCKET: &str = "--experimental-websocket";
 const SOON: Duration = Duration::from_secs(40);
 const SERVER_STREAM: &str = "/weft.testkit.v1.Echo/ServerStream";
 const CLIENT_STREAM: &str = "/weft.testkit.v1.Echo/ClientStream";
@@ -254,14 +256,23 @@ async fn the_edge_judges_the_upgrade_and_a_page_shows_its_token_as_a_subprotocol
     assert_eq!(refused(&gateway, BIDI, &offer).await.0, StatusCode::TOO_MANY_REQUESTS, "one an hour");
 }
 
+/// Node, if it has a WebSocket: since 20.10 and 21 by this flag, since 22 without.
+async fn node_with_websocket() -> Option<PathBuf> {
+    let node = outside::program("node")?;
+    let mut command = tokio::process::Command::new(&node);
+    command.args([WITH_WEBSOCKET, "-e", "new WebSocket('ws://127.0.0.1:1').onerror = () => {}"]).kill_on_drop(true);
+    let output = timeout(SOON, command.output()).await.expect("it ends in time").expect("it starts");
+    output.status.success().then_some(node)
+}
+
 #[tokio::test]
 async fn a_client_of_another_make_hears_every_reply_and_the_end() {
     let test = "a_client_of_another_make_hears_every_reply_and_the_end";
-    let Some(node) = outside::need_from_setup(outside::program("node"), test, "Node") else { return };
+    let Some(node) = outside::need_from_setup(node_with_websocket().await, test, "Node 20.10 or newer") else { return };
     let gateway = start().await;
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/gateway/websocket.mjs");
     let mut command = tokio::process::Command::new(node);
-    command.args(["--experimental-websocket", script]).arg(format!("ws://{}{BIDI}", gateway.addr)).kill_on_drop(true);
+    command.args([WITH_WEBSOCKET, script]).arg(format!("ws://{}{BIDI}", gateway.addr)).kill_on_drop(true);
     let output = timeout(SOON, command.output()).await.expect("it ends in time").expect("it starts");
     let printed = String::from_utf8(output.stdout).unwrap();
     let sessions: Vec<Value> = printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

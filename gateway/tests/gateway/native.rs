@@ -75,7 +75,7 @@ async fn a_deadline_ends_a_native_call() {
     let slow = EchoRequest { delay_ms: 60_000, ..says("x") }.encode_to_vec();
     let framed = [&[0, 0, 0, 0, u8::try_from(slow.len()).unwrap()], slow.as_slice()].concat();
     let request = http::Request::post(format!("http://{}/weft.testkit.v1.Echo/Unary", gateway.addr))
-        .header("content-type", "application/grpc")
+        .header("content-type", "application/grpc+proto")
         .header("te", "trailers")
         .header("grpc-timeout", "50m")
         .body(Full::new(Bytes::from(framed)))
@@ -85,6 +85,7 @@ async fn a_deadline_ends_a_native_call() {
     let collected = body.collect().await.unwrap();
     let status = head.headers.get("grpc-status").or_else(|| collected.trailers()?.get("grpc-status"));
     assert_eq!(status.map(|it| it.to_str().unwrap()), Some("4"), "{head:?}");
+    assert_eq!(head.headers["content-type"], "application/grpc+proto", "as it was asked for");
 }
 
 #[tokio::test]

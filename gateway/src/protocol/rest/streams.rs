@@ -205,21 +205,16 @@ pub(super) struct FramedReplies {
 impl FramedReplies {
     /// `first` was waited for, so that a call that fails before it is answered by its status; `went_wrong` tells of a client stream that turns out wrong.
     pub(super) fn new(
-        mut framing: ReplyStream,
+        framing: ReplyStream,
         first: Next,
         replies: Replies,
         went_wrong: Option<oneshot::Receiver<BindError>>,
     ) -> Self {
-        let (first, more) = match first {
-            Next::Message(message) => match framing.message(&message) {
-                Ok(framed) => (framed, true),
-                Err(error) => (framing.fail(&Status::new(INTERNAL, error.to_string())), false),
-            },
-            Next::End(_) => (framing.finish(), false),
-        };
         let went_wrong = went_wrong.filter(|it| !it.is_terminated()); // the client's stream may have ended well already
         let quiet = framing.keep_alive().map(|_| Box::pin(sleep(QUIET)));
-        Self { framing, first: Some(first), replies: more.then_some(replies), went_wrong, untold: None, quiet }
+        let mut it = Self { framing, first: None, replies: Some(replies), went_wrong, untold: None, quiet };
+        it.first = Some(it.next(first));
+        it
     }
 
     pub(super) fn content_type(&self) -> &str {
@@ -398,6 +393,13 @@ mod tests {
         sender.send_trailers(trailers).await.unwrap();
         assert!(body.frame().await.expect("it is no end").is_err());
         assert!(body.frame().await.is_none());
+
+        // Also where the first message is none.
+        let framing = Codec::new(Settings::default()).reply_stream(&plan, None);
+        let answer = http::Response::builder().header("content-type", "application/grpc");
+        let (_, replies) = Replies::new(answer.body(Body::empty()).unwrap());
+        let mut body = FramedReplies::new(framing, Next::Message(Bytes::from_static(b"\xff")), replies, None);
+        assert!(body.frame().await.expect("it is no end").is_err());
     }
 
     #[tokio::test(start_paused = true)]

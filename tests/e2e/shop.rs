@@ -18,6 +18,8 @@ use crate::ALONE;
 
 /// Far below every time the mesh waits for something: what takes less did not wait.
 const AT_ONCE: Duration = Duration::from_secs(1);
+/// How a sidecar counts a call whose caller waits no longer.
+const GIVEN_UP: [&str; 2] = [r#""DEADLINE_EXCEEDED""#, r#""CANCELLED""#];
 const SOON: Duration = Duration::from_secs(30);
 const NOBODY: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
@@ -144,7 +146,8 @@ async fn users_that_are_not_there_are_the_cause_at_once_before_and_after_they_we
 async fn users_that_hang_cost_the_callers_deadline_and_no_more() {
     let _alone = ALONE.write().await;
     let test = "users_that_hang_cost_the_callers_deadline_and_no_more";
-    let Some(mesh) = Mesh::start(test, &[App::Users, App::Posts]).await else { return };
+    let Some(mut mesh) = Mesh::start(test, &[App::Users, App::Posts]).await else { return };
+    let posts = mesh.members[1].sidecar.address("admin").await;
     let ada = ada(&mesh).await;
     let article = json!({"authorId": ada, "title": "Notes"});
     created(&mesh, "/api/posts", article.clone()).await; // every connection is there, and nothing else can be slow
@@ -156,9 +159,17 @@ async fn users_that_hang_cost_the_callers_deadline_and_no_more() {
     let headers = [("grpc-timeout", "200m")];
     let answer = send_with(mesh.gateway_at(), Method::POST, "/api/posts", &headers, &article.to_string()).await;
     let (answer, took) = (answer.expect("the gateway answers"), asked.elapsed());
+    wait::until("the question to users to be given up, too", SOON, || async {
+        let page = send(posts, Method::GET, "/metrics", "").await.expect("the sidecar answers").body;
+        let mut counts = page.lines().filter(|it| it.starts_with("rpc_client_call_duration_seconds_count"));
+        counts
+            .any(|it| it.contains("shop.users.v1.Users/GetUser") && GIVEN_UP.iter().any(|code| it.contains(code)))
+            .then_some(())
+    })
+    .await; // only then can nothing that users say still be heard
     kill_process(app, Signal::CONT).unwrap();
     assert_eq!((answer.status, &answer.json()["code"]), (StatusCode::GATEWAY_TIMEOUT, &json!(4)), "{answer:?}");
-    assert!((limit..limit + Duration::from_millis(500)).contains(&took), "504 after {took:?}");
+    assert!((limit..limit + AT_ONCE).contains(&took), "504 after {took:?}");
 
     wait::until("users to answer again", SOON, || async {
         (post(&mesh, "/api/posts", article.clone()).await.status == StatusCode::CREATED).then_some(())

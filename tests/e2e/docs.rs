@@ -2,7 +2,7 @@
 //! against it, and a browser. Inventory: fastapi.
 //!
 //! Lives here: starting the example API and these judges. Does not: what the description says of each kind of route (weft-transcode), what the
-//! judges look at (`python/validate_openapi.py`, `python/browse_docs.py`).
+//! judges look at (`python/validate_openapi.py`, `python/browse_docs.py`), who is there for them to ask for (`python/shop_hooks.py`).
 
 use std::{
     ffi::OsStr,
@@ -32,7 +32,9 @@ const JUDGED: Duration = Duration::from_secs(300);
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,response_headers_conformance,\
                       response_schema_conformance,unsupported_method,allow_header_conformance,use_after_free,ensure_resource_availability";
 const SEED: &str = "20261129";
-const EXAMPLES: &str = "30";
+const EXAMPLES: &str = "20";
+/// Where `shop_hooks.py` says how often each operation succeeded.
+const SERVED: &str = "served.json";
 
 fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/python").join(name)
@@ -41,6 +43,7 @@ fn script(name: &str) -> PathBuf {
 async fn run<A: AsRef<OsStr>>(program: &Path, arguments: impl IntoIterator<Item = A>, within: &Path) -> Output {
     let mut command = Command::new(program);
     command.args(arguments).current_dir(within).kill_on_drop(true);
+    command.env("SCHEMATHESIS_HOOKS", script("shop_hooks.py")).env("SHOP_SERVED", within.join(SERVED));
     let output = timeout(JUDGED, command.output()).await.expect("it ends in time").expect("it starts");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
@@ -83,6 +86,18 @@ async fn the_example_api_is_what_its_openapi_document_says() {
     ];
     let output = run(&python, asked.into_iter().chain(further), mesh.dir()).await;
     println!("{}", String::from_utf8_lossy(&output.stdout));
+    let served = std::fs::read_to_string(mesh.dir().join(SERVED)).expect("the hooks wrote it");
+    let served: Value = serde_json::from_str(&served).expect("it is JSON");
+    let document = send(mesh.gateway_at(), Method::GET, "/openapi.json", "").await.expect("the gateway answers").json();
+    let operations: Vec<String> = document["paths"].as_object().expect("paths").iter().flat_map(operations).collect();
+    assert!(operations.len() >= 13, "{operations:?}");
+    let never: Vec<&String> = operations.iter().filter(|it| served[it].as_u64().unwrap_or_default() == 0).collect();
+    assert!(never.is_empty(), "never succeeded: {never:?}; did: {served}");
+}
+
+/// Returns the operations of one path as schemathesis names them: `GET /api/users`.
+fn operations((path, item): (&String, &Value)) -> impl Iterator<Item = String> {
+    item.as_object().expect("operations").keys().map(move |method| format!("{} {path}", method.to_uppercase()))
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ pub(crate) mod limits;
 pub(crate) mod metrics;
 pub(crate) mod names;
 pub(crate) mod policies;
+pub(crate) mod quotes;
 pub(crate) mod rate_limit;
 pub(crate) mod shared;
 pub(crate) mod span;

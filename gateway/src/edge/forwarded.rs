@@ -8,7 +8,6 @@
 
 use std::{
     borrow::Cow,
-    iter,
     net::{IpAddr, SocketAddr},
     str::{self, FromStr},
     sync::Arc,
@@ -16,7 +15,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue, header, request};
 
-use crate::{network::Network, tls::peer::Peer};
+use crate::{edge::quotes, network::Network, tls::peer::Peer};
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -180,34 +179,13 @@ fn scheme_name(tls: bool) -> HeaderValue {
 /// What a header lists, the last first.
 fn elements<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> + use<'h> {
     let lines = headers.get_all(name).iter().rev().map(HeaderValue::as_bytes);
-    lines.flat_map(|line| pieces(line, b',')).map(<[u8]>::trim_ascii).filter(|it| !it.is_empty())
-}
-
-/// The parts of a text, the last first. Quotes keep together what is between them, and are matched from the end too: one that a caller leaves open does not
-/// reach into what a proxy adds.
-fn pieces(text: &[u8], by: u8) -> impl Iterator<Item = &[u8]> {
-    let mut left = Some(text);
-    iter::from_fn(move || {
-        let text = left?;
-        let mut quoted = false;
-        let at = (0..text.len()).rev().find(|at| {
-            quoted ^= text[*at] == b'"' && !(quoted && is_escaped(&text[..*at]));
-            text[*at] == by && !quoted
-        });
-        left = at.map(|at| &text[..at]);
-        Some(at.map_or(text, |at| &text[at + 1..]))
-    })
-}
-
-/// Whether the byte after this text, inside quotes, stands for itself.
-fn is_escaped(before: &[u8]) -> bool {
-    before.iter().rev().take_while(|it| **it == b'\\').count() % 2 == 1
+    lines.flat_map(|line| quotes::parts(line, b',')).map(<[u8]>::trim_ascii).filter(|it| !it.is_empty())
 }
 
 /// One element of `Forwarded`.
 fn hop(element: &[u8]) -> Hop<'_> {
     let mut hop = Hop::default();
-    for pair in pieces(element, b';') {
+    for pair in quotes::parts(element, b';') {
         let Some(at) = pair.iter().position(|it| *it == b'=') else { continue };
         let value = text(pair[at + 1..].trim_ascii()).map(|it| it.trim_matches('"'));
         match pair[..at].trim_ascii().to_ascii_lowercase().as_slice() {

@@ -7,7 +7,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+use crate::edge::quotes;
 
 /// What stands for a time too long to be written (RFC 9111, 1.2.2).
 const EVER: Duration = Duration::from_secs(1 << 31);
@@ -28,14 +30,20 @@ pub(super) struct Wishes {
 impl Wishes {
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let mut wishes = Self::default();
-        for (name, value) in headers.get_all(header::CACHE_CONTROL).iter().flat_map(directives) {
-            match name.to_ascii_lowercase().as_str() {
-                "no-store" => wishes.no_store = true,
-                "no-cache" => wishes.no_cache = true,
-                "only-if-cached" => wishes.only_if_cached = true,
-                "max-age" => wishes.max_age = Some(least(wishes.max_age, seconds(value))),
-                "min-fresh" => wishes.min_fresh = seconds(value),
-                _ => {} // max-stale allows what is not done here; others are not known
+        for value in headers.get_all(header::CACHE_CONTROL) {
+            let Some(directives) = directives(value) else {
+                wishes.no_store = true;
+                continue;
+            };
+            for (name, value) in directives {
+                match name.to_ascii_lowercase().as_str() {
+                    "no-store" => wishes.no_store = true,
+                    "no-cache" => wishes.no_cache = true,
+                    "only-if-cached" => wishes.only_if_cached = true,
+                    "max-age" => wishes.max_age = Some(least(wishes.max_age, seconds(value))),
+                    "min-fresh" => wishes.min_fresh = wishes.min_fresh.max(seconds(value)),
+                    _ => {} // max-stale allows what is not done here; others are not known
+                }
             }
         }
         wishes
@@ -63,8 +71,7 @@ impl Terms {
     pub(super) fn fresh_for(&self, status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
         let (mut shared_age, mut age, mut for_all) = (None, None, false);
         for value in headers.get_all(header::CACHE_CONTROL) {
-            value.to_str().ok()?; // what cannot be read may forbid it
-            for (name, value) in directives(value) {
+            for (name, value) in directives(value)? {
                 match name.to_ascii_lowercase().as_str() {
                     "no-store" | "no-cache" | "private" => return None,
                     "public" | "must-revalidate" => for_all = true,
@@ -107,18 +114,14 @@ pub(super) fn vary(headers: &HeaderMap) -> Option<Vec<header::HeaderName>> {
     Some(names)
 }
 
-/// The directives of one line: names, and values without their quotes.
-fn directives(value: &http::HeaderValue) -> impl Iterator<Item = (&str, &str)> {
-    let mut quoted = false;
-    let text = value.to_str().unwrap_or_default();
-    let items = text.split(move |c: char| {
-        quoted ^= c == '"';
-        c == ',' && !quoted
-    });
-    items.map(|item| {
+/// The directives of one line, the last first: names, and values without their quotes. None if it cannot be read, so that nobody knows what it forbids.
+fn directives(value: &HeaderValue) -> Option<impl Iterator<Item = (&str, &str)>> {
+    let text = value.to_str().ok().filter(|it| quotes::are_closed(it.as_bytes()))?;
+    let items = quotes::parts(text.as_bytes(), b',').filter_map(|it| str::from_utf8(it).ok());
+    Some(items.map(|item| {
         let (name, value) = item.split_once('=').unwrap_or((item, ""));
         (name.trim(), value.trim().trim_matches('"'))
-    })
+    }))
 }
 
 /// A number of seconds; what is none is zero, and what is too much is [`EVER`].
@@ -136,7 +139,7 @@ fn least(before: Option<Duration>, now: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, HeaderValue};
+    use http::HeaderName;
 
     use super::*;
 
@@ -190,6 +193,12 @@ mod tests {
         assert_eq!(kept(200, 30, false, &[("vary", "*")]), None);
         assert_eq!(kept(200, 30, false, &[("vary", "accept-language, *")]), None);
         assert_eq!(said("community=\"UCI, no-store\", max-age=7"), Some(7), "a comma in quotes separates nothing");
+        assert_eq!(
+            said("max-age=7, a=\"\\\", no-store, b=\""),
+            Some(7),
+            "nor does one after a quote that means itself"
+        );
+        assert_eq!(said("max-age=7, a=\"b, no-store"), None, "a quote that is left open may hide anything");
     }
 
     #[test]
@@ -219,6 +228,9 @@ mod tests {
         assert!(!accepts("max-age=0", 1, 60) && !accepts("max-age=oops", 1, 60));
         let wishes = Wishes::of(&map(&[("cache-control", "No-Store, only-if-cached"), ("cache-control", "no-cache")]));
         assert!(wishes.no_store && wishes.no_cache && wishes.only_if_cached);
+        let open = Wishes::of(&map(&[("cache-control", "a=\"b, no-store"), ("cache-control", "max-age=9")]));
+        assert!(open.no_store && open.max_age.is_some(), "what cannot be read may forbid it");
+        assert!(!accepts("min-fresh=20, min-fresh=10", 45, 60), "the stricter of two");
     }
 
     #[test]

@@ -115,8 +115,26 @@ impl Codec {
     /// # Errors
     /// `EncodeError` if the backend sent something that is not the method's reply type.
     pub fn encode_reply(&self, plan: &MethodPlan, wire: &[u8]) -> Result<Reply, EncodeError> {
+        self.encode_or_cut(plan, wire, Bytes::copy_from_slice)
+    }
+
+    /// As `encode_reply`; a raw body is not copied but a part of `wire`, which lives as long as it.
+    ///
+    /// # Errors
+    /// As `encode_reply`.
+    pub fn encode_owned(&self, plan: &MethodPlan, wire: &Bytes) -> Result<Reply, EncodeError> {
+        self.encode_or_cut(plan, wire, |body| wire.slice_ref(body))
+    }
+
+    fn encode_or_cut(
+        &self,
+        plan: &MethodPlan,
+        wire: &[u8],
+        cut: impl FnOnce(&[u8]) -> Bytes,
+    ) -> Result<Reply, EncodeError> {
         if plan.returns_raw_body() {
-            return raw::reply(plan, wire).map_err(|Malformed(reason)| malformed(plan, reason));
+            let (content_type, body) = raw::reply(plan, wire).map_err(|Malformed(reason)| malformed(plan, reason))?;
+            return Ok(Reply { content_type, body: cut(body) });
         }
         let body = self.encode_between(plan, b"", wire, b"")?;
         Ok(Reply { content_type: Cow::Borrowed(JSON), body })

@@ -211,14 +211,14 @@ impl ReplyStream {
         &self.content_type
     }
 
-    /// Returns the bytes to send for a reply message.
+    /// Returns the bytes to send for a reply message; of a raw body they are a part of `wire`.
     ///
     /// # Errors
     /// `EncodeError`; pass it on through `fail`.
-    pub fn message(&mut self, wire: &[u8]) -> Result<Bytes, EncodeError> {
+    pub fn message(&mut self, wire: &Bytes) -> Result<Bytes, EncodeError> {
         let framed = match self.framing {
             Framing::Raw => {
-                let reply = self.codec.encode_reply(&self.plan, wire)?;
+                let reply = self.codec.encode_owned(&self.plan, wire)?;
                 if !self.started {
                     self.content_type = reply.content_type;
                 }

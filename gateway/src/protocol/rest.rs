@@ -305,7 +305,7 @@ impl Exchange<'_> {
         if status.code != 0 {
             return Err(Failure::Call(Box::new(Failed { status, head, trailers: replies.trailers().clone() })));
         }
-        let encoded = self.shard.shared.codec.encode_reply(&self.found.plan, message);
+        let encoded = self.shard.shared.codec.encode_owned(&self.found.plan, message);
         let reply = encoded.map_err(|error| Status::new(INTERNAL, error.to_string()))?;
         let mut response = Response::new(Body::full(reply.body));
         *response.status_mut() = metadata::success_status(&head, replies.trailers());

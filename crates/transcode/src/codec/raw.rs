@@ -1,14 +1,10 @@
 //! `google.api.HttpBody`: bodies that are no JSON.
 //!
-//! Lives here: putting bytes into one and taking them out, one copy each. Does not: deciding that a body is raw
-//! (`MethodPlan`).
+//! Lives here: putting bytes into one, a copy, and finding them in one. Does not: deciding that a body is raw (`MethodPlan`).
 //! Source: google/api/httpbody.proto, whose keys stand here as bytes.
 
 use std::borrow::Cow;
 
-use bytes::Bytes;
-
-use super::Reply;
 use crate::plan::{Body, MethodPlan};
 use crate::wire::{self, Malformed, Payload, Reader};
 
@@ -57,8 +53,8 @@ pub(crate) fn put(out: &mut Vec<u8>, content_type: Option<&str>, data: &[u8]) {
     }
 }
 
-/// Returns the bytes and the content type of a reply, or of the field of it that `response_body` names.
-pub(crate) fn reply(plan: &MethodPlan, wire: &[u8]) -> Result<Reply, Malformed> {
+/// Returns the content type and the bytes of a reply, or of the field of it that `response_body` names.
+pub(crate) fn reply<'w>(plan: &MethodPlan, wire: &'w [u8]) -> Result<(Cow<'static, str>, &'w [u8]), Malformed> {
     let inner = match plan.response_body() {
         None => vec![wire],
         Some(field) => all(wire, field.number(), field.is_group())?,
@@ -69,14 +65,12 @@ pub(crate) fn reply(plan: &MethodPlan, wire: &[u8]) -> Result<Reply, Malformed> 
         data = all(part, 2, false)?.last().copied().unwrap_or(data);
     }
     let content_type = std::str::from_utf8(content_type).map_err(|_| Malformed("a string is not UTF-8"))?;
-    Ok(Reply {
-        // RFC 9110, 8.3: what a receiver may assume without one.
-        content_type: match content_type {
-            "" => Cow::Borrowed("application/octet-stream"),
-            named => Cow::Owned(named.to_owned()),
-        },
-        body: Bytes::copy_from_slice(data),
-    })
+    // RFC 9110, 8.3: what a receiver may assume without one.
+    let content_type = match content_type {
+        "" => Cow::Borrowed("application/octet-stream"),
+        named => Cow::Owned(named.to_owned()),
+    };
+    Ok((content_type, data))
 }
 
 /// Returns every occurrence of a field that is bytes of some kind, or a group.

@@ -149,6 +149,10 @@ fn raw_bodies_pass_both_ways_untouched() {
     let wire = Codec::default().decode_request(plan, parts, b"{\"broken\":").unwrap();
     let reply = Codec::default().encode_reply(plan, &wire).unwrap();
     assert_eq!(reply, Reply { content_type: "text/csv; a=b".into(), body: Bytes::from_static(b"{\"broken\":") });
+    let owned = Codec::default().encode_owned(plan, &wire).unwrap();
+    assert!(owned == reply && wire.as_ptr_range().contains(&owned.body.as_ptr()), "a part of the message, not a copy");
+    let stream = Codec::default().reply_stream(plan, None).message(&wire).unwrap();
+    assert!(stream == reply.body && wire.as_ptr_range().contains(&stream.as_ptr()), "as in a stream");
     let empty = Codec::default().encode_reply(plan, &[]).unwrap();
     assert_eq!(empty, Reply { content_type: "application/octet-stream".into(), body: Bytes::new() });
 }

@@ -80,7 +80,7 @@ fn broken_streams_say_where() {
 #[test]
 fn replies_are_framed_as_asked_for() {
     let plan = plan("/collect/{text}");
-    let wire = [0x08, 1];
+    let wire = Bytes::from_static(&[0x08, 1]);
     let frame = |accept: Option<&str>, messages: usize, failure: Option<Status>| {
         let mut stream = Codec::new(Settings::default()).reply_stream(&plan, accept);
         let mut out = Vec::new();

@@ -158,9 +158,9 @@ impl Session {
         }
     }
 
-    async fn say_reply(&self, outward: &mut Outward, reply: &[u8]) -> Result<(), End> {
+    async fn say_reply(&self, outward: &mut Outward, reply: &Bytes) -> Result<(), End> {
         let plan = &self.found.plan;
-        let encoded = self.shard.shared.codec.encode_reply(plan, reply).map_err(|error| End::Call(error.status()))?;
+        let encoded = self.shard.shared.codec.encode_owned(plan, reply).map_err(|error| End::Call(error.status()))?;
         let message = match plan.returns_raw_body() {
             true => Message::Binary(encoded.body),
             false => Message::Text(text(encoded.body)),

@@ -41,7 +41,7 @@ impl<S: Stage<Called>> Stage<Called> for Deadline<S> {
 
 /// The sooner of the caller's and the route's. None if neither says.
 fn deadline(call: &Called) -> Result<Option<Instant>, Error> {
-    let asked = from_headers(&call.head.headers)?;
+    let asked = caller_timeout(&call.head.headers)?;
     let shorter = match (asked, call.options.timeout) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
@@ -50,7 +50,11 @@ fn deadline(call: &Called) -> Result<Option<Instant>, Error> {
     Ok(shorter.and_then(|timeout| call.options.received.checked_add(timeout)))
 }
 
-fn from_headers(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
+/// Returns how long the caller of a call waits, as its `grpc-timeout` says; none if it does not say.
+///
+/// # Errors
+/// [`Error::Timeout`] if it is malformed.
+pub fn caller_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
     let Some(value) = headers.get(&GRPC_TIMEOUT) else { return Ok(None) };
     match timeout::read(value.as_bytes()) {
         Some(timeout) => Ok(Some(timeout)),

@@ -70,7 +70,7 @@ pub enum Error {
         service: ServiceName,
     },
     /// `grpc-timeout` is malformed.
-    #[error("malformed grpc-timeout {value:?}")]
+    #[error("malformed grpc-timeout {value:?}: expected one to eight digits and a unit of H, M, S, m, u or n")]
     Timeout {
         /// What was sent.
         value: String,

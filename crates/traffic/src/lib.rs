@@ -50,6 +50,7 @@ mod trace;
 
 pub use access::Denied;
 pub use body::{Body, BodyError, BodySender, Closed};
+pub use deadline::caller_timeout;
 pub use error::{Error, Origin, Reset, Retry};
 pub use metrics::Metrics;
 pub use pool::{ConnectError, Pings, Pool, PoolConfig};

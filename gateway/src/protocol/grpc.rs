@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
-use weft_model::{InstanceId, ServiceName, timeout};
-use weft_traffic::{Body, CallOptions, Code};
+use weft_model::{InstanceId, ServiceName};
+use weft_traffic::{Body, CallOptions, Code, caller_timeout};
 
 use crate::{
     edge::{call::Call, guard, limits::Limits, metrics::Status, policies::EdgePlan},
@@ -40,8 +40,11 @@ async fn dispatch(shard: &Shard, request: Request<Body>, call: &mut Call) -> Res
     match request.uri().path() {
         health::CHECK if request.headers().contains_key(PROBE) => probe(shard, request, call).await,
         path if own::is_own(path) => {
-            let timeout = request.headers().get(timeout::NAME).and_then(|value| timeout::read(value.as_bytes()));
-            own::call(shard, request, timeout.map(|it| call.received + it)).await
+            match caller_timeout(request.headers()) {
+                // Far beyond what an Instant holds is as good as no deadline.
+                Ok(timeout) => own::call(shard, request, timeout.and_then(|it| call.received.checked_add(it))).await,
+                Err(error) => error.to_response(),
+            }
         }
         _ => forward(shard, request, call).await,
     }

@@ -6,8 +6,7 @@
 mod text;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, request};
-use weft_model::timeout;
-use weft_traffic::{Body, Code};
+use weft_traffic::{Body, Code, caller_timeout};
 use weft_transcode::Status;
 
 use crate::{
@@ -146,12 +145,7 @@ async fn run(
     routed: Result<Rpc, Refused>,
 ) -> Result<(Answered, Messages, Option<Encoding>), Refused> {
     let rpc = routed?;
-    let timeout = head.headers.get(timeout::NAME).map(|value| {
-        timeout::read(value.as_bytes()).ok_or_else(|| {
-            Status::new(INVALID_ARGUMENT, "grpc-timeout: expected one to eight digits and a unit of H, M, S, m, u or n")
-        })
-    });
-    let timeout = timeout.transpose()?;
+    let timeout = caller_timeout(&head.headers).map_err(|error| Status::new(INVALID_ARGUMENT, error.to_string()))?;
     let encoding = Encoding::named(rpc::text(&head.headers, &ENCODING))
         .map_err(|unknown| Status::new(UNIMPLEMENTED, unknown.to_string()))?;
     let method = rpc.plan.as_ref().map(|plan| plan.method().clone());

@@ -1,9 +1,9 @@
 //! Health and reflection of the gateway by gRPC-Web and Connect: what a browser or `curl` asks, natively `native.rs`.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -83,16 +83,29 @@ async fn a_watch_ends_at_its_deadline_by_every_protocol() {
         let end = String::from_utf8_lossy(&frames.last().unwrap().1).into_owned();
         assert!(status == StatusCode::OK && end.contains(says), "{content_type}: {frames:?}");
     }
-    let stream = TcpStream::connect(gateway.addr).await.unwrap();
+    let (status, end) = natively(gateway.addr, "300m", asks).await;
+    assert_eq!((status, &end["grpc-status"]), (StatusCode::OK, &"4".parse().unwrap()), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_timeout_that_cannot_be_read_is_refused_as_in_calls_of_services() {
+    let gateway = start().await;
+    let (status, end) = natively(gateway.addr, "soon", framed(0, &HealthCheckRequest::default().encode_to_vec())).await;
+    assert_eq!((status, &end["grpc-status"]), (StatusCode::BAD_REQUEST, &"3".parse().unwrap()), "{end:?}");
+    assert!(end["grpc-message"].to_str().unwrap().contains("grpc-timeout"), "{end:?}");
+}
+
+/// Watches health by gRPC; returns the status and how it ended.
+async fn natively(gateway: SocketAddr, time: &str, asks: Vec<u8>) -> (StatusCode, HeaderMap) {
+    let stream = TcpStream::connect(gateway).await.unwrap();
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     let mut driver = JoinSet::new();
     driver.spawn(connection);
     let request = Request::post(format!("http://a{WATCH}")).header("content-type", "application/grpc");
-    let request = request.header("grpc-timeout", "300m").body(Full::new(Bytes::from(asks))).unwrap();
+    let request = request.header("grpc-timeout", time).body(Full::new(Bytes::from(asks))).unwrap();
     let (head, body) = sender.send_request(request).await.unwrap().into_parts();
     let body = timeout(SOON, body.collect()).await.expect("it ends").unwrap();
-    let end = body.trailers().unwrap_or(&head.headers); // of the head if not even that was in time
-    assert_eq!(end["grpc-status"], "4", "{end:?}");
+    (head.status, body.trailers().cloned().unwrap_or(head.headers)) // of the head if not even that was in time
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use http::header;
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 use weft_model::timeout;
-use weft_traffic::Body;
+use weft_traffic::{Body, caller_timeout};
 use weft_transcode::{BindError, RequestParts, Status, status, stream::Check};
 
 use super::{Exchange, Failure, forms};
@@ -106,12 +106,11 @@ impl Exchange<'_> {
 
     /// The client's `grpc-timeout`; without one, the configured limit for calls that are not streams.
     pub(in crate::protocol) fn timeout(&self) -> Result<Option<Duration>, BindError> {
-        match self.head.headers.get(timeout::NAME) {
-            Some(value) => {
-                timeout::read(value.as_bytes()).map(|it| Limits::timeout(self.limits(), Some(it))).ok_or_else(|| {
-                    BindError::field(timeout::NAME, "expected one to eight digits and a unit of H, M, S, m, u or n")
-                })
-            }
+        let asked = caller_timeout(&self.head.headers).map_err(|_| {
+            BindError::field(timeout::NAME, "expected one to eight digits and a unit of H, M, S, m, u or n")
+        })?;
+        match asked {
+            Some(asked) => Ok(Limits::timeout(self.limits(), Some(asked))),
             None => {
                 let streaming = self.found.plan.method().streaming();
                 let bounded = !streaming.client() && !streaming.server();

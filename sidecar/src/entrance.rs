@@ -20,7 +20,7 @@ use weft_discovery::{Credential, IdentityTask, enter};
 use weft_identity::Identity;
 use weft_model::ServiceName;
 use weft_runtime::admin::Readiness;
-use weft_traffic::{Body, Outbound};
+use weft_traffic::{Body, Dialect, Outbound};
 
 use crate::door::Door;
 use crate::relay::Relay;
@@ -64,10 +64,11 @@ impl Entrance {
     }
 
     /// The answer to a call of the app while it is shut.
-    pub(crate) fn refusal(&self) -> Response<Body> {
+    pub(crate) fn refusal(&self, dialect: Dialect) -> Response<Body> {
         let why = self.readiness.load().err();
         let why = format!("the sidecar is not ready: {}", why.as_deref().unwrap_or("it has just joined the mesh"));
-        Status::unavailable(why).into_http::<tonic::body::Body>().map(Body::boxed)
+        let refusal = Status::unavailable(&why).into_http::<tonic::body::Body>().map(Body::boxed);
+        dialect.put(refusal, &why)
     }
 }
 

@@ -12,18 +12,19 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
-use weft_traffic::{Body, CallOptions, Denied, Error, Reset, ToApp};
+use weft_traffic::{Body, CallOptions, Denied, Dialect, Error, Reset, ToApp};
 
 /// `reason` of google.rpc.ErrorInfo in a refusal by policy.
 const REFUSED_BY_POLICY: &str = "REFUSED_BY_POLICY";
 
 pub(crate) async fn call(app: ToApp, request: Request<Incoming>) -> Result<Response<Body>, Reset> {
+    let dialect = Dialect::of(request.headers());
     match app.call_with(request.map(Body::from), CallOptions::default()).await {
         Ok(answer) => Ok(answer),
-        Err(Error::Denied(denied)) => Ok(refusal(&denied)),
+        Err(Error::Denied(denied)) => Ok(dialect.put(refusal(&denied), &denied.to_string())),
         Err(error) => match error.refusal() {
             Some(reset) => Err(reset),
-            None => Ok(error.to_response()),
+            None => Ok(dialect.put(error.to_response(), &error.message())),
         },
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use weft_discovery::{Subscriptions, Topic, Watch};
 use weft_model::{ServiceName, Version};
-use weft_traffic::{Body, CallOptions, Interests, Reset, Worlds};
+use weft_traffic::{Body, CallOptions, Dialect, Interests, Reset, Worlds};
 
 use crate::entrance::{Entrance, Open};
 
@@ -24,13 +24,14 @@ const LOOK: Duration = Duration::from_secs(60);
 const FIRST_WORLD: Duration = Duration::from_secs(5);
 
 pub(crate) async fn call(entrance: Entrance, request: Request<Incoming>) -> Result<Response<Body>, Reset> {
-    let Some(Open { to_mesh, relay, .. }) = entrance.get() else { return Ok(entrance.refusal()) };
+    let dialect = Dialect::of(request.headers());
+    let Some(Open { to_mesh, relay, .. }) = entrance.get() else { return Ok(entrance.refusal(dialect)) };
     if relay.takes(&request) {
         return Ok(relay.clone().call(request).await);
     }
     let answer = to_mesh.call_with(request.map(Body::from), CallOptions::default()).await;
     // The app's own client need not know how to send a call again: it gets an answer in any case.
-    Ok(answer.unwrap_or_else(|error| error.to_response()))
+    Ok(answer.unwrap_or_else(|error| dialect.put(error.to_response(), &error.message())))
 }
 
 /// Waits until the mesh was entered and something of it is known, at most 5 s. The app may start faster than the registry answers: its first connections wait

@@ -175,6 +175,7 @@ impl Error {
     }
 
     /// Returns a trailers-only gRPC answer: HTTP 200 with `grpc-status` and `grpc-message`; 400 for a malformed timeout (PROTOCOL-HTTP2.md).
+    /// [`Dialect::put`](crate::Dialect::put) makes of it what a caller reads that speaks something else.
     pub fn to_response(&self) -> Response<Body> {
         let mut response = Response::new(Body::empty());
         if matches!(self, Self::Timeout { .. }) {

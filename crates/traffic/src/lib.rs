@@ -40,6 +40,7 @@ mod window;
 
 // requests and answers
 mod body;
+mod dialect;
 mod error;
 mod head;
 mod metrics;
@@ -51,6 +52,7 @@ mod trace;
 pub use access::Denied;
 pub use body::{Body, BodyError, BodySender, Closed};
 pub use deadline::caller_timeout;
+pub use dialect::Dialect;
 pub use error::{Error, Origin, Reset, Retry};
 pub use metrics::Metrics;
 pub use pool::{ConnectError, Pings, Pool, PoolConfig};

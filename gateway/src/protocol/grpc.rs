@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use weft_model::{InstanceId, ServiceName};
-use weft_traffic::{Body, CallOptions, Code, caller_timeout};
+use weft_traffic::{Body, CallOptions, Code, Dialect, caller_timeout};
 
 use crate::{
     edge::{call::Call, guard, limits::Limits, metrics::Status, policies::EdgePlan},
@@ -17,21 +17,16 @@ use crate::{
 /// Names the service that a health check is for, or `service/instance id`: it is passed on to that app and not answered here.
 const PROBE: &str = "weft-probe";
 
-/// Content types that name the messages' format, `application/grpc+json`.
-const FORMATTED: &[u8] = b"application/grpc+";
-
 /// Answers a native call.
 pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Call) -> Response<Body> {
-    let format = request.headers().get(header::CONTENT_TYPE).filter(|it| it.as_bytes().starts_with(FORMATTED)).cloned();
-    let mut response = match request.version() {
+    let dialect = Dialect::of(request.headers());
+    let response = match request.version() {
         Version::HTTP_2 => dispatch(shard, request, call).await,
         _ => needs_http2(),
     };
     if let Some(code) = Code::from_headers(response.headers()) {
         call.status = Status::Grpc(code.number().into());
-        if let Some(format) = format {
-            response.headers_mut().insert(header::CONTENT_TYPE, format); // there is no message in it, and some clients take no other
-        }
+        return dialect.put(response, ""); // all of it is in the head
     }
     response
 }

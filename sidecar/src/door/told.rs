@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use weft_runtime::linger::{self, lingering};
-use weft_traffic::{Body, Code};
+use weft_traffic::{Body, Code, Dialect};
 
 /// Start of the HTTP/2 preface that no request of HTTP/1.1 shares.
 const HTTP2: &[u8] = b"PRI * HTTP/2.0";
@@ -43,13 +43,13 @@ pub(super) async fn tell(mut stream: TcpStream, why: &str) {
 /// Answers the first calls with a status, then says GOAWAY.
 async fn answer_http2(stream: TcpStream, why: &str) {
     let answered = Notify::new();
-    let service = service_fn(|_: Request<Incoming>| {
+    let service = service_fn(|request: Request<Incoming>| {
         answered.notify_one();
         let mut response = Response::new(Body::empty());
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         Code::Unauthenticated.write(why, headers);
-        std::future::ready(Ok::<_, Infallible>(response))
+        std::future::ready(Ok::<_, Infallible>(Dialect::of(request.headers()).put(response, why)))
     });
     let mut http = http2::Builder::new(TokioExecutor::new());
     let (stream, remains) = lingering(stream);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
-use http_body_util::Empty;
+use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustix::process::Signal;
 use tokio::net::{TcpListener, TcpStream};
@@ -75,6 +75,35 @@ async fn an_app_that_cannot_be_reached_makes_refused_stream() {
     let refused = soon("the answer", sender.send_request(request)).await.unwrap_err();
     let reason = refused.source().and_then(|source| source.downcast_ref::<h2::Error>()).and_then(h2::Error::reason);
     assert_eq!(reason, Some(h2::Reason::REFUSED_STREAM), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_call_that_fails_on_its_way_is_answered_in_the_form_it_was_made() {
+    let fixture = Fixture::fixed();
+    let sidecar = fixture.start(fixture.echo("echo")).await;
+    fixture.services(&format!("echo = [\"{}\"]", sidecar.addresses.inbound));
+    sidecar.ready().await;
+    let client = sidecar.outbound("echo");
+    wait::until("the route", LIMIT, || async { client.clone().unary(says("x")).await.ok() }).await;
+    let to = sidecar.addresses.outbound;
+    let stream = TcpStream::connect(to).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let mut driving = JoinSet::new();
+    driving.spawn(connection);
+    for (asked, status, told, code, body) in [
+        ("application/grpc", 200, "application/grpc", Some("12"), ""),
+        ("application/grpc+json", 200, "application/grpc+json", Some("12"), ""),
+        ("application/json", 501, "text/plain; charset=utf-8", None, "no service offers /no.Such/Method\n"),
+    ] {
+        let request = Request::post(format!("http://{to}/no.Such/Method")).header("content-type", asked);
+        let request = request.body(Empty::<Bytes>::new()).unwrap();
+        let (head, said) = soon("the answer", sender.send_request(request)).await.unwrap().into_parts();
+        let told_code = head.headers.get("grpc-status").map(|it| it.to_str().unwrap());
+        assert_eq!((head.status.as_u16(), told_code), (status, code), "{asked}: {head:?}");
+        assert_eq!(head.headers["content-type"], told, "{asked}");
+        assert_eq!(soon("the body", said.collect()).await.unwrap().to_bytes(), body, "{asked}");
+    }
 }
 
 #[tokio::test]

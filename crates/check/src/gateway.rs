@@ -1,12 +1,17 @@
 //! The gateway: does it answer, and has it routes.
 //!
 //! Lives here: both checks, asked on its main port as callers would, and what its admin port tells beside. Does not: calls through it (`path`).
+//! It is asked in plaintext, and by TLS where that is not understood: its own file may say so, or what stands before it.
 
-use std::time::Duration;
+use std::{error::Error as _, time::Duration};
 
 use tokio::time::timeout;
-use tonic::{Code, Status, transport::Channel};
+use tonic::{
+    Code, Status,
+    transport::{Channel, Uri},
+};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tower::service_fn;
 
 use crate::{
     ask,
@@ -14,11 +19,14 @@ use crate::{
     ids, machine,
     report::Outcome,
     target::{Mesh, Place},
+    tls,
 };
 
 /// Time the gateway has for an answer of its own.
 const ANSWER: Duration = Duration::from_secs(3);
 const WHO: &str = "gateway";
+/// Alert of a server that wants to see a certificate (RFC 8446, 6.2).
+const WANTED: &str = "CertificateRequired";
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -41,11 +49,13 @@ pub(crate) async fn check(mesh: &Mesh) -> Found {
             None => (Err(String::new()), Err(String::new())),
         }
     };
-    let channel = channel(place);
-    let (said, (ready, metrics)) = tokio::join!(serves(&channel), admin);
-    let address = format!("http://{place}");
+    let (said, (ready, metrics)) = tokio::join!(reach(place), admin);
+    let address = match said {
+        Ok((Scheme::Https, ..)) | Err(No::CertificateWanted) => format!("https://{place}"),
+        Ok((Scheme::Http, ..)) | Err(No::Answer(_)) => format!("http://{place}"),
+    };
     match said {
-        Ok(serves) => {
+        Ok((_, channel, serves)) => {
             found.outcomes.push(ids::GATEWAY.ok(address, ""));
             if serves {
                 found.outcomes.push(ids::GATEWAY_READY.ok("", ""));
@@ -55,7 +65,11 @@ pub(crate) async fn check(mesh: &Mesh) -> Found {
                 found.outcomes.push(ids::GATEWAY_READY.failed("", why));
             }
         }
-        Err(why) => {
+        Err(No::CertificateWanted) => {
+            let detail = "it lets in only clients that show a certificate, and there is none to show";
+            found.outcomes.push(ids::GATEWAY.skipped(address, detail));
+        }
+        Err(No::Answer(why)) => {
             let taken = machine::stranger(mesh, WHO, place);
             let failed = || ids::GATEWAY.failed(address, mesh.told(WHO).unwrap_or(why));
             found.outcomes.push(taken.unwrap_or_else(failed));
@@ -67,25 +81,65 @@ pub(crate) async fn check(mesh: &Mesh) -> Found {
     found
 }
 
-/// Returns a plaintext channel that connects when it is used.
-fn channel(place: &Place) -> Channel {
+/// How the gateway is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    Http,
+    Https,
+}
+
+/// Why the gateway did not say how it is.
+enum No {
+    /// It speaks TLS, with those only who show a certificate.
+    CertificateWanted,
+    /// It did not answer; this is why.
+    Answer(String),
+}
+
+/// Asks in plaintext; then, if there was an answer that is no HTTP/2 or none at all, by TLS. Returns the way that it understands, and whether it serves.
+async fn reach(place: &Place) -> Result<(Scheme, Channel, bool), No> {
+    let asked = async {
+        let plaintext = channel(place, Scheme::Http);
+        let unheard = match serves(&plaintext).await {
+            Ok(serves) => return Ok((Scheme::Http, plaintext, serves)),
+            Err(status) => status,
+        };
+        let tls = channel(place, Scheme::Https);
+        match serves(&tls).await {
+            Ok(serves) => Ok((Scheme::Https, tls, serves)),
+            Err(status) if words(&status).contains(WANTED) => Err(No::CertificateWanted), // h2 keeps no more of it than words
+            Err(_) => Err(No::Answer(words(&unheard))), // it is not TLS that is missing
+        }
+    };
+    timeout(ANSWER, asked).await.unwrap_or_else(|_| Err(No::Answer(format!("no answer within {ANSWER:?}"))))
+}
+
+/// Returns a channel that connects when it is used.
+fn channel(place: &Place, scheme: Scheme) -> Channel {
     let endpoint = Channel::from_shared(format!("http://{place}")).expect("a place makes a URL");
-    endpoint.connect_timeout(ANSWER).tcp_nodelay(true).connect_lazy()
+    let endpoint = endpoint.connect_timeout(ANSWER).tcp_nodelay(true);
+    match scheme {
+        Scheme::Http => endpoint.connect_lazy(),
+        Scheme::Https => {
+            let (place, origin) = (place.clone(), Uri::try_from(format!("https://{place}")));
+            // What is connected to is plain for tonic, since TLS is the connector's.
+            let endpoint = endpoint.origin(origin.expect("a place makes a URL"));
+            endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
+                let place = place.clone();
+                async move { tls::connect(&place).await }
+            }))
+        }
+    }
 }
 
 /// Asks the gateway for its own health: whether it has routes and does not leave.
-async fn serves(channel: &Channel) -> Result<bool, String> {
-    let mut client = HealthClient::new(channel.clone());
-    match timeout(ANSWER, client.check(HealthCheckRequest::default())).await {
-        Ok(Ok(answer)) => Ok(answer.into_inner().status() == ServingStatus::Serving),
-        Ok(Err(status)) => Err(words(&status)),
-        Err(_) => Err(format!("no answer within {ANSWER:?}")),
-    }
+async fn serves(channel: &Channel) -> Result<bool, Status> {
+    let answer = HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await?;
+    Ok(answer.into_inner().status() == ServingStatus::Serving)
 }
 
 /// What a status says to a person: its message, and what lies below a connection that was not had.
 pub(crate) fn words(status: &Status) -> String {
-    use std::error::Error as _;
     match (status.code(), status.source()) {
         (Code::Unavailable | Code::Unknown | Code::Cancelled, Some(source)) => ask::in_words(source),
         (code, _) if status.message().is_empty() => format!("{code:?}"),

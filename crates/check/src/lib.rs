@@ -27,6 +27,7 @@ mod services;
 mod ask;
 mod crowd;
 mod run;
+mod tls;
 
 pub use policies::doubts;
 pub use report::{Outcome, Report, Status};

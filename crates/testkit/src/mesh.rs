@@ -146,7 +146,7 @@ impl Mesh {
             let (text, _) = operator.create_token(&whom, None).await.expect("an operator may make tokens");
             write_token(&token_file(&dir, service), &text).expect("the directory is ours");
         }
-        let mut gateway = gateway(&weft, &token_file(&dir, "gateway"), &options.env);
+        let mut gateway = gateway(&weft, &token_file(&dir, "gateway"), &[], &options.env);
         let gateway_at = gateway.address("http").await;
         let mut mesh = Self {
             weft,
@@ -171,7 +171,12 @@ impl Mesh {
 
     /// Starts one more gateway; where it listens it says itself.
     pub fn add_gateway(&self) -> Process {
-        gateway(&self.weft, &self.token_file("gateway"), &self.options.env)
+        self.add_gateway_with(&[])
+    }
+
+    /// The same with further flags.
+    pub fn add_gateway_with(&self, flags: &[&str]) -> Process {
+        gateway(&self.weft, &self.token_file("gateway"), flags, &self.options.env)
     }
 
     /// Starts one more instance and does not wait for it. All instances of a service share its data.
@@ -382,10 +387,11 @@ impl Mesh {
     }
 }
 
-fn gateway(weft: &Path, token: &Path, env: &[(&str, String)]) -> Process {
+fn gateway(weft: &Path, token: &Path, flags: &[&str], env: &[(&str, String)]) -> Process {
     let token = token.to_string_lossy();
     let args = ["gateway", "--listen", "127.0.0.1:0", "--token-file", &token, "--log-format", "json"];
-    Process::start("gateway", weft, weft, &args.map(str::to_owned), env).expect("weft starts")
+    let args: Vec<_> = args.iter().chain(flags).map(|it| (*it).to_owned()).collect();
+    Process::start("gateway", weft, weft, &args, env).expect("weft starts")
 }
 
 fn registry(weft: &Path, dir: &TempDir, listen: &str, options: &Options) -> Process {

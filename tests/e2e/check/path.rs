@@ -2,15 +2,19 @@
 //!
 //! Lives here: those faults. Does not: what a run says (`check`). An instance that registers by API may say what it likes of its addresses.
 
-use std::{collections::BTreeSet, process::Command};
+use std::{collections::BTreeSet, fs, process::Command};
 
+use http::Method;
 use rustix::process::Signal;
+use weft_identity::pem;
 use weft_model::metadata;
 use weft_proto::weft::{
     model::v1::Instance,
     registry::v1::{RegisterRequest, registry_client::RegistryClient},
 };
 use weft_testkit::{
+    authority::{Authority, HOUR, Hand},
+    http::send,
     mesh::{App, Mesh},
     process::Process,
     wait,
@@ -51,6 +55,33 @@ async fn a_gateway_without_routes_is_told_from_one_that_is_down() {
     let (at, admin) = (idle.address("http").await, idle.address("admin").await);
     let named = named.with("--gateway", format!("http://{at}")).with("--gateway-admin", admin.to_string());
     named.check().await.shows(["WEFT0502"]);
+}
+
+#[tokio::test]
+async fn a_gateway_that_speaks_tls_alone_is_asked_by_tls() {
+    let _shared = ALONE.read().await;
+    let test = "a_gateway_that_speaks_tls_alone_is_asked_by_tls";
+    let Some(mut mesh) = Mesh::start(test, &[App::Users]).await else { return };
+    let named = Named::of(&mut mesh).await;
+    let authority = Authority::new("shop.example", &Hand::default());
+    pem::export(mesh.dir(), &authority.svid("shop", HOUR), &authority.bundle()).expect("the directory can be written");
+    let tls = format!("[tls]\ncertificates = [{{ chain = \"{}\", key = \"{}\" }}]\n", pem::CHAIN, pem::KEY);
+    let clients = format!("client_authorities = \"{}\"\n", pem::BUNDLE);
+    for (config, reached) in [(tls.clone(), 1), (tls + &clients, 0)] {
+        let file = mesh.dir().join("gateway.toml");
+        fs::write(&file, config).expect("the directory can be written");
+        let mut gateway = mesh.add_gateway_with(&["--config", &file.to_string_lossy()]);
+        let (at, admin) = (gateway.address("http").await, gateway.address("admin").await);
+        let ready = || async { Some(send(admin, Method::GET, "/readyz", "").await.ok()?.status.is_success()) };
+        wait::until("the gateway to have routes", SOON, || async { ready().await?.then_some(()) }).await;
+        // Without a scheme, as `weft up` tells it.
+        let named = named.with("--gateway", at.to_string()).with("--gateway-admin", admin.to_string());
+        let checked = named.check().await;
+        checked.shows([]);
+        for id in ["WEFT0501", "WEFT0502", "WEFT0601", "WEFT0602"] {
+            assert_eq!(checked.well(id), reached, "{id}: {:#}", checked.report);
+        }
+    }
 }
 
 #[tokio::test]

@@ -105,6 +105,7 @@ impl Caller {
         Security {
             bearer: !self.by.issuers.is_empty(),
             api_key: self.by.api_keys.as_ref().map(|(name, _)| name.as_str().to_owned()),
+            certificate: self.by.certificates,
             anonymous: self.by.anonymous,
         }
     }

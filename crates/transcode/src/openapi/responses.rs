@@ -48,6 +48,17 @@ const TABLE: [(&str, Of, &str); 14] = [
     ("504", Of::Any, "DEADLINE_EXCEEDED (4): no answer in the time the call has."),
 ];
 
+/// HTTP status, a header that the gateway tells with it, and what that says.
+const HEADERS: [(&str, &str, &str); 2] = [
+    ("401", "WWW-Authenticate", "What the call has to show, and what was wrong with what it showed."),
+    ("429", "Retry-After", "Seconds until the call may be made again, where a limit of the gateway says them."),
+];
+
+/// Returns a header that may be there.
+pub(super) fn header(description: &str) -> Value {
+    json!({ "description": description, "schema": { "type": "string" } })
+}
+
 /// Returns all of them, for `components.responses`.
 pub(super) fn all(scope: &mut Scope<'_>) -> Value {
     let status = builtin::pool().get_message_by_name("google.rpc.Status").expect("it is built in");
@@ -65,7 +76,11 @@ pub(super) fn all(scope: &mut Scope<'_>) -> Value {
                 }]
             });
         }
-        responses.insert(code.to_owned(), json!({ "description": text, "content": { "application/json": media } }));
+        let mut response = json!({ "description": text, "content": { "application/json": media } });
+        if let Some((_, name, text)) = HEADERS.into_iter().find(|it| it.0 == code) {
+            response["headers"] = json!({ name: header(text) });
+        }
+        responses.insert(code.to_owned(), response);
     }
     Value::Object(responses)
 }

@@ -5,6 +5,7 @@
 use serde_json::{Map, Value, json};
 
 const BEARER: &str = "bearer";
+const CERTIFICATE: &str = "certificate";
 
 /// What a call of one method has to show, one of these.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -13,6 +14,8 @@ pub struct Security {
     pub bearer: bool,
     /// A key, in the header of this name.
     pub api_key: Option<String>,
+    /// A client's certificate.
+    pub certificate: bool,
     /// Nothing is enough, too.
     pub anonymous: bool,
 }
@@ -50,6 +53,10 @@ fn needs(security: &Security, schemes: &mut Map<String, Value>) -> Value {
         let name = format!("key.{header}");
         ways.push(json!({ &name: [] }));
         schemes.entry(name).or_insert_with(|| json!({ "type": "apiKey", "in": "header", "name": header }));
+    }
+    if security.certificate {
+        schemes.entry(CERTIFICATE).or_insert_with(|| json!({ "type": "mutualTLS" }));
+        ways.push(json!({ CERTIFICATE: [] }));
     }
     if security.anonymous {
         ways.push(json!({}));

@@ -390,21 +390,29 @@ fn a_form_a_websocket_and_a_condition_are_described_where_they_are() {
     let update = at(&document, &["paths", "/things/{thing.id}", "patch"]);
     assert!(names(&update["parameters"]).contains(&("header", "If-Match")), "{:#}", update["parameters"]);
     assert!(update["responses"].get("412").is_some() && search["responses"].get("412").is_none());
+    assert!(update["responses"]["200"]["headers"].get("ETag").is_some(), "what `If-Match` takes");
+    assert!(search["responses"]["200"].get("headers").is_none(), "a stream has no tag");
+    assert!(at(&document, &["components", "responses", "429", "headers"]).get("Retry-After").is_some());
+    assert!(at(&document, &["components", "responses", "401", "headers"]).get("WWW-Authenticate").is_some());
 }
 
 #[test]
 fn who_may_call_is_said_of_each_operation() {
     let mut document = behaviors();
     secure(&mut document, |grpc_path| match grpc_path.rsplit('/').next() {
-        Some("Make") => Some(Security { bearer: true, api_key: Some("x-api-key".to_owned()), anonymous: false }),
+        Some("Make") => Some(Security { bearer: true, api_key: Some("x-api-key".to_owned()), ..Security::default() }),
         Some("Update") => Some(Security { bearer: true, anonymous: true, ..Security::default() }),
+        Some("Own") => Some(Security { certificate: true, ..Security::default() }),
         _ => None,
     });
     let make = at(&document, &["paths", "/things", "post", "security"]);
     assert_eq!(*make, json!([{ "bearer": [] }, { "key.x-api-key": [] }]));
     assert_eq!(*at(&document, &["paths", "/things/{thing.id}", "patch", "security"]), json!([{ "bearer": [] }, {}]));
+    let own = at(&document, &["paths", "/own/{owner}", "post", "security"]);
+    assert_eq!(*own, json!([{ "certificate": [] }]), "none at all would let in anybody");
     assert!(at(&document, &["paths", "/things", "get"]).get("security").is_none());
     let schemes = at(&document, &["components", "securitySchemes"]);
     assert_eq!(schemes["bearer"], json!({ "type": "http", "scheme": "bearer", "bearerFormat": "JWT" }));
+    assert_eq!(schemes["certificate"], json!({ "type": "mutualTLS" }));
     assert_eq!(schemes["key.x-api-key"], json!({ "type": "apiKey", "in": "header", "name": "x-api-key" }));
 }

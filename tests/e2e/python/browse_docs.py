@@ -119,6 +119,16 @@ def use(browser: Browser):
     answer = browser.until("its body", f"{one}[0].querySelector('.answer pre').textContent")
     browser.value(f"{one}[0].querySelector('.answer').scrollIntoView({{block: 'end'}})")
     browser.picture(PICTURE)
+
+    # The same as a form: the example is written anew.
+    browser.value(f"""(() => {{ const form = {one}[0].querySelector('form');
+        const body = form.querySelector('textarea'), type = form.querySelector('select');
+        body.value = {json.dumps(example)};
+        type.value = 'application/x-www-form-urlencoded'; type.dispatchEvent(new Event('change')); }})()""")
+    example = browser.value(f"{one}[0].querySelector('form textarea').value")
+    if example != "name=name&email=email":
+        raise SystemExit(f"an odd example of a form: {example}")
+
     if browser.value("document.title") == "owned" or browser.value("document.querySelectorAll('main img').length"):
         raise SystemExit("what a service says became markup")
     complaints = [it for it in browser.events if it.get("method") in ("Log.entryAdded", "Runtime.exceptionThrown")]
@@ -129,7 +139,45 @@ def use(browser: Browser):
              and it["params"]["request"]["url"].startswith("http")}
     if hosts != {PAGE.split("/")[2]}:
         raise SystemExit(f"the page asks {hosts}")
+    show_credentials(browser)
     print(json.dumps(json.loads(answer)))
+
+
+# Makes the page read a document whose first operation wants a key, and takes a header; keeps what it sends.
+GUARDED = """
+    const real = window.fetch;
+    window.fetch = async (url, init) => {
+        if (url !== '/openapi.json') window.sent = { url, headers: init.headers };
+        const answer = await real(url, init);
+        if (url !== '/openapi.json' || init.method === 'HEAD') return answer;
+        const api = await answer.json();
+        api.components.securitySchemes = { 'key.x-api-key': { type: 'apiKey', in: 'header', name: 'x-api-key' }, certificate: { type: 'mutualTLS' } };
+        const list = api.paths['/api/users'].get;
+        list.security = [{ 'key.x-api-key': [] }, { certificate: [] }];
+        list.parameters.push({ name: 'If-Match', in: 'header', schema: { type: 'string' } });
+        return new Response(JSON.stringify(api), { headers: answer.headers });
+    };
+"""
+
+
+def show_credentials(browser: Browser):
+    browser.ask("Page.addScriptToEvaluateOnNewDocument", source=GUARDED)
+    browser.ask("Page.navigate", url="about:blank")
+    browser.ask("Page.navigate", url=PAGE)
+    card = "document.getElementById('shop.users.v1.Users.ListUsers')"
+    browser.until("operations", f"{card} !== null")
+    browser.value(f"{card}.open = true")
+    browser.until("the form", f"{card}.querySelector('form') !== null")
+    said = browser.value(f"{card}.innerText")
+    if "Needs a key in x-api-key, or a client certificate." not in said:
+        raise SystemExit(f"not what it needs: {said}")
+    browser.value("document.getElementById('credential-key.x-api-key').value = 'weft_key'")
+    browser.value(f"[...{card}.querySelectorAll('.parameter')].find(it => it.textContent.includes('If-Match')).querySelector('input').value = '\"v1\"'")
+    browser.value(f"{card}.querySelector('form').requestSubmit()")
+    browser.until("an answer", f"{card}.querySelector('.answer .status.good, .answer .status.bad') !== null")
+    sent = browser.value("window.sent")
+    if sent["url"] != "/api/users" or sent["headers"].get("x-api-key") != "weft_key" or sent["headers"].get("If-Match") != '"v1"':
+        raise SystemExit(f"not what was typed: {sent}")
 
 
 with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:

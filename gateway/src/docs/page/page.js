@@ -128,17 +128,30 @@ function bodyForm(operation, id) {
     : make('select', { id: `${id}-type`, 'aria-label': 'Content type' }, ...types.map((it) => make('option', {}, it)));
   const example = content[types[0]].example;
   const text = make('textarea', { id: `${id}-body`, rows: raw ? 4 : 8, spellcheck: 'false', 'aria-label': 'Request body' });
-  text.value = example === undefined ? '' : JSON.stringify(example, null, 2);
+  let offered = written(example, type.value);
+  text.value = offered;
   type.addEventListener('change', () => {
-    if (Array.isArray(example)) text.value = type.value.includes('ndjson') ? example.map((it) => JSON.stringify(it)).join('\n') : JSON.stringify(example, null, 2);
+    const untouched = text.value === offered;
+    offered = written(example, type.value);
+    if (untouched) text.value = offered;
   });
   return { type, text };
 }
 
-/** Path and query from the form; a required value that is missing is shown and ends it. */
+/** An example in the form of a media type. */
+function written(example, type) {
+  if (example === undefined) return '';
+  if (type.includes('ndjson') && Array.isArray(example)) return example.map((it) => JSON.stringify(it)).join('\n');
+  if (type !== 'application/x-www-form-urlencoded') return JSON.stringify(example, null, 2);
+  const fields = Object.entries(example).flatMap(([name, value]) => [value].flat().map((it) => [name, it]));
+  return new URLSearchParams(fields.filter(([, value]) => typeof value !== 'object')).toString();
+}
+
+/** Path, query and headers from the form; a required value that is missing is shown and ends it. */
 function target(path, rows) {
   let url = path;
   const query = [];
+  const headers = {};
   for (const { parameter, field } of rows) {
     const text = field.value;
     field.classList.toggle('missing', parameter.in === 'path' && text === '' && !parameter['x-weft-many']);
@@ -149,12 +162,14 @@ function target(path, rows) {
     if (parameter.in === 'path') {
       const encoded = parameter['x-weft-many'] ? text.split('/').map(encodeURIComponent).join('/') : encodeURIComponent(text);
       url = url.replace(`{${parameter.name}}`, () => encoded);
+    } else if (parameter.in === 'header') {
+      if (text !== '') headers[parameter.name] = text;
     } else if (text !== '') {
       const values = field.tagName === 'TEXTAREA' ? text.split('\n').filter(Boolean) : [text];
       values.forEach((it) => query.push(`${encodeURIComponent(parameter.name)}=${encodeURIComponent(it)}`));
     }
   }
-  return query.length ? `${url}?${query.join('&')}` : url;
+  return { url: query.length ? `${url}?${query.join('&')}` : url, headers };
 }
 
 function asCurl(request) {
@@ -217,13 +232,16 @@ function form({ method, path, operation }, id) {
   const copy = make('button', { type: 'button' }, 'Copy as curl');
   let control = null;
   const request = () => {
-    const url = target(path, rows);
-    if (url === null) return null;
-    const headers = {};
+    const found = target(path, rows);
+    if (found === null) return null;
+    const { url, headers } = found;
     if (accept) headers.accept = accept.value;
     if (body) headers['content-type'] = body.type.value;
     const authorization = byId('authorization').value;
     if (authorization) headers.authorization = authorization;
+    for (const { name, header, field } of keys()) {
+      if (field.value !== '' && operation.security?.some((way) => name in way)) headers[header] = field.value;
+    }
     return { method, url, headers, body: body && !['GET', 'HEAD'].includes(method) ? body.text.value : undefined };
   };
   const submit = async (event) => {
@@ -259,12 +277,34 @@ function form({ method, path, operation }, id) {
   return it;
 }
 
+/** What a call has to show, in words. */
+function needs(operation) {
+  const schemes = api.components?.securitySchemes ?? {};
+  const said = (name) => ({ http: 'a token in Authorization', apiKey: `a key in ${schemes[name]?.name}`, mutualTLS: 'a client certificate' })[schemes[name]?.type] ?? name;
+  const ways = operation.security?.map((way) => Object.keys(way).map(said).join(' and ') || 'nothing');
+  return ways?.length ? `Needs ${ways.join(', or ')}.` : null;
+}
+
+/** The schemes of keys, each with the field for it: made when a document first names it, and kept. */
+function keys() {
+  const schemes = Object.entries(api.components?.securitySchemes ?? {}).filter(([, it]) => it.type === 'apiKey' && it.in === 'header');
+  return schemes.map(([name, { name: header }]) => {
+    const id = `credential-${name}`;
+    if (!byId(id)) {
+      const field = make('input', { id, type: 'password', autocomplete: 'off', spellcheck: 'false' });
+      byId('authorization').closest('header').append(make('label', { class: 'credential' }, header, field));
+    }
+    return { name, header, field: byId(id) };
+  });
+}
+
 function details(entry, id) {
   const { operation } = entry;
   const codes = Object.entries(operation.responses ?? {}).map(([code, it]) => [code, resolve(it)]);
   return make('div', {},
     operation.description ? make('p', { class: 'text' }, operation.description) : null,
     make('div', { class: 'grpc' }, `gRPC ${operation['x-weft-grpc'] ?? ''}`),
+    needs(operation) && make('p', { class: 'quiet' }, needs(operation)),
     form(entry, id),
     operation.requestBody ? make('h3', {}, 'Takes') : null, ...contentOf(operation.requestBody?.content),
     make('h3', {}, 'Gives'), ...contentOf(operation.responses?.['200']?.content),
@@ -291,6 +331,7 @@ function show() {
   byId('title').textContent = api.info.title;
   document.title = api.info.title;
   byId('version').textContent = api.info.version;
+  keys();
   const about = make('details', { class: 'about' }, make('summary', {}, 'What holds for every call'), make('p', { class: 'text' }, api.info.description ?? ''));
   const entries = all();
   shown = (api.tags ?? []).map((tag) => {

@@ -211,8 +211,14 @@ async fn create(args: CreateArgs, context: &Context) -> anyhow::Result<()> {
     let life = until(listed.expires, clock::wall());
     match args.out {
         Some(file) => {
+            let replaced = file.exists();
             write_token(&file, &text).with_context(|| format!("--out {}", file.display()))?;
             eprintln!("token {} for {}, {life}, is in {}", listed.id, listed.identity, file.display());
+            if replaced {
+                eprintln!(
+                    "what was in that file is gone; was it a token, it stays good until it runs out or `weft token revoke` ends it"
+                );
+            }
         }
         None => {
             if io::stdout().is_terminal() {

@@ -187,16 +187,21 @@ impl LogsArgs {
 
 pub(crate) async fn logs(args: LogsArgs) -> anyhow::Result<()> {
     let (name, trace) = (args.name.unwrap_or_default(), args.trace.unwrap_or_default());
-    let request = pb::LogsRequest { name, tail: args.tail, follow: args.follow, trace };
+    let request = pb::LogsRequest { name, tail: args.tail, follow: args.follow, trace: trace.clone() };
     let mut lines = args.mesh.connect().await?.logs(request).await?.into_inner();
+    let mut any = false;
     while let Some(line) = lines.message().await? {
         if line.lost > 0 {
             eprintln!("({} lines of {} lost: they came faster than they were read)", line.lost, line.process);
         }
+        any = true;
         match args.raw {
             true => output::line(&line.line)?,
             false => output::line(&format!("{:<10} | {}", line.process, text::for_people(&line.line)))?,
         }
+    }
+    if !any && !trace.is_empty() {
+        eprintln!("no process has a line of trace {trace}: it is of another mesh, too old, or was not sampled");
     }
     Ok(())
 }

@@ -357,6 +357,18 @@ async fn a_taken_port_is_named_with_its_owner_and_the_key_to_change() {
 }
 
 #[test]
+fn a_weft_up_that_is_stopped_is_told_as_such() {
+    let dir = TempDir::new().unwrap();
+    std::fs::write(dir.path().join("weft.toml"), "").unwrap();
+    std::fs::create_dir(dir.path().join(".weft")).unwrap();
+    // To who asks it is a socket that takes connections and says nothing: so does the kernel for a process that is stopped.
+    let _socket = std::os::unix::net::UnixListener::bind(dir.path().join(".weft/up.sock")).unwrap();
+    let output = weft(dir.path(), &["ps"]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output.stderr).contains("does not answer within 5s: it is stopped (Ctrl-Z"), "{output:?}");
+}
+
+#[test]
 fn wrong_use_ends_with_code_2_and_a_missing_mesh_with_1() {
     let dir = TempDir::new().unwrap();
     let code = |args: &[&str]| weft(dir.path(), args).status.code();

@@ -198,6 +198,11 @@ impl Worlds {
         &self.0.metrics
     }
 
+    /// Whether a service that is not in this world is nobody's: everything is subscribed, and this is what came of it.
+    pub(crate) fn is_whole(&self, world: &World) -> bool {
+        self.0.interests.is_closed() && world.version() > Version::default()
+    }
+
     /// Asks for a subscription. A full or dropped queue is no error: the call waits for the world either way, and the next one asks again.
     pub(crate) fn want(&self, service: &ServiceName) {
         drop(self.0.interests.try_send(service.clone()));

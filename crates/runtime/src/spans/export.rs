@@ -5,6 +5,7 @@
 //! once, and so is its return.
 
 use std::{
+    borrow::Cow,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -170,11 +171,7 @@ impl Exporter {
     fn log(&self, batch: Vec<SpanData>) {
         for span in batch {
             let took = span.end_time.duration_since(span.start_time).unwrap_or_default();
-            let result = match &span.status {
-                Status::Error { description } if description.is_empty() => "error",
-                Status::Error { description } => description,
-                Status::Ok | Status::Unset => "ok",
-            };
+            let result = result(&span);
             debug!(
                 target: TRACE,
                 trace_id = %span.span_context.trace_id(),
@@ -182,11 +179,25 @@ impl Exporter {
                 parent_span_id = (span.parent_span_id != SpanId::INVALID).then(|| tracing::field::display(span.parent_span_id)),
                 name = &*span.name,
                 duration_ms = took.as_micros() as f64 / 1000.0,
-                result,
+                result = &*result,
                 "span"
             );
             self.queue.counts.exported.inc();
         }
+    }
+}
+
+/// How a call ended, for people: a server's span of a call that the caller got wrong is no error (OpenTelemetry's rules), and yet it is not "ok".
+fn result(span: &SpanData) -> Cow<'_, str> {
+    let told = |key: &str| span.attributes.iter().find(|it| it.key.as_str() == key).map(|it| &it.value);
+    match &span.status {
+        Status::Error { description } if description.is_empty() => Cow::Borrowed("error"),
+        Status::Error { description } => Cow::Borrowed(description),
+        Status::Ok | Status::Unset => match (told("rpc.response.status_code"), told("http.response.status_code")) {
+            (Some(code), _) if code.as_str() != "OK" => code.as_str(),
+            (_, Some(opentelemetry::Value::I64(status))) if *status >= 400 => Cow::Owned(status.to_string()),
+            _ => Cow::Borrowed("ok"),
+        },
     }
 }
 
@@ -255,6 +266,22 @@ mod tests {
         exporter.unwrap().run(stop).await;
         let text = metrics.encode();
         assert!(text.contains("weft_gateway_spans_dropped_total{reason=\"export_failed\"} 1\n"), "{text}");
+    }
+
+    #[test]
+    fn a_call_that_its_caller_got_wrong_is_neither_an_error_nor_ok() {
+        let ended = |attributes: &[(&'static str, opentelemetry::Value)], status| {
+            let mut span = data(span(1), Instant::now(), clock::wall());
+            span.attributes = attributes.iter().map(|(key, value)| KeyValue::new(*key, value.clone())).collect();
+            span.status = status;
+            result(&span).into_owned()
+        };
+        let grpc = |code: &'static str| [("rpc.response.status_code", code.into())];
+        assert_eq!(ended(&grpc("OK"), Status::Unset), "ok");
+        assert_eq!(ended(&grpc("NOT_FOUND"), Status::Unset), "NOT_FOUND");
+        assert_eq!(ended(&grpc("UNAVAILABLE"), Status::error("UNAVAILABLE")), "UNAVAILABLE");
+        assert_eq!(ended(&[("http.response.status_code", 201_i64.into())], Status::Unset), "ok");
+        assert_eq!(ended(&[("http.response.status_code", 400_i64.into())], Status::Unset), "400");
     }
 
     #[tokio::test]

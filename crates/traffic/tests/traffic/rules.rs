@@ -125,6 +125,24 @@ async fn a_service_that_nobody_subscribed_is_asked_for_when_a_rule_sends_a_call_
 }
 
 /// Takes a call and says nothing.
+#[tokio::test(start_paused = true)]
+async fn a_rule_that_sends_calls_to_nobody_costs_no_wait_where_everything_is_subscribed() {
+    let (worlds, interests) = Worlds::new(Metrics::default());
+    let server = Upstream::start(Call::echo).await;
+    let rule = RouteRule { to: to(&[("canary", 1)]), ..any_call() };
+    worlds.apply(&snapshot([service(users(), 1, &server, Some(rule))]));
+    let outbound = outbound(&worlds);
+    let waited = || async {
+        let began = tokio::time::Instant::now();
+        let error = outbound.call(request(GET, Body::full("x"))).await.unwrap_err();
+        assert!(matches!(&error, Error::NoEndpoint { service } if *service == canary()), "{error:?}");
+        began.elapsed().as_secs()
+    };
+    assert_eq!(waited().await, 5, "its endpoints may be on their way");
+    drop(interests);
+    assert_eq!(waited().await, 0);
+}
+
 async fn never(call: Call) {
     let _held = call;
     std::future::pending::<()>().await;

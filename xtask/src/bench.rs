@@ -12,7 +12,7 @@ use crate::run::{self, Limit};
 
 /// Minutes for the builds and for the measurement; the builds take half an hour on two cores.
 const MINUTES: u64 = 120;
-/// What images ship is what is measured; those who call it are built with cargo's own `bench` profile.
+/// What images ship is what is measured; who only calls it is built with cargo's own `bench` profile.
 const PROFILE: &str = "dist";
 
 #[derive(clap::Args)]
@@ -60,7 +60,8 @@ pub(crate) fn run(env: &Env, arguments: &Arguments) -> Result<()> {
     let limit = Limit::minutes(MINUTES);
     if let Some(package) = arguments.what.alone() {
         let mut bench = env.cargo();
-        bench.args(["bench", "-p", package, "--bench", arguments.what.bench(), "--"]).args(&arguments.arguments);
+        bench.args(["bench", "--profile", PROFILE, "-p", package, "--bench", arguments.what.bench(), "--"]);
+        bench.args(&arguments.arguments);
         return run::succeed(bench, limit);
     }
     let peers = match arguments.what {

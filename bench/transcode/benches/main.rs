@@ -26,6 +26,9 @@ struct Arguments {
     /// Measure only messages whose name contains this
     #[arg(long)]
     only: Option<String>,
+    /// Measure only codecs whose name contains this
+    #[arg(long)]
+    codec: Option<String>,
     /// Leave out the routes
     #[arg(long)]
     no_routes: bool,
@@ -54,7 +57,8 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn measure(payload: &Payload, arguments: &Arguments, length: Duration) {
-    let contenders: Vec<Contender> = payload.contenders();
+    let wanted = |it: &Contender| arguments.codec.as_ref().is_none_or(|codec| it.codec.contains(codec.as_str()));
+    let contenders: Vec<Contender> = payload.contenders().into_iter().filter(wanted).collect();
     let mut rounds: Vec<Vec<f64>> = vec![Vec::new(); contenders.len()];
     for _ in 0..arguments.rounds {
         for (contender, taken) in contenders.iter().zip(&mut rounds) {

@@ -4,6 +4,7 @@
 //! A newcomer waits for this crate to compile, so it stands on a handful of small dependencies and on nothing of ours.
 #![forbid(unsafe_code)]
 
+mod fuzz;
 mod protocol;
 mod soak;
 mod tally;
@@ -80,6 +81,11 @@ enum Task {
     Conformance,
     /// The tests that count failures over time, in full length: five minutes each unless told otherwise
     Soak(soak::Arguments),
+    /// Any bytes before the transcoder, guided by the code that they reach (libFuzzer): five minutes for each way in; needs a C++ compiler
+    ///
+    /// Builds in target/fuzz with instrumentation, which takes some minutes the first time. What was learnt is kept in target/fuzz/corpus, an input
+    /// that breaks something in target/fuzz/found.
+    Fuzz(fuzz::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -92,6 +98,7 @@ fn main() -> ExitCode {
         Task::Ci(arguments) => ci::run(env, &arguments),
         Task::Conformance => testing::conformance(&env),
         Task::Soak(arguments) => soak::run(&env, &arguments),
+        Task::Fuzz(arguments) => fuzz::run(&env, &arguments),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,78 +1,52 @@
 //! Any bytes, near ones that mean something: mutated cases, mutated replies, mutated descriptor sets.
 //!
-//! Lives here: the seeds, the mutations, the rounds. `WEFT_SEED=N` replays one run; the seed is printed, and of a finding the bytes. Under
-//! `cargo xtask soak` the rounds go on for as long as that says. Does not: what has to hold (`targets`), comparing with other codecs (`differential`).
+//! Lives here: the mutations, the rounds. `WEFT_SEED=N` replays one run; the seed is printed, and of a finding the bytes. Under
+//! `cargo xtask soak` the rounds go on for as long as that says. Does not: inputs to begin with (`seeds`, `sets`), what
+//! has to hold (`targets`), schemas made up (`differential`). `cargo xtask fuzz` lets libFuzzer at the same targets.
 
 #[expect(dead_code, reason = "the differential tests use the rest of it")]
 #[path = "../differential/dice.rs"]
 mod dice;
+mod seeds;
 mod sets;
 mod targets;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use serde_json::Value as Json;
 use weft_testkit::outside;
-use weft_transcode::routes::PathVariables;
-use weft_transcode::{Codec, RequestParts, Schema};
+use weft_transcode::Schema;
 
 use dice::Dice;
+use seeds::Seeds;
 use targets::Subject;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Requests of the conformance cases: method, path and body.
-fn cases() -> Vec<(String, String, String)> {
-    let mut requests = Vec::new();
-    for file in ["transcoding.json", "more.json"] {
-        let text = std::fs::read(root().join("tests/conformance/transcoding").join(file)).expect("the cases are there");
-        let file: Json = serde_json::from_slice(&text).expect("they are JSON");
-        for case in file["cases"].as_array().expect("a list") {
-            let text = |name: &str| case["request"][name].as_str().unwrap_or_default().to_owned();
-            requests.push((text("method"), text("path"), text("body")));
-        }
-    }
-    requests
-}
-
-fn bodies(path: &str) -> Vec<Vec<u8>> {
-    cases().into_iter().filter(|it| it.1.starts_with(path) && !it.2.is_empty()).map(|it| it.2.into_bytes()).collect()
-}
-
 #[test]
 fn json_that_is_taken_comes_back_soak() {
     let subject = Subject::new(&root());
-    run(4000, &bodies("/k/echo"), |input| subject.json(input));
+    run(4000, &Seeds::new(&root()).json(), |input| subject.json(input));
 }
 
 #[test]
 fn a_reply_that_prints_comes_back_soak() {
     let subject = Subject::new(&root());
-    let echo = subject.echo();
-    let codec = Codec::default();
-    let variables = PathVariables::default();
-    let parts = RequestParts { http_method: "POST", variables: &variables, query: None, content_type: None };
-    let seeds = bodies("/k/echo").into_iter().filter_map(|body| codec.decode_request(echo, parts, &body).ok());
-    let seeds: Vec<Vec<u8>> = seeds.map(|it| it.to_vec()).collect();
-    run(4000, &seeds, |input| subject.wire(input));
+    run(4000, &Seeds::new(&root()).wire(&subject), |input| subject.wire(input));
 }
 
 #[test]
 fn no_request_makes_binding_panic_soak() {
     let subject = Subject::new(&root());
-    let seeds: Vec<Vec<u8>> =
-        cases().into_iter().map(|(method, path, body)| format!("{method} {path}\n{body}").into_bytes()).collect();
-    run(8000, &seeds, |input| subject.request(input));
+    run(8000, &Seeds::new(&root()).requests(), |input| subject.request(input));
 }
 
 #[test]
 fn where_a_body_is_cut_changes_nothing_soak() {
     let subject = Subject::new(&root());
-    let seeds: Vec<Vec<u8>> = bodies("/s/").into_iter().map(|body| [&[7], &body[..]].concat()).collect();
-    run(4000, &seeds, |input| subject.stream(input));
+    run(4000, &Seeds::new(&root()).streams(), |input| subject.stream(input));
 }
 
 #[test]
@@ -85,7 +59,21 @@ fn no_descriptor_set_makes_a_gateway_panic_soak() {
         let _told = Told(&set);
         targets::schema(&set);
     });
-    assert!(Schema::decode(sets.first()).is_ok(), "the seeds are sets");
+    assert!(sets.seeds().iter().all(|it| Schema::decode(it).is_ok()), "the seeds are sets");
+}
+
+#[test]
+fn what_the_fuzzer_found_once_holds() {
+    let subject = Subject::new(&root());
+    subject.json(format!("{{\"nope\":{}{}}}", "[".repeat(200), "]".repeat(200)).as_bytes());
+    let replies: [&[u8]; 3] = [
+        b"\x5d\x00\x00\xc0\x7f\xa2\x02\x05\x0d\x00\x00\x80\x7f", // NaN, and infinity in a wrapper
+        b"\x92\x03\x0f\x0a\x09a.b/c.d.E\x12\x02\x08\x01",        // an Any of a type that nobody knows
+        b"\xeb\x01\x05\x08\x01\x12\x01t",                        // an entry of a map behind the key of a group
+    ];
+    for reply in replies {
+        subject.wire(reply);
+    }
 }
 
 /// Tries so many mutants of the seeds, or as many as a soak has time for.

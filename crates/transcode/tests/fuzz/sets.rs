@@ -52,8 +52,8 @@ impl Sets {
         Self { seeds: seeds.to_vec(), set }
     }
 
-    pub(crate) fn first(&self) -> &[u8] {
-        &self.seeds[0]
+    pub(crate) fn seeds(&self) -> &[Vec<u8>] {
+        &self.seeds
     }
 
     /// Returns a set with a few changes.

@@ -1,17 +1,28 @@
-//! What has to hold whatever the bytes are: nothing panics, and what is taken comes back as it was.
+//! What has to hold whatever the bytes are: nothing panics, prost-reflect agrees, and what is taken comes back as it was.
 //!
-//! Lives here: one function for each way in; a panic is a finding. Does not: where the bytes come from (`main`).
+//! Lives here: one function for each way in; a panic is a finding. Does not: where the bytes come from (`main`, `fuzz/`), where prost-reflect may
+//! differ (`differential/known.rs`).
+
+#[expect(dead_code, reason = "the differential tests use the rest of it")]
+#[path = "../differential/known.rs"]
+mod known;
 
 use std::path::Path;
 use std::sync::Arc;
 
-use prost_reflect::DynamicMessage;
+use bytes::Bytes;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use prost_reflect::{DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::Value as Json;
 use weft_transcode::bind::Form;
 use weft_transcode::openapi::{self, About};
 use weft_transcode::routes::PathVariables;
 use weft_transcode::stream::MessageReader;
 use weft_transcode::{Codec, Lookup, MethodPlan, RequestParts, RouteTable, Schema, Settings};
+
+use known::{How, Side, is_known, same_json, same_message};
+
+const ORACLE: &str = "prost-reflect";
 
 /// The schema of the conformance cases, ready to be called.
 pub(crate) struct Subject {
@@ -49,17 +60,66 @@ impl Subject {
 
     /// A JSON body. One that is taken is a message, and what is printed of it comes back the same.
     pub(crate) fn json(&self, body: &[u8]) {
-        let Ok(wire) = self.read(body) else { return };
-        self.is_message(&wire);
+        let read = self.read(body);
+        self.oracle_reads(body, &read);
+        let Ok(wire) = read else { return };
         self.comes_back(&wire);
     }
 
     /// The bytes of a reply.
     pub(crate) fn wire(&self, reply: &[u8]) {
-        if self.codec.encode_reply(&self.echo, reply).is_ok() {
-            self.is_message(reply);
+        let printed = self.print(reply);
+        self.oracle_prints(reply, &printed);
+        if printed.is_ok() {
             self.comes_back(reply);
         }
+    }
+
+    fn print(&self, wire: &[u8]) -> Result<Bytes, String> {
+        self.codec.encode_reply(&self.echo, wire).map(|it| it.body).map_err(|error| error.to_string())
+    }
+
+    fn message(&self, wire: &[u8]) -> Result<DynamicMessage, String> {
+        DynamicMessage::decode(self.echo.method().output().clone(), wire).map_err(|error| error.to_string())
+    }
+
+    /// Checks that prost-reflect reads the same from a body, or nothing as we do.
+    fn oracle_reads(&self, body: &[u8], ours: &Result<Vec<u8>, String>) {
+        let ours = ours.as_ref().map(|wire| self.message(wire).expect("what we write is a message"));
+        let Ok(text) = str::from_utf8(body) else { return };
+        if text.trim().is_empty() {
+            return; // to HTTP that is a message without fields, to JSON it is nothing
+        }
+        let mut reader = serde_json::Deserializer::from_str(text);
+        let options = DeserializeOptions::new().deny_unknown_fields(false);
+        let desc = self.echo.method().input().clone();
+        let theirs = DynamicMessage::deserialize_with_options(desc, &mut reader, &options);
+        let theirs = theirs.and_then(|it| reader.end().map(|()| it)).map_err(|error| error.to_string());
+        let agree = match (&ours, &theirs) {
+            (Ok(ours), Ok(theirs)) => same_message(ours, theirs, How::Nearly),
+            (Err(_), Err(_)) => true,
+            (Err(error), Ok(_)) => is_known(ORACLE, Side::We, error),
+            (Ok(_), Err(error)) => is_known(ORACLE, Side::They, error),
+        };
+        assert!(agree, "given {text}\nours {}\ntheirs {}", show(&ours), show(&theirs));
+    }
+
+    /// Checks that prost-reflect prints the same of some bytes, or nothing as we do.
+    fn oracle_prints(&self, wire: &[u8], ours: &Result<Bytes, String>) {
+        let theirs = self.message(wire).and_then(|it| serde_json::to_value(it).map_err(|error| error.to_string()));
+        let agree = match (ours, &theirs) {
+            (Ok(ours), Ok(theirs)) => match serde_json::from_slice::<Json>(ours) {
+                Ok(ours) => same_json(&ours, theirs),
+                Err(error) => too_deep(error).is_ok(),
+            },
+            (Err(_), Err(_)) => true,
+            (Err(error), Ok(_)) => {
+                is_known(ORACLE, Side::We, error) || has_a_map_without_length(self.echo.method().output(), wire)
+            }
+            (Ok(_), Err(error)) => is_known(ORACLE, Side::They, error),
+        };
+        let ours = ours.as_ref().map(|it| String::from_utf8_lossy(it));
+        assert!(agree, "given {wire:02x?}\nours {}\ntheirs {}", show(&ours), show(&theirs));
     }
 
     fn read(&self, body: &[u8]) -> Result<Vec<u8>, String> {
@@ -67,29 +127,22 @@ impl Subject {
         wire.map(|it| it.to_vec()).map_err(|error| error.message)
     }
 
-    fn is_message(&self, wire: &[u8]) {
-        DynamicMessage::decode(self.echo.method().output().clone(), wire).expect("prost reads it, too");
-    }
-
     fn comes_back(&self, wire: &[u8]) {
-        let print = |wire: &[u8]| self.codec.encode_reply(&self.echo, wire).map(|it| it.body);
-        let Ok(printed) = print(wire) else { return };
+        let Ok(printed) = self.print(wire) else { return };
         serde_json::from_slice::<Json>(&printed).map(drop).or_else(too_deep).expect("what is printed is JSON");
         // An Any with bytes that are no message of its type is printed as bytes, as one of an unknown type is; neither can be read.
-        if printed.windows(7).any(|it| it == b"\"@type\"") && !self.oracle_prints(wire, &printed) {
+        if printed.windows(7).any(|it| it == b"\"@type\"") && !self.oracle_agrees(wire, &printed) {
             return;
         }
         match self.read(&printed) {
-            Ok(again) => assert_eq!(print(&again).as_ref(), Ok(&printed), "it prints the same"),
+            Ok(again) => assert_eq!(self.print(&again).as_ref(), Ok(&printed), "it prints the same"),
             // Messages may be nested deeper than the JSON of a request.
             Err(reason) => assert!(reason.contains("nested deeper"), "{reason}: {printed:?}"),
         }
     }
 
-    /// Whether the oracle prints the same.
-    fn oracle_prints(&self, wire: &[u8], printed: &[u8]) -> bool {
-        let message = DynamicMessage::decode(self.echo.method().output().clone(), wire);
-        let theirs = message.ok().and_then(|it| serde_json::to_value(it).ok());
+    fn oracle_agrees(&self, wire: &[u8], printed: &[u8]) -> bool {
+        let theirs = self.message(wire).ok().and_then(|it| serde_json::to_value(it).ok());
         theirs.is_some_and(|theirs| serde_json::from_slice::<Json>(printed).is_ok_and(|ours| ours == theirs))
     }
 
@@ -155,6 +208,39 @@ pub(crate) fn schema(set: &[u8]) {
             drop(codec.decode_request(plan, parts(&variables, Some("a=1&b.c=2")), br#"{"a":{"b":[1,null]},"id":"x"}"#));
             drop(codec.decode_request(plan, parts(&variables, None), b"{}"));
         }
+    }
+}
+
+/// Whether an entry of a map stands behind a key of another wire type. prost-reflect reads it as if it had a length all the same; to us it is
+/// malformed, as every field of a wrong wire type is to both.
+fn has_a_map_without_length(desc: &MessageDescriptor, mut wire: &[u8]) -> bool {
+    while let Ok((number, wire_type)) = decode_key(&mut wire) {
+        let field = desc.get_field(number);
+        let length = wire_type == WireType::LengthDelimited;
+        if field.as_ref().is_some_and(FieldDescriptor::is_map) && !length {
+            return true;
+        }
+        let kind = field.map(|it| it.kind());
+        match kind.as_ref().and_then(Kind::as_message).filter(|_| length) {
+            Some(inner) => {
+                let length = decode_varint(&mut wire).ok().and_then(|it| usize::try_from(it).ok());
+                let Some((part, rest)) = length.and_then(|it| wire.split_at_checked(it)) else { return false };
+                if has_a_map_without_length(inner, part) {
+                    return true;
+                }
+                wire = rest;
+            }
+            None if skip_field(wire_type, number, &mut wire, DecodeContext::default()).is_ok() => {}
+            None => return false,
+        }
+    }
+    false
+}
+
+fn show<T: std::fmt::Display, E: std::fmt::Display>(answer: &Result<T, E>) -> String {
+    match answer {
+        Ok(it) => it.to_string(),
+        Err(error) => format!("refused: {error}"),
     }
 }
 

@@ -1,0 +1,8 @@
+//! The JSON of requests.
+//!
+//! Lives here: the program. Does not: anything else (`lib.rs`).
+#![no_main]
+
+use weft_transcode_fuzz::Target;
+
+libfuzzer_sys::fuzz_target!(init: Target::Json.begin(), |input: &[u8]| Target::Json.run(input));

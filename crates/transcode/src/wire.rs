@@ -83,6 +83,9 @@ impl<'w> Reader<'w> {
     /// Returns the next record; none at the end.
     #[inline]
     pub(crate) fn record(&mut self) -> Read<Option<Record<'w>>> {
+        if let Some(record) = self.short() {
+            return Ok(Some(record));
+        }
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -92,6 +95,26 @@ impl<'w> Reader<'w> {
         }
         let payload = self.payload(number, bits, GROUPS)?;
         Ok(Some(Record { number, payload }))
+    }
+
+    /// Takes a record whose key is one byte and whose value or length another, as those of most are. None if anything else
+    /// stands here, be it wrong or not; then nothing is taken.
+    #[inline]
+    fn short(&mut self) -> Option<Record<'w>> {
+        let [key @ 0x08..0x80, value @ 0..0x80, rest @ ..] = self.rest else { return None };
+        let number = u32::from(key >> 3);
+        match key & 7 {
+            0 => {
+                self.rest = rest;
+                Some(Record { number, payload: Payload::Varint(u64::from(*value)) })
+            }
+            2 => {
+                let (payload, rest) = rest.split_at_checked(usize::from(*value))?;
+                self.rest = rest;
+                Some(Record { number, payload: Payload::Len(payload) })
+            }
+            _ => None,
+        }
     }
 
     /// Returns the next value of a packed list of this type; none at the end.
@@ -188,6 +211,16 @@ pub(crate) fn put_key(out: &mut Vec<u8>, number: u32, wire_type: WireType) {
     put_varint(out, u64::from(number << 3 | wire_type.bits()));
 }
 
+/// Writes a key that was made before. Nearly all are of one byte or two, which are cheaper to write than to copy.
+#[inline]
+pub(crate) fn put_raw_key(out: &mut Vec<u8>, key: &[u8]) {
+    match key {
+        [one] => out.push(*one),
+        [one, two] => out.extend_from_slice(&[*one, *two]),
+        key => out.extend_from_slice(key),
+    }
+}
+
 /// Ends a group that began with this key.
 pub(crate) fn put_end_group(out: &mut Vec<u8>, key: &[u8]) {
     let start = out.len();
@@ -197,12 +230,24 @@ pub(crate) fn put_end_group(out: &mut Vec<u8>, key: &[u8]) {
 }
 
 #[inline]
-pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
+pub(crate) fn put_varint(out: &mut Vec<u8>, value: u64) {
+    if value < 0x80 {
+        out.push(value as u8);
+    } else {
+        put_long_varint(out, value);
     }
-    out.push(value as u8);
+}
+
+fn put_long_varint(out: &mut Vec<u8>, mut value: u64) {
+    let mut bytes = [0; 10];
+    let mut last = 0;
+    while value >= 0x80 {
+        bytes[last] = value as u8 | 0x80;
+        value >>= 7;
+        last += 1;
+    }
+    bytes[last] = value as u8;
+    out.extend_from_slice(&bytes[..=last]);
 }
 
 /// Returns how many bytes `put_varint` writes.
@@ -293,6 +338,17 @@ mod tests {
             let mut plain = vec![0x0A];
             put_bytes(&mut plain, &vec![7; length]);
             assert_eq!(out, plain);
+        }
+    }
+
+    #[test]
+    fn a_varint_of_any_length_reads_back() {
+        for value in (0..64).flat_map(|bit| [(1 << bit) - 1, 1 << bit]).chain([u64::MAX]) {
+            let mut out = vec![0x08];
+            put_varint(&mut out, value);
+            assert_eq!(out.len(), 1 + varint_length(value));
+            let record = Reader::new(&out).record().unwrap().unwrap();
+            assert_eq!((record.number, record.payload), (1, Payload::Varint(value)));
         }
     }
 

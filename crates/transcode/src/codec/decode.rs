@@ -60,6 +60,23 @@ impl<'t> Decoder<'t> {
     /// Reads the value of a field; false if it leaves the field unset.
     #[inline]
     pub(crate) fn field(&mut self, json: &mut Reader<'_>, field: &'t Field) -> Read<bool> {
+        // Most values are strings without an escape.
+        if matches!(field.kind, Kind::String)
+            && matches!(field.cardinality, Cardinality::One)
+            && let Some(text) = json.plain_string()
+        {
+            if field.presence || !text.is_empty() {
+                wire::put_raw_key(&mut self.out, &field.key);
+                wire::put_bytes(&mut self.out, text);
+            }
+            return Ok(true);
+        }
+        self.any_field(json, field)
+    }
+
+    /// As `field`, apart, so that what is mostly done costs no more than it must.
+    #[inline(never)]
+    fn any_field(&mut self, json: &mut Reader<'_>, field: &'t Field) -> Read<bool> {
         let one = matches!(field.cardinality, Cardinality::One);
         let shape = json.shape()?;
         if shape == Shape::Null && !(one && self.takes_null(&field.kind)) {
@@ -88,8 +105,7 @@ impl<'t> Decoder<'t> {
         while json.another_member(first)? {
             first = false;
             if let Some((index, field)) = ty.by_opening(json.rest(), guess) {
-                let at = json.at();
-                json.advance(field.opening().len());
+                let at = json.advance(field.opening().len());
                 guess = index + 1;
                 self.known_member(json, ty, &mut members, index, at)?;
                 continue;
@@ -149,7 +165,7 @@ impl<'t> Decoder<'t> {
         json.open_array()?;
         let before = self.out.len();
         if packed {
-            self.out.extend_from_slice(&field.key);
+            wire::put_raw_key(&mut self.out, &field.key);
         }
         let start = if packed { wire::open_length(&mut self.out) } else { before };
         let slot = Slot { key: if packed { &[] } else { &field.key }, keep_default: true };
@@ -176,9 +192,9 @@ impl<'t> Decoder<'t> {
         while let Some((name, at)) = json.member(first)? {
             first = false;
             let before = self.out.len();
-            self.out.extend_from_slice(&field.key);
+            wire::put_raw_key(&mut self.out, &field.key);
             let start = wire::open_length(&mut self.out);
-            self.out.extend_from_slice(&key_field.key);
+            wire::put_raw_key(&mut self.out, &key_field.key);
             let key = match &key_field.kind {
                 Kind::String => {
                     wire::put_bytes(&mut self.out, name.as_bytes());
@@ -217,14 +233,14 @@ impl<'t> Decoder<'t> {
     fn single(&mut self, json: &mut Reader<'_>, shape: Shape, kind: &'t Kind, slot: Slot<'_>) -> Read<bool> {
         match kind {
             Kind::Message(id) => {
-                self.out.extend_from_slice(slot.key);
+                wire::put_raw_key(&mut self.out, slot.key);
                 let start = wire::open_length(&mut self.out);
                 self.message(json, *id)?;
                 wire::close_length(&mut self.out, start);
                 Ok(true)
             }
             Kind::Group(id) => {
-                self.out.extend_from_slice(slot.key);
+                wire::put_raw_key(&mut self.out, slot.key);
                 self.message(json, *id)?;
                 wire::put_end_group(&mut self.out, slot.key);
                 Ok(true)
@@ -239,17 +255,20 @@ impl<'t> Decoder<'t> {
         let scalar = match (kind, shape) {
             (Kind::Message(_) | Kind::Group(_), _) => return Err(Fault::new(at, "malformed wrapper type")),
             (Kind::String, Shape::String) => {
-                let text = json.string()?;
-                if slot.keep_default || !text.is_empty() {
-                    self.out.extend_from_slice(slot.key);
-                    wire::put_bytes(&mut self.out, text.as_bytes());
+                let before = self.out.len();
+                wire::put_raw_key(&mut self.out, slot.key);
+                if !json.string_to_wire(&mut self.out)? {
+                    match slot.keep_default {
+                        true => self.out.push(0),
+                        false => self.out.truncate(before),
+                    }
                 }
                 return Ok(true);
             }
             (Kind::Bytes, Shape::String) => {
                 let text = json.string()?;
                 if slot.keep_default || !text.is_empty() {
-                    self.out.extend_from_slice(slot.key);
+                    wire::put_raw_key(&mut self.out, slot.key);
                     scalar::put_bytes(&mut self.out, &text).map_err(|reason| flawed(at, &reason, &text))?;
                 }
                 return Ok(true);
@@ -270,7 +289,7 @@ impl<'t> Decoder<'t> {
             (_, _) => return Err(mismatch(at, "a number", shape)),
         };
         if slot.keep_default || scalar.bits() != 0 {
-            self.out.extend_from_slice(slot.key);
+            wire::put_raw_key(&mut self.out, slot.key);
             scalar.put(&mut self.out);
         }
         Ok(true)

@@ -1,15 +1,14 @@
 //! A pull reader for strict JSON that knows where it is.
 //!
-//! Lives here: RFC 8259 syntax, the nesting limit. Does not: meaning (`decode`), what is said of a fault (`json::fault`).
-//! Invariants: it accepts exactly RFC 8259 in UTF-8 without a byte order mark; it never looks at a byte twice but by
-//! `rewind`; recursion of its callers is bounded by `DEPTH`.
+//! Lives here: RFC 8259 syntax, the nesting limit. Does not: strings (`json::strings`), meaning (`decode`), what is said of a fault (`json::fault`).
+//! Invariants: it accepts exactly RFC 8259 in UTF-8 without a byte order mark; it looks at a byte twice only by
+//! `rewind` and before a string's first escape; recursion of its callers is bounded by `DEPTH`.
 
-mod escape;
 mod fault;
+mod strings;
 
 use std::borrow::Cow;
 
-use crate::codec::print;
 pub(crate) use fault::{Fault, Position, Read};
 
 /// Nested arrays and objects accepted; protobuf's own usual limit.
@@ -166,18 +165,6 @@ impl<'d> Reader<'d> {
         Some(if negative { -value } else { value })
     }
 
-    #[inline]
-    pub(crate) fn string(&mut self) -> Read<Cow<'d, str>> {
-        self.expect(b'"', "a string")?;
-        let start = self.at;
-        self.take_plain();
-        if self.peek() == Some(b'"') {
-            self.at += 1;
-            return Ok(Cow::Borrowed(&self.text[start..self.at - 1]));
-        }
-        self.escaped(start).map(Cow::Owned)
-    }
-
     /// Enters an object; then `member` until it returns none.
     pub(crate) fn open_object(&mut self) -> Read<()> {
         self.expect(b'{', "an object")?;
@@ -203,10 +190,12 @@ impl<'d> Reader<'d> {
         &self.text.as_bytes()[self.at..]
     }
 
-    /// Moves past ASCII text that was found in `rest`.
+    /// Moves past ASCII text that was found in `rest`; returns where it began.
     #[inline]
-    pub(crate) fn advance(&mut self, length: usize) {
+    pub(crate) fn advance(&mut self, length: usize) -> usize {
+        let start = self.at;
         self.at += length;
+        start
     }
 
     /// Returns the name of the member that begins at a place; the reader is left anywhere.
@@ -268,6 +257,21 @@ impl<'d> Reader<'d> {
 
     #[inline]
     fn continues(&mut self, first: bool, close: u8, expected: &str) -> Read<bool> {
+        // Most documents were written by a program, without a space.
+        if let [b',', next, ..] = self.rest()
+            && !first
+            && *next > b' '
+            && *next != close
+        {
+            self.at += 1;
+            return Ok(true);
+        }
+        self.continues_in_any_way(first, close, expected)
+    }
+
+    /// Apart, so that what is mostly done costs no more than it must.
+    #[inline(never)]
+    fn continues_in_any_way(&mut self, first: bool, close: u8, expected: &str) -> Read<bool> {
         self.skip_space();
         match self.peek() {
             Some(found) if found == close => {
@@ -292,11 +296,6 @@ impl<'d> Reader<'d> {
             return Err(Fault::new(self.at - 1, format!("nested deeper than {DEPTH} levels")));
         }
         Ok(())
-    }
-
-    /// Moves to the next byte of a string that is not to be taken as it is.
-    fn take_plain(&mut self) {
-        self.at += print::plain_length(&self.text.as_bytes()[self.at..]);
     }
 
     fn word(&mut self, word: &str) -> Read<()> {

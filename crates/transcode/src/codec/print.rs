@@ -8,7 +8,10 @@ use std::str::Utf8Error;
 #[inline]
 pub(crate) fn utf8(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Utf8Error> {
     if !is_plain_ascii(bytes) {
-        string(out, str::from_utf8(bytes)?);
+        if !bytes.is_ascii() {
+            str::from_utf8(bytes)?;
+        }
+        quoted(out, bytes);
         return Ok(());
     }
     out.reserve(bytes.len() + 2);
@@ -20,14 +23,17 @@ pub(crate) fn utf8(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Utf8Error> {
 
 /// Prints a string in quotes.
 pub(crate) fn string(out: &mut Vec<u8>, text: &str) {
+    quoted(out, text.as_bytes());
+}
+
+fn quoted(out: &mut Vec<u8>, mut text: &[u8]) {
     out.push(b'"');
-    let mut rest = text.as_bytes();
     loop {
-        let (plain, special) = rest.split_at(plain_length(rest));
+        let (plain, special) = text.split_at(plain_length(text));
         out.extend_from_slice(plain);
         let Some((byte, after)) = special.split_first() else { break };
         escape(out, *byte);
-        rest = after;
+        text = after;
     }
     out.push(b'"');
 }

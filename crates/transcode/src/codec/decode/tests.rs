@@ -47,6 +47,26 @@ fn every_kind_reads_as_the_oracle_reads_it() {
 }
 
 #[test]
+fn a_string_reads_the_same_however_it_is_written() {
+    for length in [0, 1, 31, 32, 33, 127, 128, 20_000] {
+        let plain = "x".repeat(length);
+        let escaped = plain.replacen('x', "\\u0078", 1);
+        for field in ["text", "optText", "listText"] {
+            let whole = |value: &str| match field {
+                "listText" => format!(r#"{{"{field}":["{value}", "{value}"]}}"#),
+                _ => format!(r#"{{"{field}": "{value}","i32":1}}"#),
+            };
+            for document in
+                [whole(&plain), whole(&escaped), whole(&plain).replace(' ', ""), whole(&escaped).replace(' ', "")]
+            {
+                assert_same(&read(&document).unwrap(), &kinds(&document));
+                assert_same(&read(&document).unwrap(), &kinds(&whole(&plain)));
+            }
+        }
+    }
+}
+
+#[test]
 fn what_is_not_protojson_is_refused_with_the_field() {
     let table = [
         (r#"{"i32":true}"#, "i32: expected a number, found a boolean at line 1 column 8"),

@@ -7,12 +7,13 @@
 #[path = "../differential/known.rs"]
 mod known;
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
-use prost_reflect::{DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor};
+use prost_reflect::{DeserializeOptions, DynamicMessage, Kind, MessageDescriptor};
 use serde_json::Value as Json;
 use weft_transcode::bind::Form;
 use weft_transcode::openapi::{self, About};
@@ -114,9 +115,11 @@ impl Subject {
             },
             (Err(_), Err(_)) => true,
             (Err(error), Ok(_)) => {
-                is_known(ORACLE, Side::We, error) || has_a_map_without_length(self.echo.method().output(), wire)
+                is_known(ORACLE, Side::We, error) || has(Odd::MapWithoutLength, self.echo.method().output(), wire)
             }
-            (Ok(_), Err(error)) => is_known(ORACLE, Side::They, error),
+            (Ok(_), Err(error)) => {
+                is_known(ORACLE, Side::They, error) || has(Odd::Overwritten, self.echo.method().output(), wire)
+            }
         };
         let ours = ours.as_ref().map(|it| String::from_utf8_lossy(it));
         assert!(agree, "given {wire:02x?}\nours {}\ntheirs {}", show(&ours), show(&theirs));
@@ -211,13 +214,27 @@ pub(crate) fn schema(set: &[u8]) {
     }
 }
 
-/// Whether an entry of a map stands behind a key of another wire type. prost-reflect reads it as if it had a length all the same; to us it is
-/// malformed, as every field of a wrong wire type is to both.
-fn has_a_map_without_length(desc: &MessageDescriptor, mut wire: &[u8]) -> bool {
+/// What no encoder writes, and prost-reflect sees with other eyes.
+#[derive(Clone, Copy, PartialEq)]
+enum Odd {
+    /// An entry of a map behind a key of another wire type. prost-reflect reads it as if it had a length all the same; to us it is malformed, as every
+    /// field of a wrong wire type is to both.
+    MapWithoutLength,
+    /// A field that may be there once, twice, or two members of a oneof. We look at what counts, prost-reflect at what does not count, too.
+    Overwritten,
+}
+
+fn has(odd: Odd, desc: &MessageDescriptor, mut wire: &[u8]) -> bool {
+    let mut seen = HashSet::new();
     while let Ok((number, wire_type)) = decode_key(&mut wire) {
         let field = desc.get_field(number);
         let length = wire_type == WireType::LengthDelimited;
-        if field.as_ref().is_some_and(FieldDescriptor::is_map) && !length {
+        let found = field.as_ref().is_some_and(|it| match odd {
+            Odd::MapWithoutLength => it.is_map() && !length,
+            Odd::Overwritten if it.is_list() || it.is_map() => false,
+            Odd::Overwritten => !seen.insert(it.containing_oneof().map_or(Ok(number), |it| Err(it.name().to_owned()))),
+        });
+        if found {
             return true;
         }
         let kind = field.map(|it| it.kind());
@@ -225,7 +242,7 @@ fn has_a_map_without_length(desc: &MessageDescriptor, mut wire: &[u8]) -> bool {
             Some(inner) => {
                 let length = decode_varint(&mut wire).ok().and_then(|it| usize::try_from(it).ok());
                 let Some((part, rest)) = length.and_then(|it| wire.split_at_checked(it)) else { return false };
-                if has_a_map_without_length(inner, part) {
+                if has(odd, inner, part) {
                     return true;
                 }
                 wire = rest;

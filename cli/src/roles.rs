@@ -23,7 +23,7 @@ fn gateways_file(file: Option<&Path>) -> anyhow::Result<()> {
 }
 
 pub(crate) fn registry(args: weft_registry::Args) -> ExitCode {
-    run(Process::new("registry").log(args.log_format), |context| async move {
+    run(Process::new("registry").log(args.log_format).small_pages(), |context| async move {
         let config = weft_registry::Config::load(args)?;
         weft_registry::Registry::bind(config, &context).await?.run(context.shutdown()).await
     })

@@ -3,7 +3,7 @@
 //! Lives here: runtime, signals, error report, exit codes. Does not: what the process does.
 //! Exit codes: 0 ended as asked; 1 failed; 2 was started wrongly ([`Usage`]).
 
-use std::{fmt, process::ExitCode, time::Duration};
+use std::{fmt, io, process::ExitCode, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -35,12 +35,20 @@ pub struct Process {
     log_filter: &'static str,
     service: Option<String>,
     traces_by_tracing: bool,
+    small_pages: bool,
 }
 
 impl Process {
     /// Names the process: a role, or a service.
     pub const fn new(name: &'static str) -> Self {
-        Self { name, log: LogFormat::Auto, log_filter: "info", service: None, traces_by_tracing: false }
+        Self {
+            name,
+            log: LogFormat::Auto,
+            log_filter: "info",
+            service: None,
+            traces_by_tracing: false,
+            small_pages: false,
+        }
     }
 
     /// Sets how log lines look.
@@ -68,6 +76,14 @@ impl Process {
     #[must_use]
     pub const fn traces_by_tracing(mut self) -> Self {
         self.traces_by_tracing = true;
+        self
+    }
+
+    /// Keeps memory in the kernel's usual pages. With huge ones, which the allocator asks for, all of a buffer is in memory once its first byte is
+    /// used. For a process of thousands of connections that say little: an idle one takes 24 KiB then instead of 39.
+    #[must_use]
+    pub const fn small_pages(mut self) -> Self {
+        self.small_pages = true;
         self
     }
 }
@@ -170,6 +186,11 @@ where
     for problem in &settings.problems {
         warn!("{problem}");
     }
+    if process.small_pages
+        && let Err(error) = without_huge_pages()
+    {
+        warn!(%error, "the kernel keeps huge pages on: more memory for each connection");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return report(process.name, &anyhow::Error::new(error).context("starting the runtime")),
@@ -192,6 +213,18 @@ where
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(process.name, &error),
     }
+}
+
+/// Holds for what is touched from now on, and for children.
+#[cfg(target_os = "linux")]
+fn without_huge_pages() -> io::Result<()> {
+    Ok(rustix::thread::disable_transparent_huge_pages(true)?)
+}
+
+/// Elsewhere nobody is given huge pages for the asking.
+#[cfg(not(target_os = "linux"))]
+fn without_huge_pages() -> io::Result<()> {
+    Ok(())
 }
 
 /// The export of spans, owned by the frame: it is to outlive everything that makes spans.
@@ -257,6 +290,14 @@ fn report(name: &str, error: &anyhow::Error) -> ExitCode {
 mod tests {
     use super::*;
     use crate::spans::tests::span;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn huge_pages_can_be_done_without() {
+        without_huge_pages().unwrap();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        assert!(status.contains("\nTHP_enabled:\t0\n"), "{status}");
+    }
 
     /// What is counted as lost at the end of a process that recorded a span.
     async fn lost(endpoint: String, shutdown: &Shutdown) -> String {

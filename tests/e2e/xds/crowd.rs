@@ -278,6 +278,8 @@ async fn comes(weft: &std::path::Path) {
     assert_eq!(endpoints(&told), usize::from(INSTANCES));
     assert!(told.len() > 2 * WINDOW as usize, "an answer of {} bytes fits into the window", told.len());
     let before = memory::resident(registry.pid()).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", registry.pid())).unwrap();
+    assert!(status.contains("\nTHP_enabled:\t0"), "a buffer that is hardly used takes its whole size: {status}");
 
     let (word, words) = watch::channel(Word::default());
     let crowd = Arc::new(Crowd::default());

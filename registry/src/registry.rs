@@ -150,10 +150,10 @@ impl Registry {
         let (http, until) = (self.http, ending.clone());
         parts.spawn(async move { admin.run(http, until).await });
 
-        let mut serving: JoinSet<()> = JoinSet::new();
+        let mut serving: JoinSet<anyhow::Result<()>> = JoinSet::new();
         serving.spawn(server.run(self.grpc, shutdown.clone()));
         let ended_early = tokio::select! {
-            Some(ended) = serving.join_next() => ended.err().map(anyhow::Error::new),
+            Some(ended) = serving.join_next() => ended.unwrap_or_else(|panic| Err(panic.into())).err(),
             Some(ended) = parts.join_next_with_id() => {
                 let (id, cause) = match ended {
                     Ok((id, ())) => (id, anyhow::anyhow!("a part ended by itself")),

@@ -7,8 +7,9 @@
 //! A watcher that vanished without a word is noticed by HTTP/2 pings within 15 s. On drain every stream is told, connections get GOAWAY and
 //! two seconds to end; then they are dropped.
 
-use std::{fmt::Display, net::SocketAddr, time::Duration};
+use std::{fmt::Display, net::SocketAddr, num::NonZeroUsize, pin::pin, time::Duration};
 
+use anyhow::Context as _;
 use envoy_types::pb::envoy::service::status::v3::client_status_discovery_service_server::ClientStatusDiscoveryServiceServer;
 use hyper::server::conn::http2;
 use hyper_util::{
@@ -18,7 +19,6 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -37,6 +37,7 @@ use weft_runtime::{
     Shutdown,
     linger::lingering,
     strangers::{Crowd, Member},
+    threads::{Connection, DataThreads},
 };
 
 use crate::{
@@ -60,6 +61,8 @@ const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long connections may take to end once told.
 const LEAVE: Duration = Duration::from_secs(2);
+/// Threads that carry connections, at most: what they tell comes out of one catalog, and more would wait for each other.
+const THREADS: NonZeroUsize = NonZeroUsize::new(4).expect("is not zero");
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Rule under which a caller's refusal of us is counted.
@@ -182,57 +185,69 @@ impl Server {
         Ok(Self { routes, streams, leaving, door })
     }
 
-    /// Serves until drained; every stream and connection has ended when it returns.
-    pub(crate) async fn run(self, listener: TcpListener, shutdown: Shutdown) {
-        let mut connections = JoinSet::new();
-        loop {
+    /// Serves until drained; every stream and connection has ended when it returns. Fails if a thread that carries connections cannot start, or ends early.
+    pub(crate) async fn run(self, listener: TcpListener, shutdown: Shutdown) -> anyhow::Result<()> {
+        let Self { routes, streams, leaving, door } = self;
+        let connections = shutdown.child();
+        let until = connections.clone();
+        let build = move |_| {
+            let (door, routes, until) = (door.clone(), routes.clone(), until.clone());
+            move |connection: Connection| serve_tcp(connection, door.clone(), routes.clone(), until.clone())
+        };
+        let mut threads = DataThreads::start("grpc", threads(), &connections, build)
+            .context("starting the threads that carry connections")?;
+        let ended = loop {
             tokio::select! {
-                () = shutdown.draining() => break,
-                Some(ended) = connections.join_next() => drop(ended), // a panic costs one connection and was reported by its hook
+                () = shutdown.draining() => break Ok(()),
+                ended = threads.ended() => break Err(ended),
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => {
-                        drop(connections.spawn(serve_tcp(stream, self.door.clone(), self.routes.clone(), shutdown.clone())));
-                    }
+                    Ok((stream, from)) => if let Err(error) = threads.hand_over(stream, from).await {
+                        tracing::debug!(%error, "connection gone before it was served");
+                    },
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept");
                         tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors: spinning would not free one
                     }
                 },
             }
-        }
-        self.leaving.cancel();
-        self.streams.close();
-        let told = async {
-            self.streams.wait().await;
-            while connections.join_next().await.is_some() {}
         };
+        leaving.cancel();
+        streams.close();
+        connections.drain();
+        let mut told = pin!(async {
+            streams.wait().await;
+            threads.finish().await;
+        });
         tokio::select! {
-            () = told => {}
+            () = &mut told => return Ok(ended?),
             () = tokio::time::sleep(LEAVE) => tracing::debug!("dropping connections that did not end"),
             () = shutdown.aborting() => {}
         }
-        connections.shutdown().await;
+        connections.abort();
+        told.await;
+        Ok(ended?)
     }
 }
 
-async fn serve_tcp(stream: TcpStream, door: Option<Door>, routes: Routes, shutdown: Shutdown) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "connection gone before it was served");
-        return;
-    }
+/// One for each core, up to [`THREADS`].
+fn threads() -> NonZeroUsize {
+    std::thread::available_parallelism().map_or(NonZeroUsize::MIN, |cores| cores.min(THREADS))
+}
+
+async fn serve_tcp(connection: Connection, door: Option<Door>, routes: Routes, shutdown: Shutdown) {
+    let from = Some(connection.downstream);
     match door {
         None => {
-            let from = stream.peer_addr().ok();
-            let (stream, remains) = lingering(stream);
+            let (stream, remains) = lingering(connection.stream);
             serve(stream, from, routes, shutdown).await;
             remains.close().await;
         }
-        Some(door) => serve_tls(stream, &door, routes, shutdown).await,
+        // Boxed, so that a connection without TLS has no room for one.
+        Some(door) => Box::pin(serve_tls(connection.stream, from, &door, routes, shutdown)).await,
     }
 }
 
-async fn serve_tls(stream: TcpStream, door: &Door, routes: Routes, shutdown: Shutdown) {
-    let from = stream.peer_addr().ok();
+async fn serve_tls(stream: TcpStream, from: Option<SocketAddr>, door: &Door, routes: Routes, shutdown: Shutdown) {
     let (stream, remains) = lingering(stream);
     let stranger = door.strangers.enter();
     let acceptor = TlsAcceptor::from(door.identity.server_config(Callers::MayShow));
@@ -345,7 +360,7 @@ async fn serve_as(
         .initial_stream_window_size(bounds.window)
         .initial_connection_window_size(bounds.window)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(stack));
-    let mut connection = std::pin::pin!(connection);
+    let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = shutdown.draining() => {

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::{
     sync::{Mutex, mpsc},
+    task::JoinSet,
     time::{Instant, sleep},
 };
 use tokio_stream::wrappers::ReceiverStream;

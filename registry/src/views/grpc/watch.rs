@@ -83,7 +83,7 @@ where
     if encoding.is_some_and(|it| it != "identity") {
         return Status::unimplemented("a watch takes no compressed requests").into_http();
     }
-    let (out, messages) = mpsc::channel(1);
+    let (out, messages) = mpsc::channel(1); // of boxes, since a channel has room for 32 of whatever it carries
     let (watches, shutdown) = (discovery.watches.clone(), discovery.shutdown.clone());
     let from = request.extensions().get().copied();
     let decoder = ProstDecoder::<WatchRequest>::new(BufferSettings::new(REQUEST, REQUEST));
@@ -93,7 +93,7 @@ where
             drop(out.send(Err(end)).await); // a reader that has gone needs no reason
         }
     });
-    body::answers(messages, Message::pieces)
+    body::answers(messages, |it: Box<Message>| it.pieces())
 }
 
 /// Where a watcher tells of itself.
@@ -121,7 +121,7 @@ async fn serve(
     watches: &Watches,
     from: Option<CallerAddr>,
     mut requests: Streaming<WatchRequest>,
-    out: &mpsc::Sender<Result<Message, Status>>,
+    out: &mpsc::Sender<Result<Box<Message>, Status>>,
     shutdown: &Shutdown,
 ) -> Result<(), Status> {
     let first = tokio::select! {
@@ -161,7 +161,7 @@ async fn serve(
             },
             Event::Room(Ok(())) => {
                 if let Some(update) = watcher.take() {
-                    out.try_send(Ok(update.message)).map_err(|_| Status::internal("the channel had room"))?;
+                    out.try_send(Ok(Box::new(update.message))).map_err(|_| Status::internal("the channel had room"))?;
                 }
             }
             Event::Room(Err(_)) => return Ok(()),
@@ -173,7 +173,7 @@ async fn serve(
 /// Waits for something to tell and for room to tell it. Cancel-safe: the permit is given back, the mark stays.
 async fn room(
     watcher: &Watcher,
-    out: &mpsc::Sender<Result<Message, Status>>,
+    out: &mpsc::Sender<Result<Box<Message>, Status>>,
 ) -> Result<(), mpsc::error::SendError<()>> {
     watcher.ready().await;
     out.reserve().await.map(drop)

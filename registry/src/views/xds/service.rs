@@ -89,7 +89,7 @@ where
     if encoding.is_some_and(|it| it != "identity") {
         return Status::unimplemented("ADS takes no compressed requests").into_http();
     }
-    let (out, responses) = mpsc::channel(1);
+    let (out, responses) = mpsc::channel(1); // of boxes, since a channel has room for 32 of whatever it carries
     let Ads { xds, streams, shutdown } = ads;
     let caller = request.extensions().get::<Caller>();
     let (peer, speaker) = (peer(caller), Speaker::of(caller));
@@ -101,7 +101,7 @@ where
             drop(out.send(Err(end)).await); // a client that has gone needs no reason
         }
     });
-    body::answers(responses, wire::pieces::<F>)
+    body::answers(responses, |it: Box<Response>| wire::pieces::<F>(*it))
 }
 
 /// Serves one stream until its client or the registry leaves. An error ends it with a status.
@@ -110,7 +110,7 @@ async fn serve<F: Form>(
     peer: Peer,
     speaker: Speaker,
     mut requests: Streaming<F::Request>,
-    out: &mpsc::Sender<Result<Response, Status>>,
+    out: &mpsc::Sender<Result<Box<Response>, Status>>,
     shutdown: &Shutdown,
 ) -> Result<(), Status> {
     let first = tokio::select! {
@@ -150,7 +150,7 @@ async fn serve<F: Form>(
                     if response.kind == Kind::Endpoint && !response.fresh {
                         rest_until = Instant::now() + REST;
                     }
-                    permit.send(Ok(response));
+                    permit.send(Ok(Box::new(response)));
                 },
                 Err(_) => return Ok(()),
             },

@@ -59,7 +59,7 @@ impl Registry {
             Some(_) => Mesh::Secured,
             None => Mesh::Open,
         };
-        let xds = Xds::new(&catalog, mesh, context.metrics());
+        let xds = Xds::new(&catalog, mesh, watches.pace(), context.metrics());
         let drains = Drains::new(&watches, &xds, context.metrics());
         let checks = Checks::new(&catalog, context.metrics());
         let grpc = listen::bind(config.listen)?;

@@ -1,10 +1,11 @@
 //! Views: ways out of a snapshot. Each is one module; none writes the catalog.
 //!
-//! Lives here: the list of them; `body`, how they send bytes that many readers share.
+//! Lives here: the list of them; `body`, how they send bytes that many readers share; `pace`, how often.
 
 mod body;
 pub(crate) mod dns;
 pub(crate) mod grpc;
+pub(crate) mod pace;
 pub(crate) mod prometheus;
 pub mod watch;
 pub(crate) mod xds;

@@ -39,7 +39,7 @@ const MOST_INSTANCES: usize = 8;
 /// Services that are registered once and never touched again.
 const QUIET: usize = 3;
 /// Longer than a watcher rests after a message.
-const RESTED: Duration = Duration::from_millis(100);
+const RESTED: Duration = Duration::from_millis(300);
 
 /// Breaks a message on its way; says whether it did.
 type Tamper = fn(&mut WatchResponse) -> bool;

@@ -64,7 +64,7 @@ impl World {
         let (catalog, task) = Catalog::in_memory(&metrics);
         let watches = Watches::new(&catalog, &metrics);
         let checks = Checks::new(&catalog, &metrics);
-        let xds = Xds::with_maker(&catalog, mesh, &metrics, maker);
+        let xds = Xds::with_maker(&catalog, mesh, watches.pace(), &metrics, maker);
         let drains = Drains::new(&watches, &xds, &metrics);
         let rooms = Rooms { catalog: &catalog, watches: &watches, xds: &xds, drains, heard: checks.heard() };
         let server = Server::new(rooms, None, &shutdown).unwrap();

@@ -5,7 +5,8 @@
 //! catalog ─► Watches::run ─ marks the services that changed ─► watchers that subscribed them, once each ─► Watcher::take ─► message
 //! ```
 //! Bounds: a watcher has one mark a service however often it changes, and is told the latest; what it was sent is shared with the catalog, the
-//! bytes that say it with all who are told the same (`told`). After a message it rests for a while (`REST`), and what comes meanwhile is one message.
+//! bytes that say it with all who are told the same (`told`). After a message it rests for a while (`REST`, or longer as the `pace` has it), and what comes
+//! meanwhile is one message.
 //! A watcher that rests is not woken before it has rested: `run` wakes those whose time has come together, so that a message costs its task one turn.
 //! Invariants: versions never fall within a watch; a service that did not change wakes nobody; the first message at version v leaves its receiver
 //! with exactly the subscribed services of the snapshot v, those after it at the same version with newer ones.
@@ -29,7 +30,7 @@ use std::{
 
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, timeout_at},
 };
 use weft_model::{InstanceId, Invalid, ServiceName, ServiceSnapshot, Snapshot, Version};
 use weft_proto::weft::discovery::v1 as pb;
@@ -38,7 +39,10 @@ use crate::{
     acks::{Drain, Seen, Standing, WatcherId},
     catalog::{Catalog, Follow, Published},
     metrics::WatchMetrics,
-    views::watch::{hub::Hub, session::Session, told::Encoded},
+    views::{
+        pace::Pace,
+        watch::{hub::Hub, session::Session, told::Encoded},
+    },
 };
 
 pub(super) use told::{Message, Told};
@@ -79,10 +83,11 @@ struct Shared {
     hub: Mutex<Hub>,
     /// Moves when something happened that a drain may wait for: a version was marked, a watcher acknowledged or left.
     progress: watch::Sender<()>,
-    /// Somebody rests, and nobody did.
+    /// Somebody rests, and nobody does not so long.
     rests: Notify,
     ids: AtomicU64,
     encoded: Encoded,
+    pace: Pace,
     metrics: WatchMetrics,
 }
 
@@ -98,7 +103,12 @@ impl Watches {
         let hub = Mutex::new(Hub::new(catalog.published()));
         let (progress, metrics) = (watch::Sender::new(()), WatchMetrics::register(metrics));
         let (rests, ids, encoded) = (Notify::new(), AtomicU64::new(0), Encoded::default());
-        Self(Arc::new(Shared { hub, progress, rests, ids, encoded, metrics }))
+        Self(Arc::new(Shared { hub, progress, rests, ids, encoded, pace: Pace::new(), metrics }))
+    }
+
+    /// The pace of its streams, which those of other views share.
+    pub(crate) fn pace(&self) -> Pace {
+        self.0.pace.clone()
     }
 
     /// Marks what changes, and wakes who has rested, until the catalog ends.
@@ -107,14 +117,14 @@ impl Watches {
             let rested_at = self.0.hub().rested_at();
             let rested = async {
                 match rested_at {
-                    Some(at) => sleep_until(at).await,
+                    Some(at) => drop(timeout_at(at, self.0.rests.notified()).await),
                     None => self.0.rests.notified().await,
                 }
             };
             tokio::select! {
                 published = catalog.next() => {
                     let Some(published) = published else { return };
-                    let woken = self.0.hub().update(published);
+                    let woken = self.0.hub().update(published, Instant::now());
                     self.0.metrics.wakeups.inc_by(woken);
                     self.0.progress.send_replace(());
                 }
@@ -238,7 +248,7 @@ pub struct Watcher {
 impl Watcher {
     /// Adds topics; each is answered in full once. Returns how many there are now.
     pub fn subscribe(&mut self, topics: impl IntoIterator<Item = Topic>) -> usize {
-        self.shared.hub().subscribe(self.id, topics.into_iter().collect())
+        self.shared.hub().subscribe(self.id, topics.into_iter().collect(), Instant::now())
     }
 
     /// Drops topics.
@@ -267,9 +277,18 @@ impl Watcher {
 
     /// Waits until there is something to tell and the watcher has rested. Cancel-safe: nothing is taken.
     pub async fn ready(&self) {
-        while !self.shared.hub().is_ready(self.id) {
+        while !self.has_turn() {
             self.wake.notified().await;
         }
+    }
+
+    fn has_turn(&self) -> bool {
+        let mut hub = self.shared.hub();
+        let ready = hub.is_ready(self.id);
+        if let Some(due) = hub.due(self.id).filter(|_| ready) {
+            self.shared.pace.turn(due, Instant::now());
+        }
+        ready
     }
 
     /// Takes what there is to tell. None when the marked services turned out as they were sent.
@@ -287,7 +306,8 @@ impl Watcher {
             return None;
         };
         metrics.updates.inc();
-        if whole && self.shared.hub().rest(self.id, Instant::now() + REST) {
+        let now = Instant::now();
+        if whole && self.shared.hub().rest(self.id, now + self.shared.pace.rest(REST, now)) {
             self.shared.rests.notify_one();
         }
         Some(Update { message, snapshot })

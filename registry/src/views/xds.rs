@@ -50,9 +50,12 @@ use crate::{
     acks::{SILENT, Standing},
     catalog::{Catalog, Follow, Published},
     metrics::XdsMetrics,
-    views::xds::{
-        hub::{Holder, Hub, Names, Peer, Refused, StreamId, Taken},
-        session::{Answer, Request, Response},
+    views::{
+        pace::Pace,
+        xds::{
+            hub::{Holder, Hub, Names, Peer, Refused, StreamId, Taken},
+            session::{Answer, Request, Response},
+        },
     },
 };
 
@@ -68,6 +71,7 @@ struct Shared {
     hub: Mutex<Hub>,
     maker: Maker,
     mesh: Mesh,
+    pace: Pace,
     /// Moves when something happened that a drain may wait for.
     progress: watch::Sender<()>,
     metrics: XdsMetrics,
@@ -83,17 +87,24 @@ impl Shared {
 
 impl Xds {
     /// The xDS view of this catalog. It learns of changes while `run` runs.
-    pub(crate) fn new(catalog: &Catalog, mesh: Mesh, metrics: &weft_runtime::Metrics) -> Self {
-        Self::with_maker(catalog, mesh, metrics, Maker::REAL)
+    pub(crate) fn new(catalog: &Catalog, mesh: Mesh, pace: Pace, metrics: &weft_runtime::Metrics) -> Self {
+        Self::with_maker(catalog, mesh, pace, metrics, Maker::REAL)
     }
 
-    pub(crate) fn with_maker(catalog: &Catalog, mesh: Mesh, metrics: &weft_runtime::Metrics, maker: Maker) -> Self {
+    pub(crate) fn with_maker(
+        catalog: &Catalog,
+        mesh: Mesh,
+        pace: Pace,
+        metrics: &weft_runtime::Metrics,
+        maker: Maker,
+    ) -> Self {
         let hub = Mutex::new(Hub::new(XdsWorld::new(catalog.published(), mesh), maker));
         let metrics = XdsMetrics::register(metrics);
         Self(Arc::new(Shared {
             hub,
             maker,
             mesh,
+            pace,
             progress: watch::Sender::new(()),
             metrics,
             rejections: Rarely::default(),
@@ -148,6 +159,10 @@ impl Xds {
         let id = self.0.hub().open(protocol, peer, profile, wake.clone(), Instant::now())?;
         self.0.metrics.streams.get_or_create(&protocol.into()).inc();
         Ok(Stream { id, protocol, xds: self.clone(), wake })
+    }
+
+    fn pace(&self) -> &Pace {
+        &self.0.pace
     }
 
     /// Moves when a drain may have come further.
@@ -251,9 +266,13 @@ impl Stream {
         (stream.session.is_due(now), stream.session.wake_at(now))
     }
 
-    /// Waits until there may be something to tell. Cancel-safe: marks stay.
+    /// Waits until there may be something to tell; that is a turn. Cancel-safe: marks stay.
     async fn woken(&self) {
         self.wake.notified().await;
+        let due = self.xds.0.hub().due(self.id);
+        if let Some(due) = due {
+            self.xds.0.pace.turn(due, Instant::now());
+        }
     }
 
     /// Takes what there is to tell.

@@ -230,3 +230,46 @@ async fn what_is_too_much_for_one_message_comes_in_several_and_only_the_last_has
     assert_eq!(update.base, 0, "a delta on what a message of version 0 said");
     assert_eq!(delta(&update).0.len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_rests_longer_while_turns_come_late_and_is_told_at_once_after_a_pause() {
+    let mut world = World::new().await;
+    let pace = world.watches.pace();
+    world.users(1).await;
+    let mut watch = world.watch("test", &["users"]).await;
+    watch.next().await;
+    let mut told = async |n| {
+        let asked = Instant::now();
+        world.users(n).await;
+        watch.next().await;
+        asked.elapsed()
+    };
+    for (n, late, rests) in [(2, 0, 20..45), (4, 18, 120..200), (6, 0, 20..45)] {
+        sleep(Duration::from_secs(2)).await;
+        let now = Instant::now();
+        (0..2_000).for_each(|_| pace.turn(now - late * MS, now));
+        let (first, second) = (told(n).await.as_millis(), told(n + 1).await.as_millis());
+        assert!(first < 20 && rests.contains(&second), "turns {late} ms late: {first} ms, then {second} ms");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_its_turn_late_counts_and_who_rests_does_not() {
+    let mut world = World::new().await;
+    let (pace, mut watcher) = (world.watches.pace(), world.watches.open("test"));
+    let rest = || pace.rest(MS, Instant::now());
+    watcher.subscribe(["users".parse().unwrap()]);
+    watcher.next().await;
+    for n in 1..=20 {
+        world.users(n).await; // while it rests
+        watcher.next().await;
+    }
+    assert_eq!(rest(), MS);
+    sleep(100 * MS).await;
+    world.users(21).await;
+    sleep(Duration::from_secs(2)).await;
+    watcher.ready().await;
+    assert!(rest() > 50 * MS, "it waited for two seconds: {:?}", rest());
+    watcher.ready().await;
+    assert!(rest() < 100 * MS, "one turn counts once: {:?}", rest());
+}

@@ -20,7 +20,10 @@ use super::*;
 use crate::{
     catalog::{Health, Word},
     drains::Drains,
-    views::xds::{Mesh, Xds},
+    views::{
+        pace::Pace,
+        xds::{Mesh, Xds},
+    },
 };
 
 /// A view over a catalog of its own.
@@ -34,7 +37,7 @@ impl World {
     fn new(ttl: u32) -> Self {
         let metrics = Metrics::default();
         let (catalog, task) = Catalog::in_memory(&metrics);
-        let (watches, xds) = (Watches::new(&catalog, &metrics), Xds::new(&catalog, Mesh::Open, &metrics));
+        let (watches, xds) = (Watches::new(&catalog, &metrics), Xds::new(&catalog, Mesh::Open, Pace::new(), &metrics));
         let drains = Drains::new(&watches, &xds, &metrics);
         let mut tasks = JoinSet::new();
         tasks.spawn(task.run(CancellationToken::new()));

@@ -6,7 +6,7 @@
 //! a version of which something is still to come.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -36,6 +36,8 @@ struct Entry {
     greet: bool,
     /// It was told something a moment ago, and is not woken yet.
     rests: bool,
+    /// Since when it might be told something, until its turn.
+    due: Option<Instant>,
     /// The last version of which everything subscribed was told.
     told: Version,
     wake: Arc<Notify>,
@@ -49,8 +51,9 @@ impl Entry {
     }
 
     /// It was marked, or has rested.
-    fn wake_if_ready(&self) {
+    fn wake_if_ready(&mut self, now: Instant) {
         if self.is_marked() && !self.rests {
+            self.due.get_or_insert(now);
             self.wake.notify_one();
         }
     }
@@ -65,7 +68,7 @@ pub(super) struct Hub {
     all: BTreeSet<WatcherId>,
     directory: BTreeSet<WatcherId>,
     /// Who rests until when, the first first; each once.
-    resting: VecDeque<(Instant, WatcherId)>,
+    resting: BTreeSet<(Instant, WatcherId)>,
     pub(super) acks: Table,
     wakeups: u64,
 }
@@ -78,7 +81,7 @@ impl Hub {
             by_service: BTreeMap::new(),
             all: BTreeSet::new(),
             directory: BTreeSet::new(),
-            resting: VecDeque::new(),
+            resting: BTreeSet::new(),
             acks: Table::default(),
             wakeups: 0,
         }
@@ -128,7 +131,7 @@ impl Hub {
 
     /// Adds topics and marks what they cover and was not covered before.
     /// Returns how many services the watcher names now.
-    pub(super) fn subscribe(&mut self, id: WatcherId, topics: Vec<Topic>) -> usize {
+    pub(super) fn subscribe(&mut self, id: WatcherId, topics: Vec<Topic>, now: Instant) -> usize {
         let Some(entry) = self.entries.get_mut(&id) else { return 0 };
         for topic in topics {
             match topic {
@@ -153,7 +156,7 @@ impl Hub {
                 }
             }
         }
-        entry.wake_if_ready();
+        entry.wake_if_ready(now);
         entry.names.len()
     }
 
@@ -193,13 +196,13 @@ impl Hub {
     }
 
     /// Takes the next version and marks what it changes. Returns how many watchers it woke.
-    pub(super) fn update(&mut self, published: Arc<Published>) -> u64 {
+    pub(super) fn update(&mut self, published: Arc<Published>, now: Instant) -> u64 {
         let before = std::mem::replace(&mut self.current, published);
         let current = self.current.clone();
         let woken = self.wakeups;
         for item in before.snapshot.services.diff(&current.snapshot.services) {
             let (DiffItem::Add(name, _) | DiffItem::Update { new: (name, _), .. } | DiffItem::Remove(name, _)) = item;
-            self.mark_service(name);
+            self.mark_service(name, now);
         }
         if before.warming != current.warming {
             // Whether an unlisted service is meant to be empty has changed with it, for those who asked for it by name.
@@ -207,58 +210,58 @@ impl Hub {
             let unlisted: Vec<ServiceName> = self.by_service.keys().filter(|name| !listed(name)).cloned().collect();
             for name in &unlisted {
                 let by_name = self.by_service.get(name).cloned().unwrap_or_default();
-                by_name.into_iter().for_each(|id| self.mark_one(id, name));
+                by_name.into_iter().for_each(|id| self.mark_one(id, name, now));
             }
         }
         if before.warming && !current.warming {
             // What `*` was told is complete now, which its watchers wait for.
             for id in self.all.clone() {
-                self.mark(id, |entry| entry.greet = true);
+                self.mark(id, now, |entry| entry.greet = true);
             }
         }
         if before.snapshot.directory.diff(&current.snapshot.directory).next().is_some() {
             for id in self.directory.clone() {
-                self.mark(id, |entry| entry.directory_marked = true);
+                self.mark(id, now, |entry| entry.directory_marked = true);
             }
         }
         self.wakeups - woken
     }
 
-    fn mark_service(&mut self, name: &ServiceName) {
+    fn mark_service(&mut self, name: &ServiceName, now: Instant) {
         let by_name = self.by_service.get(name).into_iter().flatten().copied();
         let watchers: BTreeSet<WatcherId> = by_name.chain(self.all.iter().copied()).collect();
-        watchers.into_iter().for_each(|id| self.mark_one(id, name));
+        watchers.into_iter().for_each(|id| self.mark_one(id, name, now));
     }
 
-    fn mark_one(&mut self, id: WatcherId, name: &ServiceName) {
-        self.mark(id, |entry| {
+    fn mark_one(&mut self, id: WatcherId, name: &ServiceName, now: Instant) {
+        self.mark(id, now, |entry| {
             entry.marks.insert(name.clone());
         });
     }
 
-    fn mark(&mut self, id: WatcherId, how: impl FnOnce(&mut Entry)) {
+    fn mark(&mut self, id: WatcherId, now: Instant, how: impl FnOnce(&mut Entry)) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let was_marked = entry.is_marked();
         how(entry);
         if !was_marked {
             self.wakeups += 1;
-            entry.wake_if_ready();
+            entry.wake_if_ready(now);
         }
     }
 
-    /// The watcher was told everything, and is woken no more until then. Returns whether it is the first to rest.
+    /// The watcher was told everything, and is woken no more until then. Returns whether it is the first to have rested.
     pub(super) fn rest(&mut self, id: WatcherId, until: Instant) -> bool {
         let Some(entry) = self.entries.get_mut(&id) else { return false };
         if std::mem::replace(&mut entry.rests, true) {
             return false;
         }
-        self.resting.push_back((until, id));
-        self.resting.len() == 1
+        self.resting.insert((until, id));
+        self.resting.first() == Some(&(until, id))
     }
 
     /// When somebody has rested.
     pub(super) fn rested_at(&self) -> Option<Instant> {
-        self.resting.front().map(|(until, _)| *until)
+        self.resting.first().map(|(until, _)| *until)
     }
 
     /// Wakes those who have rested, if there is something to tell them.
@@ -266,11 +269,14 @@ impl Hub {
         if self.rested_at().is_none_or(|at| at > now) {
             return;
         }
-        while let Some((_, id)) = self.resting.pop_front_if(|(until, _)| *until <= now + TOGETHER) {
-            if let Some(entry) = self.entries.get_mut(&id) {
-                entry.rests = false;
-                entry.wake_if_ready();
+        while let Some((until, id)) = self.resting.pop_first() {
+            if until > now + TOGETHER {
+                self.resting.insert((until, id));
+                break;
             }
+            let Some(entry) = self.entries.get_mut(&id) else { continue };
+            entry.rests = false;
+            entry.wake_if_ready(until.min(now));
         }
     }
 
@@ -285,6 +291,11 @@ impl Hub {
     /// Whether there is something to tell, and the watcher has rested.
     pub(super) fn is_ready(&self, id: WatcherId) -> bool {
         self.entries.get(&id).is_some_and(|entry| entry.is_marked() && !entry.rests)
+    }
+
+    /// Since when the watcher might have been told something, if it had no turn yet; this is it.
+    pub(super) fn due(&mut self, id: WatcherId) -> Option<Instant> {
+        self.entries.get_mut(&id)?.due.take()
     }
 
     /// Takes the marks of a watcher and notes what it is told. None when there are none.

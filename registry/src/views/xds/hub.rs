@@ -60,6 +60,8 @@ pub(super) struct Stream {
     /// Resources that are told to it.
     subscribed: BTreeSet<(Kind, Name)>,
     wake: Arc<Notify>,
+    /// Since when it might have been told something, until its turn.
+    due: Option<Instant>,
 }
 
 /// How resources are made: the functions of `resources`, or those of a test.
@@ -157,7 +159,8 @@ impl Hub {
         let session = Session::new(protocol, self.world.is_warming(), largest);
         let (peer, subscribed) = (Arc::new(peer), BTreeSet::new());
         let profiles = self.tables.profiles(profile);
-        let stream = Stream { peer, session, heard: now, answered: [now; Kind::COUNT], profiles, subscribed, wake };
+        let stream =
+            Stream { peer, session, heard: now, answered: [now; Kind::COUNT], profiles, subscribed, wake, due: None };
         self.streams.insert(id, stream);
         Ok(id)
     }
@@ -237,6 +240,7 @@ impl Hub {
     pub(super) fn respond(&mut self, id: StreamId, now: Instant) -> Option<Response> {
         let Self { world, tables, streams, subscriptions, .. } = self;
         let stream = streams.get_mut(&id)?;
+        stream.due = None;
         let seen = Seen { version: world.version(), tables, profiles: &stream.profiles };
         let response = stream.session.respond(&seen, now)?;
         for name in &response.gone {
@@ -313,8 +317,14 @@ impl Hub {
             self.streams.values_mut().for_each(|stream| stream.session.warming(warming));
             touched.extend(self.streams.keys());
         }
-        let due = touched.into_iter().filter_map(|id| self.streams.get(&id)).filter(|it| it.session.is_due(now));
-        due.map(|stream| stream.wake.notify_one()).count() as u64
+        let mut woken = 0;
+        for id in touched {
+            let Some(stream) = self.streams.get_mut(&id).filter(|it| it.session.is_due(now)) else { continue };
+            stream.due.get_or_insert(now);
+            stream.wake.notify_one();
+            woken += 1;
+        }
+        woken
     }
 
     fn update_wildcards(
@@ -356,6 +366,11 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// Since when the stream might have been told something, if it had no turn yet; this is it.
+    pub(super) fn due(&mut self, id: StreamId) -> Option<Instant> {
+        self.streams.get_mut(&id)?.due.take()
     }
 
     /// Who may still act on a state of this service's endpoints from before `version`. None: that version is not here yet.

@@ -37,7 +37,7 @@ use crate::{server::Caller, sources::status, views::body};
 const FIRST: Duration = Duration::from_secs(30);
 /// Bytes of a request that are made room for before it comes; longer ones cost what they need.
 const REQUEST: usize = 1 << 10;
-/// Least time from an answer of endpoints to the next answer, unless the client is to be told of new ones: what changes meanwhile goes with it. Each
+/// Least time from an answer of endpoints to the next answer (the `pace` may have more), unless the client is to be told of new ones: what changes meanwhile goes with it. Each
 /// answer has all endpoints of a service, which is work for both ends.
 const REST: Duration = Duration::from_millis(100);
 /// Longest part of a node that we keep, in bytes.
@@ -148,14 +148,17 @@ async fn serve<F: Form>(
             permit = out.reserve(), if due => match permit {
                 Ok(permit) => if let Some(response) = stream.respond() {
                     if response.kind == Kind::Endpoint && !response.fresh {
-                        rest_until = Instant::now() + REST;
+                        let now = Instant::now();
+                        rest_until = now + xds.pace().rest(REST, now);
                     }
                     permit.send(Ok(Box::new(response)));
                 },
                 Err(_) => return Ok(()),
             },
             () = stream.woken(), if !due => {}
-            () = pin!(again), if !due => {}
+            () = pin!(again), if !due => if resting {
+                xds.pace().turn(rest_until, Instant::now());
+            },
             () = &mut gone => return Ok(()),
             () = &mut draining => return Err(leaving()),
         }

@@ -8,7 +8,7 @@ use std::{error::Error as _, time::Duration};
 use tokio::time::timeout;
 use tonic::{
     Code, Status,
-    transport::{Channel, Uri},
+    transport::{Channel, Endpoint, Uri},
 };
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tower::service_fn;
@@ -25,8 +25,6 @@ use crate::{
 /// Time the gateway has for an answer of its own.
 const ANSWER: Duration = Duration::from_secs(3);
 const WHO: &str = "gateway";
-/// Alert of a server that wants to see a certificate (RFC 8446, 6.2).
-const WANTED: &str = "CertificateRequired";
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -99,37 +97,34 @@ enum No {
 /// Asks in plaintext; then, if there was an answer that is no HTTP/2 or none at all, by TLS. Returns the way that it understands, and whether it serves.
 async fn reach(place: &Place) -> Result<(Scheme, Channel, bool), No> {
     let asked = async {
-        let plaintext = channel(place, Scheme::Http);
+        let plaintext = endpoint(place).connect_lazy();
         let unheard = match serves(&plaintext).await {
             Ok(serves) => return Ok((Scheme::Http, plaintext, serves)),
             Err(status) => status,
         };
-        let tls = channel(place, Scheme::Https);
+        let client = tls::Client::new();
+        let tls = secured(place, client.clone());
         match serves(&tls).await {
             Ok(serves) => Ok((Scheme::Https, tls, serves)),
-            Err(status) if words(&status).contains(WANTED) => Err(No::CertificateWanted), // h2 keeps no more of it than words
-            Err(_) => Err(No::Answer(words(&unheard))), // it is not TLS that is missing
+            Err(_) if client.was_asked() => Err(No::CertificateWanted), // its alert may be lost with the connection
+            Err(_) => Err(No::Answer(words(&unheard))),                 // it is not TLS that is missing
         }
     };
     timeout(ANSWER, asked).await.unwrap_or_else(|_| Err(No::Answer(format!("no answer within {ANSWER:?}"))))
 }
 
-/// Returns a channel that connects when it is used.
-fn channel(place: &Place, scheme: Scheme) -> Channel {
+/// Where a channel connects to when it is used; plain, since what is TLS is a connector's.
+fn endpoint(place: &Place) -> Endpoint {
     let endpoint = Channel::from_shared(format!("http://{place}")).expect("a place makes a URL");
-    let endpoint = endpoint.connect_timeout(ANSWER).tcp_nodelay(true);
-    match scheme {
-        Scheme::Http => endpoint.connect_lazy(),
-        Scheme::Https => {
-            let (place, origin) = (place.clone(), Uri::try_from(format!("https://{place}")));
-            // What is connected to is plain for tonic, since TLS is the connector's.
-            let endpoint = endpoint.origin(origin.expect("a place makes a URL"));
-            endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
-                let place = place.clone();
-                async move { tls::connect(&place).await }
-            }))
-        }
-    }
+    endpoint.connect_timeout(ANSWER).tcp_nodelay(true)
+}
+
+/// Returns a channel by TLS.
+fn secured(place: &Place, client: tls::Client) -> Channel {
+    let origin = Uri::try_from(format!("https://{place}")).expect("a place makes a URL");
+    let endpoint = endpoint(place).origin(origin);
+    let place = place.clone();
+    endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| client.clone().connect(place.clone())))
 }
 
 /// Asks the gateway for its own health: whether it has routes and does not leave.

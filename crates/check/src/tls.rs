@@ -4,34 +4,78 @@
 //! A gateway's certificate is for the names that its clients call it by, and is checked by them; here it is addressed as it listens, often by a loopback
 //! address. Nothing secret is sent to it, and what it says is only reported, so whose certificate it shows is not looked at.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use hyper_util::rt::TokioIo;
 use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    client::{
+        ResolvesClientCert,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
+    sign::CertifiedKey,
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::target::Place;
 
-/// Opens a connection for HTTP/2. In TLS 1.3 a server that wants a certificate of ours says so after this has returned.
-pub(crate) async fn connect(place: &Place) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
-    let name = ServerName::try_from(place.host.clone()).map_err(io::Error::other)?;
-    let stream = TcpStream::connect((place.host.as_str(), place.port)).await?;
-    stream.set_nodelay(true)?;
-    TlsConnector::from(Arc::new(client())).connect(name, stream).await.map(TokioIo::new)
+/// A client without a certificate. Clones are one.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    config: Arc<ClientConfig>,
+    asked: Arc<Asked>,
 }
 
-fn client() -> ClientConfig {
+impl Client {
+    pub(crate) fn new() -> Self {
+        let asked = Arc::new(Asked::default());
+        Self { config: Arc::new(config(asked.clone())), asked }
+    }
+
+    /// Opens a connection for HTTP/2. In TLS 1.3 a server that insists on a certificate of ours says so after this has returned, or just closes.
+    pub(crate) async fn connect(self, place: Place) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
+        let name = ServerName::try_from(place.host.clone()).map_err(io::Error::other)?;
+        let stream = TcpStream::connect((place.host.as_str(), place.port)).await?;
+        stream.set_nodelay(true)?;
+        TlsConnector::from(self.config).connect(name, stream).await.map(TokioIo::new)
+    }
+
+    /// Whether a server wanted to see a certificate.
+    pub(crate) fn was_asked(&self) -> bool {
+        self.asked.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Notes that a server asks for a certificate, and has none.
+#[derive(Debug, Default)]
+struct Asked(AtomicBool);
+
+impl ResolvesClientCert for Asked {
+    fn resolve(&self, _root_hint_subjects: &[&[u8]], _sigschemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.0.store(true, Ordering::Relaxed);
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
+}
+
+fn config(asked: Arc<Asked>) -> ClientConfig {
     let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
     let config = config.expect("the provider has suites of the usual versions");
     let verifier = Arc::new(AnyServer(provider));
-    let mut config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    let mut config = config.dangerous().with_custom_certificate_verifier(verifier).with_client_cert_resolver(asked);
     config.alpn_protocols = vec![b"h2".to_vec()];
     config
 }

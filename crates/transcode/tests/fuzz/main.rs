@@ -66,12 +66,13 @@ fn no_descriptor_set_makes_a_gateway_panic_soak() {
 fn what_the_fuzzer_found_once_holds() {
     let subject = Subject::new(&root());
     subject.json(format!("{{\"nope\":{}{}}}", "[".repeat(200), "]".repeat(200)).as_bytes());
-    let replies: [&[u8]; 5] = [
+    let replies: [&[u8]; 6] = [
         b"\x5d\x00\x00\xc0\x7f\xa2\x02\x05\x0d\x00\x00\x80\x7f", // NaN, and infinity in a wrapper
         b"\x92\x03\x0f\x0a\x09a.b/c.d.E\x12\x02\x08\x01",        // an Any of a type that nobody knows
         b"\xeb\x01\x05\x08\x01\x12\x01t",                        // an entry of a map behind the key of a group
         b"\x72\x02a\xe7\x72\x02ab",                              // what is no text, and text in its place
         b"\x82\x03\x11\x32\x02\x4d\x00\x32\x0b\x0a\x09\x11\x00\x00\x00\x00\x00\x00\xf0\x3f", // a list cut off, and another in its place
+        b"\xd2\x03\x04\x12\x02\x19\x00\xd2\x03\x04\x12\x02\x08\x00", // an entry cut off, and another of its key
     ];
     for reply in replies {
         subject.wire(reply);

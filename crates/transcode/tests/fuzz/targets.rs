@@ -220,7 +220,7 @@ enum Odd {
     /// An entry of a map behind a key of another wire type. prost-reflect reads it as if it had a length all the same; to us it is malformed, as every
     /// field of a wrong wire type is to both.
     MapWithoutLength,
-    /// A field that may be there once, twice, or two members of a oneof. We look at what counts, prost-reflect at what does not count, too.
+    /// A field that may be there once, twice, or two members of a oneof, or entries of a map, whose keys may be the same. We look at what counts, prost-reflect at what does not count, too.
     Overwritten,
 }
 
@@ -231,7 +231,7 @@ fn has(odd: Odd, desc: &MessageDescriptor, mut wire: &[u8]) -> bool {
         let length = wire_type == WireType::LengthDelimited;
         let found = field.as_ref().is_some_and(|it| match odd {
             Odd::MapWithoutLength => it.is_map() && !length,
-            Odd::Overwritten if it.is_list() || it.is_map() => false,
+            Odd::Overwritten if it.is_list() => false,
             Odd::Overwritten => !seen.insert(it.containing_oneof().map_or(Ok(number), |it| Err(it.name().to_owned()))),
         });
         if found {

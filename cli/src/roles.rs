@@ -12,7 +12,8 @@ pub(crate) fn up(args: weft_up::Args, program: String) -> ExitCode {
     // It watches its own shutdown: the first signal is the beginning of an orderly stop.
     tool::run_to_the_end("up", |context| async move {
         gateways_file(args.file.as_deref())?;
-        weft_up::run(args, program, context).await
+        let file = |path: &Path| weft_gateway::Config::check_file(path).map_err(|error| error.to_string());
+        weft_up::run(args, program, file, context).await
     })
 }
 

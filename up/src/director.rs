@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -28,7 +28,7 @@ use crate::{
     order,
     place::Place,
     plan::{self, Slot, Target},
-    probe,
+    probe::{self, Spoken},
     screen::{Screen, seconds},
     text,
 };
@@ -40,6 +40,9 @@ const LINES_READ: usize = 100;
 const LAST_LINES: usize = 12;
 /// Pause between two questions to the gateway whether it reaches a service.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Says what is wrong with a gateway's file: what may be in it the gateway knows.
+pub type GatewaysFile = fn(&Path) -> Result<(), String>;
 
 /// What somebody asks for.
 #[derive(Debug)]
@@ -103,6 +106,7 @@ pub(crate) struct Director {
     board: View,
     place: Arc<Place>,
     screen: Screen,
+    gateways_file: GatewaysFile,
     next: Key,
     running: BTreeMap<Key, (Kind, Handle)>,
 }
@@ -115,8 +119,9 @@ impl Director {
         board: View,
         place: Arc<Place>,
         screen: Screen,
+        gateways_file: GatewaysFile,
     ) -> Self {
-        Self { config, launch, control, board, place, screen, next: 0, running: BTreeMap::new() }
+        Self { config, launch, control, board, place, screen, gateways_file, next: 0, running: BTreeMap::new() }
     }
 
     /// Takes note of the executables that instances run.
@@ -155,11 +160,11 @@ impl Director {
         Ok(())
     }
 
-    /// Starts the gateway and waits until it reaches every service there is.
+    /// Starts the gateway and waits until it reaches every service there is. Returns where it listens, and how it is spoken to.
     pub(crate) async fn start_gateway(
         &mut self,
         grpc_services: impl Fn() -> Vec<String>,
-    ) -> Result<SocketAddr, Failed> {
+    ) -> Result<(SocketAddr, Spoken), Failed> {
         let stage = self.screen.stage("gateway");
         let key = self.start(Kind::Gateway).await?;
         let row = self.serving(key).await?;
@@ -167,16 +172,23 @@ impl Director {
             return Err(self.failed(key, "the gateway announced no address"));
         };
         let deadline = Instant::now() + START_LIMIT;
+        let spoken = loop {
+            match probe::spoken(addr).await {
+                Some(spoken) => break spoken,
+                None if Instant::now() > deadline => return Err(self.failed(key, "the gateway does not answer")),
+                None => tokio::time::sleep(ASK_AGAIN).await,
+            }
+        };
         for service in grpc_services() {
-            while !probe::serves(addr, &service).await {
+            while !probe::serves(addr, spoken, &service).await {
                 if Instant::now() > deadline {
                     return Err(self.failed(key, &format!("the gateway does not reach {service}")));
                 }
                 tokio::time::sleep(ASK_AGAIN).await;
             }
         }
-        stage.done(&format!("ready on http://{addr}"));
-        Ok(addr)
+        stage.done(&format!("ready on {}://{addr}", spoken.scheme()));
+        Ok((addr, spoken))
     }
 
     /// Carries out orders until nobody can give any. Cancel-safe between the steps of an action: what runs is on the board.
@@ -288,6 +300,11 @@ impl Director {
         let Some((key, handle)) = found.map(|(key, (_, handle))| (*key, handle.clone())) else {
             return Err(Failed::because(format!("{} does not run", kind.name())));
         };
+        // Nothing follows from a file that cannot be used while the old process serves.
+        if let (Kind::Gateway, Some(file)) = (kind, &self.config.gateway.config) {
+            (self.gateways_file)(file)
+                .map_err(|problem| Failed::because(format!("{problem}; gateway runs on as before")))?;
+        }
         let (started, before) = (Instant::now(), handle.status());
         let ended = |row: &Row| row.pid.is_none() || row.restarts > before.restarts;
         self.board.leaving(key).await;

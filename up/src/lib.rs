@@ -22,8 +22,10 @@ mod procfs;
 mod screen;
 mod terminal;
 pub mod text;
+mod tls;
 mod up;
 mod welcome;
 
 pub use config::{Config, ConfigError};
+pub use director::GatewaysFile;
 pub use up::{Args, run};

@@ -34,7 +34,7 @@ use crate::{
     cargo::Cargo,
     config::Config,
     control::{self, Control},
-    director::{Director, Order},
+    director::{Director, GatewaysFile, Order},
     keys::Keys,
     launch::Launch,
     place::{self, Entry, Place},
@@ -59,7 +59,7 @@ pub struct Args {
 }
 
 /// Runs the mesh until it is stopped. `program` is what the person typed to start us, for lines to copy.
-pub async fn run(args: Args, program: String, context: Context) -> anyhow::Result<()> {
+pub async fn run(args: Args, program: String, gateways_file: GatewaysFile, context: Context) -> anyhow::Result<()> {
     let started = Instant::now();
     let screen = Screen::new();
     let dir = std::env::current_dir().context("finding the working directory")?;
@@ -70,7 +70,7 @@ pub async fn run(args: Args, program: String, context: Context) -> anyhow::Resul
         screen.say(&format!("  ended what an earlier `weft up` left running: {name}"));
     }
     let config = Arc::new(with_ports(config)?);
-    let mut up = Up::prepare(config, place, screen, program, started, &context)?;
+    let mut up = Up::prepare(config, place, screen, program, gateways_file, started, &context)?;
     let outcome = up.until_stop(&context).await;
     let stopped = up.stop(&context, outcome.is_err()).await;
     outcome.and(stopped)
@@ -151,6 +151,7 @@ impl Up {
         place: Arc<Place>,
         screen: Screen,
         program: String,
+        gateways_file: GatewaysFile,
         started: Instant,
         context: &Context,
     ) -> anyhow::Result<Self> {
@@ -159,7 +160,8 @@ impl Up {
         let control = supervisor.control();
         let (board, view) = Board::new(control.events());
         let launch = Launch::new(&exe, context.env(), config.root(), place.tokens());
-        let director = Director::new(config.clone(), launch, control, view.clone(), place.clone(), screen.clone());
+        let (rows, lies, shown) = (view.clone(), place.clone(), screen.clone());
+        let director = Director::new(config.clone(), launch, control, rows, lies, shown, gateways_file);
         let (orders, ordered) = mpsc::channel(ORDERS);
         let (stopped, children_gone) = Default::default();
         let (joined, join) = oneshot::channel();
@@ -229,18 +231,21 @@ impl Up {
         let domain = self.join().await?;
         self.director.start_services().await?;
         let (world, config) = (self.world.clone(), Arc::clone(&self.config));
-        let gateway = self.director.start_gateway(move || grpc_services(&world.borrow(), &config)).await?;
+        let (gateway, spoken) = self.director.start_gateway(move || grpc_services(&world.borrow(), &config)).await?;
         let rows = self.board.rows();
         let facts = welcome::Facts {
             config: &self.config,
             gateway,
+            spoken,
             domain,
             rows: &rows,
             program: &self.program,
             took: self.started.elapsed(),
         };
         self.screen.print(&welcome::text(&facts));
-        self.urls.get_or_init(|| welcome::urls(gateway, &rows));
+        let lines = unreachable(&self.world.borrow(), &self.config);
+        lines.iter().for_each(|line| self.screen.say(line));
+        self.urls.get_or_init(|| welcome::urls(gateway, spoken, &rows));
         self.director.serve(&mut self.orders).await;
         Ok(())
     }
@@ -315,6 +320,23 @@ impl Up {
 fn grpc_services(world: &Snapshot, config: &Config) -> Vec<String> {
     let services = config.services.keys().filter_map(|name| world.services.get(name));
     services.flat_map(|service| service.info.grpc_services.iter().map(|grpc| grpc.name.clone())).collect()
+}
+
+/// What cannot be called of services that serve: names that belong to others, methods that nobody knows.
+fn unreachable(world: &Snapshot, config: &Config) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (name, service) in config.services.keys().filter_map(|name| Some((name, world.services.get(name)?))) {
+        let refused: Vec<_> =
+            service.info.refused.iter().map(|it| format!("{} belongs to {}", it.name, it.holder)).collect();
+        if !refused.is_empty() {
+            lines.push(format!("  {name}: calls do not come here: {}; `weft check` says more", refused.join(", ")));
+        } else if !service.instances.is_empty() && service.info.descriptors.is_empty() {
+            lines.push(format!(
+                "  {name}: its methods are not known (has the app gRPC reflection?), so calls through the gateway fail; `weft check` says more"
+            ));
+        }
+    }
+    lines
 }
 
 /// Tells the board what the registry says. We send no call anywhere, so a version is acted upon when it has arrived.

@@ -10,6 +10,7 @@ use weft_proto::weft::up::v1::Url;
 use crate::{
     board::{Kind, Row},
     config::{Config, Plaintext, Run},
+    probe::Spoken,
     screen::seconds,
 };
 
@@ -17,6 +18,7 @@ use crate::{
 pub(crate) struct Facts<'a> {
     pub(crate) config: &'a Config,
     pub(crate) gateway: SocketAddr,
+    pub(crate) spoken: Spoken,
     pub(crate) domain: TrustDomain,
     pub(crate) rows: &'a [Row],
     /// What the person typed to start us.
@@ -25,12 +27,12 @@ pub(crate) struct Facts<'a> {
 }
 
 /// Every address people may want, in the order of usefulness.
-pub(crate) fn urls(gateway: SocketAddr, rows: &[Row]) -> Vec<Url> {
+pub(crate) fn urls(gateway: SocketAddr, spoken: Spoken, rows: &[Row]) -> Vec<Url> {
     let url = |name: &str, url: String| Url { name: name.to_owned(), url };
     let of = |kind: &Kind, proto: &str| {
         rows.iter().find(|row| row.kind == *kind).and_then(|row| row.addresses.get(proto)).copied()
     };
-    let mut urls = vec![url("REST and gRPC", format!("http://{gateway}"))];
+    let mut urls = vec![url("REST and gRPC", format!("{}://{gateway}", spoken.scheme()))];
     urls.extend(of(&Kind::Gateway, "admin").map(|addr| url("gateway metrics", format!("http://{addr}/metrics"))));
     urls.extend(of(&Kind::Registry, "grpc").map(|addr| url("registry", format!("https://{addr}"))));
     urls.extend(of(&Kind::Registry, "admin").map(|addr| url("registry metrics", format!("http://{addr}/metrics"))));
@@ -40,23 +42,30 @@ pub(crate) fn urls(gateway: SocketAddr, rows: &[Row]) -> Vec<Url> {
 
 /// The whole text.
 pub(crate) fn text(facts: &Facts) -> String {
-    let Facts { config, gateway, domain, rows, program, took } = facts;
+    let Facts { config, gateway, spoken, domain, rows, program, took } = facts;
+    // Certificates are for names; this is an address.
+    let (curl, grpcurl) = match spoken {
+        Spoken::Plaintext => ("curl -i", "grpcurl -plaintext"),
+        Spoken::Tls => ("curl -ik", "grpcurl -insecure"),
+        Spoken::TlsWithCertificate => ("curl -ik --cert FILE --key FILE", "grpcurl -insecure -cert FILE -key FILE"),
+    };
+    let scheme = spoken.scheme();
     let mut text = format!("\nready after {}\n\n", seconds(*took));
-    for url in urls(*gateway, rows) {
+    for url in urls(*gateway, *spoken, rows) {
         line(&mut text, &url.name, &url.url);
     }
-    line(&mut text, "security", &security(config, *gateway, domain));
+    line(&mut text, "security", &security(config, *gateway, *spoken, domain));
     text.push('\n');
     if has_users(config) {
         // A new address at each start: the second user with one is refused.
         let email = format!("ada+{}@example.com", std::process::id());
         let curl = format!(
-            "curl -i http://{gateway}/api/users -H 'content-type: application/json' -d '{{\"name\":\"Ada\",\"email\":\"{email}\"}}'"
+            "{curl} {scheme}://{gateway}/api/users -H 'content-type: application/json' -d '{{\"name\":\"Ada\",\"email\":\"{email}\"}}'"
         );
         line(&mut text, "call it", &curl);
-        line(&mut text, "or by gRPC", &format!("grpcurl -plaintext {gateway} shop.users.v1.Users/ListUsers"));
+        line(&mut text, "or by gRPC", &format!("{grpcurl} {gateway} shop.users.v1.Users/ListUsers"));
     } else {
-        line(&mut text, "by gRPC", &format!("grpcurl -plaintext {gateway} list"));
+        line(&mut text, "by gRPC", &format!("{grpcurl} {gateway} list"));
     }
     if let Some((dns, service)) = dns(config, rows) {
         let dig = format!("dig @{} -p {} {service} SRV", dns.ip(), dns.port());
@@ -75,20 +84,22 @@ pub(crate) fn text(facts: &Facts) -> String {
 }
 
 /// What protects the mesh, and what anybody on this machine may call.
-fn security(config: &Config, gateway: SocketAddr, domain: &TrustDomain) -> String {
+fn security(config: &Config, gateway: SocketAddr, spoken: Spoken, domain: &TrustDomain) -> String {
     let open = |wanted| {
         let names =
             config.services.iter().filter(move |(_, it)| it.plaintext == wanted).map(|(name, _)| name.to_string());
         names.collect::<Vec<_>>().join(", ")
     };
-    let mut plain = vec![format!("the gateway on {gateway}")];
+    let mut plain = Vec::new();
+    plain.extend((spoken == Spoken::Plaintext).then(|| format!("the gateway on {gateway}")));
     for (wanted, whence) in [(Plaintext::Loopback, "from this machine"), (Plaintext::Allow, "from anywhere")] {
         let names = open(wanted);
         if !names.is_empty() {
             plain.push(format!("{names} {whence}"));
         }
     }
-    format!("mutual TLS between all processes, trust domain {domain}; plaintext: {}", plain.join("; "))
+    let plain = if plain.is_empty() { "none".to_owned() } else { plain.join("; ") };
+    format!("mutual TLS between all processes, trust domain {domain}; plaintext: {plain}")
 }
 
 fn line(text: &mut String, name: &str, what: &str) {

@@ -17,7 +17,7 @@ use weft_proto::weft::{
 };
 
 use crate::{
-    ask, crowd, gateway, ids, registry,
+    ask, crowd, gateway, ids, policies, registry,
     report::Outcome,
     services::{self, Sidecar},
     target::{Mesh, Place},
@@ -196,6 +196,9 @@ fn judge(ground: &Ground<'_>, instance: &Instance, probed: &Probed) -> Outcome {
     };
     match (probed, deaf) {
         (Probed::Reached { says, .. }, _) => ids::PROBE.ok(name, says),
+        (Probed::NotAllowed { rule }, _) if gateway_is_shut_out(ground, instance) => {
+            ids::PROBE.warning(name, format!("every call through the gateway is refused: {rule}"))
+        }
         (Probed::NotAllowed { rule }, _) => ids::PROBE.ok(name, format!("as far as its sidecar, which says: {rule}")),
         (Probed::NotServing, _) => ids::APP.failed(name, "the app says that it does not serve"),
         (Probed::Silence | Probed::Lost { .. }, Some(deaf)) => ids::SIDECAR.failed(name, deaf),
@@ -205,6 +208,12 @@ fn judge(ground: &Ground<'_>, instance: &Instance, probed: &Probed) -> Outcome {
         (Probed::Lost { why }, None) => ids::PROBE.failed(name, why),
         (Probed::NoTime, _) => ids::PROBE.skipped(name, NO_TIME),
     }
+}
+
+/// Whether the policies of an instance's service let the gateway call nothing.
+fn gateway_is_shut_out(ground: &Ground<'_>, instance: &Instance) -> bool {
+    let service = ground.list.services.iter().find(|it| registry::instances(it).iter().any(|it| it.id == instance.id));
+    service.is_some_and(policies::shut_the_gateway_out)
 }
 
 fn trace(ended: &[(Instance, Probed)]) -> Option<Outcome> {

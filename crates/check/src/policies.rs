@@ -11,7 +11,7 @@ use weft_model::GATEWAY;
 use weft_proto::weft::{
     discovery::v1::{ClaimsResponse, ListResponse, ServiceUpdate},
     model::v1::ServiceInfo,
-    policy::v1::{Access, Policy, Route, policy::Kind},
+    policy::v1::{Access, Callers, Policy, Route, Rule, policy::Kind, rule::Action},
 };
 
 use crate::{ids, registry, report::Outcome, services, target::Mesh};
@@ -76,6 +76,27 @@ pub(crate) fn check(mesh: &Mesh, list: &ListResponse, claims: &ClaimsResponse) -
 /// Whether a service has policies.
 pub(crate) fn has(service: &ServiceUpdate) -> bool {
     !of(service).is_empty()
+}
+
+/// Whether the access policies of a service let the gateway call none of its methods. Those of a gateway without an identity are not looked at.
+pub(crate) fn shut_the_gateway_out(service: &ServiceUpdate) -> bool {
+    let access = of(service).iter().filter_map(|it| match &it.kind {
+        Some(Kind::Access(access)) => Some(access),
+        _ => None,
+    });
+    let access: Vec<_> = access.collect();
+    let is_meant = |rule: &&Rule| rule.from.as_ref().is_some_and(means_the_gateway);
+    let (refuse, allow): (Vec<_>, Vec<_>) =
+        access.iter().flat_map(|it| &it.rules).filter(is_meant).partition(|rule| rule.action() == Action::Deny);
+    !access.is_empty() && (allow.is_empty() || refuse.iter().any(|rule| rule.methods.is_empty()))
+}
+
+fn means_the_gateway(from: &Callers) -> bool {
+    let identity = format!("/ns/{DEFAULT}/svc/{GATEWAY}");
+    from.authenticated
+        || from.namespaces.iter().any(|it| it == DEFAULT)
+        || from.services.iter().any(|it| in_full(it) == gateway())
+        || from.identities.iter().any(|it| it.ends_with(&identity))
 }
 
 fn is_there(mesh: &Mesh, service: &ServiceUpdate) -> bool {
@@ -210,6 +231,27 @@ mod tests {
             Status::Ok => "well".to_owned(),
             _ => outcome.detail,
         }
+    }
+
+    #[test]
+    fn the_gateway_is_shut_out_where_no_rule_lets_it_call_anything() {
+        let out = |policy: Option<Policy>| shut_the_gateway_out(&users(policy));
+        assert!(!out(None), "nobody said who may");
+        assert!(out(Some(policy(&["posts"], &[]))));
+        assert!(!out(Some(policy(&["gateway"], &["shop.users.v1.Users/GetUser"]))), "some calls of its pass");
+        assert!(!out(Some(policy(&["gateway.default"], &[]))));
+        let rule = |action: Action, methods: &[&str]| {
+            let Some(Kind::Access(access)) = policy(&["gateway"], methods).kind else {
+                unreachable!("it is of access")
+            };
+            Rule { action: action.into(), ..access.rules[0].clone() }
+        };
+        let denied = |methods: &[&str]| {
+            let rules = vec![rule(Action::Allow, &[]), rule(Action::Deny, methods)];
+            out(Some(Policy { kind: Some(Kind::Access(Access { rules })), ..policy(&[], &[]) }))
+        };
+        assert!(denied(&[]));
+        assert!(!denied(&["shop.users.v1.Users/DeleteUser"]));
     }
 
     #[test]

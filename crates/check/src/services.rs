@@ -133,6 +133,12 @@ fn claims_in_words(count: usize) -> String {
 fn offers(list: &ListResponse, claims: &ClaimsResponse) -> Vec<Outcome> {
     let instances: Vec<_> = list.services.iter().flat_map(registry::instances).collect();
     let mut outcomes: Vec<_> = claims.refused_sets.iter().map(|it| refused_set(it, &instances)).collect();
+    let offered = |it: &ServiceUpdate| claims.refused_sets.iter().any(|set| set.service == it.name);
+    outcomes.extend(list.services.iter().filter(|it| is_undescribed(it) && !offered(it)).map(|it| {
+        let detail =
+            "the app has no gRPC reflection, and its sidecar no --descriptor-set: calls through the gateway fail";
+        ids::DESCRIPTORS.warning(&it.name, detail)
+    }));
     let mut refused: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for claim in &claims.claims {
         for by in &claim.refused {
@@ -147,6 +153,16 @@ fn offers(list: &ListResponse, claims: &ClaimsResponse) -> Vec<Outcome> {
         }
     }
     outcomes
+}
+
+/// Whether instances behind sidecars serve, and nobody knows what.
+fn is_undescribed(service: &ServiceUpdate) -> bool {
+    let instances = registry::instances(service);
+    let serves = |it: &Instance| it.status() == Status::Serving && it.metadata.contains_key(metadata::ADMIN);
+    let declares = service.info.as_ref().is_some_and(|it| {
+        !(it.grpc_services.is_empty() && it.refused_claims.is_empty() && it.descriptor_digests.is_empty())
+    });
+    !declares && instances.iter().any(serves) && instances.iter().all(|it| it.descriptor_digest.is_empty())
 }
 
 fn refused_set(it: &RefusedSet, instances: &[&Instance]) -> Outcome {
@@ -284,6 +300,24 @@ mod tests {
         let claims = vec![claim("shop.users.v1.Users"), claim("GET /api/users/*")];
         let refused = ids(&ClaimsResponse { claims, refused_sets: vec![set], ..ClaimsResponse::default() });
         assert_eq!(refused, [("WEFT0407", failed, "users-1".into()), ("WEFT0408", failed, "other.default".into())]);
+    }
+
+    #[test]
+    fn a_service_that_serves_behind_a_sidecar_and_shows_no_descriptors_is_a_warning() {
+        let said = |status, described: bool| {
+            let mut it = instance(status);
+            it.metadata.insert(metadata::ADMIN.into(), "127.0.0.1:1".into());
+            it.descriptor_digest = if described { vec![7; 32].into() } else { Vec::new().into() };
+            let mut service = listed("users.default", 0);
+            service.body = Some(Body::Full(Full { instances: vec![it] }));
+            let list = ListResponse { services: vec![service], ..ListResponse::default() };
+            let said = offers(&list, &ClaimsResponse::default());
+            said.into_iter().find(|it| it.id == "WEFT0407").map(|it| (it.status, it.subject))
+        };
+        let well = Some((report::Status::Ok, String::new()));
+        assert_eq!(said(Status::Serving, false), Some((report::Status::Warning, "users.default".into())));
+        assert_eq!(said(Status::Serving, true), well);
+        assert_eq!(said(Status::NotServing, false), well, "it may be that nobody could ask it yet");
     }
 
     /// What is said of a process that has run for so long and is not listed.

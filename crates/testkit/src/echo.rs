@@ -116,6 +116,16 @@ impl echo_server::Echo for Echo {
 
 /// Serves Echo with health and reflection (v1 and v1alpha) until `ended`.
 pub async fn serve(listener: TcpListener, instance: String, ended: impl Future<Output = ()>) -> anyhow::Result<()> {
+    serve_shown(listener, instance, true, ended).await
+}
+
+/// The same, with reflection only if it is `shown` what is served.
+pub async fn serve_shown(
+    listener: TcpListener,
+    instance: String,
+    shown: bool,
+    ended: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     let leaving = CancellationToken::new();
     let names = [EchoServer::<Echo>::NAME];
     let reflection = Reflection::new(&[descriptors::TESTKIT], &names, leaving.clone())?;
@@ -126,8 +136,8 @@ pub async fn serve(listener: TcpListener, instance: String, ended: impl Future<O
     };
     tonic::transport::Server::builder()
         .add_service(health.server())
-        .add_service(reflection.v1())
-        .add_service(reflection.v1alpha())
+        .add_optional_service(shown.then(|| reflection.v1()))
+        .add_optional_service(shown.then(|| reflection.v1alpha()))
         .add_service(EchoServer::new(Echo { instance }))
         // without TCP_NODELAY an answer's trailers wait 40 ms for the caller's delayed acknowledgement
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), ended)

@@ -127,7 +127,8 @@ async fn an_endpoint_that_nobody_listens_at_and_an_admin_address_of_somebody_els
         (checked.subjects("WEFT0601") == ["mirror-1"]).then_some(checked)
     })
     .await;
-    checked.shows(["WEFT0601", "WEFT0603"]);
+    checked.shows(["WEFT0407", "WEFT0601", "WEFT0603"]);
+    assert_eq!(checked.subjects("WEFT0407"), ["mirror.default"], "nobody knows what it serves");
     assert_eq!(checked.subjects("WEFT0603"), ["mirror-2"]);
     assert_eq!(checked.well("WEFT0601"), 2, "{:#}", checked.report);
 }

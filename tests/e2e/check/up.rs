@@ -9,9 +9,14 @@ use std::{
 };
 
 use weft_discovery::{Credential, join};
-use weft_identity::name;
+use weft_identity::{name, pem};
 use weft_proto::weft::registry::v1::{DeregisterRequest, registry_client::RegistryClient};
-use weft_testkit::{process, secure, up::Up, wait};
+use weft_testkit::{
+    authority::{Authority, HOUR, Hand},
+    process, secure,
+    up::Up,
+    wait,
+};
 
 use super::{Checked, SOON, check};
 use crate::ALONE;
@@ -86,6 +91,61 @@ async fn a_service_that_declares_the_name_of_another_is_refused_by_name() {
     let checked = check(up.dir(), &[]).await;
     checked.shows(["WEFT0408"]);
     assert_eq!(checked.subject("WEFT0408"), "mimic.default");
+    says(&up, "mimic: calls do not come here: weft.testkit.v1.Echo belongs to echo").await;
+}
+
+/// Waits until `weft up` has said so.
+async fn says(up: &Up, text: &str) {
+    wait::until(&format!("weft up to say {text:?}"), SOON, || async { up.process.said(text).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn calls_that_fail_at_the_gateway_are_told_from_those_that_reach_the_app() {
+    let _shared = ALONE.read().await;
+    let test = "calls_that_fail_at_the_gateway_are_told_from_those_that_reach_the_app";
+    let hidden = |echo: &Path, _: &Path| format!("command = [{:?}]\nenv = {{ ECHO_HIDDEN = \"1\" }}", echo.display());
+    let Some(up) = up(test, hidden).await else { return };
+    says(&up, "echo: its methods are not known").await;
+    let checked = comes_to_show(&up, ["WEFT0407"]).await;
+    assert_eq!((checked.subject("WEFT0407"), checked.well("WEFT0601")), ("echo.default", 1));
+
+    let policy = "name: few\nservice: echo\naccess: { rules: [{ name: posts, from: { services: [posts] } }] }\n";
+    fs::write(up.dir().join("few.yaml"), policy).unwrap();
+    up.run(&["apply", "-f", "few.yaml"]).await;
+    let checked = comes_to_show(&up, ["WEFT0407", "WEFT0601"]).await;
+    assert_eq!((checked.subject("WEFT0601"), checked.well("WEFT0601")), ("echo-1", 0));
+    assert!(checked.detail("WEFT0601").ends_with("policy few, rule default"), "{:#}", checked.report);
+}
+
+#[tokio::test]
+async fn a_gateway_by_tls_alone_gets_ready_and_outlives_a_mistake_in_its_file() {
+    let _shared = ALONE.read().await;
+    let test = "a_gateway_by_tls_alone_gets_ready_and_outlives_a_mistake_in_its_file";
+    let tls = format!("[tls]\ncertificates = [{{ chain = \"{}\", key = \"{}\" }}]\n", pem::CHAIN, pem::KEY);
+    let table = |[echo]: [PathBuf; 1], dir: &Path| {
+        let authority = Authority::new("shop.example", &Hand::default());
+        pem::export(dir, &authority.svid("shop", HOUR), &authority.bundle()).unwrap();
+        fs::write(dir.join("gateway.toml"), &tls).unwrap();
+        format!("config = \"gateway.toml\"\n[services.echo]\ncommand = [{:?}]\n", echo.display())
+    };
+    let Some(up) = Up::start(test, ["weft-echo"], &[], table).await else { return };
+    says(&up, &format!("ready on https://{}", up.address("gateway", "http").await)).await;
+
+    let checked = check(up.dir(), &[]).await;
+    checked.shows([]);
+    assert_eq!((checked.well("WEFT0501"), checked.well("WEFT0601")), (1, 1), "{:#}", checked.report);
+
+    let before = up.row("gateway").await;
+    fs::write(up.dir().join("gateway.toml"), "[tls]\ncertificates = 7\n").unwrap();
+    let refused = up.try_run(&["restart", "gateway"]).await;
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("gateway.toml"), "{said}");
+    assert!(said.contains("gateway runs on as before"), "{said}");
+    let after = up.row("gateway").await;
+    assert_eq!((&before["pid"], &before["restarts"]), (&after["pid"], &after["restarts"]));
+    fs::write(up.dir().join("gateway.toml"), &tls).unwrap();
+    up.run(&["restart", "gateway"]).await;
+    assert_ne!(before["pid"], up.row("gateway").await["pid"]);
 }
 
 #[tokio::test]

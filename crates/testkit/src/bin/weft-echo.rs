@@ -1,6 +1,6 @@
 //! The echo service as a program: what a sidecar of a test stands beside.
 //!
-//! Lives here: reading PORT and WEFT_INSTANCE, SIGTERM. Does not: the service (`weft_testkit::echo`).
+//! Lives here: reading PORT, WEFT_INSTANCE and ECHO_HIDDEN (no reflection), SIGTERM. Does not: the service (`weft_testkit::echo`).
 #![forbid(unsafe_code)]
 
 use tokio::net::TcpListener;
@@ -13,7 +13,8 @@ async fn main() -> anyhow::Result<()> {
     let instance = std::env::var("WEFT_INSTANCE").unwrap_or_default();
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     let mut terminate = signal(SignalKind::terminate())?;
-    weft_testkit::echo::serve(listener, instance, async move {
+    let shown = std::env::var_os("ECHO_HIDDEN").is_none();
+    weft_testkit::echo::serve_shown(listener, instance, shown, async move {
         terminate.recv().await;
     })
     .await

@@ -233,18 +233,22 @@ Examples:
   weft apply -f policies/ --dry-run        what would change
   weft get policies -o yaml | weft apply -f - --format yaml
 
-A policy, in YAML (TOML and JSON say the same; `weft apply` names what is wrong by line and field):
+A policy, in YAML (TOML and JSON say the same; what is wrong with one is told
+by line and field):
   name: users-callers
   service: users
-  access:                                  # calls that no rule allows are refused
+  access:                      # calls that no rule allows are refused
     rules:
       - name: readers
-        from: { services: [posts, comments] }    # or identities, namespaces, anonymous: true, authenticated: true
-        methods: [shop.users.v1.Users/GetUser]   # or shop.users.v1.Users/*; left out: every method
+        # or identities, namespaces, anonymous: true, authenticated: true
+        from: { services: [posts, comments] }
+        # or shop.users.v1.Users/*; left out: every method
+        methods: [shop.users.v1.Users/GetUser]
       - name: from-outside
-        from: { services: [gateway] }      # all REST, and gRPC on the gateway's port
+        # all REST, and gRPC on the gateway's port
+        from: { services: [gateway] }
       - name: no-deletes
-        action: deny                       # beats every rule that allows
+        action: deny           # beats every rule that allows
         from: { authenticated: true }
         methods: [shop.users.v1.Users/DeleteUser]";
 const GET: &str = "\
@@ -365,5 +369,14 @@ mod tests {
         }
         let named = HELP.lines().filter(|line| line.starts_with("  ")).count();
         assert_eq!(named, cli.get_subcommands().count());
+    }
+
+    #[test]
+    fn the_policy_in_the_help_can_be_pasted_as_a_terminal_shows_it() {
+        let mut cli = Cli::command().term_width(80);
+        let help = cli.find_subcommand_mut("apply").expect("it is a command").render_help().to_string();
+        let (_, shown) = help.split_once("by line and field):\n").expect("a policy is shown");
+        let read = weft_policy::read(shown, weft_policy::Format::Yaml, std::path::Path::new("help"));
+        assert_eq!(read.unwrap_or_else(|wrong| panic!("{wrong}\n{shown}")).len(), 1);
     }
 }

@@ -12,7 +12,7 @@ use std::{
     fs, io,
     os::unix::fs::PermissionsExt,
     path::Path,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -21,6 +21,7 @@ use tokio::{
     sync::{
         broadcast::error::RecvError,
         mpsc::{self, error::TrySendError},
+        watch,
     },
 };
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
@@ -38,8 +39,9 @@ use crate::{
     config::{Config, MAX_SCALE},
     director::{Action, Failed, Order, Step},
     plan::Target,
+    probe::Reach,
     screen::Screen,
-    text,
+    text, welcome,
 };
 use lines::Wanted;
 
@@ -77,8 +79,8 @@ pub(crate) struct Control {
     /// Everything has been stopped.
     pub(crate) stopped: CancellationToken,
     pub(crate) started_at: SystemTime,
-    /// Where people reach the mesh; known when it is ready.
-    pub(crate) urls: Arc<OnceLock<Vec<pb::Url>>>,
+    /// How people reach the gateway; known when the mesh is ready.
+    pub(crate) reach: watch::Receiver<Option<Reach>>,
     /// Streams under way; they end when their client or what they read from is gone.
     pub(crate) tasks: TaskTracker,
 }
@@ -182,9 +184,10 @@ impl Up for Control {
     type StopStream = Steps;
 
     async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
+        let (rows, reach) = (self.board.rows(), *self.reach.borrow());
         Ok(Response::new(pb::StatusResponse {
-            processes: self.board.rows().iter().map(process).collect(),
-            urls: self.urls.get().cloned().unwrap_or_default(),
+            processes: rows.iter().map(process).collect(),
+            urls: reach.map(|reach| welcome::urls(reach, &rows)).unwrap_or_default(),
             started_at_s: unix(self.started_at),
         }))
     }

@@ -6,15 +6,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use tokio::{
-    sync::mpsc,
-    task::JoinSet,
+    sync::{mpsc, watch},
+    task::{self, JoinSet},
     time::{Instant, timeout},
 };
 use weft_model::ServiceName;
@@ -28,7 +27,7 @@ use crate::{
     order,
     place::Place,
     plan::{self, Slot, Target},
-    probe::{self, Spoken},
+    probe::{self, Reach},
     screen::{Screen, seconds},
     text,
 };
@@ -107,6 +106,8 @@ pub(crate) struct Director {
     place: Arc<Place>,
     screen: Screen,
     gateways_file: GatewaysFile,
+    /// How people reach the gateway; none until that was announced.
+    reach: watch::Sender<Option<Reach>>,
     next: Key,
     running: BTreeMap<Key, (Kind, Handle)>,
 }
@@ -121,7 +122,18 @@ impl Director {
         screen: Screen,
         gateways_file: GatewaysFile,
     ) -> Self {
-        Self { config, launch, control, board, place, screen, gateways_file, next: 0, running: BTreeMap::new() }
+        let (reach, next, running) = (watch::Sender::new(None), 0, BTreeMap::new());
+        Self { config, launch, control, board, place, screen, gateways_file, reach, next, running }
+    }
+
+    /// How people reach the gateway; none until that is announced.
+    pub(crate) fn reach(&self) -> watch::Receiver<Option<Reach>> {
+        self.reach.subscribe()
+    }
+
+    /// Lets everybody know how people reach the gateway; a restart of it may change that.
+    pub(crate) fn announce(&self, reach: Reach) {
+        self.reach.send_replace(Some(reach));
     }
 
     /// Takes note of the executables that instances run.
@@ -160,35 +172,39 @@ impl Director {
         Ok(())
     }
 
-    /// Starts the gateway and waits until it reaches every service there is. Returns where it listens, and how it is spoken to.
-    pub(crate) async fn start_gateway(
-        &mut self,
-        grpc_services: impl Fn() -> Vec<String>,
-    ) -> Result<(SocketAddr, Spoken), Failed> {
+    /// Starts the gateway and waits until it reaches every service there is. Returns how people reach it.
+    pub(crate) async fn start_gateway(&mut self, grpc_services: impl Fn() -> Vec<String>) -> Result<Reach, Failed> {
         let stage = self.screen.stage("gateway");
         let key = self.start(Kind::Gateway).await?;
         let row = self.serving(key).await?;
-        let Some(addr) = row.addresses.get("http").copied() else {
-            return Err(self.failed(key, "the gateway announced no address"));
-        };
         let deadline = Instant::now() + START_LIMIT;
-        let spoken = loop {
-            match probe::spoken(addr).await {
-                Some(spoken) => break spoken,
-                None if Instant::now() > deadline => return Err(self.failed(key, "the gateway does not answer")),
-                None => tokio::time::sleep(ASK_AGAIN).await,
-            }
-        };
+        let reach = self.reached(&row, deadline).await?;
         for service in grpc_services() {
-            while !probe::serves(addr, spoken, &service).await {
+            while !probe::serves(reach, &service).await {
                 if Instant::now() > deadline {
                     return Err(self.failed(key, &format!("the gateway does not reach {service}")));
                 }
                 tokio::time::sleep(ASK_AGAIN).await;
             }
         }
-        stage.done(&format!("ready on {}://{addr}", spoken.scheme()));
-        Ok((addr, spoken))
+        stage.done(&format!("ready on {}://{}", reach.scheme, reach.gateway));
+        Ok(reach)
+    }
+
+    /// Waits until the gateway answers on its port, and finds out how.
+    async fn reached(&self, gateway: &Row, deadline: Instant) -> Result<Reach, Failed> {
+        let Some(addr) = gateway.addresses.get("http").copied() else {
+            return Err(self.failed(gateway.key, "the gateway announced no address"));
+        };
+        loop {
+            match probe::reach(addr).await {
+                Some(reach) => return Ok(reach),
+                None if Instant::now() > deadline => {
+                    return Err(self.failed(gateway.key, "the gateway does not answer"));
+                }
+                None => tokio::time::sleep(ASK_AGAIN).await,
+            }
+        }
     }
 
     /// Carries out orders until nobody can give any. Cancel-safe between the steps of an action: what runs is on the board.
@@ -301,8 +317,11 @@ impl Director {
             return Err(Failed::because(format!("{} does not run", kind.name())));
         };
         // Nothing follows from a file that cannot be used while the old process serves.
-        if let (Kind::Gateway, Some(file)) = (kind, &self.config.gateway.config) {
-            (self.gateways_file)(file)
+        if let (Kind::Gateway, Some(file)) = (kind, self.config.gateway.config.clone()) {
+            let look = self.gateways_file;
+            let looked = task::spawn_blocking(move || look(&file)).await;
+            looked
+                .unwrap_or_else(|died| Err(died.to_string()))
                 .map_err(|problem| Failed::because(format!("{problem}; gateway runs on as before")))?;
         }
         let (started, before) = (Instant::now(), handle.status());
@@ -311,7 +330,10 @@ impl Director {
         handle.restart_now().await;
         // Until it has ended, the board shows the old process, which may go on serving.
         self.board.find(|rows| rows.iter().find(|row| row.key == key).is_none_or(ended).then_some(())).await;
-        self.serving_after(key, before.restarts + 1).await?;
+        let row = self.serving_after(key, before.restarts + 1).await?;
+        if *kind == Kind::Gateway {
+            self.announce(self.reached(&row, Instant::now() + START_LIMIT).await?); // its file may say now that it speaks otherwise
+        }
         self.step(steps, format!("{} serves again after {}", kind.name(), seconds(started.elapsed()))).await;
         Ok(())
     }

@@ -22,7 +22,7 @@ mod procfs;
 mod screen;
 mod terminal;
 pub mod text;
-mod tls;
+pub mod unverified;
 mod up;
 mod welcome;
 

@@ -8,16 +8,11 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::timeout};
-use tonic::transport::{Endpoint, Uri};
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
-use tower::service_fn;
 
-use crate::tls;
+use crate::unverified::{self, Gateway, Scheme, Unheard};
 
 /// A process on this machine that takes longer is not ready.
 const LIMIT: Duration = Duration::from_secs(2);
-/// Alert of a server that wants to see a certificate (RFC 8446, 6.2).
-const CERTIFICATE_WANTED: &str = "CertificateRequired"; // h2 keeps no more of it than words
 
 /// Asks `/readyz`; the error says why not, in the role's own words where it has any.
 pub(crate) async fn ready(addr: SocketAddr) -> Result<(), String> {
@@ -33,7 +28,7 @@ pub(crate) async fn ready(addr: SocketAddr) -> Result<(), String> {
 }
 
 /// Whether the status was 2xx, and the body.
-async fn get(addr: SocketAddr, path: &str) -> Result<(bool, String), Problem> {
+async fn get(addr: SocketAddr, path: &str) -> Result<(bool, String), Box<dyn Error + Send + Sync>> {
     let stream = TcpStream::connect(addr).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let request = http::Request::get(path).header(http::header::HOST, addr.to_string()).body(Empty::<Bytes>::new())?;
@@ -53,75 +48,30 @@ async fn get(addr: SocketAddr, path: &str) -> Result<(bool, String), Problem> {
     }
 }
 
-/// How the gateway is spoken to.
+/// Where and how people reach the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Spoken {
-    Plaintext,
-    Tls,
-    /// By TLS, with those only who show a certificate: not with us.
-    TlsWithCertificate,
-}
-
-impl Spoken {
-    /// Scheme of its URLs.
-    pub(crate) const fn scheme(self) -> &'static str {
-        match self {
-            Self::Plaintext => "http",
-            Self::Tls | Self::TlsWithCertificate => "https",
-        }
-    }
+pub(crate) struct Reach {
+    pub(crate) gateway: SocketAddr,
+    pub(crate) scheme: Scheme,
+    /// It talks to those only who show a certificate: not to us.
+    pub(crate) certificate_wanted: bool,
 }
 
 /// Finds out how the gateway is spoken to, in plaintext where it takes both. None: it does not answer.
-pub(crate) async fn spoken(gateway: SocketAddr) -> Option<Spoken> {
-    let plaintext = async { health(gateway, Spoken::Plaintext, "").await.is_ok() };
-    if timeout(LIMIT, plaintext).await == Ok(true) {
-        return Some(Spoken::Plaintext);
-    }
-    match timeout(LIMIT, health(gateway, Spoken::Tls, "")).await.ok()? {
-        Ok(_) => Some(Spoken::Tls),
-        Err(error) => in_words(&*error).contains(CERTIFICATE_WANTED).then_some(Spoken::TlsWithCertificate),
-    }
-}
-
-/// Asks the gateway whether it can reach a gRPC service. One that does not speak with us is taken at its `/readyz`.
-pub(crate) async fn serves(gateway: SocketAddr, spoken: Spoken, service: &str) -> bool {
-    match spoken {
-        Spoken::TlsWithCertificate => true,
-        Spoken::Plaintext | Spoken::Tls => {
-            let status = timeout(LIMIT, health(gateway, spoken, service)).await;
-            matches!(status, Ok(Ok(ServingStatus::Serving)))
-        }
-    }
-}
-
-type Problem = Box<dyn Error + Send + Sync>;
-
-async fn health(gateway: SocketAddr, spoken: Spoken, service: &str) -> Result<ServingStatus, Problem> {
-    let endpoint = Endpoint::from_shared(format!("http://{gateway}"))?;
-    let channel = match spoken {
-        Spoken::Plaintext => endpoint.connect().await?,
-        // What is connected to is plain for tonic, since TLS is the connector's.
-        Spoken::Tls | Spoken::TlsWithCertificate => {
-            let endpoint = endpoint.origin(format!("https://{gateway}").parse()?);
-            endpoint
-                .connect_with_connector(service_fn(move |_: Uri| async move {
-                    tls::connect(&gateway.ip().to_string(), gateway.port()).await
-                }))
-                .await?
-        }
+pub(crate) async fn reach(gateway: SocketAddr) -> Option<Reach> {
+    let (scheme, certificate_wanted) = match ask(gateway, None, "").await {
+        Ok(said) => (said.scheme, false),
+        Err(Unheard::CertificateWanted) => (Scheme::Https, true),
+        Err(Unheard::Failed { .. }) => return None,
     };
-    let request = HealthCheckRequest { service: service.to_owned() };
-    Ok(HealthClient::new(channel).check(request).await?.into_inner().status())
+    Some(Reach { gateway, scheme, certificate_wanted })
 }
 
-/// An error and what lies below it.
-fn in_words(error: &(dyn Error + 'static)) -> String {
-    let mut words = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        words.extend([": ", &cause.to_string()]);
-        next = cause.source();
-    }
-    words
+/// Asks the gateway whether it can reach a gRPC service. One that does not talk to us is taken at its `/readyz`.
+pub(crate) async fn serves(reach: Reach, service: &str) -> bool {
+    reach.certificate_wanted || ask(reach.gateway, Some(reach.scheme), service).await.is_ok_and(|it| it.serves)
+}
+
+async fn ask(gateway: SocketAddr, scheme: Option<Scheme>, service: &str) -> Result<Gateway, Unheard> {
+    unverified::ask(&gateway.ip().to_string(), gateway.port(), scheme, service).await
 }

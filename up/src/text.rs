@@ -1,10 +1,11 @@
-//! Log lines as people read them.
+//! Log lines and errors as people read them.
 //!
-//! Lives here: turning one JSON line of ours into text. Does not: finding lines, printing them.
+//! Lives here: turning one JSON line of ours into text, and an error with what caused it. Does not: finding lines, printing them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, error::Error};
 
 use serde_json::{Map, Value};
+use tonic::{Code, Status};
 
 /// `12:00:01.250 WARN  the watch is lost; opening another  error="…"` for a JSON log line; any other line as it is.
 pub fn for_people(line: &str) -> String {
@@ -22,6 +23,36 @@ pub fn for_people(line: &str) -> String {
         });
     }
     text
+}
+
+/// An error and its causes, each once. Of a status its message: its Display adds codes and structures that mean nothing to a person.
+#[must_use]
+pub fn in_words(error: &(dyn Error + 'static)) -> String {
+    let plainly = |it: &(dyn Error + 'static)| {
+        let boxed = || it.downcast_ref::<Box<Status>>().map(|status| &**status);
+        let status = it.downcast_ref::<Status>().or_else(boxed);
+        status.map_or_else(|| it.to_string(), |status| status.message().to_owned())
+    };
+    let mut words = plainly(error);
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_words = plainly(cause);
+        if !words.contains(&cause_words) {
+            words = format!("{words}: {cause_words}");
+        }
+        next = cause.source();
+    }
+    words
+}
+
+/// What a status says to a person: its message, and what lies below a connection that was not had.
+#[must_use]
+pub fn status_in_words(status: &Status) -> String {
+    match (status.code(), status.source()) {
+        (Code::Unavailable | Code::Unknown | Code::Cancelled, Some(source)) => in_words(source),
+        (code, _) if status.message().is_empty() => format!("{code:?}"),
+        _ => status.message().to_owned(),
+    }
 }
 
 /// Not the id of a trace.

@@ -6,11 +6,7 @@
 //!    └────────────┴────────────┴──────────► Killed      second signal: everything at once
 //! ```
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -131,7 +127,6 @@ struct Up {
     director: Director,
     board: View,
     orders: mpsc::Receiver<Order>,
-    urls: Arc<OnceLock<Vec<weft_proto::weft::up::v1::Url>>>,
     /// Takes who we are once the registry is there to be watched.
     joined: Option<oneshot::Sender<Keys>>,
     place: Arc<Place>,
@@ -165,7 +160,6 @@ impl Up {
         let (orders, ordered) = mpsc::channel(ORDERS);
         let (stopped, children_gone) = Default::default();
         let (joined, join) = oneshot::channel();
-        let urls = Arc::new(OnceLock::new());
         let (world_in, world) = watch::channel(Arc::default());
         let path = place::socket(config.root());
         let listener = control::bind(&path).with_context(|| format!("control socket {}", path.display()))?;
@@ -177,7 +171,7 @@ impl Up {
             shutdown: context.shutdown(),
             stopped: CancellationToken::clone(&stopped),
             started_at: control::now(),
-            urls: Arc::clone(&urls),
+            reach: director.reach(),
             tasks: Default::default(),
         };
         let mut parts = JoinSet::new();
@@ -201,7 +195,6 @@ impl Up {
             director,
             board: view,
             orders: ordered,
-            urls,
             joined: Some(joined),
             place,
             world,
@@ -231,12 +224,11 @@ impl Up {
         let domain = self.join().await?;
         self.director.start_services().await?;
         let (world, config) = (self.world.clone(), Arc::clone(&self.config));
-        let (gateway, spoken) = self.director.start_gateway(move || grpc_services(&world.borrow(), &config)).await?;
+        let reach = self.director.start_gateway(move || grpc_services(&world.borrow(), &config)).await?;
         let rows = self.board.rows();
         let facts = welcome::Facts {
             config: &self.config,
-            gateway,
-            spoken,
+            reach,
             domain,
             rows: &rows,
             program: &self.program,
@@ -245,7 +237,7 @@ impl Up {
         self.screen.print(&welcome::text(&facts));
         let lines = unreachable(&self.world.borrow(), &self.config);
         lines.iter().for_each(|line| self.screen.say(line));
-        self.urls.get_or_init(|| welcome::urls(gateway, spoken, &rows));
+        self.director.announce(reach);
         self.director.serve(&mut self.orders).await;
         Ok(())
     }

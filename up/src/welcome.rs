@@ -10,15 +10,15 @@ use weft_proto::weft::up::v1::Url;
 use crate::{
     board::{Kind, Row},
     config::{Config, Plaintext, Run},
-    probe::Spoken,
+    probe::Reach,
     screen::seconds,
+    unverified::Scheme,
 };
 
 /// What the text is made of.
 pub(crate) struct Facts<'a> {
     pub(crate) config: &'a Config,
-    pub(crate) gateway: SocketAddr,
-    pub(crate) spoken: Spoken,
+    pub(crate) reach: Reach,
     pub(crate) domain: TrustDomain,
     pub(crate) rows: &'a [Row],
     /// What the person typed to start us.
@@ -27,12 +27,12 @@ pub(crate) struct Facts<'a> {
 }
 
 /// Every address people may want, in the order of usefulness.
-pub(crate) fn urls(gateway: SocketAddr, spoken: Spoken, rows: &[Row]) -> Vec<Url> {
+pub(crate) fn urls(reach: Reach, rows: &[Row]) -> Vec<Url> {
     let url = |name: &str, url: String| Url { name: name.to_owned(), url };
     let of = |kind: &Kind, proto: &str| {
         rows.iter().find(|row| row.kind == *kind).and_then(|row| row.addresses.get(proto)).copied()
     };
-    let mut urls = vec![url("REST and gRPC", format!("{}://{gateway}", spoken.scheme()))];
+    let mut urls = vec![url("REST and gRPC", format!("{}://{}", reach.scheme, reach.gateway))];
     urls.extend(of(&Kind::Gateway, "admin").map(|addr| url("gateway metrics", format!("http://{addr}/metrics"))));
     urls.extend(of(&Kind::Registry, "grpc").map(|addr| url("registry", format!("https://{addr}"))));
     urls.extend(of(&Kind::Registry, "admin").map(|addr| url("registry metrics", format!("http://{addr}/metrics"))));
@@ -42,19 +42,19 @@ pub(crate) fn urls(gateway: SocketAddr, spoken: Spoken, rows: &[Row]) -> Vec<Url
 
 /// The whole text.
 pub(crate) fn text(facts: &Facts) -> String {
-    let Facts { config, gateway, spoken, domain, rows, program, took } = facts;
+    let Facts { config, reach, domain, rows, program, took } = facts;
+    let Reach { gateway, scheme, certificate_wanted } = reach;
     // Certificates are for names; this is an address.
-    let (curl, grpcurl) = match spoken {
-        Spoken::Plaintext => ("curl -i", "grpcurl -plaintext"),
-        Spoken::Tls => ("curl -ik", "grpcurl -insecure"),
-        Spoken::TlsWithCertificate => ("curl -ik --cert FILE --key FILE", "grpcurl -insecure -cert FILE -key FILE"),
+    let (curl, grpcurl) = match (scheme, certificate_wanted) {
+        (Scheme::Http, _) => ("curl -i", "grpcurl -plaintext"),
+        (Scheme::Https, false) => ("curl -ik", "grpcurl -insecure"),
+        (Scheme::Https, true) => ("curl -ik --cert FILE --key FILE", "grpcurl -insecure -cert FILE -key FILE"),
     };
-    let scheme = spoken.scheme();
     let mut text = format!("\nready after {}\n\n", seconds(*took));
-    for url in urls(*gateway, *spoken, rows) {
+    for url in urls(*reach, rows) {
         line(&mut text, &url.name, &url.url);
     }
-    line(&mut text, "security", &security(config, *gateway, *spoken, domain));
+    line(&mut text, "security", &security(config, *reach, domain));
     text.push('\n');
     if has_users(config) {
         // A new address at each start: the second user with one is refused.
@@ -84,14 +84,14 @@ pub(crate) fn text(facts: &Facts) -> String {
 }
 
 /// What protects the mesh, and what anybody on this machine may call.
-fn security(config: &Config, gateway: SocketAddr, spoken: Spoken, domain: &TrustDomain) -> String {
+fn security(config: &Config, reach: Reach, domain: &TrustDomain) -> String {
     let open = |wanted| {
         let names =
             config.services.iter().filter(move |(_, it)| it.plaintext == wanted).map(|(name, _)| name.to_string());
         names.collect::<Vec<_>>().join(", ")
     };
     let mut plain = Vec::new();
-    plain.extend((spoken == Spoken::Plaintext).then(|| format!("the gateway on {gateway}")));
+    plain.extend((reach.scheme == Scheme::Http).then(|| format!("the gateway on {}", reach.gateway)));
     for (wanted, whence) in [(Plaintext::Loopback, "from this machine"), (Plaintext::Allow, "from anywhere")] {
         let names = open(wanted);
         if !names.is_empty() {

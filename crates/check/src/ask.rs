@@ -16,8 +16,8 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
-use tonic::Status;
 use weft_runtime::clock;
+use weft_up::{text::in_words, unverified::Scheme};
 
 use crate::target::Place;
 
@@ -76,28 +76,18 @@ fn ahead(headers: &HeaderMap, now: SystemTime) -> Option<i64> {
     })
 }
 
-/// An error and its causes, each once. Of a status its message: its Display adds codes and structures that mean nothing to a person.
-pub(crate) fn in_words(error: &(dyn Error + 'static)) -> String {
-    let plainly = |it: &(dyn Error + 'static)| {
-        let boxed = || it.downcast_ref::<Box<Status>>().map(|status| &**status);
-        let status = it.downcast_ref::<Status>().or_else(boxed);
-        status.map_or_else(|| it.to_string(), |status| status.message().to_owned())
-    };
-    let mut words = plainly(error);
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_words = plainly(cause);
-        if !words.contains(&cause_words) {
-            words = format!("{words}: {cause_words}");
-        }
-        next = cause.source();
+/// Says so if a server speaks TLS and was addressed in plaintext, or the other way.
+pub(crate) async fn misspoken(place: &Place, addressed: Scheme) -> Option<&'static str> {
+    match (spoken(place).await, addressed) {
+        (Spoken::Tls, Scheme::Http) => Some("it speaks TLS, and was addressed in plaintext"),
+        (Spoken::Plaintext, Scheme::Https) => Some("it speaks plaintext, and was addressed with TLS"),
+        (Spoken::Tls | Spoken::Plaintext | Spoken::Something | Spoken::Nothing, _) => None,
     }
-    words
 }
 
 /// What a server speaks on a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Spoken {
+enum Spoken {
     /// TLS: it answers plaintext with an alert.
     Tls,
     /// Plaintext HTTP/2.
@@ -109,7 +99,7 @@ pub(crate) enum Spoken {
 }
 
 /// Looks at what answers a plaintext HTTP/2 preface: a TLS server sends an alert record (RFC 8446, 5.1), an HTTP/2 server its settings.
-pub(crate) async fn spoken(place: &Place) -> Spoken {
+async fn spoken(place: &Place) -> Spoken {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     let Ok(Ok(mut stream)) = timeout(SNIFF, TcpStream::connect((place.host.as_str(), place.port))).await else {
         return Spoken::Nothing;

@@ -25,9 +25,9 @@ use weft_proto::weft::{
     model::v1::{Instance, transport::Kind},
 };
 use weft_runtime::clock;
+use weft_up::text::in_words;
 
 use crate::{
-    ask::in_words,
     crowd, ids, path, registry,
     report::Outcome,
     services,

@@ -27,7 +27,6 @@ mod services;
 mod ask;
 mod crowd;
 mod run;
-mod tls;
 
 pub use policies::doubts;
 pub use report::{Outcome, Report, Status};

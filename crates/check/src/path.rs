@@ -15,9 +15,10 @@ use weft_proto::weft::{
     discovery::v1::ListResponse,
     model::v1::{Instance, Status},
 };
+use weft_up::text::status_in_words;
 
 use crate::{
-    ask, crowd, gateway, ids, policies, registry,
+    ask, crowd, ids, policies, registry,
     report::Outcome,
     services::{self, Sidecar},
     target::{Mesh, Place},
@@ -135,7 +136,7 @@ async fn probe(gateway: Channel, instance: Instance) -> Probed {
             }
             Code::PermissionDenied | Code::Unauthenticated => Probed::NotAllowed { rule: status.message().to_owned() },
             Code::DeadlineExceeded | Code::Cancelled => Probed::Silence, // the second is how tonic ends a call of ours that took too long
-            code => Probed::Lost { why: format!("{code:?}: {}", gateway::words(&status)) },
+            code => Probed::Lost { why: format!("{code:?}: {}", status_in_words(&status)) },
         },
     }
 }

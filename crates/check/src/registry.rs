@@ -7,9 +7,10 @@ use std::{error::Error, time::Duration};
 use weft_discovery::Registries;
 use weft_identity::Identity;
 use weft_proto::weft::discovery::v1::{ClaimsResponse, ListResponse};
+use weft_up::{text::in_words, unverified::Scheme};
 
 use crate::{
-    ask::{self, Answer, Spoken},
+    ask::{self, Answer},
     clocks::Told,
     identity, ids, machine,
     report::Outcome,
@@ -93,19 +94,15 @@ pub(crate) async fn no_answer(mesh: &Mesh, error: &(dyn Error + 'static)) -> Out
     if let Some(taken) = place.and_then(|place| machine::stranger(mesh, WHO, &place)) {
         return taken;
     }
-    let why = mesh.told(WHO).unwrap_or_else(|| ask::in_words(error));
+    let why = mesh.told(WHO).unwrap_or_else(|| in_words(error));
     ids::REGISTRY.failed(url, why)
 }
 
 /// Says so if the registry speaks TLS and was addressed in plaintext, or the other way.
 pub(crate) async fn misspoken(mesh: &Mesh) -> Option<Outcome> {
     let url = mesh.registries.iter().next()?;
-    let detail = match ask::spoken(&url.parse().ok()?).await {
-        Spoken::Tls if url.starts_with("http://") => "it speaks TLS, and was addressed in plaintext",
-        Spoken::Plaintext if url.starts_with("https://") => "it speaks plaintext, and was addressed with TLS",
-        Spoken::Tls | Spoken::Plaintext | Spoken::Something | Spoken::Nothing => return None,
-    };
-    Some(ids::REGISTRY_TLS.failed(url, detail))
+    let scheme = if url.starts_with("https://") { Scheme::Https } else { Scheme::Http };
+    Some(ids::REGISTRY_TLS.failed(url, ask::misspoken(&url.parse().ok()?, scheme).await?))
 }
 
 fn readiness(ready: &Result<Answer, String>) -> Outcome {

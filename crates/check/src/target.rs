@@ -16,7 +16,7 @@ use weft_discovery::RegistryUrls;
 use weft_model::ServiceName;
 use weft_proto::weft::up::v1 as up;
 use weft_runtime::Usage;
-use weft_up::{Config, ConfigError, client};
+use weft_up::{Config, ConfigError, client, unverified::Scheme};
 
 /// Time `weft up` has to say what runs.
 const UP: Duration = Duration::from_secs(2);
@@ -37,7 +37,7 @@ pub struct Args {
     pub registry_admin: Option<Place>,
     /// Gateway of a mesh that no `weft up` runs here
     #[arg(long, value_name = "URL", requires = "registry")]
-    pub gateway: Option<Place>,
+    pub gateway: Option<GatewayUrl>,
     /// Where the gateway's /readyz and /metrics are [default: 80 ports above --gateway]
     #[arg(long, value_name = "HOST:PORT", requires = "gateway")]
     pub gateway_admin: Option<Place>,
@@ -103,6 +103,31 @@ impl FromStr for Place {
     }
 }
 
+/// A gateway as people write it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GatewayUrl {
+    /// Where it is.
+    pub place: Place,
+    /// How it is spoken to; none: that is to be found out.
+    pub scheme: Option<Scheme>,
+}
+
+impl FromStr for GatewayUrl {
+    type Err = Usage;
+
+    fn from_str(text: &str) -> Result<Self, Usage> {
+        let scheme = match text.split_once("://") {
+            None => None,
+            Some((http, _)) if http.eq_ignore_ascii_case("http") => Some(Scheme::Http),
+            Some((https, _)) if https.eq_ignore_ascii_case("https") => Some(Scheme::Https),
+            Some((other, _)) => {
+                return Err(Usage::new(format!("a gateway is no {other:?}; write http:// or https://, or no scheme")));
+            }
+        };
+        Ok(Self { place: text.parse()?, scheme })
+    }
+}
+
 /// How the mesh was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Origin {
@@ -127,6 +152,8 @@ pub(crate) struct Mesh {
     pub(crate) token: Option<PathBuf>,
     pub(crate) registry_admin: Option<Place>,
     pub(crate) gateway: Option<Place>,
+    /// How the gateway is spoken to; none: that is to be found out.
+    pub(crate) gateway_scheme: Option<Scheme>,
     pub(crate) gateway_admin: Option<Place>,
     /// What `weft up` runs; empty without one.
     pub(crate) rows: Vec<up::Process>,
@@ -170,13 +197,14 @@ impl Mesh {
     fn named(args: &Args, registries: &RegistryUrls, dir: &Path) -> Self {
         let registry: Option<Place> = registries.to_string().split(',').next().and_then(|url| url.parse().ok());
         let registry_admin = args.registry_admin.clone().or_else(|| registry.as_ref()?.admin());
-        let gateway_admin = args.gateway_admin.clone().or_else(|| args.gateway.as_ref()?.admin());
+        let gateway_admin = args.gateway_admin.clone().or_else(|| args.gateway.as_ref()?.place.admin());
         Self {
             origin: Origin::Flags,
             registries: registries.clone(),
             token: args.token_file.clone().or_else(|| weft_up::config::operator_token(None, dir).ok()),
             registry_admin,
-            gateway: args.gateway.clone(),
+            gateway: args.gateway.as_ref().map(|it| it.place.clone()),
+            gateway_scheme: args.gateway.as_ref().and_then(|it| it.scheme),
             gateway_admin,
             rows: Vec::new(),
             services: BTreeSet::new(),
@@ -220,6 +248,7 @@ impl Mesh {
             token: Some(token_file.map_or_else(|| config.registry.operator_token(), Path::to_owned)),
             registry_admin: Some(announced("registry", "admin").unwrap_or(http)),
             gateway: Some(announced("gateway", "http").unwrap_or(gateway)),
+            gateway_scheme: None, // its file may have changed since it started
             gateway_admin: Some(announced("gateway", "admin").unwrap_or(admin)),
             rows,
             services,
@@ -257,11 +286,21 @@ mod tests {
     }
 
     #[test]
+    fn a_gateway_is_asked_by_the_scheme_that_was_written() {
+        let read = |text: &str| text.parse::<GatewayUrl>().map(|it| (it.place.to_string(), it.scheme));
+        let there = "10.0.0.7:8080".to_owned();
+        assert_eq!(read("http://10.0.0.7:8080").unwrap(), (there.clone(), Some(Scheme::Http)));
+        assert_eq!(read("HTTPS://10.0.0.7:8080/").unwrap(), (there.clone(), Some(Scheme::Https)));
+        assert_eq!(read("10.0.0.7:8080").unwrap(), (there, None));
+        assert!(read("ftp://10.0.0.7:8080").unwrap_err().to_string().contains("https://"));
+    }
+
+    #[test]
     fn admin_is_eighty_ports_up_unless_it_is_named() {
         let place = |text: &str| Some(text.parse::<Place>().unwrap());
         let mut args = Args {
             registry: Some("http://10.0.0.5:7100,http://10.0.0.6:7100".parse().unwrap()),
-            gateway: place("10.0.0.7:8080"),
+            gateway: Some("10.0.0.7:8080".parse().unwrap()),
             ..Args::default()
         };
         let mesh = |args: &Args| Mesh::named(args, args.registry.as_ref().unwrap(), Path::new("/"));

@@ -67,20 +67,24 @@ async fn a_gateway_that_speaks_tls_alone_is_asked_by_tls() {
     pem::export(mesh.dir(), &authority.svid("shop", HOUR), &authority.bundle()).expect("the directory can be written");
     let tls = format!("[tls]\ncertificates = [{{ chain = \"{}\", key = \"{}\" }}]\n", pem::CHAIN, pem::KEY);
     let clients = format!("client_authorities = \"{}\"\n", pem::BUNDLE);
-    for (config, reached) in [(tls.clone(), 1), (tls + &clients, 0)] {
+    let optional = format!("{tls}{clients}client_certificates = \"optional\"\n");
+    for (config, reached) in [(tls.clone(), 1), (optional, 1), (tls + &clients, 0)] {
         let file = mesh.dir().join("gateway.toml");
         fs::write(&file, config).expect("the directory can be written");
         let mut gateway = mesh.add_gateway_with(&["--config", &file.to_string_lossy()]);
         let (at, admin) = (gateway.address("http").await, gateway.address("admin").await);
         let ready = || async { Some(send(admin, Method::GET, "/readyz", "").await.ok()?.status.is_success()) };
         wait::until("the gateway to have routes", SOON, || async { ready().await?.then_some(()) }).await;
-        // Without a scheme, as `weft up` tells it.
-        let named = named.with("--gateway", at.to_string()).with("--gateway-admin", admin.to_string());
-        let checked = named.check().await;
-        checked.shows([]);
-        for id in ["WEFT0501", "WEFT0502", "WEFT0601", "WEFT0602"] {
-            assert_eq!(checked.well(id), reached, "{id}: {:#}", checked.report);
+        let named = named.with("--gateway-admin", admin.to_string());
+        // Without a scheme, as `weft up` tells it, and with it.
+        for url in [at.to_string(), format!("https://{at}")] {
+            let checked = named.with("--gateway", url).check().await;
+            checked.shows([]);
+            for id in ["WEFT0501", "WEFT0502", "WEFT0601", "WEFT0602"] {
+                assert_eq!(checked.well(id), reached, "{id}: {:#}", checked.report);
+            }
         }
+        named.with("--gateway", format!("http://{at}")).check().await.shows(["WEFT0501"]);
     }
 }
 

@@ -149,6 +149,37 @@ async fn a_gateway_by_tls_alone_gets_ready_and_outlives_a_mistake_in_its_file() 
 }
 
 #[tokio::test]
+async fn a_gateway_for_clients_with_certificates_gets_ready_and_may_come_back_in_plaintext() {
+    let _shared = ALONE.read().await;
+    let test = "a_gateway_for_clients_with_certificates_gets_ready_and_may_come_back_in_plaintext";
+    let table = |[echo]: [PathBuf; 1], dir: &Path| {
+        let authority = Authority::new("shop.example", &Hand::default());
+        pem::export(dir, &authority.svid("shop", HOUR), &authority.bundle()).unwrap();
+        let certificates = format!("certificates = [{{ chain = \"{}\", key = \"{}\" }}]", pem::CHAIN, pem::KEY);
+        let clients = format!("client_authorities = \"{}\"\nclient_certificates = \"required\"", pem::BUNDLE);
+        fs::write(dir.join("gateway.toml"), format!("[tls]\n{certificates}\n{clients}\n")).unwrap();
+        format!("config = \"gateway.toml\"\n[services.echo]\ncommand = [{:?}]\n", echo.display())
+    };
+    let Some(up) = Up::start(test, ["weft-echo"], &[], table).await else { return };
+    let at = up.address("gateway", "http").await;
+    says(&up, &format!("ready on https://{at}")).await;
+    says(&up, "grpcurl -insecure -cert FILE -key FILE").await;
+    let checked = check(up.dir(), &[]).await;
+    checked.shows([]);
+    let skipped: BTreeSet<_> = checked.with(&["skipped"]).iter().map(|it| it["id"].as_str().unwrap()).collect();
+    assert!(skipped.contains("WEFT0501"), "{:#}", checked.report);
+
+    let shown = || async { up.run(&["ps", "-o", "json"]).await };
+    assert!(shown().await.contains(&format!("\"https://{at}\"")), "{}", shown().await);
+    fs::write(up.dir().join("gateway.toml"), "").unwrap();
+    up.run(&["restart", "gateway"]).await;
+    assert!(shown().await.contains(&format!("\"http://{at}\"")), "{}", shown().await);
+    let checked = check(up.dir(), &[]).await;
+    checked.shows([]);
+    assert_eq!((checked.well("WEFT0501"), checked.well("WEFT0601")), (1, 1), "{:#}", checked.report);
+}
+
+#[tokio::test]
 async fn an_app_that_crashes_again_and_again_is_named_with_its_last_words() {
     let _shared = ALONE.read().await;
     let test = "an_app_that_crashes_again_and_again_is_named_with_its_last_words";

@@ -1,15 +1,15 @@
-//! TLS towards a gateway that serves nothing else.
+//! TLS towards whoever answers.
 //!
-//! Lives here: a connection to whoever answers there. Does not: TLS of the mesh, where it matters who answers (`weft-identity`).
-//! A gateway's certificate is for the names that its clients call it by, and is checked by them; here it is addressed as it listens, often by a loopback
-//! address. Nothing secret is sent to it, and what it says is only reported, so whose certificate it shows is not looked at.
+//! Lives here: a client without a certificate, and what it noticed of the server. Does not: what follows from that (`unverified`).
 
 use std::{
     io,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll, ready},
 };
 
 use hyper_util::rt::TokioIo;
@@ -23,45 +23,55 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
     sign::CertifiedKey,
 };
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
-
-use crate::target::Place;
 
 /// A client without a certificate. Clones are one.
 #[derive(Debug, Clone)]
-pub(crate) struct Client {
+pub(super) struct Client {
     config: Arc<ClientConfig>,
-    asked: Arc<Asked>,
+    noticed: Arc<Noticed>,
 }
 
 impl Client {
-    pub(crate) fn new() -> Self {
-        let asked = Arc::new(Asked::default());
-        Self { config: Arc::new(config(asked.clone())), asked }
+    pub(super) fn new() -> Self {
+        let noticed = Arc::new(Noticed::default());
+        Self { config: Arc::new(config(noticed.clone())), noticed }
     }
 
     /// Opens a connection for HTTP/2. In TLS 1.3 a server that insists on a certificate of ours says so after this has returned, or just closes.
-    pub(crate) async fn connect(self, place: Place) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
-        let name = ServerName::try_from(place.host.clone()).map_err(io::Error::other)?;
-        let stream = TcpStream::connect((place.host.as_str(), place.port)).await?;
+    pub(super) async fn connect(self, host: String, port: u16) -> io::Result<TokioIo<Listened>> {
+        let stream = TcpStream::connect((host.as_str(), port)).await?;
         stream.set_nodelay(true)?;
-        TlsConnector::from(self.config).connect(name, stream).await.map(TokioIo::new)
+        let name = ServerName::try_from(host).map_err(io::Error::other)?;
+        let stream = TlsConnector::from(self.config).connect(name, stream).await?;
+        Ok(TokioIo::new(Listened { stream, noticed: self.noticed }))
     }
 
     /// Whether a server wanted to see a certificate.
-    pub(crate) fn was_asked(&self) -> bool {
-        self.asked.0.load(Ordering::Relaxed)
+    pub(super) fn was_asked(&self) -> bool {
+        self.noticed.asked.load(Ordering::Relaxed)
+    }
+
+    /// Whether a server said anything after the handshake: it has let us in, certificate or not. HTTP/2 begins with the settings of both.
+    pub(super) fn was_answered(&self) -> bool {
+        self.noticed.answered.load(Ordering::Relaxed)
     }
 }
 
-/// Notes that a server asks for a certificate, and has none.
+/// What a server did. As a source of certificates it has none.
 #[derive(Debug, Default)]
-struct Asked(AtomicBool);
+struct Noticed {
+    asked: AtomicBool,
+    answered: AtomicBool,
+}
 
-impl ResolvesClientCert for Asked {
+impl ResolvesClientCert for Noticed {
     fn resolve(&self, _root_hint_subjects: &[&[u8]], _sigschemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        self.0.store(true, Ordering::Relaxed);
+        self.asked.store(true, Ordering::Relaxed);
         None
     }
 
@@ -70,12 +80,44 @@ impl ResolvesClientCert for Asked {
     }
 }
 
-fn config(asked: Arc<Asked>) -> ClientConfig {
+/// A connection that notices whether anything comes by it.
+#[derive(Debug)]
+pub(super) struct Listened {
+    stream: TlsStream<TcpStream>,
+    noticed: Arc<Noticed>,
+}
+
+impl AsyncRead for Listened {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let (this, before) = (self.get_mut(), into.filled().len());
+        ready!(Pin::new(&mut this.stream).poll_read(cx, into))?;
+        if into.filled().len() > before {
+            this.noticed.answered.store(true, Ordering::Relaxed);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Listened {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+fn config(noticed: Arc<Noticed>) -> ClientConfig {
     let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
     let config = config.expect("the provider has suites of the usual versions");
     let verifier = Arc::new(AnyServer(provider));
-    let mut config = config.dangerous().with_custom_certificate_verifier(verifier).with_client_cert_resolver(asked);
+    let mut config = config.dangerous().with_custom_certificate_verifier(verifier).with_client_cert_resolver(noticed);
     config.alpn_protocols = vec![b"h2".to_vec()];
     config
 }

@@ -32,7 +32,8 @@ impl Mesh {
         let mut up = match self.connect().await {
             Ok(up) => up,
             Err(error) => {
-                let down = matches!(error.downcast_ref(), Some(ConnectError::NoMesh { .. }));
+                let down =
+                    matches!(error.downcast_ref(), Some(ConnectError::NoMesh { .. } | ConnectError::Silent { .. }));
                 return down.then_some(error);
             }
         };

@@ -163,7 +163,11 @@ impl Registry {
                 Some(cause.context(if id == task { "the catalog" } else { "a part of the registry" }))
             }
         };
-        while serving.join_next().await.is_some() {}
+        while let Some(ended) = serving.join_next().await {
+            if let Err(error) = ended.unwrap_or_else(|panic| Err(panic.into())) {
+                tracing::warn!(error = format!("{error:#}"), "connections ended early");
+            }
+        }
         readers.cancel();
         writer.cancel();
         drop(self.catalog);

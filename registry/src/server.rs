@@ -189,6 +189,7 @@ impl Server {
     pub(crate) async fn run(self, listener: TcpListener, shutdown: Shutdown) -> anyhow::Result<()> {
         let Self { routes, streams, leaving, door } = self;
         let connections = shutdown.child();
+        let _owned = Owned(connections.clone());
         let until = connections.clone();
         let build = move |_| {
             let (door, routes, until) = (door.clone(), routes.clone(), until.clone());
@@ -201,9 +202,15 @@ impl Server {
                 () = shutdown.draining() => break Ok(()),
                 ended = threads.ended() => break Err(ended),
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, from)) => if let Err(error) = threads.hand_over(stream, from).await {
-                        tracing::debug!(%error, "connection gone before it was served");
-                    },
+                    Ok((stream, from)) => {
+                        let handed = tokio::select! {
+                            handed = threads.hand_over(stream, from) => handed,
+                            () = shutdown.draining() => break Ok(()), // a thread whose queue is full keeps nobody from leaving
+                        };
+                        if let Err(error) = handed {
+                            tracing::debug!(%error, "connection gone before it was served");
+                        }
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "cannot accept");
                         tokio::time::sleep(Duration::from_millis(100)).await; // out of descriptors: spinning would not free one
@@ -226,6 +233,15 @@ impl Server {
         connections.abort();
         told.await;
         Ok(ended?)
+    }
+}
+
+/// Ends the connections when it is dropped: their threads outlive a server that is dropped before it has ended, and would go on without it.
+struct Owned(Shutdown);
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

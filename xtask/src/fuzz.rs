@@ -21,7 +21,7 @@ const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-leve
                      -Cllvm-args=-sanitizer-coverage-trace-compares --cfg=fuzzing";
 /// Minutes for the build, beyond the runs.
 const BUILD: u64 = 60;
-/// Bytes of the longest input that is tried: longer ones reach no other code.
+/// Bytes of the longest input that is tried: of what longer ones reach, only lengths of three bytes and more are left out.
 const LONGEST: u32 = 4096;
 /// Seconds after which an input counts as a finding: each should take far less than a millisecond.
 const SLOW: u32 = 20;

@@ -107,4 +107,6 @@ pub struct Snapshot {
     pub services: OrdMap<ServiceName, Arc<ServiceSnapshot>>,
     /// Facts of all services, also of those not subscribed.
     pub directory: OrdMap<ServiceName, Arc<ServiceInfo>>,
+    /// Whether the registry has told its reader of every service there is: what is not among `services` is nobody's then (discovery.proto, `complete`).
+    pub complete: bool,
 }

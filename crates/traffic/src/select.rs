@@ -143,7 +143,7 @@ pub(crate) async fn endpoints(
         match world.serving_of(service, path) {
             Some(cluster) if !cluster.members.is_empty() => return Ok(cluster.clone()),
             Some(cluster) if !cluster.may_fill() => return Err(cluster.nobody()),
-            None if worlds.is_whole(&world) => break,
+            None if world.is_complete() => break,
             Some(_) | None => {}
         }
         match tokio::time::timeout_at(until, changes.next()).await {

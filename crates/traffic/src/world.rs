@@ -37,6 +37,8 @@ pub struct World {
     /// By slot of `routes`; none for a service that the directory knows and nobody subscribed.
     clusters: Vec<Option<Arc<Cluster>>>,
     gate: Gate,
+    /// A service that is not here is nobody's.
+    complete: bool,
 }
 
 impl World {
@@ -48,6 +50,11 @@ impl World {
     /// The cluster of a service, if its endpoints are known.
     pub fn cluster(&self, service: &ServiceName) -> Option<&Arc<Cluster>> {
         self.at(self.routes.slot(service)?)
+    }
+
+    /// Whether a service that is not here is nobody's, rather than not known yet.
+    pub(crate) const fn is_complete(&self) -> bool {
+        self.complete
     }
 
     /// Every cluster, in no order.
@@ -196,11 +203,6 @@ impl Worlds {
 
     pub(crate) fn metrics(&self) -> &Metrics {
         &self.0.metrics
-    }
-
-    /// Whether a service that is not in this world is nobody's: everything is subscribed, and this is what came of it.
-    pub(crate) fn is_whole(&self, world: &World) -> bool {
-        self.0.interests.is_closed() && world.version() > Version::default()
     }
 
     /// Asks for a subscription. A full or dropped queue is no error: the call waits for the world either way, and the next one asks again.

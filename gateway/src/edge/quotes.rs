@@ -1,6 +1,6 @@
 //! Texts of headers in parts, some of them quoted.
 //!
-//! Lives here: where a separator separates, and whether every quote is closed. Does not: what the parts mean (`forwarded`, `cache::control`).
+//! Lives here: where a separator separates, and whether a text is sound. Does not: what the parts mean (`forwarded`, `cache::control`).
 //! Source: RFC 9110, 5.6.4: between quotes nothing separates, and a backslash there takes the meaning from the byte after it.
 
 use std::iter;
@@ -26,13 +26,15 @@ fn is_escaped(before: &[u8]) -> bool {
     before.iter().rev().take_while(|it| **it == b'\\').count() % 2 == 1
 }
 
-/// Whether every quote of a text is closed.
-pub(crate) fn are_closed(text: &[u8]) -> bool {
+/// Whether every quote of a text is closed, and no backslash stands outside of quotes, where it means nothing: such a text has the same parts from either
+/// end.
+pub(crate) fn are_sound(text: &[u8]) -> bool {
     let (mut quoted, mut escaped) = (false, false);
     for byte in text {
         (quoted, escaped) = match byte {
             _ if escaped => (quoted, false),
-            b'\\' => (quoted, quoted),
+            b'\\' if !quoted => return false,
+            b'\\' => (quoted, true),
             b'"' => (!quoted, false),
             _ => (quoted, false),
         };
@@ -61,12 +63,12 @@ mod tests {
     }
 
     #[test]
-    fn a_quote_is_closed_by_one_that_nothing_precedes_which_takes_its_meaning() {
-        for closed in ["", "a", r#""""#, r#"a="x", b="y""#, r#"a="\"""#, r#"a="\\""#, r"a\"] {
-            assert!(are_closed(closed.as_bytes()), "{closed}");
+    fn a_text_is_sound_if_its_quotes_are_closed_and_backslashes_are_within_them() {
+        for sound in ["", "a", r#""""#, r#"a="x", b="y""#, r#"a="\"""#, r#"a="\\""#] {
+            assert!(are_sound(sound.as_bytes()), "{sound}");
         }
-        for open in [r#"""#, r#"a="x"#, r#"a="x\""#, r#"a="x", ""#, r#"a\""#] {
-            assert!(!are_closed(open.as_bytes()), "{open}");
+        for unsound in [r#"""#, r#"a="x"#, r#"a="x\""#, r#"a="x", ""#, r#"a\""#, r"a\", r#"no-store, a=\"b""#] {
+            assert!(!are_sound(unsound.as_bytes()), "{unsound}");
         }
     }
 }

@@ -40,7 +40,7 @@ struct Shared {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Average {
-    /// The last turn, in milliseconds since `began`; they wrap after seven weeks, which forgets one average.
+    /// The last turn, in milliseconds since `began`; they wrap after seven weeks, when the average is kept until the next turn.
     at: u32,
     micros: u32,
 }

@@ -176,7 +176,8 @@ impl Client {
 
     /// Calls and returns status and message; none if the connection ends first.
     async fn call(&mut self) -> Option<(Code, String)> {
-        let request = Request::post("http://users/a.B/C").body(Body::empty()).unwrap();
+        let request = Request::post("http://users/a.B/C").header("content-type", "application/grpc");
+        let request = request.body(Body::empty()).unwrap();
         let answer = soon("an answer", self.sender.send_request(request)).await.ok()?;
         let message = answer.headers().get("grpc-message").map_or("", |it| it.to_str().unwrap()).to_owned();
         Some((Code::from_headers(answer.headers()).unwrap(), message))

@@ -53,6 +53,8 @@ async fn tokens_are_made_listed_and_revoked_by_command() {
     let said = run(&["token", "create", "--service", "web", "--out", "web.token"]).await;
     assert!(said.contains("web.token") && !said.contains("eyJ"), "the string is in the file alone: {said}");
     assert!(!said.contains("is gone"), "there was no such file: {said}");
+    let said = run(&["token", "create", "--service", "web", "--out", "web.token"]).await;
+    assert!(said.contains("what was in that file is gone"), "{said}");
     assert_eq!(std::fs::metadata(mesh.dir().join("web.token")).unwrap().permissions().mode() & 0o777, 0o600);
 
     let tokens = async || -> Vec<serde_json::Value> {

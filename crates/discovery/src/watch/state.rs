@@ -273,6 +273,7 @@ impl State {
     fn publish(&mut self, touched: &[ServiceName]) -> Change {
         if self.stream.version < self.published.version {
             self.stream.behind = true;
+            self.published.complete = false;
             return self.publish_what_is_new(touched);
         }
         let caught_up = std::mem::take(&mut self.stream.behind);
@@ -285,6 +286,7 @@ impl State {
             self.published.directory = directory.clone();
         }
         self.published.version = self.stream.version;
+        self.published.complete = self.stream.complete;
         Change::Published
     }
 

@@ -53,6 +53,7 @@ pub(super) fn empty(metrics: &Metrics) -> World {
         routes: Arc::new(Routes::build(Vec::new(), None, metrics)),
         clusters: Vec::new(),
         gate: Gate::default(),
+        complete: false,
     }
 }
 
@@ -93,7 +94,8 @@ pub(super) fn next(before: &World, sources: &mut Sources, metrics: &Metrics, clo
         Gate::Unknown if !sources.identity => Gate::Open, // nobody can be told apart here: what is not known yet closes nothing
         gate => gate.clone(),
     };
-    World { version, routes, clusters, gate }
+    let complete = sources.snapshot.as_ref().is_some_and(|it| it.complete);
+    World { version, routes, clusters, gate, complete }
 }
 
 /// Every service that a call may name, by name.

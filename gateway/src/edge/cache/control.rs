@@ -116,7 +116,7 @@ pub(super) fn vary(headers: &HeaderMap) -> Option<Vec<header::HeaderName>> {
 
 /// The directives of one line, the last first: names, and values without their quotes. None if it cannot be read, so that nobody knows what it forbids.
 fn directives(value: &HeaderValue) -> Option<impl Iterator<Item = (&str, &str)>> {
-    let text = value.to_str().ok().filter(|it| quotes::are_closed(it.as_bytes()))?;
+    let text = value.to_str().ok().filter(|it| quotes::are_sound(it.as_bytes()))?;
     let items = quotes::parts(text.as_bytes(), b',').filter_map(|it| str::from_utf8(it).ok());
     Some(items.map(|item| {
         let (name, value) = item.split_once('=').unwrap_or((item, ""));
@@ -198,6 +198,7 @@ mod tests {
             Some(7),
             "nor does one after a quote that means itself"
         );
+        assert_eq!(said("max-age=7, no-store, a=\\\"b\""), None, "a backslash outside of quotes means nothing");
         assert_eq!(said("max-age=7, a=\"b, no-store"), None, "a quote that is left open may hide anything");
     }
 

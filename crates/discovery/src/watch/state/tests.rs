@@ -204,7 +204,9 @@ fn a_service_that_a_complete_message_does_not_name_is_gone() {
     state.stream_opened();
     publish(&mut state, message(6, [posts.clone()]));
     assert_eq!(seen(&state, "users"), [1], "a registry that has just started may not know it yet");
+    assert!(!state.snapshot().complete);
     publish(&mut state, complete(6, []));
+    assert!(state.snapshot().complete);
     assert_eq!((seen(&state, "users"), seen(&state, "posts")), (vec![], vec![1]), "named before on this stream");
     assert!(!state.snapshot().services.contains_key(&name("users")));
     assert_eq!(state.last_good().services.len(), 1, "it does not come back from the disk either");
@@ -220,7 +222,7 @@ fn a_complete_message_of_a_registry_that_is_behind_counts_once_it_is_not() {
         publish(&mut state, message(10, [users.clone(), posts.clone()]));
         state.stream_opened();
         assert_eq!(state.apply(complete(2, [posts.clone()])), Ok(Change::Nothing));
-        assert_eq!(seen(&state, "users"), [1]);
+        assert_eq!((seen(&state, "users"), state.snapshot().complete), (vec![1], false));
         state
     };
     let mut adopted = behind();

@@ -42,7 +42,7 @@ async fn look(mut args: CheckArgs, env: &Env, well: &mut bool) -> anyhow::Result
     args.what.token_file = args.what.token_file.or_else(|| env.token_file());
     let dir = std::env::current_dir()?;
     let file = |path: &Path| weft_gateway::Config::check_file(path).map_err(|error| error.to_string());
-    let report = weft_check::run(&args.what, &dir, file, progress).await;
+    let report = Box::pin(weft_check::run(&args.what, &dir, file, progress)).await; // large, and everything around it would be
     progress("");
     let report = report.map_err(|error| match error {
         NoTarget::Config(error) => anyhow::Error::new(error),

@@ -63,7 +63,7 @@ async fn tokens_are_made_listed_and_revoked_by_command() {
     let web = |it: &&serde_json::Value| it["identity"].as_str().unwrap().ends_with("/svc/web");
     let listed = tokens().await;
     let ids: Vec<&str> = listed.iter().filter(web).map(|it| it["id"].as_str().unwrap()).collect();
-    assert_eq!(ids.len(), 2, "{listed:?}");
+    assert_eq!(ids.len(), 3, "{listed:?}");
     run(&["token", "revoke", ids[0]]).await;
     let revoked = |it: &&serde_json::Value| it["id"] == ids[0] && !it["revoked_s"].is_null();
     assert!(tokens().await.iter().any(|it| revoked(&it)));

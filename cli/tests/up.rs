@@ -172,8 +172,10 @@ async fn a_mesh_starts_in_order_and_ctrl_c_stops_it_without_leaving_a_process() 
 }
 
 #[tokio::test]
-async fn a_kill_of_weft_up_takes_everything_along_and_the_next_start_works() {
-    let Some(mut up) = with_echo("a_kill_of_weft_up_takes_everything_along_and_the_next_start_works", 1).await else {
+async fn a_kill_of_weft_up_takes_everything_along_and_the_next_start_finds_nothing_of_it() {
+    let Some(mut up) =
+        with_echo("a_kill_of_weft_up_takes_everything_along_and_the_next_start_finds_nothing_of_it", 1).await
+    else {
         return;
     };
     let pids = up.pids();
@@ -187,6 +189,10 @@ async fn a_kill_of_weft_up_takes_everything_along_and_the_next_start_works() {
     let toml = std::fs::read_to_string(dir.path().join("weft.toml")).unwrap();
     let mut up = start_in(dir, &toml);
     up.ready().await;
+    // The registry has kept its list, and what is dead on it is not called by anybody.
+    assert!(up.process.log().contains("what an earlier `weft up` left there: echo-1"), "{}", up.process.log());
+    let check = up.weft(&["check"]);
+    assert!(check.status.success(), "{}", text(&check.stdout));
     let pids = up.pids();
     up.process.signal(Signal::TERM);
     up.ended(0, pids).await;

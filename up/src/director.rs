@@ -14,7 +14,7 @@ use std::{
 use tokio::{
     sync::{mpsc, watch},
     task::{self, JoinSet},
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 use weft_model::ServiceName;
 use weft_supervise::{Control, Handle, Spec};
@@ -37,6 +37,8 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 /// Lines of a process's output looked through when it fails, and of those shown.
 const LINES_READ: usize = 100;
 const LAST_LINES: usize = 12;
+/// A wait is told of when it has lasted this long, and then whenever it has lasted twice as long as when it was told last.
+const TOLD_AFTER: Duration = Duration::from_secs(5);
 /// Pause between two questions to the gateway whether it reaches a service.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -58,8 +60,11 @@ pub(crate) enum Action {
 #[derive(Debug)]
 pub(crate) struct Order {
     pub(crate) action: Action,
-    pub(crate) steps: mpsc::Sender<Result<Step, Failed>>,
+    pub(crate) steps: Steps,
 }
+
+/// Where the steps of an action are told.
+type Steps = mpsc::Sender<Result<Step, Failed>>;
 
 /// What is told of an action. Without `Done` or a failure at its end it was cut off.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,7 +150,7 @@ impl Director {
     pub(crate) async fn start_registry(&mut self) -> Result<(), Failed> {
         let stage = self.screen.stage("registry");
         let key = self.start(Kind::Registry).await?;
-        let row = self.serving(key).await?;
+        let row = self.serving(key, None).await?;
         let at = row.addresses.get("grpc").copied().unwrap_or_else(|| self.config.registry.listen.get());
         stage.done(&format!("ready on {at}"));
         Ok(())
@@ -162,7 +167,7 @@ impl Director {
                 keys.push(self.start(Kind::Instance(slot)).await?);
             }
             for key in keys {
-                self.serving(key).await?;
+                self.serving(key, None).await?;
             }
             shown.done(&match instances {
                 1 => "1 instance serves".to_owned(),
@@ -176,16 +181,20 @@ impl Director {
     pub(crate) async fn start_gateway(&mut self, grpc_services: impl Fn() -> Vec<String>) -> Result<Reach, Failed> {
         let stage = self.screen.stage("gateway");
         let key = self.start(Kind::Gateway).await?;
-        let row = self.serving(key).await?;
+        let row = self.serving(key, None).await?;
         let deadline = Instant::now() + START_LIMIT;
         let reach = self.reached(&row, deadline).await?;
         for service in grpc_services() {
-            while !probe::serves(reach, &service).await {
-                if Instant::now() > deadline {
-                    return Err(self.failed(key, &format!("the gateway does not reach {service}")));
+            let reached = Box::pin(async {
+                while !probe::serves(reach, &service).await {
+                    if Instant::now() > deadline {
+                        return Err(self.failed(key, &format!("the gateway does not reach {service}")));
+                    }
+                    tokio::time::sleep(ASK_AGAIN).await;
                 }
-                tokio::time::sleep(ASK_AGAIN).await;
-            }
+                Ok(())
+            });
+            self.told(reached, None, || format!("the gateway does not reach {service} yet")).await?;
         }
         stage.done(&format!("ready on {}://{}", reach.scheme, reach.gateway));
         Ok(reach)
@@ -196,15 +205,18 @@ impl Director {
         let Some(addr) = gateway.addresses.get("http").copied() else {
             return Err(self.failed(gateway.key, "the gateway announced no address"));
         };
-        loop {
-            match probe::reach(addr).await {
-                Some(reach) => return Ok(reach),
-                None if Instant::now() > deadline => {
-                    return Err(self.failed(gateway.key, "the gateway does not answer"));
+        let reached = Box::pin(async {
+            loop {
+                match probe::reach(addr).await {
+                    Some(reach) => return Ok(reach),
+                    None if Instant::now() > deadline => {
+                        return Err(self.failed(gateway.key, "the gateway does not answer"));
+                    }
+                    None => tokio::time::sleep(ASK_AGAIN).await,
                 }
-                None => tokio::time::sleep(ASK_AGAIN).await,
             }
-        }
+        });
+        self.told(reached, None, || format!("the gateway does not answer on {addr} yet")).await
     }
 
     /// Carries out orders until nobody can give any. Cancel-safe between the steps of an action: what runs is on the board.
@@ -239,16 +251,11 @@ impl Director {
             return;
         }
         let stage = self.screen.stage(shown);
-        self.leave(keys).await;
+        self.leave(keys, None).await;
         stage.done("stopped");
     }
 
-    async fn scale(
-        &mut self,
-        service: &ServiceName,
-        instances: u32,
-        steps: &mpsc::Sender<Result<Step, Failed>>,
-    ) -> Result<(), Failed> {
+    async fn scale(&mut self, service: &ServiceName, instances: u32, steps: &Steps) -> Result<(), Failed> {
         let present = self.present(service);
         let plan = plan::scale(&present.keys().copied().collect(), instances);
         let slot = |number| Slot { service: service.clone(), number };
@@ -258,10 +265,10 @@ impl Director {
             new.push(self.start(Kind::Instance(slot(number))).await?);
         }
         for key in new.clone() {
-            let row = match self.serving(key).await {
+            let row = match self.serving(key, Some(steps)).await {
                 Ok(row) => row,
                 Err(failed) => {
-                    self.leave(new).await; // all or nothing
+                    self.leave(new, Some(steps)).await; // all or nothing
                     return Err(failed);
                 }
             };
@@ -269,7 +276,8 @@ impl Director {
         }
         if !plan.stop.is_empty() {
             let names: Vec<_> = plan.stop.iter().map(|number| slot(*number).to_string()).collect();
-            self.leave(plan.stop.iter().filter_map(|number| present.get(number).copied()).collect()).await;
+            let leaving = plan.stop.iter().filter_map(|number| present.get(number).copied()).collect();
+            self.leave(leaving, Some(steps)).await;
             self.step(steps, format!("{} drained and left after {}", names.join(", "), seconds(started.elapsed())))
                 .await;
         }
@@ -277,7 +285,7 @@ impl Director {
         Ok(())
     }
 
-    async fn restart(&mut self, target: Target, steps: &mpsc::Sender<Result<Step, Failed>>) -> Result<(), Failed> {
+    async fn restart(&mut self, target: Target, steps: &Steps) -> Result<(), Failed> {
         let (service, only) = match target {
             Target::Role(kind) => return self.restart_role(&kind, steps).await,
             Target::Service(service) => (service, None),
@@ -296,14 +304,14 @@ impl Director {
             let name = slot.to_string();
             let started = Instant::now();
             let new = self.start(Kind::Instance(slot)).await?;
-            if let Err(failed) = self.serving(new).await {
-                self.leave(vec![new]).await;
+            if let Err(failed) = self.serving(new, Some(steps)).await {
+                self.leave(vec![new], Some(steps)).await;
                 let what = format!("{}; {name} runs on as before", failed.what);
                 return Err(Failed { what, ..failed });
             }
             self.step(steps, format!("{name}: its replacement serves after {}", seconds(started.elapsed()))).await;
             let leaving = Instant::now();
-            self.leave(present.get(&number).copied().into_iter().collect()).await;
+            self.leave(present.get(&number).copied().into_iter().collect(), Some(steps)).await;
             self.step(steps, format!("{name}: the old one drained and left after {}", seconds(leaving.elapsed())))
                 .await;
         }
@@ -311,7 +319,7 @@ impl Director {
     }
 
     /// A role has one port and so cannot be replaced while it serves: it ends its calls and starts again.
-    async fn restart_role(&mut self, kind: &Kind, steps: &mpsc::Sender<Result<Step, Failed>>) -> Result<(), Failed> {
+    async fn restart_role(&mut self, kind: &Kind, steps: &Steps) -> Result<(), Failed> {
         let found = self.running.iter().find(|(_, (it, _))| it == kind);
         let Some((key, handle)) = found.map(|(key, (_, handle))| (*key, handle.clone())) else {
             return Err(Failed::because(format!("{} does not run", kind.name())));
@@ -329,8 +337,10 @@ impl Director {
         self.board.leaving(key).await;
         handle.restart_now().await;
         // Until it has ended, the board shows the old process, which may go on serving.
-        self.board.find(|rows| rows.iter().find(|row| row.key == key).is_none_or(ended).then_some(())).await;
-        let row = self.serving_after(key, before.restarts + 1).await?;
+        let gone =
+            Box::pin(self.board.find(|rows| rows.iter().find(|row| row.key == key).is_none_or(ended).then_some(())));
+        self.told(gone, Some(steps), || format!("{} has not ended yet: it finishes its calls", kind.name())).await;
+        let row = self.serving_after(key, before.restarts + 1, Some(steps)).await?;
         if *kind == Kind::Gateway {
             self.announce(self.reached(&row, Instant::now() + START_LIMIT).await?); // its file may say now that it speaks otherwise
         }
@@ -338,7 +348,24 @@ impl Director {
         Ok(())
     }
 
-    async fn step(&self, steps: &mpsc::Sender<Result<Step, Failed>>, message: String) {
+    /// Waits for `wait`, and says now and then what for: to the screen, and to who asked for an action.
+    async fn told<T>(
+        &self,
+        wait: impl Future<Output = T> + Unpin,
+        steps: Option<&Steps>,
+        what: impl Fn() -> String,
+    ) -> T {
+        let tell = async |lasted: Duration| {
+            let line = format!("  still waiting after {} s: {}", lasted.as_secs(), what());
+            match steps {
+                Some(steps) => self.step(steps, line).await,
+                None => self.screen.say(&line),
+            }
+        };
+        now_and_then(wait, tell).await
+    }
+
+    async fn step(&self, steps: &Steps, message: String) {
         self.screen.say(&message);
         let _ = steps.send(Ok(Step::Said(message))).await; // who asked has gone; the action goes on
     }
@@ -366,12 +393,12 @@ impl Director {
     }
 
     /// Waits until a process that was started just now serves, and returns its row.
-    async fn serving(&self, key: Key) -> Result<Row, Failed> {
-        self.serving_after(key, 0).await
+    async fn serving(&self, key: Key, steps: Option<&Steps>) -> Result<Row, Failed> {
+        self.serving_after(key, 0, steps).await
     }
 
     /// As `serving`, where so many restarts were asked for.
-    async fn serving_after(&self, key: Key, restarts: u64) -> Result<Row, Failed> {
+    async fn serving_after(&self, key: Key, restarts: u64, steps: Option<&Steps>) -> Result<Row, Failed> {
         let end = |rows: &[Row]| {
             let row = rows.iter().find(|row| row.key == key)?;
             match row.state {
@@ -382,17 +409,24 @@ impl Director {
                 State::Starting | State::NotServing | State::Draining | State::Crashed => None,
             }
         };
-        match timeout(START_LIMIT, self.board.find(end)).await {
+        let found = Box::pin(timeout(START_LIMIT, self.board.find(end)));
+        let what = || format!("{} does not serve yet{}", self.name(key), self.why(key));
+        match self.told(found, steps, what).await {
             Ok(Some(Ok(row))) => Ok(row),
             Ok(Some(Err(reason))) => Err(self.failed(key, &format!("{} failed: {reason}", self.name(key)))),
             Ok(None) => Err(Failed::because("shutting down")),
             Err(_) => {
-                let rows = self.board.rows();
-                let why = rows.iter().find(|row| row.key == key).map_or("", |row| &row.reason);
-                let why = if why.is_empty() { String::new() } else { format!(" ({why})") };
-                Err(self.failed(key, &format!("{} does not serve after {START_LIMIT:?}{why}", self.name(key))))
+                let what = format!("{} does not serve after {START_LIMIT:?}{}", self.name(key), self.why(key));
+                Err(self.failed(key, &what))
             }
         }
+    }
+
+    /// ` (reason)`, if a process has one for what it does not do.
+    fn why(&self, key: Key) -> String {
+        let rows = self.board.rows();
+        let why = rows.iter().find(|row| row.key == key).map_or("", |row| &row.reason);
+        if why.is_empty() { String::new() } else { format!(" ({why})") }
     }
 
     fn failed(&self, key: Key, what: &str) -> Failed {
@@ -421,12 +455,17 @@ impl Director {
         )
     }
 
+    fn is_stopping(&self, key: Key) -> bool {
+        let handle = self.running.get(&key).map(|(_, handle)| handle);
+        handle.is_some_and(|it| matches!(it.status().state, weft_supervise::State::Stopping { .. }))
+    }
+
     fn name(&self, key: Key) -> String {
         self.running.get(&key).map(|(kind, _)| kind.name()).unwrap_or_default()
     }
 
     /// Asks processes to leave and waits until they have.
-    async fn leave(&mut self, keys: Vec<Key>) {
+    async fn leave(&mut self, keys: Vec<Key>, steps: Option<&Steps>) {
         let mut stops = JoinSet::new();
         for key in &keys {
             self.board.leaving(*key).await;
@@ -434,7 +473,11 @@ impl Director {
                 stops.spawn(async move { handle.stop().await });
             }
         }
-        stops.join_all().await;
+        let leaving = || {
+            let names = keys.iter().filter(|key| self.is_stopping(**key)).map(|key| self.name(*key));
+            format!("{} has not left yet: it finishes its calls", names.collect::<Vec<_>>().join(", "))
+        };
+        self.told(Box::pin(stops.join_all()), steps, leaving).await;
         for key in keys {
             self.running.remove(&key);
             self.board.remove(key).await;
@@ -462,6 +505,37 @@ impl Director {
     }
 }
 
+/// Waits, and tells how long it has lasted: after 5 s, and then each time it has lasted twice as long. A wait that ends within a telling ends after it.
+async fn now_and_then<T>(mut wait: impl Future<Output = T> + Unpin, tell: impl AsyncFn(Duration)) -> T {
+    let (began, mut lasted) = (Instant::now(), TOLD_AFTER);
+    loop {
+        match timeout_at(began + lasted, &mut wait).await {
+            Ok(done) => return done,
+            Err(_) => tell(lasted).await,
+        }
+        lasted *= 2;
+    }
+}
+
 fn names(services: &[ServiceName]) -> String {
     services.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_is_told_of_within_seconds_and_then_ever_more_rarely() {
+        let told_in = async |seconds| {
+            let told = Mutex::new(Vec::new());
+            let wait = Box::pin(tokio::time::sleep(Duration::from_secs(seconds)));
+            now_and_then(wait, async |lasted| told.lock().unwrap().push(lasted.as_secs())).await;
+            told.into_inner().unwrap()
+        };
+        assert!(told_in(3).await.is_empty());
+        assert_eq!(told_in(59).await, [5, 10, 20, 40]);
+    }
 }

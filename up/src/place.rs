@@ -9,6 +9,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -18,6 +19,7 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
+use weft_model::InstanceId;
 
 use crate::procfs;
 
@@ -27,6 +29,8 @@ const LEFTOVER_GRACE: Duration = Duration::from_secs(3);
 /// How long a lock that is held may be on its way out: a process that was just forked holds it until its program is executed.
 const LOCK_PATIENCE: Duration = Duration::from_millis(300);
 
+/// What runs.
+const RUN: &str = "run.json";
 /// Directory of the services' tokens.
 const TOKENS: &str = "tokens";
 
@@ -63,7 +67,50 @@ pub(crate) enum PlaceError {
 pub(crate) struct Place {
     dir: PathBuf,
     tokens: PathBuf,
+    /// What is written down. The lock is held for a look and for writing a small file.
+    kept: Mutex<Kept>,
     _lock: File,
+}
+
+/// What an earlier owner left, and what ours has.
+#[derive(Debug, Default)]
+struct Kept {
+    /// Instances that an earlier owner left in the registry: written down until they were taken back.
+    earlier: Vec<Listed>,
+    now: Written,
+}
+
+/// `run.json`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Written {
+    /// What runs.
+    pub(crate) processes: Vec<Entry>,
+    /// What the registry lists of it: it goes on to do so when everything is killed, the registry included.
+    pub(crate) instances: Vec<Listed>,
+}
+
+/// An instance that the registry lists.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Listed {
+    /// Its slot.
+    pub(crate) name: String,
+    /// Its id.
+    #[serde(with = "as_text")]
+    pub(crate) id: InstanceId,
+}
+
+mod as_text {
+    //! An id as people see it.
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+    use weft_model::InstanceId;
+
+    pub(super) fn serialize<S: Serializer>(id: &InstanceId, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(id)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<InstanceId, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
 }
 
 /// A process as it is written down.
@@ -103,7 +150,10 @@ impl Place {
         }
         lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(failed(&path))?;
         let tokens = dir.join(TOKENS);
-        Ok(Self { dir, tokens, _lock: lock })
+        let text = fs::read(dir.join(RUN)).unwrap_or_default();
+        let now: Written = serde_json::from_slice(&text).unwrap_or_default(); // damaged: the kernel ended them, on Linux at least
+        let kept = Mutex::new(Kept { earlier: now.instances.clone(), now });
+        Ok(Self { dir, tokens, kept, _lock: lock })
     }
 
     /// File that a process's output goes to.
@@ -116,17 +166,42 @@ impl Place {
         &self.tokens
     }
 
-    /// Writes down what runs, for the next owner. A reader sees the old list or the new.
-    pub(crate) fn write_down(&self, entries: &[Entry]) -> io::Result<()> {
+    /// Writes down what runs, for the next owner. A reader sees the old file or the new.
+    pub(crate) fn write_down(&self, now: Written) -> io::Result<()> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.now = now;
+        self.write(&kept)
+    }
+
+    /// Instances that an earlier owner left in the registry. Its processes are gone, so nobody else takes them back.
+    pub(crate) fn left_listed(&self) -> Vec<Listed> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).earlier.clone()
+    }
+
+    /// Forgets what an earlier owner left in the registry: it is there no more.
+    pub(crate) fn taken_back(&self) -> io::Result<()> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.earlier.clear();
+        self.write(&kept)
+    }
+
+    /// Forgets what ran, since it left in order: its instances told the registry so. What had to be killed while it left is not told apart; its lease
+    /// runs out.
+    pub(crate) fn ended_in_order(&self) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).now = Written::default();
+    }
+
+    fn write(&self, kept: &Kept) -> io::Result<()> {
+        let mut all = kept.now.clone();
+        all.instances.extend(kept.earlier.iter().filter(|it| !kept.now.instances.contains(it)).cloned());
         let draft = self.dir.join("run.json.new");
-        fs::write(&draft, serde_json::to_vec_pretty(entries)?)?;
-        fs::rename(draft, self.dir.join("run.json"))
+        fs::write(&draft, serde_json::to_vec_pretty(&all)?)?;
+        fs::rename(draft, self.dir.join(RUN))
     }
 
     /// Ends what an earlier owner left running and returns the names: SIGTERM to each group, SIGKILL after 3 s.
     pub(crate) async fn end_leftovers(&self) -> Vec<String> {
-        let text = fs::read(self.dir.join("run.json")).unwrap_or_default();
-        let written: Vec<Entry> = serde_json::from_slice(&text).unwrap_or_default(); // damaged: the kernel ended them, on Linux at least
+        let written = self.kept.lock().unwrap_or_else(PoisonError::into_inner).now.processes.clone();
         let left: Vec<Entry> = written.into_iter().filter(runs).collect();
         left.iter().for_each(|it| signal(it, Signal::TERM));
         let deadline = Instant::now() + LEFTOVER_GRACE;
@@ -140,8 +215,15 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // What is left would be found by nobody: nothing of ours runs any more.
-        let _ = fs::remove_file(self.dir.join("run.json"));
+        // Nothing of ours runs any more. What the registry was not told of is the next owner's to take back.
+        let kept = self.kept.get_mut().unwrap_or_else(PoisonError::into_inner);
+        kept.now.processes.clear();
+        let kept = std::mem::take(kept);
+        if kept.earlier.is_empty() && kept.now.instances.is_empty() {
+            let _ = fs::remove_file(self.dir.join(RUN));
+        } else {
+            let _ = self.write(&kept);
+        }
         let _ = fs::remove_file(self.dir.join("up.sock"));
     }
 }
@@ -184,6 +266,39 @@ mod tests {
         assert!(Place::take(root.path(), "weft").await.is_ok());
     }
 
+    /// The place of the owner after one that was killed, and so removed nothing.
+    async fn killed(root: &Path, place: Place) -> Place {
+        let run = root.join(".weft").join(RUN);
+        let written = fs::read(&run).unwrap();
+        drop(place);
+        fs::write(run, written).unwrap();
+        Place::take(root, "weft").await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_an_owner_left_in_the_registry_is_known_until_it_was_taken_back() {
+        let root = tempfile::tempdir().unwrap();
+        let run = root.path().join(".weft").join(RUN);
+        let id = |end: char| format!("01890a5d-ac96-774b-bcce-b302099a805{end}").parse().unwrap();
+        let listed = |name: &str, id| Listed { name: name.to_owned(), id };
+        let of = |listed: &Listed| Written { instances: vec![listed.clone()], ..Written::default() };
+        let (old, new) = (listed("users-1", id('1')), listed("users-1", id('2')));
+        let first = Place::take(root.path(), "weft").await.unwrap();
+        assert_eq!(first.left_listed(), []);
+        first.write_down(of(&old)).unwrap();
+        let second = killed(root.path(), first).await;
+        assert_eq!(second.left_listed(), std::slice::from_ref(&old));
+        second.write_down(of(&new)).unwrap();
+        drop(second); // it ended properly, and yet the registry was told of neither
+        let third = Place::take(root.path(), "weft").await.unwrap();
+        assert_eq!(third.left_listed(), [new, old]);
+        third.taken_back().unwrap();
+        third.write_down(Written::default()).unwrap();
+        assert_eq!(third.left_listed(), []);
+        drop(third);
+        assert!(!run.exists(), "nothing is left that anybody would have to know");
+    }
+
     #[tokio::test]
     async fn leftovers_are_ended_and_a_stranger_with_the_same_id_is_not() {
         let root = tempfile::tempdir().unwrap();
@@ -196,7 +311,8 @@ mod tests {
             entry("users-1", left.id(), started(left.id())),
             entry("users-2", stranger.id(), started(stranger.id()) + 1),
         ];
-        first.write_down(&entries).unwrap();
+        first.write_down(Written { processes: entries.to_vec(), ..Written::default() }).unwrap();
+        let first = killed(root.path(), first).await;
         let reaper = std::thread::spawn(move || left.wait().unwrap()); // a zombie would count as ended, too
         assert_eq!(first.end_leftovers().await, [format!("users-1 (pid {})", entries[0].pid)]);
         assert!(!reaper.join().unwrap().success());

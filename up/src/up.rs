@@ -6,7 +6,7 @@
 //!    └────────────┴────────────┴──────────► Killed      second signal: everything at once
 //! ```
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -16,9 +16,13 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use weft_discovery::{Registries, Topic, Watch, WatchConfig};
+use weft_discovery::{Registries, RegistryUrls, Topic, Watch, WatchConfig};
 use weft_identity::TrustDomain;
-use weft_model::Snapshot;
+use weft_model::{Epoch, InstanceId, Snapshot};
+use weft_proto::weft::{
+    discovery::v1::{ServiceUpdate, service_update::Body},
+    model::v1 as pb,
+};
 use weft_runtime::{
     Context, Shutdown,
     listen::{self, ListenAddr},
@@ -33,7 +37,8 @@ use crate::{
     director::{Director, GatewaysFile, Order},
     keys::Keys,
     launch::Launch,
-    place::{self, Entry, Place},
+    place::{self, Entry, Listed, Place, Written},
+    plan::Slot,
     procfs,
     screen::{self, Screen},
     welcome,
@@ -43,6 +48,8 @@ use crate::{
 const ORDERS: usize = 16;
 /// Free ports tried until the one 80 above is free, too.
 const PORT_TRIES: u32 = 16;
+/// How long the registry, which is ready, has for each question about what an earlier `weft up` left.
+const TAKE_BACK: Duration = Duration::from_secs(5);
 /// How long clients of the control socket have to hear that all is stopped.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -180,7 +187,7 @@ impl Up {
             board.run().await;
             Ok(())
         });
-        parts.spawn(write_down(view.clone(), place.clone()));
+        parts.spawn(write_down(view.clone(), world.clone(), place.clone()));
         parts.spawn(show(view.clone(), screen.clone(), context.shutdown()));
         parts.spawn(watch_registry(Arc::clone(&config), join, world_in, view.clone()));
         let mut supervising = JoinSet::new();
@@ -248,6 +255,18 @@ impl Up {
         let keys = Keys::open(&self.config, &self.place).await?;
         let identity = keys.identity();
         stage.done(&format!("mutual TLS, {}", identity.id()));
+        let registries = Registries::secured(&registry(&self.config)?, &identity);
+        match take_back(&registries, &self.place).await {
+            Ok(names) if names.is_empty() => {}
+            Ok(names) => self
+                .screen
+                .say(&format!("  took out of the registry what an earlier `weft up` left there: {}", names.join(", "))),
+            // Their leases run out.
+            Err(error) => tracing::warn!(
+                error = format!("{error:#}"),
+                "instances of an earlier `weft up` stay listed for a while"
+            ),
+        }
         // The part that takes it lives as long as we do.
         if let Some(joined) = self.joined.take() {
             drop(joined.send(keys));
@@ -303,8 +322,43 @@ impl Up {
         self.stopped.cancel();
         let farewell = async { while self.parts.join_next().await.is_some_and(|part| !matches!(part, Ok(Ok(())))) {} };
         drop(timeout(FAREWELL, farewell).await); // a client that does not read learns from the closed socket
+        self.parts.shutdown().await;
+        if in_order {
+            self.place.ended_in_order(); // the last the registry said of them may not have come
+        }
         self.screen.close();
         Ok(())
+    }
+}
+
+fn registry(config: &Config) -> anyhow::Result<RegistryUrls> {
+    format!("https://{}", config.registry.listen).parse().context("address of the registry")
+}
+
+/// Takes the instances of an earlier `weft up` out of the registry before those of this one join: their processes are gone, and until their leases
+/// ran out they would be called, and missed. By the epoch of their lease, so that nobody who has taken one over meanwhile is meant. Returns their slots.
+async fn take_back(registries: &Registries, place: &Place) -> anyhow::Result<Vec<String>> {
+    let left: BTreeMap<_, _> = place.left_listed().into_iter().map(|it| (it.id.to_string(), it)).collect();
+    if left.is_empty() {
+        return Ok(Vec::new());
+    }
+    let list = registries.list(TAKE_BACK).await?;
+    let mut names = Vec::new();
+    for instance in list.services.iter().flat_map(instances) {
+        if let Some(listed) = left.get(&instance.id) {
+            registries.deregister(listed.id, Epoch(instance.epoch), TAKE_BACK).await?;
+            names.push(listed.name.clone());
+        }
+    }
+    place.taken_back().context("writing run.json")?;
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn instances(service: &ServiceUpdate) -> &[pb::Instance] {
+    match &service.body {
+        Some(Body::Full(full)) => &full.instances,
+        Some(Body::Delta(_)) | None => &[],
     }
 }
 
@@ -339,7 +393,7 @@ async fn watch_registry(
     board: View,
 ) -> anyhow::Result<()> {
     let Ok(keys) = joined.await else { std::future::pending().await }; // stopped before the registry was there
-    let urls = format!("https://{}", config.registry.listen).parse().context("address of the registry")?;
+    let urls = registry(&config)?;
     let watcher = format!("up:{}", std::process::id());
     let watch_config = WatchConfig { watcher, admin: None, topics: vec![Topic::All], last_good: None };
     let (task, mut watch) = Watch::new(Registries::secured(&urls, &keys.identity()), watch_config);
@@ -368,19 +422,38 @@ async fn show(mut board: View, screen: Screen, shutdown: Shutdown) -> anyhow::Re
     Ok(())
 }
 
-/// Keeps `run.json` up to date: what runs, for the next `weft up` beside the same file.
-async fn write_down(mut board: View, place: Arc<Place>) -> anyhow::Result<()> {
-    let mut written = Vec::new();
-    while let Some(rows) = board.next().await {
-        let entries: Vec<_> = rows.iter().flat_map(entries).collect();
-        if entries != written {
-            if let Err(error) = place.write_down(&entries) {
+/// Keeps `run.json` up to date: what runs and what the registry lists of it, for the next `weft up` beside the same file.
+async fn write_down(
+    mut board: View,
+    mut world: watch::Receiver<Arc<Snapshot>>,
+    place: Arc<Place>,
+) -> anyhow::Result<()> {
+    let (mut written, mut listed) = (Written::default(), BTreeMap::new());
+    loop {
+        let rows = tokio::select! {
+            Some(rows) = board.next() => rows,
+            Ok(()) = world.changed() => board.rows(),
+            else => return Ok(()),
+        };
+        still_listed(&mut listed, &rows, &world.borrow_and_update());
+        let instances = listed.iter().map(|(id, slot)| Listed { name: slot.to_string(), id: *id }).collect();
+        let now = Written { processes: rows.iter().flat_map(entries).collect(), instances };
+        if now != written {
+            if let Err(error) = place.write_down(now.clone()) {
                 tracing::warn!(%error, "cannot write run.json; should weft up be killed, its processes end without it on Linux only");
             }
-            written = entries;
+            written = now;
         }
     }
-    Ok(())
+}
+
+/// Adds the instances of `rows`, and takes out those that the registry lists no more: one whose process was killed is listed for longer than it has a row.
+fn still_listed(listed: &mut BTreeMap<InstanceId, Slot>, rows: &[Row], world: &Snapshot) {
+    listed.extend(rows.iter().filter_map(|row| match &row.kind {
+        Kind::Instance(slot) => Some((row.instance?, slot.clone())),
+        Kind::Registry | Kind::Gateway => None,
+    }));
+    listed.retain(|id, slot| world.services.get(&slot.service).is_some_and(|it| it.instances.contains_key(id)));
 }
 
 fn entries(row: &Row) -> impl Iterator<Item = Entry> {

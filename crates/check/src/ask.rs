@@ -1,6 +1,6 @@
 //! Questions to a role's admin server: `/readyz`, `/metrics`, and the time it thinks it is.
 //!
-//! Lives here: one HTTP GET with a deadline, reading a number out of an exposition, telling TLS from plaintext. Does not: judging.
+//! Lives here: one HTTP GET with a deadline, reading a number out of an exposition. Does not: judging.
 
 use std::{
     error::Error,
@@ -11,13 +11,9 @@ use bytes::Bytes;
 use http::{HeaderMap, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::{net::TcpStream, time::timeout};
 use weft_runtime::clock;
-use weft_up::{text::in_words, unverified::Scheme};
+use weft_up::text::in_words;
 
 use crate::target::Place;
 
@@ -25,8 +21,6 @@ use crate::target::Place;
 pub(crate) const ADMIN: Duration = Duration::from_secs(2);
 /// Largest answer that is read; a registry of 10,000 services stays far below.
 const LARGEST: usize = 32 << 20;
-/// Time a server has to show what it speaks.
-const SNIFF: Duration = Duration::from_millis(500);
 
 /// What an admin server said.
 #[derive(Debug, Clone)]
@@ -76,53 +70,6 @@ fn ahead(headers: &HeaderMap, now: SystemTime) -> Option<i64> {
     })
 }
 
-/// Says so if a server speaks TLS and was addressed in plaintext, or the other way.
-pub(crate) async fn misspoken(place: &Place, addressed: Scheme) -> Option<&'static str> {
-    match (spoken(place).await, addressed) {
-        (Spoken::Tls, Scheme::Http) => Some("it speaks TLS, and was addressed in plaintext"),
-        (Spoken::Plaintext, Scheme::Https) => Some("it speaks plaintext, and was addressed with TLS"),
-        (Spoken::Tls | Spoken::Plaintext | Spoken::Something | Spoken::Nothing, _) => None,
-    }
-}
-
-/// What a server speaks on a port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Spoken {
-    /// TLS: it answers plaintext with an alert.
-    Tls,
-    /// Plaintext HTTP/2.
-    Plaintext,
-    /// It accepts connections and says nothing we know.
-    Something,
-    /// Nobody listens.
-    Nothing,
-}
-
-/// Looks at what answers a plaintext HTTP/2 preface: a TLS server sends an alert record (RFC 8446, 5.1), an HTTP/2 server its settings.
-async fn spoken(place: &Place) -> Spoken {
-    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    let Ok(Ok(mut stream)) = timeout(SNIFF, TcpStream::connect((place.host.as_str(), place.port))).await else {
-        return Spoken::Nothing;
-    };
-    let mut first = [0; 9];
-    let read = async {
-        stream.write_all(PREFACE).await.ok()?;
-        let mut read = 0;
-        while read < 4 {
-            match stream.read(&mut first[read..]).await.ok()? {
-                0 => break,
-                more => read += more,
-            }
-        }
-        Some(read)
-    };
-    match timeout(SNIFF, read).await.ok().flatten() {
-        Some(2..) if first[0] == 0x15 && first[1] == 0x03 => Spoken::Tls,
-        Some(4..) if first[0] == 0 && first[3] == 0x04 => Spoken::Plaintext,
-        _ => Spoken::Something,
-    }
-}
-
 /// Sums the series of a family that carry all of these labels. None if there is no such series.
 pub(crate) fn sum(exposition: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let series = exposition.lines().filter_map(|line| {
@@ -143,7 +90,10 @@ pub(crate) fn version(exposition: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpListener;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
 
     use super::*;
 
@@ -171,19 +121,6 @@ mod tests {
         assert_eq!(ahead(&HeaderMap::new(), now), None);
     }
 
-    /// Answers one connection with these bytes.
-    async fn saying(bytes: &'static [u8]) -> Spoken {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let place = listener.local_addr().unwrap().to_string().parse().unwrap();
-        let serve = async {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            stream.write_all(bytes).await.unwrap();
-            drop(stream.read_to_end(&mut Vec::new()).await); // whoever has seen enough closes with bytes unread
-        };
-        let (spoken, ()) = tokio::join!(spoken(&place), serve);
-        spoken
-    }
-
     #[tokio::test]
     async fn a_server_that_closes_with_its_answer_has_answered() {
         for _ in 0..50 {
@@ -197,14 +134,5 @@ mod tests {
             let (answer, ()) = tokio::join!(get(&place, "/readyz"), serve);
             assert_eq!(answer.map(|it| it.text), Ok("well".to_owned()));
         }
-    }
-
-    #[tokio::test]
-    async fn what_a_port_speaks_shows_in_its_first_bytes() {
-        assert_eq!(saying(b"\x15\x03\x03\0\x02\x02\x0a").await, Spoken::Tls);
-        assert_eq!(saying(b"\0\0\x12\x04\0\0\0\0\0").await, Spoken::Plaintext);
-        assert_eq!(saying(b"HTTP/1.1 400 Bad Request\r\n\r\n").await, Spoken::Something);
-        let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        assert_eq!(spoken(&unused.to_string().parse().unwrap()).await, Spoken::Nothing);
     }
 }

@@ -56,6 +56,7 @@ pub(crate) async fn check(mesh: &Mesh) -> Found {
         }
         Err(Unheard::Failed { why, .. }) => {
             let taken = machine::stranger(mesh, WHO, place);
+            let why = weft_discovery::misspoken(&address).await.map_or(why, str::to_owned);
             let failed = || ids::GATEWAY.failed(address, mesh.told(WHO).unwrap_or(why));
             found.outcomes.push(taken.unwrap_or_else(failed));
             return found;

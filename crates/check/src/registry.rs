@@ -7,7 +7,7 @@ use std::{error::Error, time::Duration};
 use weft_discovery::Registries;
 use weft_identity::Identity;
 use weft_proto::weft::discovery::v1::{ClaimsResponse, ListResponse};
-use weft_up::{text::in_words, unverified::Scheme};
+use weft_up::text::in_words;
 
 use crate::{
     ask::{self, Answer},
@@ -101,8 +101,7 @@ pub(crate) async fn no_answer(mesh: &Mesh, error: &(dyn Error + 'static)) -> Out
 /// Says so if the registry speaks TLS and was addressed in plaintext, or the other way.
 pub(crate) async fn misspoken(mesh: &Mesh) -> Option<Outcome> {
     let url = mesh.registries.iter().next()?;
-    let scheme = if url.starts_with("https://") { Scheme::Https } else { Scheme::Http };
-    Some(ids::REGISTRY_TLS.failed(url, ask::misspoken(&url.parse().ok()?, scheme).await?))
+    Some(ids::REGISTRY_TLS.failed(url, weft_discovery::misspoken(url).await?))
 }
 
 fn readiness(ready: &Result<Answer, String>) -> Outcome {

@@ -21,6 +21,7 @@ use weft_proto::weft::registry::v1::{self as pb, registry_client::RegistryClient
 use crate::backoff::Backoff;
 use crate::moving::{Moving, Step};
 use crate::registries::{Link, is_an_answer};
+use crate::spoken::misspoken_after;
 use crate::{CallError, Registries};
 use table::Table;
 
@@ -186,13 +187,8 @@ impl Lease {
         let epoch = self.settled(deadline).await;
         self.shared.table().release(self.id); // a beat after the deregistration would be answered UNKNOWN and register again
         let Some(epoch) = epoch else { return Ok(None) };
-        let ask = pb::DeregisterRequest { id: self.id.to_string(), epoch: epoch.0 };
         let left = deadline.saturating_duration_since(Instant::now());
-        let asked = self.shared.registries.call(left, |channel| {
-            let ask = ask.clone();
-            async move { RegistryClient::new(channel).deregister(ask).await }
-        });
-        Ok(Some(Version(asked.await?.into_inner().version)))
+        self.shared.registries.deregister(self.id, epoch, left).await.map(Some)
     }
 
     /// Waits while a registration has no answer yet, and returns the epoch if the lease is held then.
@@ -280,11 +276,14 @@ impl LeaseTask {
             self.shared.table().disconnected();
             match end {
                 End::Stop => return,
-                End::Lost(status) => tracing::info!(
-                    registry = url,
-                    error = status.message(),
-                    "the keep-alive stream is lost; opening another"
-                ),
+                End::Lost(status) => match misspoken_after(url, &status).await {
+                    Some(problem) => tracing::warn!(registry = url, problem, "the keep-alive stream cannot be opened"),
+                    None => tracing::info!(
+                        registry = url,
+                        error = status.message(),
+                        "the keep-alive stream is lost; opening another"
+                    ),
+                },
             }
             self.shared.registries.give_up_on(url);
             failed += 1;

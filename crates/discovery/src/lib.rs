@@ -18,6 +18,7 @@ mod moving;
 mod operator;
 mod registries;
 mod relay;
+mod spoken;
 mod watch;
 
 pub use credential::{Credential, CredentialError, JoinArgs, Way, read_token, write_token};
@@ -27,4 +28,5 @@ pub use identity::{IdentityError, IdentityTask, Renewals, enter, join};
 pub use lease::{Drained, Lease, LeaseState, LeaseTask, Leases};
 pub use operator::{ListedToken, Operator, Revoked, TokenFor};
 pub use registries::{BadUrl, CallError, Registries, RegistryUrls};
+pub use spoken::misspoken;
 pub use watch::{Subscriptions, Topic, Update, Watch, WatchConfig, WatchTask};

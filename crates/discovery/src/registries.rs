@@ -16,13 +16,15 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 use weft_identity::Identity;
+use weft_model::{Epoch, InstanceId, Version};
 use weft_proto::weft::{
     discovery::v1::{ClaimsRequest, ClaimsResponse, ListRequest, ListResponse, discovery_client::DiscoveryClient},
-    registry::v1::{MissingDescriptorsRequest, registry_client::RegistryClient},
+    registry::v1::{DeregisterRequest, MissingDescriptorsRequest, registry_client::RegistryClient},
 };
 
 use crate::backoff::Backoff;
 use crate::dial::{self, Dial};
+use crate::spoken::misspoken_after;
 
 /// Time one registry has to answer while there are others to ask.
 const ATTEMPT: Duration = Duration::from_secs(3);
@@ -252,6 +254,17 @@ impl Registries {
         self.call(within, list).await
     }
 
+    /// Takes an instance out of the catalog and returns the version without it. With an epoch of 0 it is an operator's word and leaves a tombstone; with
+    /// the epoch of its lease it is the word of whoever held that, and means nobody who has taken the instance over since.
+    pub async fn deregister(&self, id: InstanceId, epoch: Epoch, within: Duration) -> Result<Version, CallError> {
+        let ask = DeregisterRequest { id: id.to_string(), epoch: epoch.0 };
+        let gone = self.call(within, |channel| {
+            let ask = ask.clone();
+            async move { RegistryClient::new(channel).deregister(ask).await }
+        });
+        Ok(Version(gone.await?.into_inner().version))
+    }
+
     /// Returns whose each name is, who was refused one, and which descriptor sets were refused; for tools that look once.
     pub async fn claims(&self, within: Duration) -> Result<ClaimsResponse, CallError> {
         let claims = |channel| async move {
@@ -298,7 +311,7 @@ impl Registries {
     {
         let deadline = Instant::now() + within;
         let mut backoff = Backoff::default();
-        let mut last = None;
+        let (mut last, mut misspoken) = (None, None);
         for tried in 1.. {
             let (url, Link { channel, .. }) = self.current();
             last = match timeout_at(until(Instant::now()), attempt(channel)).await {
@@ -307,6 +320,12 @@ impl Registries {
                 Ok(Err(status)) => Some(Box::new(status)),
                 Err(_) => last.or_else(|| Some(Box::new(Status::deadline_exceeded(format!("{url} does not answer"))))),
             };
+            if tried <= self.count()
+                && let Some(status) = &last
+                && let Ok(Some(problem)) = timeout_at(deadline, misspoken_after(url, status)).await
+            {
+                misspoken = Some(Box::new(Status::unavailable(format!("{url}: {problem}"))));
+            }
             self.give_up_on(url);
             let pause = if tried % self.count() == 0 { backoff.delay(&mut rand::rng()) } else { Duration::ZERO };
             let next = Instant::now() + pause;
@@ -315,7 +334,7 @@ impl Registries {
             }
             sleep_until(next).await;
         }
-        Err(CallError::OutOfReach { within, source: last })
+        Err(CallError::OutOfReach { within, source: misspoken.or(last) })
     }
 }
 

@@ -29,6 +29,7 @@ use crate::Registries;
 use crate::backoff::Backoff;
 use crate::moving::{Moving, Step};
 use crate::registries::Link;
+use crate::spoken::misspoken_after;
 use state::{Change, Misfit, State};
 
 mod disk;
@@ -214,9 +215,12 @@ impl WatchTask {
             match self.follow(link, &shutdown).await {
                 End::Stop => break,
                 End::Misfit(misfit) => tracing::error!(%misfit, "the registry contradicts itself; subscribing anew"),
-                End::Lost(status) => {
-                    tracing::info!(registry = url, error = status.message(), "the watch is lost; opening another");
-                }
+                End::Lost(status) => match misspoken_after(url, &status).await {
+                    Some(problem) => tracing::warn!(registry = url, problem, "the watch cannot be opened"),
+                    None => {
+                        tracing::info!(registry = url, error = status.message(), "the watch is lost; opening another");
+                    }
+                },
             }
             if self.state.said_something() && opened.elapsed() >= SETTLED {
                 self.backoff.reset();

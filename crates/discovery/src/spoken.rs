@@ -1,0 +1,119 @@
+//! Whether a server speaks what it is addressed with: TLS, or plaintext HTTP/2.
+//!
+//! Lives here: looking at the first bytes of its answer, and the words for a mismatch. Does not: speaking either (`dial`).
+//! For whoever has failed to speak with a server, since the errors of HTTP/2 do not show this cause. Bounds: half a second to connect, and as much for an answer.
+
+use std::time::Duration;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tonic::{Status, transport::Uri};
+
+use crate::registries::is_an_answer;
+
+/// Time a server has to show what it speaks.
+const SNIFF: Duration = Duration::from_millis(500);
+
+/// Says so if the server at `http://host:port` speaks TLS, or the one at `https://host:port` plaintext, and what to write instead. None if it does
+/// neither, or cannot be asked. Cancel-safe.
+pub async fn misspoken(url: &str) -> Option<&'static str> {
+    let uri: Uri = url.parse().ok()?;
+    let (host, port) = (uri.host()?.trim_matches(['[', ']']), uri.port_u16()?);
+    match (spoken(host, port).await, uri.scheme_str()?) {
+        (Spoken::Tls, "http") => Some("it speaks TLS, and was addressed in plaintext: write https:// for http://"),
+        (Spoken::Plaintext, "https") => {
+            Some("it speaks plaintext, and was addressed with TLS: write http:// for https://")
+        }
+        (Spoken::Tls | Spoken::Plaintext | Spoken::Something | Spoken::Nothing, _) => None,
+    }
+}
+
+/// As [`misspoken`], of a server that gave no answer but `status`; one that answered is spoken to as it should be.
+pub(crate) async fn misspoken_after(url: &str, status: &Status) -> Option<&'static str> {
+    if is_an_answer(status.code()) { None } else { misspoken(url).await }
+}
+
+/// What a server speaks on a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spoken {
+    /// TLS: it answers plaintext with an alert.
+    Tls,
+    /// Plaintext HTTP/2.
+    Plaintext,
+    /// It accepts connections and says nothing we know.
+    Something,
+    /// Nobody listens.
+    Nothing,
+}
+
+/// Looks at what answers a plaintext HTTP/2 preface: a TLS server sends an alert record (RFC 8446, 5.1), an HTTP/2 server its settings.
+async fn spoken(host: &str, port: u16) -> Spoken {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let Ok(Ok(mut stream)) = timeout(SNIFF, TcpStream::connect((host, port))).await else {
+        return Spoken::Nothing;
+    };
+    let mut first = [0; 9];
+    let read = async {
+        stream.write_all(PREFACE).await.ok()?;
+        let mut read = 0;
+        while read < 4 {
+            match stream.read(&mut first[read..]).await.ok()? {
+                0 => break,
+                more => read += more,
+            }
+        }
+        Some(read)
+    };
+    match timeout(SNIFF, read).await.ok().flatten() {
+        Some(2..) if first[0] == 0x15 && first[1] == 0x03 => Spoken::Tls,
+        Some(4..) if first[0] == 0 && first[3] == 0x04 => Spoken::Plaintext,
+        _ => Spoken::Something,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Answers one connection with these bytes, and asks what is said of it.
+    async fn saying<T>(bytes: &'static [u8], ask: impl AsyncFnOnce(SocketAddr) -> T) -> T {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(bytes).await.unwrap();
+            drop(stream.read_to_end(&mut Vec::new()).await); // whoever has seen enough closes with bytes unread
+        };
+        let (said, ()) = tokio::join!(ask(listener.local_addr().unwrap()), serve);
+        said
+    }
+
+    const TLS: &[u8] = b"\x15\x03\x03\0\x02\x02\x0a";
+    const PLAINTEXT: &[u8] = b"\0\0\x12\x04\0\0\0\0\0";
+
+    #[tokio::test]
+    async fn what_a_port_speaks_shows_in_its_first_bytes() {
+        let spoken_by = async |bytes| saying(bytes, async |at| spoken("127.0.0.1", at.port()).await).await;
+        assert_eq!(spoken_by(TLS).await, Spoken::Tls);
+        assert_eq!(spoken_by(PLAINTEXT).await, Spoken::Plaintext);
+        assert_eq!(spoken_by(b"HTTP/1.1 400 Bad Request\r\n\r\n").await, Spoken::Something);
+        let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        assert_eq!(spoken("127.0.0.1", unused.port()).await, Spoken::Nothing);
+    }
+
+    #[tokio::test]
+    async fn a_mismatch_names_what_to_write() {
+        let said =
+            async |scheme, bytes| saying(bytes, async move |at| misspoken(&format!("{scheme}://{at}")).await).await;
+        assert!(said("http", TLS).await.unwrap().ends_with("write https:// for http://"));
+        assert!(said("https", PLAINTEXT).await.unwrap().ends_with("write http:// for https://"));
+        assert_eq!(said("https", TLS).await, None);
+        assert_eq!(said("http", PLAINTEXT).await, None);
+    }
+}

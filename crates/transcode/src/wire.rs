@@ -97,6 +97,12 @@ impl<'w> Reader<'w> {
         Ok(Some(Record { number, payload }))
     }
 
+    /// Walks over what is left, to its end.
+    pub(crate) fn check(&mut self) -> Read<()> {
+        while self.record()?.is_some() {}
+        Ok(())
+    }
+
     /// Takes a record whose key is one byte and whose value or length another, as those of most are. None if anything else
     /// stands here, be it wrong or not; then nothing is taken.
     #[inline]

@@ -25,7 +25,7 @@ use index::Found;
 
 /// Messages within messages that are printed.
 const DEPTH: usize = 200;
-/// The same in one piece of wire, as prost has it: each Any starts afresh.
+/// The same in one piece of wire, and within one message, as prost has it: each Any starts afresh.
 const WIRE_DEPTH: usize = 100;
 
 /// Why bytes were not printed.
@@ -159,7 +159,7 @@ impl<'t> Encoder<'t> {
         self.wire_depth += 1;
         match (self.depth, self.wire_depth) {
             (DEPTH.., _) => Err(Failure::flaw(format!("nested deeper than {DEPTH} messages"))),
-            (_, depth) if depth > WIRE_DEPTH => Err(Failure::Malformed("recursion limit reached")),
+            (_, depth) if depth > WIRE_DEPTH + 1 => Err(Failure::Malformed("recursion limit reached")),
             _ => Ok(()),
         }
     }
@@ -308,13 +308,16 @@ impl<'t> Encoder<'t> {
         }
     }
 
-    /// Prints a message that came in parts: one after the other, they are the whole.
+    /// Prints a message that came in parts: one after the other, they are the whole. No record goes from one into the next.
     #[cold]
     fn merged(&mut self, kind: &Kind, wire: &[u8], found: Range<usize>) -> Printed<bool> {
         let mut whole = Vec::new();
         for it in &self.found[found] {
             match it.payload(wire) {
-                Payload::Len(part) | Payload::Group(part) => whole.extend_from_slice(part),
+                Payload::Len(part) | Payload::Group(part) => {
+                    wire::Reader::new(part).check()?;
+                    whole.extend_from_slice(part);
+                }
                 Payload::Varint(_) | Payload::Fixed64(_) | Payload::Fixed32(_) => {}
             }
         }

@@ -115,7 +115,7 @@ impl<'w> Entry<'w> {
             }
             match record.number {
                 1 => entry.key = Key::of(&key_field.kind, Some(record.payload))?,
-                _ => entry.value = entry.value.then(&value_field.kind, record.payload),
+                _ => entry.value = entry.value.then(&value_field.kind, record.payload)?,
             }
         }
         Ok(entry)
@@ -123,17 +123,20 @@ impl<'w> Entry<'w> {
 }
 
 impl<'w> Value<'w> {
-    fn then(self, kind: &Kind, next: Payload<'w>) -> Self {
-        match (self, kind, next) {
+    fn then(self, kind: &Kind, next: Payload<'w>) -> Printed<Self> {
+        Ok(match (self, kind, next) {
             (Self::One(Payload::Len(first)), Kind::Message(_), Payload::Len(next)) => {
+                Reader::new(first).check()?; // no record goes from one part into the next
+                Reader::new(next).check()?;
                 Self::Parts([first, next].concat())
             }
             (Self::Parts(mut parts), Kind::Message(_), Payload::Len(next)) => {
+                Reader::new(next).check()?;
                 parts.extend_from_slice(next);
                 Self::Parts(parts)
             }
             (_, _, next) => Self::One(next),
-        }
+        })
     }
 }
 

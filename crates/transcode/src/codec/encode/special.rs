@@ -109,7 +109,9 @@ impl<'t> Encoder<'t> {
         match ty.well_known {
             Some(_) => {
                 self.raw(",\"value\":");
+                self.wire_depth -= 1; // the payload is the outermost message of its bytes, and not within what was entered above
                 self.nested(id, bytes)?;
+                self.wire_depth += 1;
             }
             None => self.members(ty, bytes, false)?,
         }

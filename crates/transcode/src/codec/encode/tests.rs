@@ -5,6 +5,7 @@ use prost::Message;
 use prost_reflect::{DynamicMessage, MapKey, ReflectMessage, Value};
 
 use super::*;
+use crate::codec::Codec;
 use crate::fixture::{assert_same, decode, kinds, plan};
 
 fn print_with(output: JsonOutput, message: &DynamicMessage) -> Result<String, String> {
@@ -113,6 +114,45 @@ fn an_any_within_an_any_cannot_exhaust_the_stack() {
         wire = any.encode_to_vec();
     }
     assert!(print_with(JsonOutput::default(), &decode(&desc, &wire)).unwrap_err().contains("nested deeper"));
+}
+
+#[test]
+fn no_record_goes_from_one_part_of_a_message_into_the_next() {
+    let print = |wire: &[u8]| Codec::default().encode_reply(&plan("/echo"), wire).map(|it| it.body);
+    // nested, twice: {name: "a"}, {amount: 3}; in a map, too
+    let parts = print(b"\x8a\x01\x03\x0a\x01a\x8a\x01\x02\x10\x03").unwrap();
+    assert_eq!(parts, r#"{"nested":{"name":"a","amount":3}}"#);
+    let parts = print(b"\xd2\x01\x0b\x08\x01\x12\x03\x0a\x01a\x12\x02\x10\x03").unwrap();
+    assert_eq!(parts, r#"{"mapNested":{"true":{"name":"a","amount":3}}}"#);
+    // {name: "ab"}, cut before the text: neither part is a message
+    for wire in [&b"\x8a\x01\x02\x0a\x02\x8a\x01\x02ab"[..], b"\xd2\x01\x0a\x08\x01\x12\x02\x0a\x02\x12\x02ab"] {
+        assert!(print(wire).unwrap_err().to_string().contains("buffer underflow"), "{wire:02x?}");
+    }
+}
+
+#[test]
+fn messages_may_be_nested_as_deep_as_prost_takes_them() {
+    let print = |wire: &[u8]| Codec::default().encode_reply(&plan("/echo"), wire).map(|it| it.body);
+    let field = |key: &[u8], payload: &[u8]| {
+        let mut out = key.to_vec();
+        prost::encoding::encode_varint(payload.len() as u64, &mut out);
+        [&out, payload].concat()
+    };
+    let desc = plan("/echo").method().input().clone();
+    let value = desc.parent_pool().get_message_by_name("google.protobuf.Value").unwrap();
+    for levels in 98..103 {
+        // nested, and the child of each
+        let children = (1..levels).fold(Vec::new(), |inner, _| field(&[0x1A], &inner));
+        let wire = field(&[0x8A, 0x01], &children);
+        assert_eq!(print(&wire).is_ok(), DynamicMessage::decode(desc.clone(), &*wire).is_ok(), "{levels} levels");
+        // a Value within a list within a Value, in an Any: one that is too deep is printed as bytes
+        let key = |level: usize| if level.is_multiple_of(2) { [0x32] } else { [0x0A] };
+        let lists = (0..levels).rev().fold(Vec::new(), |inner, level| field(&key(level), &inner));
+        let any = [field(&[0x0A], b"t/google.protobuf.Value"), field(&[0x12], &lists)].concat();
+        let printed = print(&field(&[0xCA, 0x02], &any)).unwrap();
+        let taken = DynamicMessage::decode(value.clone(), &*lists).is_ok();
+        assert_eq!(printed.ends_with(b"]}}"), taken, "{levels} levels: {printed:?}");
+    }
 }
 
 #[test]

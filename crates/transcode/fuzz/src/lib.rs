@@ -4,6 +4,7 @@
 //! the run (`cargo xtask fuzz`). `src/bin` holds a program for each way in.
 #![forbid(unsafe_code)]
 
+#[path = "../../tests/differential/dice.rs"]
 mod dice;
 #[path = "../../tests/fuzz/seeds.rs"]
 mod seeds;
@@ -83,7 +84,7 @@ impl Target {
             Self::Request => subject().request(input),
             Self::Stream => subject().stream(input),
             Self::Descriptors if input.first() == Some(&FILE) => targets::schema(input),
-            Self::Descriptors => targets::schema(&sets().mutant(&mut Dice::new(input))),
+            Self::Descriptors => targets::schema(&sets().mutant(&mut Dice::from(input))),
         }
     }
 }

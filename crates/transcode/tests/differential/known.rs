@@ -82,6 +82,11 @@ pub(crate) const KNOWN: &[Known] = &[
     they(REFLECT, "invalid type: floating point", "an enum's number in any of JSON's notations"),
     they(REFLECT, "invalid digit found in string", "conformance: Int32FieldQuotedExponentialValue is accepted"),
     they(REFLECT, "unexpected value in map", "Empty is a message like any other: what it does not have is ignored"),
+    they(
+        REFLECT,
+        "expected 'value' field",
+        "as above: an Any of Empty is `@type` alone; of types with a form of their own we want a value, too",
+    ),
     we(PYTHON, "names a field for the second time", "one name as in JSON and one as in the proto file are one field"),
     we(PYTHON, "this key stands in the object already", "`1` and `01` are one key"),
     we(
@@ -117,12 +122,9 @@ pub(crate) fn is_known(oracle: &str, side: Side, message: &str) -> bool {
 /// Compares documents by what they mean: numbers by value, however they are written.
 pub(crate) fn same_json(ours: &Json, theirs: &Json) -> bool {
     match (ours, theirs) {
-        // serde_json prints a float with the digits of a double. That ours are exact, their coming back shows.
         (Json::Number(ours), Json::Number(theirs)) => {
-            ours.as_f64().zip(theirs.as_f64()).is_some_and(|(ours, theirs)| How::Nearly.same(ours, theirs, FLOAT))
+            ours.as_f64().zip(theirs.as_f64()).is_some_and(|(ours, theirs)| same_number(ours, theirs))
         }
-        // prost-reflect prints null for a wrapper of these; ProtoJSON names them.
-        (Json::String(ours), Json::Null) => matches!(ours.as_str(), "NaN" | "Infinity" | "-Infinity"),
         (Json::Array(ours), Json::Array(theirs)) => {
             ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(ours, theirs)| same_json(ours, theirs))
         }
@@ -134,6 +136,34 @@ pub(crate) fn same_json(ours: &Json, theirs: &Json) -> bool {
     }
 }
 
+/// Compares numbers as serde_json reads them, a few units of the last place off at times. A float may have other digits that mean the same float: those
+/// of a double (prost-reflect), or never less than six (Python). That ours are exact, their coming back shows.
+fn same_number(ours: f64, theirs: f64) -> bool {
+    let float = theirs as f32;
+    let is_float = near(f64::from(float), theirs) || (digits(ours) <= 9 && digits(theirs) <= 9 && theirs != 0.0);
+    let same = near(ours, theirs) || (is_float && ours != 0.0 && ours as f32 == float);
+    same && ours.is_sign_negative() == theirs.is_sign_negative()
+}
+
+/// Returns how many digits a number has, of the fifteen that serde_json gets right. More than nine are no float's.
+fn digits(number: f64) -> usize {
+    let text = format!("{number:.14e}");
+    let digits = text.split('e').next().unwrap_or_default().trim_end_matches('0');
+    digits.bytes().filter(u8::is_ascii_digit).count()
+}
+
+/// Returns whether numbers differ by what serde_json is off at most.
+fn near(ours: f64, theirs: f64) -> bool {
+    ours == theirs
+        || ours.next_up() == theirs
+        || ours.next_down() == theirs
+        || (ours - theirs).abs() <= 1e-15 * ours.abs()
+}
+
+fn near_float(ours: f32, theirs: f32) -> bool {
+    ours == theirs || ours.next_up() == theirs || ours.next_down() == theirs
+}
+
 /// Compares messages by what they mean: fields that are set, and NaN with NaN.
 pub(crate) fn same_message(ours: &DynamicMessage, theirs: &DynamicMessage, how: How) -> bool {
     if ours.descriptor().full_name() == "google.protobuf.Any"
@@ -141,9 +171,7 @@ pub(crate) fn same_message(ours: &DynamicMessage, theirs: &DynamicMessage, how: 
     {
         return ours.get_field_by_number(1) == theirs.get_field_by_number(1) && same_message(&our, &their, how);
     }
-    if !matches!(how, How::Exactly | How::WithoutDefaults)
-        && ours.descriptor().full_name() == "google.protobuf.FieldMask"
-    {
+    if !how.is_exact() && ours.descriptor().full_name() == "google.protobuf.FieldMask" {
         // An empty path between two commas is one to us and none to the oracles; the specification has no word on it.
         let paths = |it: &DynamicMessage| {
             let all = it.get_field_by_number(1).and_then(|it| it.as_list().map(<[Value]>::to_vec)).unwrap_or_default();
@@ -185,15 +213,11 @@ fn is_list_of_null(field: &FieldDescriptor, value: &Value) -> bool {
 }
 
 /// Returns what an Any holds, whose bytes may be in any order.
-fn payload(any: &DynamicMessage) -> Option<DynamicMessage> {
+pub(crate) fn payload(any: &DynamicMessage) -> Option<DynamicMessage> {
     let (url, bytes) = (any.get_field_by_number(1)?, any.get_field_by_number(2)?);
     let desc = any.descriptor().parent_pool().get_message_by_name(url.as_str()?.rsplit('/').next()?)?;
     DynamicMessage::decode(desc, &**bytes.as_bytes()?).ok()
 }
-
-/// What the last place is worth: in proportion, and next to zero.
-const DOUBLE: (f64, f64) = (1e-15, f64::MIN_POSITIVE);
-const FLOAT: (f64, f64) = (1e-6, f32::MIN_POSITIVE as f64);
 
 /// How messages are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,10 +248,8 @@ impl How {
         self.counts(&field.kind()) && !unset
     }
 
-    fn same(self, ours: f64, theirs: f64, tolerance: (f64, f64)) -> bool {
-        let exact = matches!(self, Self::Exactly | Self::WithoutDefaults);
-        let near = !exact && (ours - theirs).abs() <= tolerance.0 * ours.abs() + tolerance.1;
-        near || ours == theirs || (ours.is_nan() && theirs.is_nan())
+    fn is_exact(self) -> bool {
+        matches!(self, Self::Exactly | Self::WithoutDefaults)
     }
 }
 
@@ -241,8 +263,10 @@ fn same_value(ours: &Value, theirs: &Value, how: How) -> bool {
             ours.len() == theirs.len()
                 && ours.iter().all(|(key, ours)| theirs.get(key).is_some_and(|theirs| same_value(ours, theirs, how)))
         }
-        (Value::F64(ours), Value::F64(theirs)) => how.same(*ours, *theirs, DOUBLE),
-        (Value::F32(ours), Value::F32(theirs)) => how.same(f64::from(*ours), f64::from(*theirs), FLOAT),
+        (Value::F64(ours), Value::F64(theirs)) if ours.is_nan() => theirs.is_nan(),
+        (Value::F32(ours), Value::F32(theirs)) if ours.is_nan() => theirs.is_nan(),
+        (Value::F64(ours), Value::F64(theirs)) if !how.is_exact() => near(*ours, *theirs),
+        (Value::F32(ours), Value::F32(theirs)) if !how.is_exact() => near_float(*ours, *theirs),
         _ => ours == theirs,
     }
 }

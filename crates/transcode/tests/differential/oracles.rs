@@ -1,6 +1,6 @@
 //! The two other codecs: prost-reflect in this process, Python's `json_format` in one of its own.
 //!
-//! Lives here: asking them. Does not: comparing their answers with ours (`main`, `known`).
+//! Lives here: asking them. Does not: prost-reflect's own ways (`reflect`), comparing their answers with ours (`main`, `known`).
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -8,11 +8,12 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use prost_reflect::{DeserializeOptions, DynamicMessage};
+use prost_reflect::DynamicMessage;
 use serde_json::{Value as Json, json};
 
 use crate::dice::Dice;
 use crate::known::How;
+use crate::reflect;
 use crate::schema::Generated;
 
 pub(crate) type Answer<T> = Result<T, String>;
@@ -31,6 +32,10 @@ pub(crate) trait Oracle {
     fn learn(&mut self, generated: &Generated);
     fn read(&mut self, generated: &Generated, json: &str) -> Answer<DynamicMessage>;
     fn print(&mut self, generated: &Generated, wire: &[u8]) -> Answer<Json>;
+    /// Prints what of a reply counts, if this oracle looks at the rest, too.
+    fn print_what_counts(&mut self, _: &Generated, _: &[u8]) -> Option<Answer<Json>> {
+        None
+    }
 }
 
 pub(crate) struct ProstReflect;
@@ -43,17 +48,15 @@ impl Oracle for ProstReflect {
     fn learn(&mut self, _: &Generated) {}
 
     fn read(&mut self, generated: &Generated, json: &str) -> Answer<DynamicMessage> {
-        let mut reader = serde_json::Deserializer::from_str(json);
-        let options = DeserializeOptions::new().deny_unknown_fields(false);
-        let read = DynamicMessage::deserialize_with_options(generated.root.clone(), &mut reader, &options);
-        let read = read.map_err(|error| error.to_string())?;
-        reader.end().map_err(|error| error.to_string())?;
-        Ok(read)
+        reflect::read(&generated.root, json)
     }
 
     fn print(&mut self, generated: &Generated, wire: &[u8]) -> Answer<Json> {
-        let message = DynamicMessage::decode(generated.root.clone(), wire).map_err(|error| error.to_string())?;
-        serde_json::to_value(message).map_err(|error| error.to_string())
+        reflect::print(&generated.root, wire)
+    }
+
+    fn print_what_counts(&mut self, generated: &Generated, wire: &[u8]) -> Option<Answer<Json>> {
+        Some(reflect::print_what_counts(&generated.root, wire))
     }
 }
 

@@ -11,6 +11,7 @@ use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
 use weft_transcode::Schema;
 
 use crate::dice::Dice;
+use crate::values::shuffle;
 
 const SCALARS: [&str; 15] = [
     "double", "float", "int32", "int64", "uint32", "uint64", "sint32", "sint64", "fixed32", "fixed64", "sfixed32",
@@ -174,7 +175,7 @@ fn source(dice: &mut Dice, dialect: Dialect) -> String {
 
 fn fields(dice: &mut Dice, dialect: Dialect, out: &mut String) {
     let mut numbers = NUMBERS;
-    dice.shuffle(&mut numbers);
+    shuffle(dice, &mut numbers);
     let mut numbers = numbers.into_iter();
     for at in 0..1 + dice.below(10) {
         let mut number = || numbers.next().expect("fewer fields than numbers");

@@ -32,9 +32,7 @@ pub(crate) fn message(dice: &mut Dice, desc: &MessageDescriptor, depth: usize) -
         "google.protobuf.Any" if dice.once_in(5) => {}
         "google.protobuf.Any" => {
             let name = match dice.below(3) {
-                // prost-reflect prints the payload of an Any of Empty as a `value`; the specification has no form of its own
-                // for Empty, and neither protobuf's C++ nor Python does so.
-                0 => *dice.pick(&WELL_KNOWN.map(|it| if it.ends_with("Empty") { "gen.M0" } else { it })),
+                0 => *dice.pick(&WELL_KNOWN),
                 1 => "gen.M1",
                 _ => "gen.M2",
             };
@@ -43,9 +41,8 @@ pub(crate) fn message(dice: &mut Dice, desc: &MessageDescriptor, depth: usize) -
             put(1, Value::String(format!("type.googleapis.com/{name}")));
             put(2, Value::Bytes(inner.encode_to_vec().into()));
         }
-        // prost-reflect prints null for a wrapper of NaN or Infinity.
-        "google.protobuf.DoubleValue" => put(1, Value::F64(*dice.pick(&[0.0, -0.5, 1e300]))),
-        "google.protobuf.FloatValue" => put(1, Value::F32(*dice.pick(&[0.0, -0.5, 3.25]))),
+        "google.protobuf.DoubleValue" => put(1, Value::F64(*dice.pick(&[0.0, -0.5, 1e300, f64::NAN, f64::INFINITY]))),
+        "google.protobuf.FloatValue" => put(1, Value::F32(*dice.pick(&[0.0, -0.5, 3.25, f32::NEG_INFINITY]))),
         "google.protobuf.Value" => {
             let kind = if depth > 5 { dice.below(4) } else { dice.below(6) };
             let field = desc.get_field(kind as u32 + 1).expect("Value has six fields");
@@ -195,7 +192,7 @@ pub(crate) fn scrambled(dice: &mut Dice, desc: &MessageDescriptor, wire: &[u8]) 
         records.push((988, WireType::LengthDelimited, b"unknown".to_vec()));
     }
     if dice.once_in(2) {
-        dice.shuffle(&mut records);
+        shuffle(dice, &mut records);
     }
     for (number, wire_type, payload) in records {
         encode_key(number, wire_type, &mut out);
@@ -205,6 +202,12 @@ pub(crate) fn scrambled(dice: &mut Dice, desc: &MessageDescriptor, wire: &[u8]) 
         out.extend(payload);
     }
     out
+}
+
+pub(crate) fn shuffle<T>(dice: &mut Dice, items: &mut [T]) {
+    for at in (1..items.len()).rev() {
+        items.swap(at, dice.below(at + 1));
+    }
 }
 
 /// Splits a packed list of varints into a record for each.

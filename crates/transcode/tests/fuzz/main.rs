@@ -4,7 +4,6 @@
 //! `cargo xtask soak` the rounds go on for as long as that says. Does not: inputs to begin with (`seeds`, `sets`), what
 //! has to hold (`targets`), schemas made up (`differential`). `cargo xtask fuzz` lets libFuzzer at the same targets.
 
-#[expect(dead_code, reason = "the differential tests use the rest of it")]
 #[path = "../differential/dice.rs"]
 mod dice;
 mod seeds;
@@ -53,7 +52,7 @@ fn where_a_body_is_cut_changes_nothing_soak() {
 fn no_descriptor_set_makes_a_gateway_panic_soak() {
     let (sets, seed) = (sets::Sets::new(&root()), seed());
     println!("WEFT_SEED={seed}");
-    let mut dice = Dice::new(seed);
+    let mut dice = Dice::from(seed);
     rounds(400, || {
         let set = sets.mutant(&mut dice);
         let _told = Told(&set);
@@ -66,13 +65,20 @@ fn no_descriptor_set_makes_a_gateway_panic_soak() {
 fn what_the_fuzzer_found_once_holds() {
     let subject = Subject::new(&root());
     subject.json(format!("{{\"nope\":{}{}}}", "[".repeat(200), "]".repeat(200)).as_bytes());
-    let replies: [&[u8]; 6] = [
+    let replies: [&[u8]; 12] = [
         b"\x5d\x00\x00\xc0\x7f\xa2\x02\x05\x0d\x00\x00\x80\x7f", // NaN, and infinity in a wrapper
         b"\x92\x03\x0f\x0a\x09a.b/c.d.E\x12\x02\x08\x01",        // an Any of a type that nobody knows
         b"\xeb\x01\x05\x08\x01\x12\x01t",                        // an entry of a map behind the key of a group
         b"\x72\x02a\xe7\x72\x02ab",                              // what is no text, and text in its place
         b"\x82\x03\x11\x32\x02\x4d\x00\x32\x0b\x0a\x09\x11\x00\x00\x00\x00\x00\x00\xf0\x3f", // a list cut off, and another in its place
         b"\xd2\x03\x04\x12\x02\x19\x00\xd2\x03\x04\x12\x02\x08\x00", // an entry cut off, and another of its key
+        b"\xc8\x03\x02",                                             // a NullValue that is no 0
+        b"\x5d\x00\x00\x00\x80",                                     // -0.0
+        b"\xf2\x02\x05\x0a\x00\x0a\x01a", // a FieldMask that begins with a path of no letters
+        // an Any of Struct with an entry behind the key of a group; an Any of Empty; a string that is no text in an Any, and text in its place
+        b"\x92\x03\x32\x0a\x2atype.googleapis.com/google.protobuf.Struct\x12\x04\x0b\x02\x0a\x00",
+        b"\x92\x03\x2b\x0a\x29type.googleapis.com/google.protobuf.Empty",
+        b"\x92\x03\x30\x0a\x26type.googleapis.com/transcode.v1.Kinds\x12\x06\x72\x01\xff\x72\x01a",
     ];
     for reply in replies {
         subject.wire(reply);
@@ -85,7 +91,7 @@ fn run(usual: usize, seeds: &[Vec<u8>], target: impl Fn(&[u8])) {
     println!("WEFT_SEED={seed}, {} inputs to begin with", seeds.len());
     assert!(seeds.len() > 5, "the cases have some");
     seeds.iter().for_each(|it| target(it));
-    let mut dice = Dice::new(seed);
+    let mut dice = Dice::from(seed);
     rounds(usual, || {
         let input = mutant(&mut dice, seeds);
         let _told = Told(&input);

@@ -1,19 +1,21 @@
 //! What has to hold whatever the bytes are: nothing panics, prost-reflect agrees, and what is taken comes back as it was.
 //!
 //! Lives here: one function for each way in; a panic is a finding. Does not: where the bytes come from (`main`, `fuzz/`), where prost-reflect may
-//! differ (`differential/known.rs`).
+//! differ (`differential/known.rs`, `reflect.rs`).
 
+#[path = "../differential/counts.rs"]
+mod counts;
 #[expect(dead_code, reason = "the differential tests use the rest of it")]
 #[path = "../differential/known.rs"]
 mod known;
+#[path = "../differential/reflect.rs"]
+mod reflect;
 
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
-use prost_reflect::{DeserializeOptions, DynamicMessage, Kind, MessageDescriptor};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, ReflectMessage, Value};
 use serde_json::Value as Json;
 use weft_transcode::bind::Form;
 use weft_transcode::openapi::{self, About};
@@ -21,7 +23,8 @@ use weft_transcode::routes::PathVariables;
 use weft_transcode::stream::MessageReader;
 use weft_transcode::{Codec, Lookup, MethodPlan, RequestParts, RouteTable, Schema, Settings};
 
-use known::{How, Side, is_known, same_json, same_message};
+use counts::Lapse;
+use known::{How, Side, is_known, payload, same_json, same_message};
 
 const ORACLE: &str = "prost-reflect";
 
@@ -91,11 +94,7 @@ impl Subject {
         if text.trim().is_empty() {
             return; // to HTTP that is a message without fields, to JSON it is nothing
         }
-        let mut reader = serde_json::Deserializer::from_str(text);
-        let options = DeserializeOptions::new().deny_unknown_fields(false);
-        let desc = self.echo.method().input().clone();
-        let theirs = DynamicMessage::deserialize_with_options(desc, &mut reader, &options);
-        let theirs = theirs.and_then(|it| reader.end().map(|()| it)).map_err(|error| error.to_string());
+        let theirs = reflect::read(self.echo.method().input(), text);
         let agree = match (&ours, &theirs) {
             (Ok(ours), Ok(theirs)) => same_message(ours, theirs, How::Nearly),
             (Err(_), Err(_)) => true,
@@ -107,7 +106,11 @@ impl Subject {
 
     /// Checks that prost-reflect prints the same of some bytes, or nothing as we do.
     fn oracle_prints(&self, wire: &[u8], ours: &Result<Bytes, String>) {
-        let theirs = self.message(wire).and_then(|it| serde_json::to_value(it).map_err(|error| error.to_string()));
+        let desc = self.echo.method().output();
+        let mut theirs = reflect::print(desc, wire);
+        if ours.is_ok() && theirs.is_err() {
+            theirs = reflect::print_what_counts(desc, wire);
+        }
         let agree = match (ours, &theirs) {
             (Ok(ours), Ok(theirs)) => match serde_json::from_slice::<Json>(ours) {
                 Ok(ours) => same_json(&ours, theirs),
@@ -115,11 +118,9 @@ impl Subject {
             },
             (Err(_), Err(_)) => true,
             (Err(error), Ok(_)) => {
-                is_known(ORACLE, Side::We, error) || has(Odd::MapWithoutLength, self.echo.method().output(), wire)
+                is_known(ORACLE, Side::We, error) || counts::only(desc, wire) == Err(Lapse::MapWithoutLength)
             }
-            (Ok(_), Err(error)) => {
-                is_known(ORACLE, Side::They, error) || has(Odd::Overwritten, self.echo.method().output(), wire)
-            }
+            (Ok(_), Err(error)) => is_known(ORACLE, Side::They, error),
         };
         let ours = ours.as_ref().map(|it| String::from_utf8_lossy(it));
         assert!(agree, "given {wire:02x?}\nours {}\ntheirs {}", show(&ours), show(&theirs));
@@ -138,6 +139,8 @@ impl Subject {
             return;
         }
         match self.read(&printed) {
+            // Any number of NullValue is null, and null is 0, which without presence is not printed.
+            Ok(_) if self.message(wire).is_ok_and(|it| has_odd_null(&it)) => {}
             Ok(again) => assert_eq!(self.print(&again).as_ref(), Ok(&printed), "it prints the same"),
             // Messages may be nested deeper than the JSON of a request.
             Err(reason) => assert!(reason.contains("nested deeper"), "{reason}: {printed:?}"),
@@ -214,44 +217,19 @@ pub(crate) fn schema(set: &[u8]) {
     }
 }
 
-/// What no encoder writes, and prost-reflect sees with other eyes.
-#[derive(Clone, Copy, PartialEq)]
-enum Odd {
-    /// An entry of a map behind a key of another wire type. prost-reflect reads it as if it had a length all the same; to us it is malformed, as every
-    /// field of a wrong wire type is to both.
-    MapWithoutLength,
-    /// A field that may be there once, twice, or two members of a oneof, or entries of a map, whose keys may be the same. We look at what counts, prost-reflect at what does not count, too.
-    Overwritten,
-}
-
-fn has(odd: Odd, desc: &MessageDescriptor, mut wire: &[u8]) -> bool {
-    let mut seen = HashSet::new();
-    while let Ok((number, wire_type)) = decode_key(&mut wire) {
-        let field = desc.get_field(number);
-        let length = wire_type == WireType::LengthDelimited;
-        let found = field.as_ref().is_some_and(|it| match odd {
-            Odd::MapWithoutLength => it.is_map() && !length,
-            Odd::Overwritten if it.is_list() => false,
-            Odd::Overwritten => !seen.insert(it.containing_oneof().map_or(Ok(number), |it| Err(it.name().to_owned()))),
-        });
-        if found {
-            return true;
+/// Returns whether a field without presence is a NullValue other than 0.
+fn has_odd_null(message: &DynamicMessage) -> bool {
+    let odd = |field: &FieldDescriptor, value: &Value| match (field.kind(), value) {
+        (Kind::Enum(ty), Value::EnumNumber(number)) => {
+            *number != 0 && !field.supports_presence() && ty.full_name() == "google.protobuf.NullValue"
         }
-        let kind = field.map(|it| it.kind());
-        match kind.as_ref().and_then(Kind::as_message).filter(|_| length) {
-            Some(inner) => {
-                let length = decode_varint(&mut wire).ok().and_then(|it| usize::try_from(it).ok());
-                let Some((part, rest)) = length.and_then(|it| wire.split_at_checked(it)) else { return false };
-                if has(odd, inner, part) {
-                    return true;
-                }
-                wire = rest;
-            }
-            None if skip_field(wire_type, number, &mut wire, DecodeContext::default()).is_ok() => {}
-            None => return false,
-        }
-    }
-    false
+        (_, Value::Message(inner)) => has_odd_null(inner),
+        (_, Value::List(items)) => items.iter().filter_map(Value::as_message).any(has_odd_null),
+        (_, Value::Map(entries)) => entries.values().filter_map(Value::as_message).any(has_odd_null),
+        _ => false,
+    };
+    let held = (message.descriptor().full_name() == "google.protobuf.Any").then(|| payload(message)).flatten();
+    held.is_some_and(|it| has_odd_null(&it)) || message.fields().any(|(field, value)| odd(&field, value))
 }
 
 fn show<T: std::fmt::Display, E: std::fmt::Display>(answer: &Result<T, E>) -> String {

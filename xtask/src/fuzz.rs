@@ -7,13 +7,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
 use crate::env::Env;
 use crate::metadata;
-use crate::run::{self, Limit};
+use crate::run::{self, Hear, Limit};
 
 /// Counters at every edge, a table of where they are, and the operands of comparisons.
 const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
@@ -25,6 +26,8 @@ const BUILD: u64 = 60;
 const LONGEST: u32 = 4096;
 /// Seconds after which an input counts as a finding: each should take far less than a millisecond.
 const SLOW: u32 = 20;
+/// How often the fuzzer's progress is shown at most: at first it has a thousand lines a second.
+const PULSE: Duration = Duration::from_secs(10);
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -69,59 +72,108 @@ impl Target {
 /// Builds and runs; goes on to the next target after a finding, and fails at the end.
 pub(crate) fn run(env: &Env, arguments: &Arguments) -> Result<()> {
     let targets = if arguments.targets.is_empty() { Target::value_variants() } else { &arguments.targets };
-    ensure!(arguments.input.is_none() || arguments.targets.len() == 1, "--input takes the one TARGET that it is for");
-    let place = metadata::load(env)?.target_directory.join("fuzz");
     let limit = Limit::minutes(BUILD + arguments.seconds * targets.len() as u64 / 60);
-    build(env, &place, limit)?;
-    let mut found = Vec::new();
+    let Some(input) = &arguments.input else { return search(env, targets, arguments.seconds, limit) };
+    let [target] = targets else { bail!("--input takes the one TARGET that it is for") };
+    let input = input.canonicalize().with_context(|| format!("cannot find {}", input.display()))?;
+    let place = build(env, limit)?;
+    let mut fuzzer = env.command(binary(&place, target.name())?);
+    fuzzer.arg(input);
+    run::succeed(fuzzer, limit)
+}
+
+/// Looks for findings in every way in, so many seconds each.
+pub(crate) fn everywhere(env: &Env, seconds: u64, limit: Limit) -> Result<()> {
+    search(env, Target::value_variants(), seconds, limit)
+}
+
+fn search(env: &Env, targets: &[Target], seconds: u64, limit: Limit) -> Result<()> {
+    let place = build(env, limit)?;
+    let mut failures = Vec::new();
     for target in targets {
-        let binary = binary(&place, target.name())?;
-        let ended = match &arguments.input {
-            Some(input) => {
-                let input = input.canonicalize().with_context(|| format!("cannot find {}", input.display()))?;
-                let mut fuzzer = env.command(binary);
-                fuzzer.arg(input);
-                run::succeed(fuzzer, limit)
+        match look(env, &place, *target, seconds, limit) {
+            Ok(tried) => println!("fuzz {}: {tried} inputs tried, nothing found", target.name()),
+            Err(error) => {
+                eprintln!("fuzz {}: {error:#}", target.name());
+                failures.push(format!("{}: {error:#}", target.name()));
             }
-            None => look(env, &place, &binary, *target, arguments.seconds, limit),
-        };
-        if let Err(error) = ended {
-            eprintln!("{error:#}");
-            found.push(target.name());
         }
     }
-    ensure!(
-        found.is_empty(),
-        "findings: {}; the inputs are in {}, and `cargo xtask fuzz TARGET --input FILE` tries one again",
-        found.join(", "),
-        place.join("found").display()
-    );
+    ensure!(failures.is_empty(), "the fuzzer: {}", failures.join("; "));
     Ok(())
 }
 
-fn build(env: &Env, place: &Path, limit: Limit) -> Result<()> {
+/// Builds the fuzzers. Returns the folder of all that is theirs.
+fn build(env: &Env, limit: Limit) -> Result<PathBuf> {
+    let place = metadata::load(env)?.target_directory.join("fuzz");
     let package = env.root().join("crates/transcode/fuzz");
     let (ours, theirs) = (env.root().join("Cargo.lock"), package.join("Cargo.lock"));
     fs::copy(&ours, &theirs).with_context(|| format!("cannot copy {} to {}", ours.display(), theirs.display()))?;
     let mut build = env.cargo();
     // With a machine named, the flags are not for build scripts and macros, even if it is this one.
     build.args(["build", "--release", "--target", "host-tuple", "--manifest-path"]).arg(package.join("Cargo.toml"));
-    build.arg("--target-dir").arg(place).env("RUSTFLAGS", FLAGS);
-    run::succeed(build, limit)
+    build.arg("--target-dir").arg(&place).env("RUSTFLAGS", FLAGS);
+    run::succeed(build, limit)?;
+    Ok(place)
 }
 
-/// Looks for inputs. What was learnt stays for the next run, what was found is kept.
-fn look(env: &Env, place: &Path, binary: &Path, target: Target, seconds: u64, limit: Limit) -> Result<()> {
+/// Looks for inputs; returns how many it tried. What was learnt stays for the next run, what was found is kept.
+fn look(env: &Env, place: &Path, target: Target, seconds: u64, limit: Limit) -> Result<u64> {
     let (corpus, found) = (place.join("corpus").join(target.name()), place.join("found"));
     for folder in [&corpus, &found] {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    let mut fuzzer = env.command(binary);
+    let learnt = fs::read_dir(&corpus).with_context(|| format!("cannot read {}", corpus.display()))?.count();
+    println!("fuzz {}: {seconds} seconds, {learnt} inputs learnt before in {}", target.name(), corpus.display());
+    let mut fuzzer = env.command(binary(place, target.name())?);
     fuzzer.arg(format!("--seeds={}", corpus.display()));
     fuzzer.arg(format!("-artifact_prefix={}/{}-", found.display(), target.name()));
     fuzzer.arg(format!("-max_total_time={seconds}")).arg(format!("-max_len={LONGEST}")).arg(format!("-timeout={SLOW}"));
     fuzzer.arg("-print_final_stats=1").arg(corpus);
-    run::succeed(fuzzer, limit)
+    let mut heard = Heard::default();
+    let status = run::lines(fuzzer, Hear::Both, limit, |line| {
+        if heard.line(line, Instant::now()) {
+            println!("{line}");
+        }
+    })?;
+    heard.verdict(target, status.success())
+}
+
+/// What a run of libFuzzer said.
+#[derive(Default)]
+struct Heard {
+    tried: u64,
+    /// Where it wrote the inputs that it found.
+    found: Vec<String>,
+    /// When its progress was shown last.
+    shown: Option<Instant>,
+}
+
+impl Heard {
+    /// Takes a line; returns whether it is to be shown.
+    fn line(&mut self, line: &str, now: Instant) -> bool {
+        if let Some((_, path)) = line.split_once("Test unit written to ") {
+            self.found.push(path.trim().to_owned());
+        }
+        if let Some(count) = line.strip_prefix("stat::number_of_executed_units:") {
+            self.tried = count.trim().parse().unwrap_or_default();
+        }
+        let progress = line.starts_with('#') || line.starts_with("\tNEW_FUNC");
+        if progress && self.shown.is_some_and(|it| now.duration_since(it) < PULSE) {
+            return false;
+        }
+        self.shown = if progress { Some(now) } else { self.shown };
+        true
+    }
+
+    /// Returns how many inputs were tried, or the command that tries the bad one again.
+    fn verdict(self, target: Target, success: bool) -> Result<u64> {
+        let replays = self.found.iter().map(|it| format!("`cargo xtask fuzz {} --input {it}`", target.name()));
+        let replays: Vec<_> = replays.collect();
+        ensure!(replays.is_empty(), "a finding; {} tries it again", replays.join(" and "));
+        ensure!(success, "it failed without a finding; what it printed says why");
+        Ok(self.tried)
+    }
 }
 
 /// Returns a fuzzer, which lies in a folder named after the machine.
@@ -129,4 +181,43 @@ fn binary(place: &Path, name: &str) -> Result<PathBuf> {
     let machines = fs::read_dir(place).with_context(|| format!("cannot read {}", place.display()))?;
     let built = machines.flatten().map(|machine| machine.path().join("release").join(name));
     built.into_iter().find(|path| path.is_file()).with_context(|| format!("cargo built no {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FOUND: &str = "artifact_prefix='/t/found/json-'; Test unit written to /t/found/json-crash-0af3";
+
+    #[test]
+    fn a_finding_is_told_with_the_command_that_tries_it_again() {
+        let mut heard = Heard::default();
+        assert!(heard.line(FOUND, Instant::now()));
+        let told = heard.verdict(Target::Json, false).unwrap_err().to_string();
+        assert_eq!(told, "a finding; `cargo xtask fuzz json --input /t/found/json-crash-0af3` tries it again");
+    }
+
+    #[test]
+    fn a_run_that_ends_badly_is_no_good_run_whatever_it_says() {
+        let mut heard = Heard::default();
+        heard.line("stat::number_of_executed_units: 1234", Instant::now());
+        assert_eq!(heard.verdict(Target::Wire, true).unwrap(), 1234);
+        assert!(Heard::default().verdict(Target::Wire, false).is_err());
+        let mut heard = Heard::default();
+        heard.line(FOUND, Instant::now());
+        assert!(heard.verdict(Target::Json, true).is_err());
+    }
+
+    #[test]
+    fn progress_is_shown_now_and_then_and_all_else_at_once() {
+        let (mut heard, start) = (Heard::default(), Instant::now());
+        let step = "#4096\tNEW    cov: 812 ft: 2901 corp: 300/9Kb lim: 43 exec/s: 4096 rss: 44Mb";
+        assert!(heard.line("INFO: Seed: 3771", start));
+        assert!(heard.line(step, start));
+        assert!(!heard.line(step, start + PULSE / 2));
+        assert!(heard.line("==7== ERROR: libFuzzer: deadly signal", start + PULSE / 2));
+        assert!(heard.line(step, start + PULSE));
+        assert!(!heard.line(step, start + PULSE));
+        assert!(!heard.line("\tNEW_FUNC[1/2]: 0x560a75ed6f01", start + PULSE));
+    }
 }

@@ -79,7 +79,7 @@ enum Task {
     /// Part of `test` too; here alone, and nothing may be skipped. What is left out of the suites is in tests/conformance/protocols, with the
     /// reason.
     Conformance,
-    /// The tests that count failures over time, in full length: five minutes each unless told otherwise
+    /// The tests that count failures over time, in full length: five minutes each unless told otherwise; then `fuzz`, for an hour
     Soak(soak::Arguments),
     /// Any bytes before the transcoder, guided by the code that they reach (libFuzzer): five minutes for each way in; needs a C++ compiler
     ///

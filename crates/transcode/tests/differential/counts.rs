@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field};
 use prost_reflect::{DynamicMessage, Kind, MapKey, MessageDescriptor};
 
+use super::known::named_by;
+
 /// Messages within messages.
 const DEPTH: usize = 100;
 
@@ -76,8 +78,8 @@ fn within(desc: &MessageDescriptor, wire: &[u8], depth: usize) -> Result<Vec<u8>
 fn any(desc: &MessageDescriptor, by_number: &BTreeMap<u32, Vec<Record<'_>>>, out: &mut Vec<u8>) {
     let last = |number| by_number.get(&number).and_then(|records| records.last());
     let url = last(1).and_then(|it| str::from_utf8(it.payload).ok()).unwrap_or_default();
-    let ty = desc.parent_pool().get_message_by_name(url.rsplit('/').next().unwrap_or_default());
-    let payload = ty.zip(last(2)).and_then(|(ty, record)| only(&ty, record.payload).ok());
+    let payload =
+        named_by(url, desc.parent_pool()).zip(last(2)).and_then(|(ty, record)| only(&ty, record.payload).ok());
     out.extend(last(1).map_or(&[][..], |it| it.whole));
     match payload {
         Some(payload) => put(out, 2, false, &payload),

@@ -2,7 +2,7 @@
 //!
 //! Lives here: the table, and comparing. A difference that no row names fails the test.
 
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, ReflectMessage, Value};
+use prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, Value};
 use serde_json::Value as Json;
 
 /// One known difference.
@@ -60,6 +60,7 @@ pub(crate) const KNOWN: &[Known] = &[
     we(REFLECT, "expected a duration", "ProtoJSON: seconds with at most nine fractional digits and the suffix s"),
     we(REFLECT, "expected field paths", "conformance: FieldMaskInvalidCharacter is rejected"),
     we(REFLECT, "has no JSON form", "conformance: TimestampProtoInputTooLarge and its like fail to print"),
+    we(REFLECT, "unknown message type \".", "its pool knows `.a.B`, too; a type URL ends with a full name"),
     we(
         REFLECT,
         "nested deeper",
@@ -215,8 +216,14 @@ fn is_list_of_null(field: &FieldDescriptor, value: &Value) -> bool {
 /// Returns what an Any holds, whose bytes may be in any order.
 pub(crate) fn payload(any: &DynamicMessage) -> Option<DynamicMessage> {
     let (url, bytes) = (any.get_field_by_number(1)?, any.get_field_by_number(2)?);
-    let desc = any.descriptor().parent_pool().get_message_by_name(url.as_str()?.rsplit('/').next()?)?;
+    let desc = named_by(url.as_str()?, any.descriptor().parent_pool())?;
     DynamicMessage::decode(desc, &**bytes.as_bytes()?).ok()
+}
+
+/// Returns the type that a type URL names. A pool knows it by a name with a dot before it, too, which nothing else does.
+pub(crate) fn named_by(url: &str, pool: &DescriptorPool) -> Option<MessageDescriptor> {
+    let name = url.rsplit('/').next()?;
+    pool.get_message_by_name(name).filter(|it| it.full_name() == name)
 }
 
 /// How messages are compared.

@@ -59,19 +59,25 @@ fn put_right(message: &DynamicMessage, json: &mut Json) {
 }
 
 fn any(message: &DynamicMessage, json: &mut Json) {
-    let Some(payload) = payload(message) else { return };
+    let text = message.get_field_by_number(1).and_then(|it| it.as_str().map(str::to_owned)).unwrap_or_default();
     let bytes = message.get_field_by_number(2).and_then(|it| it.as_bytes().cloned()).unwrap_or_default();
+    let raw = json!({ "@type": text, "value": BASE64_STANDARD.encode(&bytes) });
+    let Some(payload) = payload(message) else {
+        // It printed a payload all the same: of a type with a dot before its name, which is to us one that nobody knows.
+        *json = raw;
+        return;
+    };
     match payload.descriptor().full_name() {
         // It reads such an entry of a map; to us the payload is none of its type, and printed as bytes.
         _ if counts::only(&payload.descriptor(), &bytes) == Err(Lapse::MapWithoutLength) => {
-            *json = json!({ "@type": json["@type"], "value": BASE64_STANDARD.encode(bytes) });
+            *json = raw;
         }
         "google.protobuf.Any"
         | "google.protobuf.DoubleValue"
         | "google.protobuf.FloatValue"
         | "google.protobuf.FieldMask" => put_right(&payload, &mut json["value"]),
         // It prints a `value`; the specification has no form of its own for Empty, and neither protobuf's C++ nor Python does so.
-        "google.protobuf.Empty" => *json = json!({ "@type": json["@type"] }),
+        "google.protobuf.Empty" => *json = json!({ "@type": text }),
         _ => members(&payload, json),
     }
 }

@@ -65,7 +65,9 @@ fn no_descriptor_set_makes_a_gateway_panic_soak() {
 fn what_the_fuzzer_found_once_holds() {
     let subject = Subject::new(&root());
     subject.json(format!("{{\"nope\":{}{}}}", "[".repeat(200), "]".repeat(200)).as_bytes());
-    let replies: [&[u8]; 12] = [
+    subject.json(format!("{{\"value\":{}{}}}", "[".repeat(85), "]".repeat(85)).as_bytes());
+    subject.json(br#"{"any":{"@type":"type.googleapis.com/.transcode.v1.Leaf"}}"#);
+    let replies: [&[u8]; 13] = [
         b"\x5d\x00\x00\xc0\x7f\xa2\x02\x05\x0d\x00\x00\x80\x7f", // NaN, and infinity in a wrapper
         b"\x92\x03\x0f\x0a\x09a.b/c.d.E\x12\x02\x08\x01",        // an Any of a type that nobody knows
         b"\xeb\x01\x05\x08\x01\x12\x01t",                        // an entry of a map behind the key of a group
@@ -77,6 +79,7 @@ fn what_the_fuzzer_found_once_holds() {
         b"\xf2\x02\x05\x0a\x00\x0a\x01a", // a FieldMask that begins with a path of no letters
         // an Any of Struct with an entry behind the key of a group; an Any of Empty; a string that is no text in an Any, and text in its place
         b"\x92\x03\x32\x0a\x2atype.googleapis.com/google.protobuf.Struct\x12\x04\x0b\x02\x0a\x00",
+        b"\x92\x03\x28\x0a\x26type.googleapis.com/.transcode.v1.Leaf", // an Any of a type with a dot before its name
         b"\x92\x03\x2b\x0a\x29type.googleapis.com/google.protobuf.Empty",
         b"\x92\x03\x30\x0a\x26type.googleapis.com/transcode.v1.Kinds\x12\x06\x72\x01\xff\x72\x01a",
     ];

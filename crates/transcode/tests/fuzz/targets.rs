@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, ReflectMessage, Value};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, Value};
 use serde_json::Value as Json;
 use weft_transcode::bind::Form;
 use weft_transcode::openapi::{self, About};
@@ -89,7 +89,13 @@ impl Subject {
 
     /// Checks that prost-reflect reads the same from a body, or nothing as we do.
     fn oracle_reads(&self, body: &[u8], ours: &Result<Vec<u8>, String>) {
-        let ours = ours.as_ref().map(|wire| self.message(wire).expect("what we write is a message"));
+        let ours = match ours {
+            Ok(wire) => match written(self.echo.method().input(), wire) {
+                Some(message) => Ok(message),
+                None => return,
+            },
+            Err(error) => Err(error),
+        };
         let Ok(text) = str::from_utf8(body) else { return };
         if text.trim().is_empty() {
             return; // to HTTP that is a message without fields, to JSON it is nothing
@@ -169,7 +175,7 @@ impl Subject {
             drop(form.finish(parts));
         }
         if let Ok(wire) = read {
-            DynamicMessage::decode(found.plan.method().input().clone(), wire).expect("what is bound is a message");
+            written(found.plan.method().input(), &wire);
         }
     }
 
@@ -215,6 +221,13 @@ pub(crate) fn schema(set: &[u8]) {
             drop(codec.decode_request(plan, parts(&variables, None), b"{}"));
         }
     }
+}
+
+/// Reads what we wrote; none if it is nested deeper than prost reads, since a level of JSON may be two messages.
+fn written(desc: &MessageDescriptor, wire: &[u8]) -> Option<DynamicMessage> {
+    let read = DynamicMessage::decode(desc.clone(), wire).map_err(|error| error.to_string());
+    assert!(read.as_ref().err().is_none_or(|it| it.contains("recursion limit reached")), "{read:?}");
+    read.ok()
 }
 
 /// Returns whether a field without presence is a NullValue other than 0.

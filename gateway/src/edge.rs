@@ -17,6 +17,7 @@ pub(crate) mod jwt;
 pub(crate) mod limits;
 pub(crate) mod metrics;
 pub(crate) mod names;
+pub(crate) mod outside;
 pub(crate) mod policies;
 pub(crate) mod quotes;
 pub(crate) mod rate_limit;

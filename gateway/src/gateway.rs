@@ -48,6 +48,7 @@ use crate::{
         cache::{Caching, Clocks},
         issuers::{Fetcher, issuers},
         metrics::{Meters, Refusals},
+        outside::Outside,
         policies::{Compiler, Told},
         shared::{SharedTask, shared_counts},
         span::Tracing,
@@ -122,6 +123,7 @@ pub struct Gateway {
     edge: Compiler,
     fetcher: Fetcher,
     shared: Option<SharedTask>,
+    outside: Outside,
     tls: Option<(Door, Follower)>,
     board: watch::Sender<Arc<Board>>,
     feed: Feed,
@@ -148,9 +150,10 @@ impl Gateway {
         let admin = listen::bind(config.listen.admin())?;
         let traffic = context.metrics().register(|registry| weft_traffic::Metrics::register(registry, "gateway"));
         let (worlds, _) = Worlds::new(traffic.clone()); // all services are subscribed: nobody's interest is news
-        let (issuers, fetcher) = issuers();
+        let outside = Outside::default();
+        let (issuers, fetcher) = issuers(outside.clone());
         let meters = Meters::new(context.metrics());
-        let shared = config.redis.clone().map(|url| shared_counts(url, meters.counted_alone.clone()));
+        let shared = config.redis.clone().map(|url| shared_counts(url, meters.counted_alone.clone(), &outside));
         let (shared, task) = shared.unzip();
         let wall = weft_runtime::clock::wall;
         let caching = Caching::new(config.cache_bytes, &meters, Clocks { ages: Instant::now, wall });
@@ -170,6 +173,7 @@ impl Gateway {
             edge,
             fetcher,
             shared: task,
+            outside,
             board: watch::Sender::default(),
             feed: Feed::Fixed,
         })
@@ -257,7 +261,8 @@ impl Gateway {
         if let Some(lines) = lines {
             parts.write_log(lines);
         }
-        parts.serve_admin(self.context.metrics().clone(), self.readiness.clone(), self.admin, shutdown.clone());
+        let (metrics, readiness) = (self.context.metrics().clone(), self.readiness.clone());
+        parts.serve_admin(metrics, readiness, self.outside, self.admin, shutdown.clone());
         parts.fetch_keys(self.fetcher);
         if let Some(follower) = follower {
             parts.follow_certificates(follower);

@@ -334,7 +334,7 @@ mod tests {
     fn taking_tokens(clock: fn() -> SystemTime) -> (Authentication, Arc<IssuerKeys>) {
         let source = weft_model::KeySource::Url("https://issuer.example/keys".into());
         let jwt = Jwt::new("https://issuer.example", vec!["shop".into()], source, Duration::ZERO).unwrap();
-        let (mut issuers, _) = crate::edge::issuers::issuers();
+        let (mut issuers, _) = crate::edge::issuers::issuers(Default::default());
         let keys = issuers.of(&jwt);
         let (api_keys, refusals) = (ApiKeys::default(), Refusals::new(&weft_runtime::Metrics::default()));
         let parts = Parts { api_keys: &api_keys, refusals: &refusals, clock };

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use serde::Deserialize;
 use tokio::{
     sync::{mpsc, watch},
@@ -24,7 +24,11 @@ use tokio::{
 };
 use weft_model::{Jwt, KeySource};
 
-use crate::edge::{fetch, jwt::KeySet};
+use crate::edge::{
+    fetch,
+    jwt::KeySet,
+    outside::{Kind, Outside, Part, State},
+};
 
 /// How old keys get.
 const FRESH: Duration = Duration::from_secs(300);
@@ -43,44 +47,37 @@ const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 pub(crate) struct IssuerKeys {
     issuer: Arc<str>,
     source: KeySource,
-    current: ArcSwap<Held>,
+    current: ArcSwapOption<KeySet>,
     /// Attempts that ended, so that who waits for one notices.
     attempts: watch::Sender<u64>,
     asks: mpsc::Sender<Arc<Self>>,
+    /// Whether the issuer can be reached, for people.
+    outside: Part,
 }
 
-#[derive(Debug)]
-struct Held {
-    keys: Option<Arc<KeySet>>,
-    /// Why there are none.
-    problem: String,
-}
-
-/// There are no keys to check a token with.
+/// There are no keys to check a token with. Whoever shows the token hears the issuer that it names; why, and from where the keys were to come, is for the
+/// log and for `weft check`.
 #[derive(Debug, thiserror::Error)]
-#[error("the keys of {issuer} cannot be had: {problem}")]
+#[error("the keys of {issuer} cannot be had now")]
 pub(crate) struct NoKeys {
     issuer: Arc<str>,
-    problem: String,
 }
 
 impl IssuerKeys {
     /// Returns keys among which is the one of this name, or after a fetch that did not bring it, those there are. Cancel-safe.
     pub(crate) async fn with(self: &Arc<Self>, kid: Option<&str>) -> Result<Arc<KeySet>, NoKeys> {
-        if let Some(keys) = self.current.load().keys.as_ref().filter(|keys| keys.has(kid)) {
+        if let Some(keys) = self.current.load().as_ref().filter(|keys| keys.has(kid)) {
             return Ok(Arc::clone(keys));
         }
         let mut attempts = self.attempts.subscribe();
         drop(self.asks.try_send(Arc::clone(self))); // a full queue is being worked on
         drop(timeout(WAIT, attempts.changed()).await);
-        let held = self.current.load_full();
-        let no_keys = || NoKeys { issuer: Arc::clone(&self.issuer), problem: held.problem.clone() };
-        held.keys.clone().ok_or_else(no_keys)
+        self.current.load_full().ok_or_else(|| NoKeys { issuer: Arc::clone(&self.issuer) })
     }
 
     /// Whether these are the keys that count now.
     pub(crate) fn are_current(&self, keys: &Weak<KeySet>) -> bool {
-        self.current.load().keys.as_ref().is_some_and(|it| Arc::as_ptr(it) == keys.as_ptr())
+        self.current.load().as_ref().is_some_and(|it| Arc::as_ptr(it) == keys.as_ptr())
     }
 
     /// Takes over keys as if they had been fetched.
@@ -95,15 +92,16 @@ impl IssuerKeys {
             Ok(keys) => {
                 let known = keys.len();
                 tracing::debug!(issuer = %self.issuer, keys = known, "keys fetched");
+                self.outside.is(State::Well);
                 // The same ones stay: tokens that were checked with them need not be again.
-                let same = self.current.load().keys.clone().filter(|it| **it == keys);
+                let same = self.current.load_full().filter(|it| **it == keys);
                 let keys = same.unwrap_or_else(|| Arc::new(keys));
-                self.current.store(Arc::new(Held { keys: Some(keys), problem: String::new() }));
+                self.current.store(Some(keys));
             }
             Err(problem) => {
                 tracing::warn!(issuer = %self.issuer, problem, "keys cannot be fetched; those there are stay");
-                let keys = self.current.load().keys.clone();
-                self.current.store(Arc::new(Held { keys, problem }));
+                let state = if self.current.load().is_some() { State::Without } else { State::Failing };
+                self.outside.is(state(problem));
             }
         }
         self.attempts.send_modify(|it| *it += 1);
@@ -119,12 +117,13 @@ type Place = (Arc<str>, Option<Arc<str>>);
 pub(crate) struct Issuers {
     known: HashMap<Place, Weak<IssuerKeys>>,
     asks: mpsc::Sender<Arc<IssuerKeys>>,
+    outside: Outside,
 }
 
-/// Returns the maker, and the task that fetches.
-pub(crate) fn issuers() -> (Issuers, Fetcher) {
+/// Returns the maker, and the task that fetches. How the issuers are is told to `outside`.
+pub(crate) fn issuers(outside: Outside) -> (Issuers, Fetcher) {
     let (asks, asked) = mpsc::channel(QUEUE);
-    (Issuers { known: HashMap::new(), asks }, Fetcher { asked, known: Vec::new(), fetches: JoinSet::new() })
+    (Issuers { known: HashMap::new(), asks, outside }, Fetcher { asked, known: Vec::new(), fetches: JoinSet::new() })
 }
 
 impl Issuers {
@@ -139,13 +138,13 @@ impl Issuers {
         if let Some(known) = self.known.get(&key).and_then(Weak::upgrade) {
             return known;
         }
-        let held = Held { keys: None, problem: "they have not come yet".to_owned() };
         let made = Arc::new(IssuerKeys {
             issuer: Arc::clone(policy.issuer()),
             source: policy.keys().clone(),
-            current: ArcSwap::from_pointee(held),
+            current: ArcSwapOption::empty(),
             attempts: watch::Sender::new(0),
             asks: self.asks.clone(),
+            outside: self.outside.part(Kind::Issuer, policy.issuer()),
         });
         drop(self.asks.try_send(Arc::clone(&made))); // if the queue is full, its first call asks again
         self.known.insert(key, Arc::downgrade(&made));

@@ -272,7 +272,7 @@ mod tests {
     use crate::edge::{cache::Clocks, metrics::Meters};
 
     fn compiler() -> Compiler {
-        let (issuers, _) = crate::edge::issuers::issuers();
+        let (issuers, _) = crate::edge::issuers::issuers(Default::default());
         let metrics = Metrics::default();
         let clocks = Clocks { ages: Instant::now, wall: || SystemTime::UNIX_EPOCH };
         let caching = Caching::new(1 << 20, &Meters::new(&metrics), clocks);

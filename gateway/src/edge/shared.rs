@@ -18,7 +18,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::edge::rate_limit::Rate;
+use crate::edge::{
+    outside::{Kind, Outside, Part, State},
+    rate_limit::Rate,
+};
 
 mod resp;
 
@@ -31,6 +34,8 @@ const WAIT: Duration = Duration::from_millis(50);
 const LIMIT: Duration = Duration::from_secs(1);
 /// How long the server is left alone after it failed.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long an answer to no question is waited for: as good as for good.
+const FOREVER: Duration = Duration::from_secs(86_400 * 365);
 /// Most bytes of commands that are written at once.
 const BATCH: usize = 64 << 10;
 
@@ -107,12 +112,15 @@ struct Ask {
 pub(crate) struct SharedTask {
     url: RedisUrl,
     asks: mpsc::Receiver<Ask>,
+    /// Whether the server can be reached, for people.
+    outside: Part,
 }
 
-/// Returns both ends.
-pub(crate) fn shared_counts(url: RedisUrl, alone: Counter) -> (SharedCounts, SharedTask) {
+/// Returns both ends. How the server is is told to `outside`.
+pub(crate) fn shared_counts(url: RedisUrl, alone: Counter, outside: &Outside) -> (SharedCounts, SharedTask) {
     let (sender, asks) = mpsc::channel(QUEUE);
-    (SharedCounts { asks: sender, alone }, SharedTask { url, asks })
+    let outside = outside.part(Kind::Redis, &format!("{url:?}"));
+    (SharedCounts { asks: sender, alone }, SharedTask { url, asks, outside })
 }
 
 impl SharedCounts {
@@ -144,6 +152,7 @@ impl SharedTask {
                 Ok(()) => return std::future::pending().await, // nobody asks any more
                 Err(problem) => problem,
             };
+            self.outside.is(State::Without(problem.to_string()));
             if !std::mem::replace(&mut told, true) {
                 tracing::warn!(redis = ?self.url, %problem, "shared limits are counted by each gateway until Redis answers again");
             }
@@ -164,6 +173,7 @@ impl SharedTask {
     /// Answers on one connection until it fails, or nobody asks any more.
     async fn serve(&mut self, told: &mut bool) -> io::Result<()> {
         let (mut connection, script) = timeout(LIMIT, self.connect()).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        self.outside.is(State::Well);
         if std::mem::take(told) {
             tracing::info!(redis = ?self.url, "Redis answers again; limits are shared");
         }
@@ -180,12 +190,14 @@ impl SharedTask {
                     Reply::Error(error) => return Err(io::Error::other(error)), // NOSCRIPT after a flush: the next connection brings it
                 }
             }
+            // With nothing asked, only the connection's end is waited for: that the server is gone is not to be the next call's news.
+            let patience = if waiting.is_empty() { FOREVER } else { LIMIT };
             let more = tokio::select! {
                 asked = self.asks.recv(), if waiting.len() < QUEUE => match asked {
                     None => return Ok(()),
                     some => some,
                 },
-                read = timeout(LIMIT, connection.read_buf(&mut heard)), if !waiting.is_empty() => match read {
+                read = timeout(patience, connection.read_buf(&mut heard)) => match read {
                     Ok(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
                     Ok(Ok(_)) => None,
                     Ok(Err(error)) => return Err(error),

@@ -22,7 +22,7 @@ use weft_runtime::{
 use weft_traffic::Worlds;
 
 use crate::{
-    edge::{access_log::Writer, issuers::Fetcher, shared::SharedTask},
+    edge::{access_log::Writer, issuers::Fetcher, outside::Outside, shared::SharedTask},
     routes::keeper::{Fetch, Keeper},
     tls::Follower,
 };
@@ -106,6 +106,7 @@ impl Parts {
         &mut self,
         metrics: Metrics,
         readiness: Readiness,
+        outside: Outside,
         listener: TcpListener,
         drains: Shutdown,
     ) {
@@ -119,6 +120,7 @@ impl Parts {
                 "draining: finishing the calls in flight".to_owned()
             }
         });
+        let admin = admin.pages(move |request| outside.page(request));
         let until = self.shutdown.clone();
         self.running.spawn(async move {
             admin.run(listener, until).await; // to its own end: the last answers

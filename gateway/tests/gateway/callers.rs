@@ -58,6 +58,11 @@ fn refused(answer: &Answer, status: u16, code: i32, rule: &str) {
     assert!(message.ends_with(&format!("policy callers, rule {rule}")), "{message}");
 }
 
+/// The one thing outside of the mesh that a gateway says it follows.
+async fn outside(gateway: &Running) -> Value {
+    send(gateway.admin, "GET", "/outside", &[], "").await.json()[0].clone()
+}
+
 #[tokio::test]
 async fn a_token_counts_if_its_issuer_signed_it_for_us_and_now() {
     let (rsa, ec) = (Key::rsa("one"), Key::p256("two"));
@@ -134,12 +139,17 @@ async fn without_any_keys_of_its_issuer_a_token_is_neither_good_nor_bad() {
     let token = key.sign(&claims(&issuer));
     let answer = get(&gateway, &token).await;
     assert_eq!((answer.status.as_u16(), &answer.json()["code"]), (503, &json!(14)), "{answer:?}");
-    assert!(answer.json()["message"].as_str().unwrap().contains(&issuer.url()), "{answer:?}");
+    // The token names its issuer; what stands behind it is nobody's outside.
+    let told = format!("the keys of {} cannot be had now", issuer.url());
+    assert_eq!(answer.json()["message"], json!(told), "{answer:?}");
+    assert_eq!(outside(&gateway).await["state"], json!("failing"));
+    assert!(outside(&gateway).await["problem"].as_str().unwrap().contains("answers 5"), "it names the cause");
     issuer.tells(&[&key]);
     until("the keys to be there", SOON, || async {
         (get(&gateway, &token).await.status == StatusCode::OK).then_some(())
     })
     .await;
+    assert_eq!(outside(&gateway).await["state"], json!("well"));
 }
 
 #[tokio::test]
@@ -347,7 +357,12 @@ rate_limit: { rules: [{ name: all, per: [address], calls: 6, every: 24h }] }
     }
     assert!((6..=6 + alone).contains(&passed), "{passed} of 6 passed; {alone} were counted alone");
 
+    assert_eq!(outside(&gateways[1]).await["state"], json!("well"));
     redis.stop().await;
+    until("a gateway that asks nothing to notice", SOON, || async {
+        (outside(&gateways[1]).await["state"] == json!("without")).then_some(())
+    })
+    .await;
     assert_eq!(call(0).await.status, StatusCode::OK, "a gateway that counts for itself has its own six");
     redis.start_again().await;
     until("the gateway to count with Redis again", SOON, || async {

@@ -157,7 +157,7 @@ impl Kept {
             let wall: fn() -> SystemTime = weft_runtime::clock::wall;
             let caching = Caching::new(1 << 20, &gateway.meters, Clocks { ages: now, wall });
             let refusals = Refusals::new(&weft_runtime::Metrics::default());
-            let (issuers, fetcher) = issuers();
+            let (issuers, fetcher) = issuers(Default::default());
             gateway.fetcher = fetcher;
             gateway.edge = Compiler::new(issuers, refusals, wall, None, caching);
         })

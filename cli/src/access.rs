@@ -22,7 +22,7 @@ use weft_model::{ServiceName, SpiffeId};
 use weft_runtime::{Context, HumanDuration, Usage, clock};
 
 use crate::{
-    look::{Mesh, age},
+    look::{Mesh, age, left},
     output::{self, Format},
 };
 
@@ -491,14 +491,13 @@ fn since(at: SystemTime, now: SystemTime) -> String {
 
 fn until(end: SystemTime, now: SystemTime) -> String {
     match end.duration_since(now) {
-        Ok(left) => format!("good for {}", age(left.as_secs().cast_signed())),
+        Ok(rest) => format!("good for {}", left(rest.as_secs())),
         Err(_) => "expired".to_owned(),
     }
 }
 
 fn until_then(from: SystemTime, now: SystemTime) -> String {
-    from.duration_since(now)
-        .map_or_else(|_| "now".to_owned(), |left| format!("in {}", age(left.as_secs().cast_signed())))
+    from.duration_since(now).map_or_else(|_| "now".to_owned(), |rest| format!("in {}", left(rest.as_secs())))
 }
 
 #[cfg(test)]
@@ -516,7 +515,9 @@ mod tests {
             revoked,
         };
         let state = |token: &ListedToken, now| row(token, at(now))[2].clone();
-        assert_eq!(state(&token(None), 60), "good for 1h");
+        assert_eq!(state(&token(None), 1), "good for 2h", "as it was asked for a moment ago");
+        assert_eq!(state(&token(None), 1_860), "good for 1h");
+        assert_eq!(state(&token(None), 3_660), "good for 59m");
         assert_eq!(state(&token(None), 7_201), "expired");
         assert_eq!(state(&token(Some(at(60))), 120), "revoked 1m ago");
     }

@@ -20,6 +20,7 @@ use ring::{
     rand::{SecureRandom, SystemRandom},
 };
 use serde::Serialize;
+use tonic::Code;
 use weft_discovery::write_token;
 use weft_model::{ApiKey, Edge, GATEWAY, KeyDigest, Policy, PolicyKind, PolicyName, ServiceName, Version};
 use weft_proto::weft::policy::v1::{self as pb, policies_client::PoliciesClient};
@@ -27,7 +28,7 @@ use weft_runtime::{Context, HumanDuration, Usage, clock};
 
 use crate::{
     access::{Asked, Registry},
-    look::age,
+    look::left,
     output::{self, Format},
 };
 
@@ -178,7 +179,7 @@ fn row(key: &Key, now: SystemTime) -> [String; 5] {
     let end = key.expires_ms.map(|ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
     let state = match end.map(|end| end.duration_since(now)) {
         None => "counts".to_owned(),
-        Some(Ok(left)) => format!("counts for {}", age(i64::try_from(left.as_secs()).unwrap_or(i64::MAX))),
+        Some(Ok(rest)) => format!("counts for {}", left(rest.as_secs())),
         Some(Err(_)) => "expired".to_owned(),
     };
     let claims = key.claims.iter().map(|(name, value)| format!("{name}={value}"));
@@ -187,7 +188,12 @@ fn row(key: &Key, now: SystemTime) -> [String; 5] {
 
 async fn revoke(args: RevokeArgs, registry: &mut PoliciesClient<Asked>) -> anyhow::Result<()> {
     for name in args.names {
-        let found = registry.get(pb::GetRequest { name: name.to_string() }).await?.into_inner().policy;
+        let found = match registry.get(pb::GetRequest { name: name.to_string() }).await {
+            Err(status) if status.code() == Code::NotFound => {
+                anyhow::bail!("there is no key {name}; `weft keys list` shows those there are");
+            }
+            found => found?.into_inner().policy,
+        };
         if !matches!(found.and_then(|it| it.kind), Some(pb::policy::Kind::ApiKey(_))) {
             anyhow::bail!("{name} is a policy and no key; `weft delete policies {name}` removes it");
         }

@@ -101,11 +101,12 @@ pub(crate) async fn ps(args: PsArgs) -> anyhow::Result<()> {
         started_at_s: status.started_at_s,
     };
     output::print(args.output, &everything, |format| {
-        let mut heading = vec!["NAME", "STATE", "PID", "APP", "RESTARTS", "AGE", "ADDRESS"];
-        if format == Format::Wide {
-            heading.extend(["INSTANCE", "ALL ADDRESSES", "WHY"]);
-        }
-        (heading, everything.processes.iter().map(|process| process.row(now)).collect())
+        let mut heading = vec!["NAME", "STATE", "PID", "APP", "RESTARTS", "AGE"];
+        heading.extend::<&[_]>(match format {
+            Format::Wide => &["ADDRESSES", "INSTANCE", "WHY"],
+            Format::Table | Format::Json | Format::Yaml => &["ADDRESS"],
+        });
+        (heading, everything.processes.iter().map(|process| process.row(now, format)).collect())
     })
 }
 
@@ -127,11 +128,19 @@ impl From<pb::Process> for Process {
 }
 
 impl Process {
-    fn row(&self, now: i64) -> [String; 10] {
+    fn row(&self, now: i64, format: Format) -> [String; 9] {
         let dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
         let id = |pid: u32| if pid == 0 { "-".to_owned() } else { pid.to_string() };
-        let main = ["inbound", "http", "grpc"].iter().find_map(|proto| self.addresses.get(*proto));
-        let all: Vec<_> = self.addresses.iter().map(|(proto, addr)| format!("{proto}={addr}")).collect();
+        let addresses = match format {
+            Format::Wide => {
+                let all = self.addresses.iter().map(|(proto, addr)| format!("{proto}={addr}"));
+                all.collect::<Vec<_>>().join(" ")
+            }
+            Format::Table | Format::Json | Format::Yaml => {
+                let main = ["inbound", "http", "grpc"].iter().find_map(|proto| self.addresses.get(*proto));
+                main.cloned().unwrap_or_default()
+            }
+        };
         let age = if self.since_s == 0 { String::new() } else { age(now - self.since_s) };
         [
             self.name.clone(),
@@ -140,9 +149,8 @@ impl Process {
             id(self.app_pid),
             self.restarts.to_string(),
             dash(age),
-            dash(main.cloned().unwrap_or_default()),
+            dash(addresses),
             dash(self.instance_id.clone()),
-            dash(all.join(" ")),
             dash(self.reason.clone()),
         ]
     }
@@ -155,6 +163,17 @@ pub(crate) fn age(seconds: i64) -> String {
         seconds @ ..3_600 => format!("{}m", seconds / 60),
         seconds @ ..86_400 => format!("{}h", seconds / 3_600),
         seconds => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// What is left of a time, as `age` but to the nearest: what was given for a day a moment ago is good for `24h`.
+pub(crate) fn left(seconds: u64) -> String {
+    let seconds = seconds.min(u64::from(u32::MAX)).cast_signed();
+    match seconds {
+        ..60 => age(seconds),
+        60..3_600 => format!("{}m", (seconds + 30) / 60),
+        3_600..172_800 => format!("{}h", (seconds + 1_800) / 3_600),
+        _ => format!("{}d", (seconds + 43_200) / 86_400),
     }
 }
 
@@ -267,6 +286,6 @@ mod tests {
     fn a_row_has_a_dash_where_nothing_is_known() {
         let process =
             Process::from(pb::Process { name: "users-1".into(), state: "starting".into(), ..Default::default() });
-        assert_eq!(process.row(0), ["users-1", "starting", "-", "-", "0", "-", "-", "-", "-", "-"]);
+        assert_eq!(process.row(0, Format::Table), ["users-1", "starting", "-", "-", "0", "-", "-", "-", "-"]);
     }
 }

@@ -119,7 +119,7 @@ mod tests {
         let within = std::time::Duration::from_secs(5);
         let error = anyhow::Error::new(CallError::OutOfReach { within, source: Some(Box::new(status)) });
         let said = in_words(&error.context("no registry at https://127.0.0.1:1"));
-        assert!(said.starts_with("no registry at https://127.0.0.1:1: no registry answered within 5s: "), "{said}");
+        assert!(said.starts_with("no registry at https://127.0.0.1:1: no registry answers: "), "{said}");
         assert!(said.ends_with("connection refused") && !said.contains("source:"), "{said}");
         assert_eq!(in_words(&Status::not_found("no policy p").into()), "no policy p");
     }

@@ -5,7 +5,7 @@
 //! ```text
 //!  app started ─► healthy ─► descriptors read and stored ─► registered SERVING ⇄ NOT_SERVING (health)
 //!                                                               │ app ends: CRASHED at once, before it is started again
-//!                                                               │           └ healthy again: SERVING      gave up: deregistered, exit 1
+//!                                                               │           └ healthy again: SERVING      gave up: exit 1, and its lease runs out
 //!  Leaving (DRAINING, still accepting, ≤ notice) ─► Draining (GOAWAY, ≤ limit) ─► app SIGTERM, SIGKILL ─► outbound ─► deregistered
 //!                                        an app that somebody else runs: wait until it is gone, or SIGTERM ─┘
 //! ```
@@ -401,7 +401,11 @@ impl Lifecycle {
             None => {}
         }
         self.parts.outbound.finish(self.parts.limits.outbound).await;
-        self.deregister().await;
+        match &result {
+            Ok(()) => self.deregister().await,
+            // To leave the list is to say that nobody is missing. Its lease runs out, and the last of a service stays, as what it is: crashed.
+            Err(_) => drop(self.lease.take()),
+        }
         result
     }
 

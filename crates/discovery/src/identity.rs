@@ -35,7 +35,7 @@ use crate::{
     backoff::Backoff,
     credential::Credential,
     dial::{self, Dial},
-    registries::is_an_answer,
+    registries::{is_an_answer, tried},
 };
 
 /// Longest sleep before the wall clock is looked at again: it may jump.
@@ -49,7 +49,7 @@ const NO_ANSWER: &str = "no registry answers yet";
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// None of the registries answered in time.
-    #[error("no registry answered within {within:?}")]
+    #[error("no registry answers{}", tried(source.as_deref(), *within))]
     OutOfReach {
         /// How long was tried.
         within: Duration,

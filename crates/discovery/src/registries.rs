@@ -171,7 +171,7 @@ impl Secure {
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// None answered in time; the last failure is linked. Trying later may succeed.
-    #[error("no registry answered within {within:?}")]
+    #[error("no registry answers{}", tried(source.as_deref(), *within))]
     OutOfReach {
         /// How long was tried.
         within: Duration,
@@ -181,6 +181,11 @@ pub enum CallError {
     /// A registry answered no; asking again gives the same.
     #[error("the registry refused: {}", .0.message())]
     Refused(Box<Status>),
+}
+
+/// For how long was tried, where no failure says more: one that is told at once may be the end of trying long before that.
+pub(crate) fn tried(failure: Option<&Status>, within: Duration) -> String {
+    if failure.is_some() { String::new() } else { format!(" within {within:?}") }
 }
 
 impl CallError {

@@ -17,6 +17,7 @@ use std::{
 };
 
 use tracing::field::display;
+use weft_identity::name::service_of;
 use weft_model::{self as model, Action, Caller, Policy, PolicyKind, PolicyName, Rule};
 
 use crate::{Metrics, metrics::Counter, ticks::Ticks, trace::TraceContext};
@@ -42,7 +43,12 @@ pub struct Denied {
 impl fmt::Display for Denied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { policy, rule, caller, method } = self;
-        write!(f, "{caller} may not call {method}: policy {policy}, rule {rule}")
+        // By its name where it has one: a gateway hands this on to whoever called it, who knows nothing of identities.
+        match caller {
+            Caller::Identity(id) if let Some(service) = service_of(id) => write!(f, "{service}")?,
+            Caller::Identity(_) | Caller::Anonymous => write!(f, "{caller}")?,
+        }
+        write!(f, " may not call {method}: policy {policy}, rule {rule}")
     }
 }
 

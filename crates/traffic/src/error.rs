@@ -177,13 +177,18 @@ impl Error {
     /// Returns a trailers-only gRPC answer: HTTP 200 with `grpc-status` and `grpc-message`; 400 for a malformed timeout (PROTOCOL-HTTP2.md).
     /// [`Dialect::put`](crate::Dialect::put) makes of it what a caller reads that speaks something else.
     pub fn to_response(&self) -> Response<Body> {
+        self.to_response_saying(&self.message())
+    }
+
+    /// As [`Error::to_response`], in other words.
+    pub fn to_response_saying(&self, message: &str) -> Response<Body> {
         let mut response = Response::new(Body::empty());
         if matches!(self, Self::Timeout { .. }) {
             *response.status_mut() = StatusCode::BAD_REQUEST;
         }
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        self.grpc_code().write(&self.message(), headers);
+        self.grpc_code().write(message, headers);
         response
     }
 
@@ -198,6 +203,17 @@ impl Error {
             }
         }
         message
+    }
+
+    /// What a caller from outside of the mesh is told: what failed, and of an endpoint that cannot be reached the kind of cause, or the rule that forbids it;
+    /// no addresses and no identities, which are in [`Error::message`].
+    pub fn message_outside(&self) -> String {
+        let Self::Connect { source, .. } = self else { return self.to_string() };
+        match (source.rule(), &**source) {
+            (Some(rule), _) => format!("{self}: refused by rule {rule}"),
+            (None, ConnectError::Io(error)) => format!("{self}: {}", error.kind()),
+            (None, cause) => format!("{self}: {cause}"),
+        }
     }
 
     /// Returns an error that makes hyper's server answer RST_STREAM with REFUSED_STREAM when a service returns it, so that callers of any make may send
@@ -239,6 +255,24 @@ impl From<h2::Reason> for Reset {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn outside_of_the_mesh_a_failure_names_the_rule_and_neither_addresses_nor_identities() {
+        let service: ServiceName = "users".parse().unwrap();
+        let expected = "spiffe://weft.local/ns/default/svc/users".parse().unwrap();
+        let told = |source| {
+            let error = Error::Connect { service: service.clone(), source: Arc::new(source) };
+            (error.message_outside(), error.message())
+        };
+        let (outside, inside) = told(ConnectError::NoIdentity { expected });
+        assert_eq!(outside, "cannot connect to users: refused by rule no_identity");
+        assert!(inside.contains("spiffe://weft.local/ns/default/svc/users"), "{inside}");
+        let refused = std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "by 10.0.0.7");
+        let (outside, inside) = told(ConnectError::Io(refused));
+        assert_eq!(outside, "cannot connect to users: connection refused");
+        assert!(inside.ends_with("by 10.0.0.7"), "{inside}");
+        assert_eq!(told(ConnectError::Timeout).0, "cannot connect to users: connect timed out");
+    }
 
     #[test]
     fn each_failure_has_its_origin_retry_and_status() {

@@ -42,6 +42,8 @@ pub(crate) struct Line {
     pub(crate) request_id: HeaderValue,
     /// Who refused it at the edge.
     pub(crate) refused: Option<By>,
+    /// Why it got no answer from upstream, in more words than its caller was told.
+    pub(crate) problem: Option<Box<str>>,
 }
 
 /// The data threads' end. Cheap to clone.
@@ -105,6 +107,7 @@ impl Line {
             caller = %self.caller,
             policy = self.refused.as_ref().map(|it| tracing::field::display(&it.policy)),
             rule = self.refused.as_ref().map(|it| tracing::field::display(&it.rule)),
+            error = self.problem.as_deref(),
             "call"
         );
     }

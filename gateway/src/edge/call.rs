@@ -8,7 +8,7 @@ use std::{
     net::IpAddr,
     pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicI32, Ordering},
     },
     task::{Context, Poll},
@@ -20,7 +20,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Instant;
 use weft_model::ServiceName;
 use weft_runtime::{Spans, threads::LoadGuard};
-use weft_traffic::{Body, BodyError, Code, Entered, TraceContext};
+use weft_traffic::{Body, BodyError, Code, Entered, Error, TraceContext};
 
 use crate::edge::{
     access_log::{AccessLog, Line},
@@ -99,6 +99,8 @@ pub(crate) struct Call {
     pub(crate) headers: Option<Arc<Headers>>,
     /// Edge policy and rule that refused it.
     pub(crate) refused: Option<By>,
+    /// Why it got no answer from upstream, for the access log.
+    problem: OnceLock<Box<str>>,
     /// What of kept answers it may make untrue once it has gone upstream, until it has.
     writes: Option<Writes>,
     /// Whether somebody upstream may have heard of it.
@@ -141,6 +143,7 @@ impl Call {
             cors: None,
             headers: None,
             refused: None,
+            problem: OnceLock::new(),
             writes: None,
             went_upstream: AtomicBool::new(false),
             outcome: None,
@@ -185,6 +188,13 @@ impl Call {
             }
             None => self.went_upstream.store(true, Ordering::Relaxed),
         }
+    }
+
+    /// Takes note of why the call got no answer, and returns what its caller is told of that. The log has the rest, under the same request id: whoever
+    /// calls from outside is told nothing of addresses and identities within.
+    pub(crate) fn unanswered(&self, error: &Error) -> String {
+        let _ = self.problem.set(error.message().into()); // the first is the one
+        error.message_outside()
     }
 
     /// Takes over to see to what the call makes untrue.
@@ -262,6 +272,7 @@ impl Drop for Call {
             span_id,
             request_id: self.request_id.clone(),
             refused: self.refused.clone(),
+            problem: self.problem.take(),
         });
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode, Uri};
 use tokio::time::Instant;
 use weft_model::{Limits as Policy, PolicyName};
+use weft_transcode::BindError;
 
 use crate::edge::{
     guard::{By, Refusal},
@@ -52,8 +53,11 @@ impl Limits {
     }
 
     /// The longest body or message, where the gateway's is `whole`.
-    pub(crate) fn request_bytes(limits: Option<&Self>, whole: u64) -> u64 {
-        limits.and_then(|it| it.it.max_request_bytes).map_or(whole, u64::from)
+    pub(crate) fn most(limits: Option<&Self>, whole: u64) -> Most {
+        match limits.and_then(|it| Some((it.it.max_request_bytes?, &it.policy))) {
+            Some((bytes, policy)) => Most { bytes: bytes.into(), policy: Some(policy.clone()) },
+            None => Most { bytes: whole, policy: None },
+        }
     }
 
     /// How long a call may take that would else have so long.
@@ -71,6 +75,41 @@ impl Limits {
     pub(crate) fn too_deep(&self, json: &[u8]) -> Option<(String, u32)> {
         let most = self.it.max_depth?;
         deeper(json, most).map(|at| (path(&json[..at]), most))
+    }
+}
+
+/// How long a body, or a message of it, may be, and whose word that is.
+#[derive(Debug, Clone)]
+pub(crate) struct Most {
+    pub(crate) bytes: u64,
+    /// None: the gateway's file, or its default.
+    policy: Option<PolicyName>,
+}
+
+impl Most {
+    /// As a length in memory.
+    pub(crate) fn len(&self) -> usize {
+        usize::try_from(self.bytes).unwrap_or(usize::MAX)
+    }
+
+    /// Says of something that it is longer.
+    pub(crate) fn exceeded_by(&self, what: &str) -> String {
+        let bytes = self.bytes;
+        match &self.policy {
+            Some(policy) => format!("{what} is larger than {bytes} bytes: policy {policy}, rule max-request-bytes"),
+            None => format!("{what} is larger than {bytes} bytes, the gateway's max_request_bytes"),
+        }
+    }
+
+    /// The 413 for a body that is longer.
+    pub(crate) fn too_large(&self) -> BindError {
+        BindError { message: self.exceeded_by("the request body"), ..BindError::too_large(self.bytes) }
+    }
+
+    /// One that no policy sets.
+    #[cfg(test)]
+    pub(crate) const fn of_gateway(bytes: u64) -> Self {
+        Self { bytes, policy: None }
     }
 }
 
@@ -160,6 +199,18 @@ mod tests {
         for strange in ["", "}}}}{", "\"", "{\"\\", "]]["] {
             assert_eq!(deep(strange, 1), None, "{strange}");
         }
+    }
+
+    #[test]
+    fn what_is_too_long_is_told_with_whose_limit_it_is() {
+        let refusals = Refusals::new(&weft_runtime::Metrics::default());
+        let policy = Policy { max_request_bytes: Some(10), ..Policy::default() };
+        let limits = Limits::new(&"small".parse().unwrap(), &policy, &refusals);
+        let told = |limits| Limits::most(limits, 20).too_large();
+        assert_eq!((told(Some(&limits)).http_status, told(None).http_status), (413, 413));
+        let small = "the request body is larger than 10 bytes: policy small, rule max-request-bytes";
+        assert_eq!(told(Some(&limits)).message, small);
+        assert_eq!(told(None).message, "the request body is larger than 20 bytes, the gateway's max_request_bytes");
     }
 
     #[test]

@@ -59,13 +59,9 @@ async fn forward(shard: &Shard, mut request: Request<Body>, call: &mut Call) -> 
     call.goes_upstream();
     let timeout = Limits::timeout(edge.as_ref().and_then(|edge| edge.limits_of_size.as_deref()), None);
     let options = CallOptions { received: call.received, timeout, service: Some(service), instance: None };
-    send(shard, request, options).await
-}
-
-async fn send(shard: &Shard, request: Request<Body>, options: CallOptions) -> Response<Body> {
     match shard.outbound.call_with(request, options).await {
         Ok(response) => response,
-        Err(error) => error.to_response(),
+        Err(error) => error.to_response_saying(&call.unanswered(&error)),
     }
 }
 
@@ -82,7 +78,11 @@ async fn probe(shard: &Shard, mut request: Request<Body>, call: &mut Call) -> Re
     call.service = Some(service.clone());
     call.mark(request.headers_mut());
     let service = Some(service);
-    send(shard, request, CallOptions { received: call.received, service, instance, ..CallOptions::default() }).await
+    let options = CallOptions { received: call.received, service, instance, ..CallOptions::default() };
+    match shard.outbound.call_with(request, options).await {
+        Ok(response) => response,
+        Err(error) => error.to_response(), // an operator asks, and wants to know at which hop
+    }
 }
 
 fn probed(text: &str) -> Option<(ServiceName, Option<InstanceId>)> {

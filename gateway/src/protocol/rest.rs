@@ -27,7 +27,7 @@ use crate::{
         guard,
     },
     protocol::{
-        Shard, chain,
+        Shard,
         codes::{DEADLINE_EXCEEDED, INTERNAL, PERMISSION_DENIED, UNAVAILABLE},
         frames::frame,
         replies::{Next, Replies},
@@ -272,7 +272,7 @@ impl Exchange<'_> {
         };
         match self.shard.outbound.call_with(request, options).await {
             Ok(response) => Ok(Replies::new(response)),
-            Err(error) => Err(Status::new(error.grpc_code().number().into(), chain(&error)).into()),
+            Err(error) => Err(Status::new(error.grpc_code().number().into(), self.call.unanswered(&error)).into()),
         }
     }
 

@@ -25,7 +25,7 @@ use crate::{
         cache::{self, Shown},
         call::Call,
         guard,
-        limits::Limits,
+        limits::{Limits, Most},
     },
     protocol::{
         Shard,
@@ -139,7 +139,7 @@ impl Exchange<'_> {
                 let (head, replies) = Replies::new(response);
                 Ok(Answered { head, replies, went_wrong: None })
             }
-            Err(error) => Err(Status::new(error.grpc_code().number().into(), error.message())),
+            Err(error) => Err(Status::new(error.grpc_code().number().into(), self.call.unanswered(&error))),
         }
     }
 
@@ -206,9 +206,8 @@ pub(crate) async fn admit(rpc: &Rpc, head: &mut request::Parts, call: &mut Call)
 }
 
 /// Returns how many bytes a message of a request may have.
-pub(crate) fn limit(shard: &Shard, rpc: &Rpc) -> usize {
-    let most = Limits::request_bytes(limits(rpc), shard.shared.limits.max_request_bytes);
-    usize::try_from(most).unwrap_or(usize::MAX)
+pub(crate) fn limit(shard: &Shard, rpc: &Rpc) -> Most {
+    Limits::most(limits(rpc), shard.shared.limits.max_request_bytes)
 }
 
 /// Returns what policies say of a call's size.

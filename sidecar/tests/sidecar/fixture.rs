@@ -216,7 +216,7 @@ impl Authority {
     }
 }
 
-fn echo_app() -> PathBuf {
+pub(crate) fn echo_app() -> PathBuf {
     let tests = std::env::current_exe().unwrap();
     let app = tests.parent().unwrap().parent().unwrap().join("examples/echo-app");
     assert!(app.is_file(), "the example `echo-app` is not built: run `cargo test -p weft-sidecar` without --test");

@@ -53,8 +53,8 @@ async fn only_who_a_rule_names_gets_to_the_app_and_only_by_the_methods_it_names(
     assert_eq!(call(&to_app, Some(identity("posts")), GET).await.unwrap(), Code::Ok);
     let before = app.calls();
     for (caller, path, told) in [
-        (Some(identity("posts")), POST, "spiffe://weft.local/ns/default/svc/posts may not call test.v1.Users/Post"),
-        (Some(identity("comments")), GET, "spiffe://weft.local/ns/default/svc/comments may not call test.v1.Users/Get"),
+        (Some(identity("posts")), POST, "posts may not call test.v1.Users/Post"),
+        (Some(identity("comments")), GET, "comments may not call test.v1.Users/Get"),
         (Some(Caller::Anonymous), GET, "anonymous may not call test.v1.Users/Get"),
         (None, GET, "anonymous may not call test.v1.Users/Get"),
     ] {

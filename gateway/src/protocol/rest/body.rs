@@ -15,7 +15,7 @@ use weft_transcode::{BindError, RequestParts, Status, status, stream::Check};
 
 use super::{Exchange, Failure, forms};
 use crate::{
-    edge::limits::Limits,
+    edge::limits::{Limits, Most},
     protocol::{
         chain,
         codes::{DEADLINE_EXCEEDED, INVALID_ARGUMENT},
@@ -31,15 +31,15 @@ impl Exchange<'_> {
     pub(super) async fn read(&self, mut body: Body, timeout: Option<Duration>) -> Result<Bytes, Failure> {
         let limit = self.most();
         let announced = http_body::Body::size_hint(&body).lower();
-        if announced > limit {
-            return Err(BindError::too_large(limit).into());
+        if announced > limit.bytes {
+            return Err(limit.too_large().into());
         }
         let until = self.until(timeout);
         let mut first = Bytes::new();
         let mut whole = BytesMut::new();
         while let Some(data) = next_data(&mut body, until).await? {
-            if (first.len().max(whole.len()) + data.len()) as u64 > limit {
-                return Err(BindError::too_large(limit).into());
+            if (first.len().max(whole.len()) + data.len()) as u64 > limit.bytes {
+                return Err(limit.too_large().into());
             }
             match (first.is_empty(), whole.is_empty()) {
                 (true, true) => first = data, // nearly always the only one: not copied
@@ -67,8 +67,8 @@ impl Exchange<'_> {
     }
 
     /// How many bytes the body may have, or a message of it.
-    pub(in crate::protocol) fn most(&self) -> u64 {
-        Limits::request_bytes(self.limits(), self.shard.shared.limits.max_request_bytes)
+    pub(in crate::protocol) fn most(&self) -> Most {
+        Limits::most(self.limits(), self.shard.shared.limits.max_request_bytes)
     }
 
     pub(super) fn check_depth(&self, body: &[u8]) -> Result<(), BindError> {
@@ -98,8 +98,8 @@ impl Exchange<'_> {
 
     pub(super) fn decompressed(&self, encoding: Encoding, body: &[u8]) -> Result<Bytes, BindError> {
         let limit = self.most();
-        encoding.decompress(body, usize::try_from(limit).unwrap_or(usize::MAX)).map_err(|error| match error {
-            DecompressError::TooLong(_) => BindError::too_large(limit),
+        encoding.decompress(body, limit.len()).map_err(|error| match error {
+            DecompressError::TooLong(_) => limit.too_large(),
             DecompressError::Malformed(_) => BindError::field("body", chain(&error)),
         })
     }

@@ -28,7 +28,10 @@ use weft_traffic::{Body, BodyError};
 use weft_transcode::{BindError, MethodPlan, bind::Form};
 
 use super::{Exchange, Failure, body::Until, streams::Wrong};
-use crate::protocol::{chain, frames::frame};
+use crate::{
+    edge::limits::Most,
+    protocol::{chain, frames::frame},
+};
 
 const URLENCODED: &str = "application/x-www-form-urlencoded";
 const MULTIPART: &str = "multipart/form-data";
@@ -132,8 +135,8 @@ impl Exchange<'_> {
             match part {
                 Part::Text { name, text } => {
                     length += (name.len() + text.len()) as u64;
-                    if length > parts.limit {
-                        return Err(BindError::too_large(parts.limit));
+                    if length > parts.limit.bytes {
+                        return Err(parts.limit.too_large());
                     }
                     form.text(&name, &text)?;
                 }
@@ -201,7 +204,7 @@ async fn next_chunk(file: &mut Option<Field<'static>>, parts: &mut Parts) -> Res
 /// The parts of a body.
 struct Parts {
     multipart: Multipart<'static>,
-    limit: u64,
+    limit: Most,
     held: Arc<Held>,
 }
 
@@ -211,12 +214,12 @@ enum Part {
 }
 
 impl Parts {
-    fn new(body: Body, boundary: String, limit: u64, endless: bool) -> Self {
+    fn new(body: Body, boundary: String, limit: Most, endless: bool) -> Self {
         let held = Arc::new(Held::default());
-        let whole = if endless { u64::MAX } else { limit };
+        let whole = if endless { u64::MAX } else { limit.bytes };
         let constraints = Constraints::new().size_limit(SizeLimit::new().whole_stream(whole));
         let chunks = body.into_data_stream();
-        let stream = Bounded { chunks, limit: limit.min(HELD), held: Arc::clone(&held) };
+        let stream = Bounded { chunks, limit: limit.bytes.min(HELD), held: Arc::clone(&held) };
         Self { multipart: Multipart::with_constraints(stream, boundary, constraints), limit, held }
     }
 
@@ -244,8 +247,8 @@ impl Parts {
     async fn whole(&self, field: &mut Field<'static>) -> Result<Bytes, BindError> {
         let mut data = BytesMut::new();
         while let Some(chunk) = self.chunk(field).await? {
-            if (data.len() + chunk.len()) as u64 > self.limit {
-                return Err(BindError::too_large(self.limit));
+            if (data.len() + chunk.len()) as u64 > self.limit.bytes {
+                return Err(self.limit.too_large());
             }
             data.extend_from_slice(&chunk);
         }
@@ -260,7 +263,7 @@ impl Parts {
 
     fn wrong(&self, error: &Error) -> BindError {
         match error {
-            Error::StreamSizeExceeded { .. } | Error::FieldSizeExceeded { .. } => BindError::too_large(self.limit),
+            Error::StreamSizeExceeded { .. } | Error::FieldSizeExceeded { .. } => self.limit.too_large(),
             Error::StreamReadFailed(error) if error.is::<TooMuchHeld>() => {
                 BindError { http_status: 413, ..BindError::field("body", format!("not multipart/form-data: {error}")) }
             }

@@ -25,6 +25,7 @@ use weft_transcode::{
     stream::{ReplyStream, RequestStream},
 };
 
+use crate::edge::limits::Most;
 use crate::protocol::{
     chain,
     codes::INTERNAL,
@@ -48,7 +49,7 @@ pub(super) struct Wrong;
 pub(super) struct RequestMessages {
     body: Body,
     messages: RequestStream,
-    limit: u64,
+    limit: Most,
     /// Until the first message takes it; a stream without one fails, for nobody would look at the condition.
     tag: Option<Tag>,
     wrong: Option<oneshot::Sender<BindError>>,
@@ -79,7 +80,7 @@ impl RequestMessages {
     pub(super) fn new(
         body: Body,
         messages: RequestStream,
-        limit: u64,
+        limit: Most,
         tag: Option<Tag>,
         wrong: oneshot::Sender<BindError>,
     ) -> Self {
@@ -89,8 +90,8 @@ impl RequestMessages {
     fn take(&mut self, data: &[u8]) -> Result<(), BindError> {
         let messages = self.messages.feed(data)?;
         self.make_ready(messages)?;
-        if self.messages.buffered() as u64 > self.limit {
-            return Err(BindError::too_large(self.limit));
+        if self.messages.buffered() as u64 > self.limit.bytes {
+            return Err(self.limit.too_large());
         }
         Ok(())
     }

@@ -20,10 +20,13 @@ use weft_traffic::Body;
 use weft_transcode::Status;
 
 use super::{CANCELLED, DEADLINE_EXCEEDED, INTERNAL, INVALID_ARGUMENT, Messages, RESOURCE_EXHAUSTED, UNIMPLEMENTED};
-use crate::protocol::{
-    chain,
-    compression::{DecompressError, Encoding},
-    frames::{COMPRESSED, Deframer, FrameError, Message, frame},
+use crate::{
+    edge::limits::Most,
+    protocol::{
+        chain,
+        compression::{DecompressError, Encoding},
+        frames::{COMPRESSED, Deframer, FrameError, Message, frame},
+    },
 };
 
 /// How the messages of a request are read.
@@ -33,7 +36,7 @@ pub(crate) struct Intake {
     /// What messages with the flag are compressed by.
     pub(crate) encoding: Option<Encoding>,
     /// Bytes of a message.
-    pub(crate) limit: usize,
+    pub(crate) limit: Most,
 }
 
 impl Intake {
@@ -41,7 +44,7 @@ impl Intake {
     fn open(&self, message: Message) -> Result<Bytes, Status> {
         let bytes = match (message.flags, self.encoding) {
             (0, _) => message.bytes,
-            (COMPRESSED, Some(encoding)) => decompressed(encoding, message.bytes, self.limit)?,
+            (COMPRESSED, Some(encoding)) => decompressed(encoding, message.bytes, &self.limit)?,
             (COMPRESSED, None) => {
                 return Err(Status::new(INTERNAL, "a message is compressed although the head names no compression"));
             }
@@ -55,32 +58,28 @@ impl Intake {
     /// Returns the protobuf of a message that was not in a frame.
     pub(crate) fn bare(&self, bytes: Bytes) -> Result<Bytes, Status> {
         match self.encoding {
-            Some(encoding) => self.messages.request(decompressed(encoding, bytes, self.limit)?),
+            Some(encoding) => self.messages.request(decompressed(encoding, bytes, &self.limit)?),
             None => self.messages.request(bytes),
         }
     }
 }
 
 /// Nothing is nothing, compressed or not.
-fn decompressed(encoding: Encoding, bytes: Bytes, limit: usize) -> Result<Bytes, Status> {
+fn decompressed(encoding: Encoding, bytes: Bytes, limit: &Most) -> Result<Bytes, Status> {
     if bytes.is_empty() {
         return Ok(bytes);
     }
-    encoding.decompress(&bytes, limit).map_err(|error| {
-        let code = match error {
-            DecompressError::TooLong(_) => RESOURCE_EXHAUSTED,
-            DecompressError::Malformed(_) => INVALID_ARGUMENT,
-        };
-        Status::new(code, format!("the message is {}", chain(&error)))
+    encoding.decompress(&bytes, limit.len()).map_err(|error| match error {
+        DecompressError::TooLong(_) => Status::new(RESOURCE_EXHAUSTED, limit.exceeded_by("a message")),
+        DecompressError::Malformed(_) => Status::new(INVALID_ARGUMENT, format!("the message is {}", chain(&error))),
     })
 }
 
-fn unframed(error: FrameError) -> Status {
-    let code = match error {
-        FrameError::TooLong { .. } => RESOURCE_EXHAUSTED,
-        FrameError::Truncated => INVALID_ARGUMENT,
-    };
-    Status::new(code, format!("request: {error}"))
+fn unframed(error: FrameError, limit: &Most) -> Status {
+    match error {
+        FrameError::TooLong { .. } => Status::new(RESOURCE_EXHAUSTED, limit.exceeded_by("a message")),
+        FrameError::Truncated => Status::new(INVALID_ARGUMENT, format!("request: {error}")),
+    }
 }
 
 /// A body that ended early; text that is no base64 is the client's mistake, anything else its leaving.
@@ -93,8 +92,10 @@ fn broke_off(error: &(dyn std::error::Error + 'static)) -> Status {
 /// Reads a body that has to be exactly one message.
 pub(crate) async fn one(body: Body, intake: &Intake, deadline: Option<Instant>) -> Result<Bytes, Status> {
     const PREFIX: usize = 5;
-    let mut deframer = Deframer::new(intake.limit);
-    deframer.push(whole(body, intake.limit.saturating_add(PREFIX), deadline).await?);
+    let limit = &intake.limit;
+    let unframed = |error| unframed(error, limit);
+    let mut deframer = Deframer::new(limit.len());
+    deframer.push(whole(body, limit, PREFIX, deadline).await?);
     let wrong = |count| Status::new(UNIMPLEMENTED, format!("the method takes one message; the request has {count}"));
     let Some(message) = deframer.next().map_err(unframed)? else {
         deframer.finish().map_err(unframed)?;
@@ -109,9 +110,15 @@ pub(crate) async fn one(body: Body, intake: &Intake, deadline: Option<Instant>) 
     }
 }
 
-/// Reads a whole body of at most `limit` bytes.
-pub(crate) async fn whole(mut body: Body, limit: usize, deadline: Option<Instant>) -> Result<Bytes, Status> {
-    let too_long = || Status::new(RESOURCE_EXHAUSTED, format!("the request is longer than the limit of {limit} bytes"));
+/// Reads a whole body of at most `most` bytes, and `beyond` that are not the message's.
+pub(crate) async fn whole(
+    mut body: Body,
+    most: &Most,
+    beyond: usize,
+    deadline: Option<Instant>,
+) -> Result<Bytes, Status> {
+    let limit = most.len().saturating_add(beyond);
+    let too_long = || Status::new(RESOURCE_EXHAUSTED, most.exceeded_by("the request"));
     if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > limit {
         return Err(too_long());
     }
@@ -170,10 +177,11 @@ pub(crate) struct RequestMessages {
 impl RequestMessages {
     /// `wrong` is told what cannot become a message.
     pub(crate) fn new(body: Body, intake: Intake, wrong: oneshot::Sender<Status>) -> Self {
-        Self { body, deframer: Deframer::new(intake.limit), intake, wrong: Some(wrong) }
+        Self { body, deframer: Deframer::new(intake.limit.len()), intake, wrong: Some(wrong) }
     }
 
     fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        let unframed = |error| unframed(error, &self.intake.limit);
         let Some(message) = self.deframer.next().map_err(unframed)? else { return Ok(None) };
         self.intake.open(message).map(|message| Some(frame(&message)))
     }
@@ -198,7 +206,7 @@ impl http_body::Body for RequestMessages {
                     Some(Err(error)) => Err(broke_off(&error)),
                     None => match self.deframer.finish() {
                         Ok(()) => return Poll::Ready(None),
-                        Err(error) => Err(unframed(error)),
+                        Err(error) => Err(unframed(error, &self.intake.limit)),
                     },
                 },
             };
@@ -220,7 +228,7 @@ mod tests {
 
     fn intake(encoding: Option<Encoding>) -> Intake {
         let messages = Messages { codec: Codec::default(), format: Format::Proto, method: None, limits: None };
-        Intake { messages, encoding, limit: 100 }
+        Intake { messages, encoding, limit: Most::of_gateway(100) }
     }
 
     async fn read(encoding: Option<Encoding>, body: Vec<u8>) -> Result<Bytes, i32> {
@@ -246,7 +254,7 @@ mod tests {
                 sender.data(Bytes::from(vec![7; *length])).await.unwrap();
             }
             drop(sender);
-            let read = whole(body, 100, None).await.map_err(|status| status.code);
+            let read = whole(body, &Most::of_gateway(100), 0, None).await.map_err(|status| status.code);
             let expected =
                 if pieces.iter().sum::<usize>() > 100 { Err(RESOURCE_EXHAUSTED) } else { Ok(vec![7; 100].into()) };
             assert_eq!(read, expected, "{pieces:?}");

@@ -36,7 +36,7 @@ use weft_traffic::{Body, BodySender};
 use weft_transcode::{Status, stream::MessageReader};
 
 use crate::{
-    edge::{call::Call, metrics},
+    edge::{call::Call, limits::Most, metrics},
     protocol::{
         Shard,
         codes::{INTERNAL, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE},
@@ -92,11 +92,11 @@ impl Session {
     pub(super) async fn run(mut self: Box<Self>, reader: MessageReader, upgrade: OnUpgrade, shutdown: Shutdown) {
         let Ok(upgraded) = upgrade.await else { return }; // the client was gone before it was told
         let Self { shard, head, found, call } = &*self;
-        let limit = usize::try_from(Exchange { shard, head, found, call }.most()).unwrap_or(usize::MAX);
+        let limit = Exchange { shard, head, found, call }.most();
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
-            .max_message_size(Some(limit))
-            .max_frame_size(Some(limit));
+            .max_message_size(Some(limit.len()))
+            .max_frame_size(Some(limit.len()));
         let socket = Socket::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
         let (mut outward, mut inward) = socket.split();
         let (sender, body) = Body::channel(1);
@@ -212,11 +212,11 @@ struct Requests {
     said_all: bool,
     many: bool,
     raw: bool,
-    limit: usize,
+    limit: Most,
 }
 
 impl Requests {
-    fn new(found: &Found, reader: MessageReader, upstream: BodySender, limit: usize) -> Self {
+    fn new(found: &Found, reader: MessageReader, upstream: BodySender, limit: Most) -> Self {
         let (many, raw) = (found.plan.method().streaming().client(), found.plan.takes_raw_body());
         Self { reader, upstream: Some(upstream), said_all: false, many, raw, limit }
     }
@@ -296,7 +296,7 @@ impl Requests {
     fn unreadable(&self, error: &Error) -> End {
         match error {
             Error::Capacity(_) => {
-                let message = format!("a message is larger than the limit of {} bytes", self.limit);
+                let message = self.limit.exceeded_by("a message");
                 End::Wrong(Status::new(RESOURCE_EXHAUSTED, message), CloseCode::Size)
             }
             Error::Utf8(_) => {

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 const BOUNDARY: &str = "XX";
 
 async fn parts(body: Bytes, limit: u64, endless: bool) -> Result<Vec<(String, Bytes)>, BindError> {
-    let mut parts = Parts::new(Body::full(body), BOUNDARY.to_owned(), limit, endless);
+    let mut parts = Parts::new(Body::full(body), BOUNDARY.to_owned(), Most::of_gateway(limit), endless);
     let mut found = Vec::new();
     while let Some(part) = parts.next().await? {
         found.push(match part {
@@ -54,7 +54,7 @@ fn what_is_too_much_is_413_and_what_is_no_form_400() {
 async fn nothing_is_held_without_end_where_no_part_comes_of_it() {
     let endless = stream::repeat_with(|| Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(&[b'x'; 1000]))));
     let body = Body::boxed(StreamBody::new(endless.take(1_000_000)));
-    let mut parts = Parts::new(body, BOUNDARY.to_owned(), 10_000, true);
+    let mut parts = Parts::new(body, BOUNDARY.to_owned(), Most::of_gateway(10_000), true);
     let Err(error) = parts.next().await else { panic!("there is no part") };
     assert_eq!(error.http_status, 413);
 }
@@ -71,7 +71,8 @@ async fn what_no_part_comes_of_is_not_searched_again_without_end() {
             counted.fetch_add(data.len() as u64, Ordering::Relaxed);
             Ok::<_, std::io::Error>(Frame::data(data))
         });
-        let mut parts = Parts::new(Body::boxed(StreamBody::new(chunks)), BOUNDARY.to_owned(), limit, endless);
+        let mut parts =
+            Parts::new(Body::boxed(StreamBody::new(chunks)), BOUNDARY.to_owned(), Most::of_gateway(limit), endless);
         let Err(error) = parts.next().await else { panic!("there is no part") };
         assert_eq!((error.http_status, &*error.violations[0].field), (413, "body"), "{error}");
         assert!(taken.load(Ordering::Relaxed) < HELD + 4000, "{taken:?} bytes were taken");
@@ -93,7 +94,8 @@ async fn large_content_flows_and_no_chunk_is_taken_before_it_is_needed() {
         counted.fetch_add(1, Ordering::Relaxed);
         Ok::<_, std::io::Error>(Frame::data(data))
     });
-    let mut parts = Parts::new(Body::boxed(StreamBody::new(chunks)), BOUNDARY.to_owned(), 10_000, true);
+    let mut parts =
+        Parts::new(Body::boxed(StreamBody::new(chunks)), BOUNDARY.to_owned(), Most::of_gateway(10_000), true);
     for _ in 0..50 {
         assert!(matches!(parts.next().await.unwrap(), Some(Part::Text { text, .. }) if text == "x"));
         assert_eq!(taken.load(Ordering::Relaxed), 1, "what is held has all of it");

@@ -4,7 +4,7 @@
 
 use std::io::{self, Write};
 
-use comfy_table::{Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 /// A format of data on stdout.
@@ -44,9 +44,10 @@ pub(crate) fn print_text(format: Format, data: &impl Serialize, text: impl FnOnc
     Ok(())
 }
 
+/// A table as wide as the terminal: what does not fit on a line goes on below, in its column. Off a terminal a row is a line, for programs that read lines.
 fn render<const N: usize>(heading: &[&str], rows: Vec<[String; N]>) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(heading);
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_header(heading);
     for row in rows {
         table.add_row(row.into_iter().take(heading.len()));
     }

@@ -19,7 +19,7 @@ use serde::{
 use weft_discovery::{Credential, RegistryUrls, Way};
 use weft_identity::Identity;
 use weft_model::{DEFAULT_NAMESPACE, GATEWAY, Policy, PolicyKind};
-use weft_runtime::{Usage, listen::ListenAddr};
+use weft_runtime::{Mistake, Usage, listen::ListenAddr};
 use weft_transcode::Settings;
 
 use crate::{Args, ClientFiles, Docs, ForwardedHeader, Network, RedisUrl, TlsFiles, TrustedProxies, protocol::chain};
@@ -349,9 +349,8 @@ impl File {
 
 /// `3: what is wrong there`, without the excerpt that the parser draws.
 fn on_line(text: &str, error: &toml::de::Error) -> String {
-    let start = error.span().map_or(0, |span| span.start).min(text.len());
-    let line = text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1;
-    format!("{line}: {}", error.message().replace('\n', " "))
+    let Mistake { line, problem } = Mistake::said(text, error.span(), error.message());
+    format!("{line}: {problem}")
 }
 
 /// The policies of a file, by name.
@@ -407,7 +406,9 @@ struct RequestBytes(u64);
 impl<'de> Deserialize<'de> for RequestBytes {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match u64::deserialize(deserializer)? {
-            bytes if bytes > MOST_REQUEST_BYTES => Err(D::Error::custom(format!("at most {MOST_REQUEST_BYTES}"))),
+            bytes if bytes > MOST_REQUEST_BYTES => {
+                Err(D::Error::custom(format!("{bytes} is too much, at most {MOST_REQUEST_BYTES}")))
+            }
             bytes => Ok(Self(bytes)),
         }
     }
@@ -505,7 +506,18 @@ mod tests {
         assert_eq!(said("[limits]\ndefault_timeout = \"5s\"\n"), Ok(()));
         let at = |line: u8| format!("{}:{line}: ", path.display());
         let unknown = said("[limits]\n\nmax_bytes = 1\n").unwrap_err();
-        assert!(unknown.starts_with(&at(3)) && unknown.contains("max_bytes") && !unknown.contains('\n'), "{unknown}");
+        assert!(unknown.starts_with(&at(3)) && !unknown.contains('\n'), "{unknown}");
+        assert!(
+            unknown.ends_with("[limits]: there is no key max_bytes; there are max_request_bytes and default_timeout")
+        );
+        let bare = said("[limits]\ndefault_timeout = 15\n").unwrap_err();
+        let told = "[limits] default_timeout: expected a text in quotes, found the number 15";
+        assert!(bare.starts_with(&format!("{}{told}", at(2))), "{bare}");
+        let kind = said("[transcoding]\nstream_format = \"xml\"\n").unwrap_err();
+        assert!(
+            kind.starts_with(&format!("{}[transcoding] stream_format: \"xml\" is not known here", at(2))),
+            "{kind}"
+        );
         let key = dir.path().join("a.key");
         let tls = "[tls]\ncertificates = [{ chain = \"a.pem\", key = \"a.key\" }]\n";
         fs::write(&key, "").unwrap();

@@ -14,7 +14,10 @@ use std::{
 use serde::Deserialize;
 use toml::Spanned;
 use weft_model::ServiceName;
-use weft_runtime::listen::{Insecure, ListenAddr};
+use weft_runtime::{
+    Mistake,
+    listen::{Insecure, ListenAddr},
+};
 
 use crate::order;
 
@@ -195,10 +198,8 @@ impl Config {
     }
 
     fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
-        let raw: RawFile = toml::from_str(text).map_err(|error| {
-            Wrong { at: error.span().unwrap_or_default(), problem: error.message().replace('\n', " ") }
-                .in_file(file, text)
-        })?;
+        let raw: RawFile =
+            toml::from_str(text).map_err(|error| invalid(file, Mistake::said(text, error.span(), error.message())))?;
         raw.check(file).map_err(|wrong| wrong.in_file(file, text))
     }
 }
@@ -240,10 +241,12 @@ impl Wrong {
     }
 
     fn in_file(self, file: &Path, text: &str) -> ConfigError {
-        let before = &text.as_bytes()[..self.at.start.min(text.len())];
-        let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-        ConfigError::Invalid { file: file.to_owned(), line, problem: self.problem }
+        invalid(file, Mistake::found(text, self.at, &self.problem))
     }
+}
+
+fn invalid(file: &Path, Mistake { line, problem }: Mistake) -> ConfigError {
+    ConfigError::Invalid { file: file.to_owned(), line, problem }
 }
 
 #[derive(Deserialize)]
@@ -333,7 +336,10 @@ impl RawService {
             run: run(self.package, self.command, at)?,
             scale: match self.scale {
                 Some(scale) if *scale.get_ref() > MAX_SCALE => {
-                    return Err(Wrong::new(scale.span(), format!("scale is {}, at most {MAX_SCALE}", scale.get_ref())));
+                    return Err(Wrong::new(
+                        scale.span(),
+                        format!("{} instances, at most {MAX_SCALE}", scale.get_ref()),
+                    ));
                 }
                 scale => scale.map_or(1, Spanned::into_inner),
             },
@@ -344,7 +350,7 @@ impl RawService {
                 Some(data) if data.get_ref() == "shared" => Data::Shared,
                 Some(data) => {
                     let problem = format!(
-                        "data is {:?}; write \"shared\", or leave it out for one directory an instance",
+                        "{:?} is not known here; write \"shared\", or leave it out for one directory an instance",
                         data.get_ref()
                     );
                     return Err(Wrong::new(data.span(), problem));
@@ -357,7 +363,7 @@ impl RawService {
 
 fn plaintext(text: Spanned<String>) -> Result<Plaintext, Wrong> {
     let found = Plaintext::ALL.into_iter().find(|it| it.as_str() == text.get_ref());
-    let problem = || format!("plaintext is {:?}; write \"refuse\", \"loopback\" or \"allow\"", text.get_ref());
+    let problem = || format!("{:?} is not known here; write \"refuse\", \"loopback\" or \"allow\"", text.get_ref());
     found.ok_or_else(|| Wrong::new(text.span(), problem()))
 }
 
@@ -371,8 +377,10 @@ fn run(
         (None, Some(command)) if command.get_ref().first().is_some_and(|program| !program.is_empty()) => {
             Ok(Run::Command(command.into_inner()))
         }
-        (Some(package), None) => Err(Wrong::new(package.span(), "package is empty")),
-        (None, Some(command)) => Err(Wrong::new(command.span(), "command names no program")),
+        (Some(package), None) => {
+            Err(Wrong::new(package.span(), "it is empty; name a cargo package, or leave it out and give command"))
+        }
+        (None, Some(command)) => Err(Wrong::new(command.span(), "it names no program; write [\"program\", …]")),
         (Some(_), Some(command)) => Err(Wrong::new(command.span(), "give either package or command, not both")),
         (None, None) => Err(Wrong::new(at, "give package = \"<cargo package>\" or command = [\"program\", …]")),
     }
@@ -392,7 +400,11 @@ fn listener(text: Option<Spanned<String>>, default_port: u16) -> Result<ListenAd
 
 fn existing(root: &Path, path: Spanned<PathBuf>) -> Result<PathBuf, Wrong> {
     let full = root.join(path.get_ref());
-    if full.is_file() { Ok(full) } else { Err(Wrong::new(path.span(), format!("there is no file {}", full.display()))) }
+    if full.is_file() {
+        Ok(full)
+    } else {
+        Err(Wrong::new(path.span(), format!("there is no file {}; correct the path, or leave it out", full.display())))
+    }
 }
 
 fn service_name(key: &Spanned<String>) -> Result<ServiceName, Wrong> {
@@ -404,7 +416,7 @@ fn needed(need: &Spanned<String>, names: &BTreeMap<ServiceName, Range<usize>>) -
     if names.contains_key(&name) {
         return Ok(name);
     }
-    Err(Wrong::new(need.span(), format!("needs {name:?}, but there is no [services.{name}]")))
+    Err(Wrong::new(need.span(), format!("there is no [services.{name}]; add it, or take {name} out")))
 }
 
 fn variable((key, value): (Spanned<String>, String)) -> Result<(String, String), Wrong> {
@@ -462,33 +474,67 @@ mod tests {
     fn what_is_wrong_is_named_with_file_and_line() {
         let users = "[services.users]\npackage = \"p\"\n";
         let cases = [
-            ("[registry]\nport = 1\n", "2: unknown field `port`, expected one of `listen`, `http`, `dns`, `data`"),
-            ("\n\n[broker]\n", "3: unknown field `broker`"),
-            ("[gateway]\nlisten = 8080\n", "2: invalid type: integer `8080`, expected a string"),
-            ("[gateway]\nlisten = \"here\"\n", "2: \"here\" is no address to listen on"),
-            ("[gateway]\nlisten = \":8080\"\n", "2: :8080 is reachable from other machines"),
-            ("[gateway]\nconfig = \"none.toml\"\n", "2: there is no file /m/none.toml"),
-            ("[gateway]\nlisten = \"127.0.0.1:1\"\nlisten = \"127.0.0.1:2\"\n", "3: duplicate key"),
-            ("[services.Users]\npackage = \"p\"\n", "1: name \"Users\" is no DNS label"),
-            ("[services.registry]\npackage = \"p\"\n", "1: registry.default is the name of a role"),
-            ("[services.users]\nscale = 2\n", "1: give package = \"<cargo package>\" or command"),
-            ("[services.users]\npackage = \"p\"\ncommand = [\"c\"]\n", "3: give either package or command, not both"),
-            ("[services.users]\ncommand = []\n", "2: command names no program"),
-            ("[services.users]\npackage = \"\"\n", "2: package is empty"),
-            ("[services.users]\npackage = \"p\"\nscale = 101\n", "3: scale is 101, at most 100"),
-            ("[services.users]\npackage = \"p\"\nscale = -1\n", "3: invalid value: integer `-1`, expected u32"),
+            ("[registry]\nport = 1\n", "2: [registry]: there is no key port; there are listen, http, dns and data"),
+            ("\n\n[broker]\n", "3: there is no key broker; there are registry, gateway and services"),
+            (
+                "[gateway]\nlisten = 8080\n",
+                "2: [gateway] listen: expected a text in quotes, found the number 8080; write listen = \"8080\"",
+            ),
+            ("[gateway]\nlisten = \"here\"\n", "2: [gateway] listen: \"here\" is no address to listen on"),
+            ("[gateway]\nlisten = \":8080\"\n", "2: [gateway] listen: :8080 is reachable from other machines"),
+            ("[gateway]\nconfig = \"none.toml\"\n", "2: [gateway] config: there is no file /m/none.toml"),
+            (
+                "[gateway]\nlisten = \"127.0.0.1:1\"\nlisten = \"127.0.0.1:2\"\n",
+                "3: [gateway] listen: it is there a second time; leave one",
+            ),
+            ("[services.Users]\npackage = \"p\"\n", "1: [services.Users]: name \"Users\" is no DNS label"),
+            (
+                "[services.registry]\npackage = \"p\"\n",
+                "1: [services.registry]: registry.default is the name of a role",
+            ),
+            ("[services.users]\nscale = 2\n", "1: [services.users]: give package = \"<cargo package>\" or command"),
+            (
+                "[services.users]\npackage = \"p\"\ncommand = [\"c\"]\n",
+                "3: [services.users] command: give either package or command, not both",
+            ),
+            (
+                "[services.users]\ncommand = \"python3 app.py\"\n",
+                "2: [services.users] command: expected a list of texts in quotes, found the text \"python3 app.py\"; write command = [\"python3\", \"app.py\"]",
+            ),
+            ("[services.users]\ncommand = []\n", "2: [services.users] command: it names no program"),
+            ("[services.users]\npackage = \"\"\n", "2: [services.users] package: it is empty; name a cargo package"),
+            (
+                "[services.users]\npackage = \"p\"\nscale = 101\n",
+                "3: [services.users] scale: 101 instances, at most 100",
+            ),
+            (
+                "[services.users]\npackage = \"p\"\nscale = -1\n",
+                "3: [services.users] scale: expected a whole number, not below 0, found the number -1",
+            ),
             (
                 "[services.users]\npackage = \"p\"\nneeds = [\"mail\"]\n",
-                "3: needs mail.default, but there is no [services.mail]",
+                "3: [services.users] needs: there is no [services.mail]; add it, or take mail out",
             ),
-            ("[services.users]\npackage = \"p\"\nneeds = [\"users\"]\n", "3: needs form a cycle: users → users"),
-            ("[services.users]\npackage = \"p\"\ndata = \"mine\"\n", "3: data is \"mine\"; write \"shared\""),
+            (
+                "[services.users]\npackage = \"p\"\nneeds = [\"users\"]\n",
+                "3: [services.users] needs: needs form a cycle: users → users",
+            ),
+            (
+                "[services.users]\npackage = \"p\"\ndata = \"mine\"\n",
+                "3: [services.users] data: \"mine\" is not known here; write \"shared\"",
+            ),
             (
                 "[services.users]\npackage = \"p\"\nplaintext = \"yes\"\n",
-                "3: plaintext is \"yes\"; write \"refuse\", \"loopback\" or \"allow\"",
+                "3: [services.users] plaintext: \"yes\" is not known here; write \"refuse\", \"loopback\" or \"allow\"",
             ),
-            ("[services.users]\npackage = \"p\"\nenv = { PORT = \"1\" }\n", "3: \"PORT\" is set by the sidecar"),
-            ("[services.users]\npackage = \"p\"\nenv = { A = 1 }\n", "3: invalid type: integer `1`, expected a string"),
+            (
+                "[services.users]\npackage = \"p\"\nenv = { PORT = \"1\" }\n",
+                "3: [services.users] env: \"PORT\" is set by the sidecar",
+            ),
+            (
+                "[services.users]\npackage = \"p\"\nenv = { A = 1 }\n",
+                "3: [services.users] env: expected a text in quotes, found the number 1",
+            ),
             ("[services.users\n", "1: "),
         ];
         for (text, wanted) in cases {
@@ -501,7 +547,7 @@ mod tests {
     #[test]
     fn a_longer_cycle_is_shown_whole() {
         let text = "[services.a]\npackage = \"p\"\nneeds = [\"b\"]\n[services.b]\npackage = \"p\"\nneeds = [\"c\"]\n[services.c]\npackage = \"p\"\nneeds = [\"a\"]\n";
-        assert_eq!(parse(text).unwrap_err(), "/m/weft.toml:3: needs form a cycle: a → b → c → a");
+        assert_eq!(parse(text).unwrap_err(), "/m/weft.toml:3: [services.a] needs: needs form a cycle: a → b → c → a");
     }
 
     #[test]

@@ -285,7 +285,7 @@ impl Up {
             exe: &self.exe,
             env: context.env(),
             spawner: &self.spawner,
-            color: self.screen.is_live(),
+            color: self.screen.is_live() && context.env().get("NO_COLOR").is_none_or(str::is_empty),
         };
         let built = cargo.build(&packages, |what| stage.busy(what)).await?;
         self.director.built(built);

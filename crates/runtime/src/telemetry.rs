@@ -62,7 +62,10 @@ pub(crate) fn logs_spans(filter: &str) -> bool {
 }
 
 fn lines<S: Subscriber + for<'a> LookupSpan<'a>>(format: LogFormat) -> Box<dyn Layer<S> + Send + Sync> {
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let mut layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr); // it knows of NO_COLOR
+    if !std::io::stderr().is_terminal() {
+        layer.set_ansi(false); // text that was asked for goes into a file or a pipe
+    }
     if format.is_json() {
         let json = tracing_subscriber::fmt::format().json().flatten_event(true).with_span_list(false);
         layer.fmt_fields(JsonFields::new()).event_format(OfCall { inner: json, end: "}\n", add: json_fields }).boxed()

@@ -48,7 +48,10 @@ pub(super) fn request(plan: &MethodPlan, settings: &Settings, scope: &mut Scope<
     };
     if plan.takes_raw_body() {
         let text = "Bytes of any type; of `multipart/form-data` the bytes are those of its file, and its fields are those of the request.";
-        return Some(json!({ "description": text, "content": { "*/*": {} } }));
+        let file =
+            json!({ "type": "string", "contentMediaType": "application/octet-stream", "description": "The bytes." });
+        let form = json!({ "schema": { "type": "object", "properties": { "file": file }, "required": ["file"] } });
+        return Some(json!({ "description": text, "content": { "*/*": {}, MULTIPART: form } }));
     }
     let content = match plan.method().streaming().client() {
         false => {
@@ -84,7 +87,6 @@ fn add_forms(plan: &MethodPlan, bound: &[FieldDescriptor], scope: &mut Scope<'_>
         _ => false,
     };
     let (mut texts, mut parts) = (Map::new(), Map::new());
-    let mut files = false;
     for field in desc.fields().filter(|it| !it.is_map() && !bound.contains(it)) {
         let kind = field.kind();
         let name = scope.name(&field);
@@ -96,7 +98,6 @@ fn add_forms(plan: &MethodPlan, bound: &[FieldDescriptor], scope: &mut Scope<'_>
             parts.insert(name.clone(), schema);
         }
         if is_file(&field) {
-            files = true;
             let mut schema = many(json!({ "type": "string", "contentMediaType": "application/octet-stream" }));
             scope.annotate(&mut schema, &field);
             parts.insert(name, schema);
@@ -115,7 +116,7 @@ fn add_forms(plan: &MethodPlan, bound: &[FieldDescriptor], scope: &mut Scope<'_>
     if !texts.is_empty() {
         content[URLENCODED] = as_form(texts, scope);
     }
-    if files {
+    if !parts.is_empty() {
         content[MULTIPART] = as_form(parts, scope);
     }
 }

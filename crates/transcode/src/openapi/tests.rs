@@ -145,7 +145,9 @@ fn a_body_is_what_the_binding_reads_of_it() {
     let stream = body("/load", "post");
     assert_eq!(stream["application/json"]["schema"]["type"], "array");
     assert_eq!(stream["application/x-ndjson"]["x-weft-item"]["$ref"], "#/components/schemas/shop.v1.Thing");
-    assert_eq!(body("/raw", "post"), json!({ "*/*": {} }));
+    let raw = body("/raw", "post");
+    assert_eq!(raw["*/*"], json!({}));
+    assert_eq!(raw["multipart/form-data"]["schema"]["required"], json!(["file"]), "a form with the file that it is");
     assert!(at(&document, &["paths", "/things/{id}", "get"]).get("requestBody").is_none());
 }
 
@@ -343,7 +345,9 @@ const BEHAVIORS: &[(&str, &str)] = &[
         }
         message Find { string owner = 1 [(google.api.field_behavior) = REQUIRED]; string text = 2; }
         message Change { Thing thing = 1; }
+        message Note { string text = 1; }
         service Things {
+          rpc Say(Note) returns (Note) { option (google.api.http) = { post: "/notes" body: "*" }; }
           rpc Make(Thing) returns (Thing) { option (google.api.http) = { post: "/things" body: "*" }; }
           rpc Own(Thing) returns (Thing) { option (google.api.http) = { post: "/own/{owner}" body: "*" }; }
           rpc Search(Find) returns (stream Thing) { option (google.api.http) = { get: "/things" }; }
@@ -384,6 +388,14 @@ fn a_form_a_websocket_and_a_condition_are_described_where_they_are() {
     );
     let parts = &content["multipart/form-data"]["schema"]["properties"];
     assert_eq!(parts["photo"], json!({ "type": "string", "contentMediaType": "application/octet-stream" }));
+    let note = at(&document, &["paths", "/notes", "post", "requestBody", "content"]);
+    for form in ["application/x-www-form-urlencoded", "multipart/form-data"] {
+        assert_eq!(
+            note[form]["schema"]["properties"],
+            json!({ "text": { "type": "string" } }),
+            "{form}, without files"
+        );
+    }
     let search = at(&document, &["paths", "/things", "get"]);
     assert!(search["x-weft-websocket"].is_string() && search.get("requestBody").is_none());
     assert!(at(&document, &["paths", "/things", "post"]).get("x-weft-websocket").is_none());

@@ -21,6 +21,13 @@ function make(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** A text of the document: what stands between back-ticks is code, in Markdown and so in comments of protos. */
+function prose(tag, attributes, text) {
+  const parts = (text ?? '').split('`');
+  if (parts.length % 2 === 0) return make(tag, attributes, text); // one has no other: it is just a sign
+  return make(tag, attributes, ...parts.map((part, at) => (at % 2 === 1 ? make('code', {}, part) : part)));
+}
+
 let api = null;
 let tag = null; // of the document that is shown
 
@@ -70,7 +77,7 @@ function members(schema) {
   if (schema.enum) return make('ul', {}, ...schema.enum.map((it) => make('li', {}, JSON.stringify(it))));
   const rows = Object.entries(schema.properties ?? {}).map(([name, member]) => {
     const title = [make('b', {}, name), ': ', make('span', { class: 'kind' }, kindOf(member)), member.deprecated ? ' (deprecated)' : ''];
-    const said = member.description && make('span', { class: 'said' }, member.description);
+    const said = member.description && prose('span', { class: 'said' }, member.description);
     const below = inner(member);
     return make('li', {}, below ? lazily(make('summary', {}, ...title), () => members(below)) : make('span', {}, ...title), said);
   });
@@ -114,7 +121,7 @@ function parameterRow(parameter, id) {
   const kind = `${kindOf(parameter.schema ?? {})}, ${parameter.in}${parameter.required ? ', required' : ''}`;
   const row = make('div', { class: 'parameter' },
     make('label', { for: id }, make('code', {}, parameter.name), make('div', { class: 'quiet' }, kind)),
-    make('div', { class: 'field' }, field, parameter.description ? make('div', { class: 'quiet' }, parameter.description) : null));
+    make('div', { class: 'field' }, field, parameter.description ? prose('div', { class: 'quiet' }, parameter.description) : null));
   return { parameter, field, row };
 }
 
@@ -302,14 +309,14 @@ function details(entry, id) {
   const { operation } = entry;
   const codes = Object.entries(operation.responses ?? {}).map(([code, it]) => [code, resolve(it)]);
   return make('div', {},
-    operation.description ? make('p', { class: 'text' }, operation.description) : null,
+    operation.description ? prose('p', { class: 'text' }, operation.description) : null,
     make('div', { class: 'grpc' }, `gRPC ${operation['x-weft-grpc'] ?? ''}`),
     needs(operation) && make('p', { class: 'quiet' }, needs(operation)),
     form(entry, id),
     operation.requestBody ? make('h3', {}, 'Takes') : null, ...contentOf(operation.requestBody?.content),
     make('h3', {}, 'Gives'), ...contentOf(operation.responses?.['200']?.content),
     make('details', {}, make('summary', { class: 'quiet' }, 'All answers'),
-      make('dl', { class: 'codes' }, ...codes.flatMap(([code, it]) => [make('dt', {}, code), make('dd', {}, it.description ?? '')]))));
+      make('dl', { class: 'codes' }, ...codes.flatMap(([code, it]) => [make('dt', {}, code), prose('dd', {}, it.description)]))));
 }
 
 function card(entry) {
@@ -317,7 +324,7 @@ function card(entry) {
   const id = operation.operationId;
   const it = make('details', { id, class: operation.deprecated ? 'operation deprecated' : 'operation' },
     make('summary', {}, make('span', { class: `method ${method.toLowerCase()}` }, method), make('span', { class: 'path' }, path),
-      make('span', { class: 'quiet' }, operation.deprecated ? `deprecated. ${operation.summary ?? ''}` : operation.summary ?? '')));
+      prose('span', { class: 'quiet' }, operation.deprecated ? `deprecated. ${operation.summary ?? ''}` : operation.summary)));
   // Made when first opened: a mesh may have thousands.
   it.addEventListener('toggle', () => it.open && it.children.length === 1 && it.append(details(entry, id)));
   return it;
@@ -332,7 +339,7 @@ function show() {
   document.title = api.info.title;
   byId('version').textContent = api.info.version;
   keys();
-  const about = make('details', { class: 'about' }, make('summary', {}, 'What holds for every call'), make('p', { class: 'text' }, api.info.description ?? ''));
+  const about = make('details', { class: 'about' }, make('summary', {}, 'What holds for every call'), prose('p', { class: 'text' }, api.info.description));
   const entries = all();
   shown = (api.tags ?? []).map((tag) => {
     const mine = entries.filter(({ operation }) => operation.tags?.includes(tag.name)).map((entry) => {
@@ -343,7 +350,7 @@ function show() {
       return { card: card(entry), link, words };
     });
     const section = make('section', { 'aria-label': tag.name }, make('h2', {}, tag.name),
-      tag.description ? make('p', { class: 'text' }, tag.description) : null, ...mine.map((it) => it.card));
+      tag.description ? prose('p', { class: 'text' }, tag.description) : null, ...mine.map((it) => it.card));
     const part = make('div', {}, make('h2', {}, tag.name), make('ul', {}, ...mine.map((it) => it.link)));
     return { section, part, mine };
   });

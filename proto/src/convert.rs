@@ -347,6 +347,7 @@ pub fn service_update_full(it: &model::ServiceSnapshot) -> discovery::ServiceUpd
         authoritative: it.authoritative,
         info: Some(it.info.as_ref().into()),
         policies: Some(crate::service_policies(&it.policies)),
+        version: it.version.0,
     }
 }
 

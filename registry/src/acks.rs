@@ -6,10 +6,14 @@
 //! Reported by the watch view. xDS answers the same question from its sessions (`views::xds`); `drains` waits for both. A polled view knows nobody,
 //! but how long its answers may be used: who asked it for a service before the instance drained is waited for that long.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
-use weft_model::{InstanceId, ServiceName, ServiceSnapshot, Version};
+use weft_model::{InstanceId, ServiceName, ServiceSnapshot, Snapshot, Version};
 
 /// A watcher that says nothing for this long while it is waited for no longer counts as live (design.md, 5.5).
 pub(crate) const SILENT: Duration = Duration::from_secs(5);
@@ -22,6 +26,8 @@ pub(crate) struct WatcherId(pub(crate) u64);
 struct Watcher {
     name: String,
     services: HashMap<ServiceName, Sent>,
+    /// Beside these, if it reads everything.
+    all: Option<SentAll>,
     /// Highest version sent, and acted on.
     sent: Version,
     acked: Version,
@@ -33,6 +39,22 @@ struct Sent {
     /// Version of the message that carried the service first.
     since: Version,
     latest: Arc<ServiceSnapshot>,
+}
+
+#[derive(Debug)]
+struct SentAll {
+    /// Version of the first message.
+    since: Version,
+    latest: Arc<Snapshot>,
+}
+
+impl Watcher {
+    /// What it was sent of a service last, and since when it may have been sent any of it.
+    fn sent(&self, service: &ServiceName) -> impl Iterator<Item = (Version, &Arc<ServiceSnapshot>)> {
+        let named = self.services.get(service).map(|sent| (sent.since, &sent.latest));
+        let all = self.all.as_ref().and_then(|all| Some((all.since, all.latest.services.get(service)?)));
+        named.into_iter().chain(all)
+    }
 }
 
 /// A watcher, for whoever wants to know.
@@ -61,7 +83,8 @@ const POLLED: usize = 64;
 impl Table {
     pub(crate) fn open(&mut self, id: WatcherId, name: &str, now: Instant) {
         let (sent, acked) = (Version(0), Version(0));
-        self.watchers.insert(id, Watcher { name: name.to_owned(), services: HashMap::new(), sent, acked, heard: now });
+        let (services, all) = (HashMap::new(), None);
+        self.watchers.insert(id, Watcher { name: name.to_owned(), services, all, sent, acked, heard: now });
     }
 
     pub(crate) fn close(&mut self, id: WatcherId) {
@@ -88,6 +111,23 @@ impl Table {
         }
     }
 
+    /// A message, or the first of several, brings the watcher to this snapshot.
+    pub(crate) fn sent_all(&mut self, id: WatcherId, latest: &Arc<Snapshot>) {
+        let Some(watcher) = self.watchers.get_mut(&id) else { return };
+        watcher.sent = latest.version;
+        let since = watcher.all.as_ref().map_or(latest.version, |all| all.since);
+        watcher.all = Some(SentAll { since, latest: latest.clone() });
+    }
+
+    /// The watcher no longer wants everything, but still these services.
+    pub(crate) fn dropped_all(&mut self, id: WatcherId, names: &HashSet<ServiceName>) {
+        let Some(watcher) = self.watchers.get_mut(&id) else { return };
+        let Some(SentAll { since, latest }) = watcher.all.take() else { return };
+        for (name, latest) in names.iter().filter_map(|name| latest.services.get_key_value(name)) {
+            watcher.services.insert(name.clone(), Sent { since, latest: latest.clone() });
+        }
+    }
+
     /// The watcher no longer wants a service.
     pub(crate) fn dropped(&mut self, id: WatcherId, service: &ServiceName) {
         if let Some(watcher) = self.watchers.get_mut(&id) {
@@ -108,7 +148,8 @@ impl Table {
     /// Everyone who can acknowledge.
     pub(crate) fn all(&self) -> impl Iterator<Item = (WatcherId, Seen<'_>)> {
         self.watchers.iter().map(|(id, w)| {
-            let seen = Seen { name: &w.name, sent: w.sent, acked: w.acked, services: w.services.len(), heard: w.heard };
+            let services = w.services.len() + w.all.as_ref().map_or(0, |all| all.latest.services.len());
+            let seen = Seen { name: &w.name, sent: w.sent, acked: w.acked, services, heard: w.heard };
             (*id, seen)
         })
     }
@@ -127,9 +168,9 @@ impl Table {
     pub(crate) fn drain(&self, service: &ServiceName, instance: &InstanceId, version: Version, now: Instant) -> Drain {
         let holds = |w: &Watcher| {
             w.acked < version
-                && w.services.get(service).is_some_and(|sent| {
-                    let told = sent.latest.version >= version;
-                    if told { sent.since < version } else { sent.latest.instances.contains_key(instance) }
+                && w.sent(service).any(|(since, latest)| {
+                    let told = latest.version >= version;
+                    if told { since < version } else { latest.instances.contains_key(instance) }
                 })
         };
         let mut held: Vec<(WatcherId, String)> =
@@ -279,6 +320,34 @@ mod tests {
         table.dropped(GATEWAY, &"users".parse().unwrap());
         table.sent(GATEWAY, Version(5), [&users(5, true)]);
         assert_eq!(drain(&table, 5, now).standing(&table, now), Standing::Over, "came when it was drained");
+    }
+
+    #[test]
+    fn a_reader_of_everything_holds_what_the_snapshot_says_that_it_was_sent() {
+        let now = Instant::now();
+        let mut table = opened(now);
+        let all = |version, users: Arc<ServiceSnapshot>| {
+            let services = [(users.name.clone(), users)].into_iter().collect();
+            Arc::new(Snapshot { version: Version(version), services, ..Snapshot::default() })
+        };
+        table.sent_all(GATEWAY, &all(3, users(3, true)));
+        table.acked(GATEWAY, Version(3), now);
+        let begun = drain(&table, 5, now);
+        assert_eq!(begun.waited_for(), ["gateway"]);
+        table.sent_all(GATEWAY, &all(6, users(5, true)));
+        assert_eq!(drain(&table, 5, now).waited_for(), ["gateway"], "told, but not acknowledged");
+        assert_eq!(begun.waiting(&table, now), ["gateway"]);
+        assert!(table.acked(GATEWAY, Version(6), now));
+        assert_eq!(begun.standing(&table, now), Standing::Over);
+        table.sent_all(GATEWAY, &all(8, users(8, true)));
+        let users: ServiceName = "users".parse().unwrap();
+        table.dropped_all(GATEWAY, &HashSet::from([users.clone()]));
+        assert_eq!(drain(&table, 9, now).waited_for(), ["gateway"], "it still reads this one");
+        table.dropped(GATEWAY, &users);
+        assert_eq!(drain(&table, 9, now).standing(&table, now), Standing::Over);
+        table.sent_all(GATEWAY, &all(9, self::users(9, false)));
+        table.dropped_all(GATEWAY, &HashSet::new());
+        assert_eq!(drain(&table, 10, now).standing(&table, now), Standing::Over);
     }
 
     #[test]

@@ -99,7 +99,7 @@ fn a_broken_message_is_noticed() {
         }),
         ("a base is wrong", |m| m.services.iter_mut().filter(|s| s.base > 0).take(1).map(|s| s.base -= 1).count() > 0),
         ("a service is forgotten", |m| m.services.len() > 1 && m.services.pop().is_some()),
-        ("a version falls", |m| std::mem::replace(&mut m.version, 1) > 1),
+        ("a version falls", |m| deltas(m).next().is_some() && std::mem::replace(&mut m.version, 1) > 1),
     ];
     for (what, tamper) in tampers {
         let found = simulate(Plan { seed: 11, watchers: 40, changes: 2_000, tamper });

@@ -60,6 +60,8 @@ struct Update {
     full: Option<Instances>,
     #[prost(message, optional, tag = "4")]
     delta: Option<Delta>,
+    #[prost(uint64, tag = "8")]
+    version: u64,
 }
 
 /// Of a Full.
@@ -92,7 +94,7 @@ pub(crate) async fn catalog(registry: SocketAddr) -> anyhow::Result<State> {
     let (path, codec) = (path("List"), ProstCodec::<ListRequest, Answer>::default());
     let answer = client.unary(ListRequest::default().into_request(), path, codec).await?.into_inner();
     let mut known = Known::default();
-    known.apply(answer.version, answer.services)?;
+    known.apply(answer.services)?;
     Ok(known.state)
 }
 
@@ -220,7 +222,7 @@ impl Reader for Watch {
     async fn next(&mut self) -> anyhow::Result<Vec<Change>> {
         let message = self.answers.message().await?.context("the registry ended a watch")?;
         self.version = message.version;
-        self.known.apply(message.version, message.services)
+        self.known.apply(message.services)
     }
 
     async fn acknowledge(&mut self) -> anyhow::Result<()> {
@@ -243,15 +245,15 @@ impl Reader for Watch {
 #[derive(Debug, Default)]
 struct Known {
     state: State,
-    /// By service, the version of the message that carried it last.
+    /// By service, its version as it was said last.
     carried: FastMap<String, u64>,
 }
 
 impl Known {
     /// Applies updates; returns the changes in their deltas.
-    fn apply(&mut self, version: u64, services: Vec<Update>) -> anyhow::Result<Vec<Change>> {
+    fn apply(&mut self, services: Vec<Update>) -> anyhow::Result<Vec<Change>> {
         let mut changes = Vec::new();
-        for Update { name, base, full, delta } in services {
+        for Update { name, base, full, delta, version } in services {
             match (full, delta) {
                 (Some(full), None) => {
                     let numbers = full.instances.iter().map(|it| number_of(&it.id)).collect::<anyhow::Result<_>>()?;

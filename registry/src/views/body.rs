@@ -19,15 +19,15 @@ use tokio::sync::mpsc;
 use tonic::{Status, body::Body, metadata::GRPC_CONTENT_TYPE};
 
 /// Bytes that are put together before they are sent: HTTP/2's usual frame.
-const PIECE: usize = 16 << 10;
+pub(super) const PIECE: usize = 16 << 10;
 /// From here on copying costs more than a frame.
-const LARGE: usize = 4 << 10;
+pub(super) const LARGE: usize = 4 << 10;
 /// Compressed or not, and the length of the message.
 const HEADER: usize = 5;
 
-/// A field of a message whose value is encoded already.
+/// A field of a message whose value is encoded already, or several fields.
 pub(super) trait Part {
-    /// Writes what comes before the bytes: tag, length, and what is not shared.
+    /// Writes what comes before the bytes: tag, length, and what is not shared; nothing if the bytes have it.
     fn head(&self, out: &mut BytesMut);
     fn bytes(&self) -> &Bytes;
 }
@@ -138,7 +138,7 @@ impl<P: Part> Pieces<P> {
             }
             own.extend_from_slice(part.bytes());
         }
-        (!own.is_empty()).then(|| own.freeze())
+        if own.is_empty() { self.shared.take() } else { Some(own.freeze()) }
     }
 }
 
@@ -191,6 +191,21 @@ mod tests {
         let copied: Vec<usize> = pieces.iter().map(Bytes::len).filter(|len| *len != big.len()).collect();
         assert!(copied.iter().all(|len| *len < PIECE + LARGE + 100) && copied.len() < 10, "{copied:?}");
         assert_eq!(message.len(), 100 * 1_003 + 70_004);
+    }
+
+    #[test]
+    fn parts_that_are_whole_fields_come_one_after_the_other() {
+        struct Whole(Bytes);
+        impl Part for Whole {
+            fn head(&self, _: &mut BytesMut) {}
+
+            fn bytes(&self) -> &Bytes {
+                &self.0
+            }
+        }
+        let parts = [70_000, 5_000, 10, 6_000, 20].map(|size| Whole(vec![b'x'; size].into()));
+        let (_, message) = sent(Pieces::of(|_| (), parts.into()).unwrap());
+        assert_eq!(message.len(), 81_030);
     }
 
     #[test]

@@ -307,7 +307,7 @@ impl Watcher {
         };
         metrics.updates.inc();
         let now = Instant::now();
-        if whole && self.shared.hub().rest(self.id, now + self.shared.pace.rest(REST, now)) {
+        if whole && self.shared.hub().rest(self.id, now, self.shared.pace.rest(REST, now)) {
             self.shared.rests.notify_one();
         }
         Some(Update { message, snapshot })
@@ -340,6 +340,10 @@ struct Work {
     before: Version,
     /// Services to look at, by name.
     services: Vec<Looked>,
+    /// Everything that differs from what was sent of everything.
+    all: bool,
+    /// Everything was unsubscribed, but for the services of these names.
+    dropped: Option<Vec<ServiceName>>,
     /// Services that were unsubscribed: what was sent of them does not count any more.
     forgotten: BTreeSet<ServiceName>,
     directory: bool,
@@ -347,6 +351,15 @@ struct Work {
     complete: bool,
     /// Answer even if there is nothing to say: the watcher asked for a set that may be empty, or waits for it to be complete.
     greet: bool,
+}
+
+impl Work {
+    /// The rest of an answer about everything.
+    fn go_on(before: Version, published: Arc<Published>) -> Self {
+        let complete = !published.warming;
+        let (services, dropped, forgotten) = (Vec::new(), None, BTreeSet::new());
+        Self { published, before, services, all: true, dropped, forgotten, directory: false, complete, greet: true }
+    }
 }
 
 /// A service as it was found, looked up once for all that is done with it.
@@ -371,6 +384,8 @@ impl Looked {
 struct Left {
     before: Version,
     services: BTreeSet<ServiceName>,
+    /// The snapshot that the reader of everything is being told of.
+    going: Option<Arc<Published>>,
     directory: bool,
     greet: bool,
 }

@@ -19,7 +19,7 @@ pub(super) struct Client {
 
 #[derive(Debug, Clone, PartialEq)]
 struct Held {
-    /// Version of the message that said it last.
+    /// Its version, as it was said last.
     at: u64,
     instances: BTreeMap<InstanceId, Instance>,
     info: ServiceInfo,
@@ -33,7 +33,7 @@ impl Client {
         for update in message.services {
             let name: ServiceName = update.name.parse().map_err(|e| format!("{e}"))?;
             let held = self.services.remove(&name);
-            let next = next(held.as_ref(), update, message.version).map_err(|e| format!("{name}: {e}"))?;
+            let next = next(held.as_ref(), update).map_err(|e| format!("{name}: {e}"))?;
             if held.is_some_and(|held| Held { at: next.at, ..held } == next) {
                 return Err(format!("{name} was told, but nothing of it had changed"));
             }
@@ -91,9 +91,9 @@ impl Client {
     }
 }
 
-fn next(held: Option<&Held>, update: ServiceUpdate, version: u64) -> Result<Held, String> {
+fn next(held: Option<&Held>, update: ServiceUpdate) -> Result<Held, String> {
     let info = update.info.map(ServiceInfo::try_from).transpose().map_err(|e| e.to_string())?;
-    let authoritative = update.authoritative;
+    let (authoritative, version) = (update.authoritative, update.version);
     match update.body.ok_or("no body")? {
         Body::Full(full) => {
             let instances = full.instances.into_iter().map(parse).collect::<Result<_, _>>()?;

@@ -49,7 +49,7 @@ type Directory = OrdMap<ServiceName, Arc<ServiceInfo>>;
 
 #[derive(Debug, Clone)]
 struct Said {
-    /// Version of the message that said it: the base of the next delta.
+    /// Its version there: the base of the next delta.
     at: Version,
     service: Arc<ServiceSnapshot>,
 }
@@ -59,7 +59,7 @@ struct Said {
 pub(crate) enum Misfit {
     #[error("the stream's version fell from {from} to {to}")]
     VersionFell { from: Version, to: Version },
-    #[error("a delta for {service} applies to version {base}, the stream is at {at:?}")]
+    #[error("a delta for {service} applies to its version {base}, the stream said {at:?}")]
     Base { service: ServiceName, base: Version, at: Option<Version> },
 }
 
@@ -253,7 +253,7 @@ impl State {
             Some(known) => known.clone(),
             None => Arc::new(ServiceSnapshot { name, version, instances, authoritative, info, policies }),
         };
-        Ok(Said { at: version, service })
+        Ok(Said { at: Version(update.version), service })
     }
 
     fn directory(&self, message: pb::Directory) -> Directory {

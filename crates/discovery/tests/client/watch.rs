@@ -75,8 +75,8 @@ fn instance(port: u16) -> Instance {
 }
 
 fn message(version: u64, base: u64, body: pb::service_update::Body, authoritative: bool) -> pb::WatchResponse {
-    let update =
-        pb::ServiceUpdate { name: "users.default".into(), base, body: Some(body), authoritative, ..Default::default() };
+    let (name, body) = ("users.default".into(), Some(body));
+    let update = pb::ServiceUpdate { name, base, body, authoritative, version, ..Default::default() };
     pb::WatchResponse { version, services: vec![update], ..Default::default() }
 }
 

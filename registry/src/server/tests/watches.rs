@@ -1,6 +1,7 @@
 //! Watches as their readers meet them.
 
 use super::*;
+use crate::views::watch::Topic;
 
 #[tokio::test(start_paused = true)]
 async fn the_first_answer_is_full_and_later_ones_are_deltas_on_it() {
@@ -12,12 +13,12 @@ async fn the_first_answer_is_full_and_later_ones_are_deltas_on_it() {
     assert_eq!(first.services[0].base, 0);
     let two = world.users(2).await;
     let second = watch.next().await;
-    assert_eq!(second.services[0].base, first.version);
+    assert_eq!(second.services[0].base, first.services[0].version);
     assert!(second.version > first.version);
     assert_eq!(delta(&second.services[0]), (vec![(id(2).as_str(), Health::Serving)], vec![]));
     world.deregister(&id(2), two.epoch).await.unwrap();
     let third = watch.next().await;
-    assert_eq!(third.services[0].base, second.version);
+    assert_eq!(third.services[0].base, second.services[0].version);
     assert_eq!(delta(&third.services[0]), (vec![], vec![(id(2).as_str(), Reason::Deregistered)]));
     world.deregister(&id(1), 0).await.unwrap();
     let update = watch.next_of("users.default").await;
@@ -101,7 +102,8 @@ async fn a_slow_reader_gets_the_latest_once() {
     }
     world.deregister(&id(1), 0).await.unwrap();
     let second = watch.next().await.response();
-    assert_eq!((second.services[0].base, second.version), (first.version, world.catalog.snapshot().version.0));
+    assert_eq!(second.services[0].base, first.services[0].version);
+    assert_eq!(second.version, world.catalog.snapshot().version.0);
     let (upserted, removed) = delta(&second.services[0]);
     assert_eq!((upserted.len(), removed), (49, vec![(id(1).as_str(), Reason::Forced)]), "50 changes in one message");
 }
@@ -122,7 +124,7 @@ async fn changes_that_follow_each_other_closely_come_in_one_message() {
     let together = watch.next().await;
     let (upserted, removed) = delta(&together.services[0]);
     assert_eq!((upserted.len(), removed), (3, vec![(id(2).as_str(), Reason::Deregistered)]));
-    assert_eq!(together.services[0].base, alone.version);
+    assert_eq!(together.services[0].base, alone.services[0].version);
 }
 
 #[tokio::test(start_paused = true)]
@@ -148,6 +150,57 @@ async fn what_comes_while_watchers_rest_comes_when_they_have_rested_and_after_th
         let took = asked.elapsed();
         assert!(took < 20 * MS, "{took:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_of_everything_rest_together_and_are_told_of_one_snapshot() {
+    let mut world = World::new().await;
+    world.users(1).await;
+    sleep(WARM).await;
+    let open = async |name| {
+        let mut watcher = world.watches.open(name);
+        watcher.subscribe([Topic::All]);
+        watcher.next().await;
+        watcher
+    };
+    let mut one = open("one").await;
+    let told = Instant::now();
+    sleep(15 * MS).await;
+    let mut other = open("other").await;
+    for n in [2, 4, 6] {
+        world.users(n).await;
+        let first = one.next().await;
+        world.users(n + 1).await; // after the first of them was told
+        let second = other.next().await;
+        assert!(Arc::ptr_eq(&first.snapshot, &second.snapshot));
+        let rested = told.elapsed().as_millis() % 40;
+        assert!(rested < 10, "{rested} ms after the first of them had rested");
+        let (first, second) = (one.next().await, other.next().await);
+        assert!(Arc::ptr_eq(&first.snapshot, &second.snapshot));
+        assert_eq!(first.snapshot.version, world.catalog.snapshot().version);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_everything_no_more_goes_on_with_what_it_named() {
+    let mut world = World::new().await;
+    world.users(1).await;
+    world.register(instance("posts", 2)).await.unwrap();
+    sleep(WARM).await;
+    let mut watch = world.watch("test", &["*", "users"]).await;
+    let first = watch.next().await;
+    assert_eq!(first.services.len(), 2);
+    watch.send(WatchRequest { unsubscribe: vec!["*".into()], ..Default::default() }).await;
+    sleep(100 * MS).await;
+    world.register(instance("posts", 3)).await.unwrap();
+    world.users(4).await;
+    let update = watch.next_of("users.default").await;
+    assert_eq!(delta(&update).0.len(), 1);
+    let told = first.services.iter().find(|it| it.name == update.name).unwrap();
+    assert_eq!(update.base, told.version);
+    watch.send(WatchRequest { subscribe: vec!["*".into()], ..Default::default() }).await;
+    let update = watch.next_of("posts.default").await;
+    assert_eq!(full(&update), [id(2), id(3)], "and of users there is nothing new");
 }
 
 #[tokio::test(start_paused = true)]
@@ -211,12 +264,13 @@ async fn what_is_too_much_for_one_message_comes_in_several_and_only_the_last_has
     }
     sleep(WARM).await;
     let mut watch = world.watch("test", &["*"]).await;
-    let mut told = BTreeMap::new();
+    let (mut told, mut versions) = (BTreeMap::new(), BTreeMap::new());
     let last = loop {
         let message = watch.next().await;
         let size = prost::Message::encoded_len(&message);
         assert!(size < 2 << 20, "{size} bytes");
         told.extend(message.services.iter().map(|s| (s.name.clone(), full(s).len())));
+        versions.extend(message.services.iter().map(|s| (s.name.clone(), s.version)));
         if message.complete {
             break message;
         }
@@ -227,7 +281,7 @@ async fn what_is_too_much_for_one_message_comes_in_several_and_only_the_last_has
     assert!(last.services.len() < services.len(), "one message carried everything");
     assert_eq!(told, services.map(|it| (format!("{it}.default"), 1_500)).into());
     let update = world.register(instance("a", 9_999)).await.map(|_| watch.next_of("a.default")).unwrap().await;
-    assert_eq!(update.base, 0, "a delta on what a message of version 0 said");
+    assert_eq!(update.base, versions["a.default"], "a delta on what a message of version 0 said");
     assert_eq!(delta(&update).0.len(), 1);
 }
 

@@ -1,7 +1,8 @@
 //! The hub: who subscribed what, and which of it changed since they were last told.
 //!
 //! Lives here: subscriptions, marks, wake-ups, the present version, the acks that views report; synchronous. Does not: messages (`session`).
-//! Marking costs what changed times who subscribed it.
+//! Marking costs what changed times who subscribed it by name; readers of everything are told what differs between two snapshots, whatever that is.
+//! Those of them that were told together rest together and are then told of one snapshot, so that what they are told is made once (`told`).
 //! What does not fit into one message is told in several: all but the last have the version that was told before, so that nobody acknowledges
 //! a version of which something is still to come.
 
@@ -31,6 +32,12 @@ struct Entry {
     all: bool,
     directory: bool,
     marks: BTreeSet<ServiceName>,
+    /// It reads everything, and something is not as it was told.
+    behind: bool,
+    /// What it is being told of everything, in several messages.
+    going: Option<Arc<Published>>,
+    /// It read everything until a moment ago, and still the services of these names.
+    dropped: Option<Vec<ServiceName>>,
     directory_marked: bool,
     forgotten: BTreeSet<ServiceName>,
     greet: bool,
@@ -47,7 +54,13 @@ struct Entry {
 
 impl Entry {
     fn is_marked(&self) -> bool {
-        !self.marks.is_empty() || self.directory_marked || self.greet
+        !self.marks.is_empty() || self.behind || self.going.is_some() || self.directory_marked || self.greet
+    }
+
+    /// There is nothing to tell but what is told to every reader of everything.
+    fn follows(&self) -> bool {
+        let alone = self.marks.is_empty() && self.forgotten.is_empty() && self.dropped.is_none();
+        self.all && self.told > Version(0) && alone && !self.directory_marked && !self.greet
     }
 
     /// It was marked, or has rested.
@@ -62,6 +75,12 @@ impl Entry {
 #[derive(Debug)]
 pub(super) struct Hub {
     current: Arc<Published>,
+    /// What readers of everything are brought to at present: `current`, or a little behind it.
+    round: Arc<Published>,
+    /// When those of them rest no more that were told of it.
+    round_ends: Option<Instant>,
+    /// The last version that changed a service.
+    changed: Version,
     entries: HashMap<WatcherId, Entry>,
     // Ordered, so that watchers wake in one order and a simulation can be replayed.
     by_service: BTreeMap<ServiceName, BTreeSet<WatcherId>>,
@@ -76,6 +95,9 @@ pub(super) struct Hub {
 impl Hub {
     pub(super) fn new(current: Arc<Published>) -> Self {
         Self {
+            round: current.clone(),
+            round_ends: None,
+            changed: current.snapshot.version,
             current,
             entries: HashMap::new(),
             by_service: BTreeMap::new(),
@@ -145,9 +167,7 @@ impl Hub {
                 Topic::All => {
                     self.all.insert(id);
                     if !std::mem::replace(&mut entry.all, true) {
-                        let services = self.current.snapshot.services.keys();
-                        entry.marks.extend(services.filter(|name| !entry.names.contains(*name)).cloned());
-                        entry.greet = true;
+                        (entry.behind, entry.greet) = (true, true);
                     }
                 }
                 Topic::Directory => {
@@ -175,7 +195,12 @@ impl Hub {
                 Topic::All => {
                     self.all.remove(&id);
                     if std::mem::replace(&mut entry.all, false) {
-                        left.extend(self.current.snapshot.services.keys().cloned());
+                        (entry.behind, entry.going, entry.greet) = (false, None, false);
+                        self.acks.dropped_all(id, &entry.names);
+                        match &mut entry.dropped {
+                            Some(kept) => kept.retain(|name| entry.names.contains(name)),
+                            None => entry.dropped = Some(entry.names.iter().cloned().collect()),
+                        }
                     }
                 }
                 Topic::Directory => {
@@ -202,7 +227,13 @@ impl Hub {
         let woken = self.wakeups;
         for item in before.snapshot.services.diff(&current.snapshot.services) {
             let (DiffItem::Add(name, _) | DiffItem::Update { new: (name, _), .. } | DiffItem::Remove(name, _)) = item;
+            self.changed = current.snapshot.version;
             self.mark_service(name, now);
+        }
+        if self.changed > before.snapshot.version {
+            for id in self.all.clone() {
+                self.mark(id, now, |entry| entry.behind = true);
+            }
         }
         if before.warming != current.warming {
             // Whether an unlisted service is meant to be empty has changed with it, for those who asked for it by name.
@@ -229,7 +260,7 @@ impl Hub {
 
     fn mark_service(&mut self, name: &ServiceName, now: Instant) {
         let by_name = self.by_service.get(name).into_iter().flatten().copied();
-        let watchers: BTreeSet<WatcherId> = by_name.chain(self.all.iter().copied()).collect();
+        let watchers: Vec<WatcherId> = by_name.filter(|id| !self.all.contains(id)).collect();
         watchers.into_iter().for_each(|id| self.mark_one(id, name, now));
     }
 
@@ -249,11 +280,20 @@ impl Hub {
         }
     }
 
-    /// The watcher was told everything, and is woken no more until then. Returns whether it is the first to have rested.
-    pub(super) fn rest(&mut self, id: WatcherId, until: Instant) -> bool {
+    /// The watcher was told everything, and is woken no more until then, or until those rest no more who are told the same. Returns whether it is
+    /// the first to have rested.
+    pub(super) fn rest(&mut self, id: WatcherId, now: Instant, rest: Duration) -> bool {
         let Some(entry) = self.entries.get_mut(&id) else { return false };
         if std::mem::replace(&mut entry.rests, true) {
             return false;
+        }
+        let own = now + rest;
+        let until = match self.round_ends.filter(|end| entry.all && *end > now) {
+            Some(end) => end,
+            None => own,
+        };
+        if entry.all {
+            self.round_ends = Some(until);
         }
         self.resting.insert((until, id));
         self.resting.first() == Some(&(until, id))
@@ -301,18 +341,35 @@ impl Hub {
     /// Takes the marks of a watcher and notes what it is told. None when there are none.
     pub(super) fn take(&mut self, id: WatcherId) -> Option<Work> {
         let entry = self.entries.get_mut(&id).filter(|e| e.is_marked())?;
-        let version = self.current.snapshot.version;
+        if let Some(published) = entry.going.take() {
+            return Some(Work::go_on(std::mem::replace(&mut entry.told, published.snapshot.version), published));
+        }
+        let published = if entry.follows() {
+            if self.round.snapshot.version <= entry.told {
+                self.round = self.current.clone();
+            }
+            self.round.clone()
+        } else {
+            self.current.clone()
+        };
+        let version = published.snapshot.version;
         let marks = std::mem::take(&mut entry.marks);
         let work = Work {
-            published: self.current.clone(),
             before: std::mem::replace(&mut entry.told, version),
-            services: marks.iter().map(|name| Looked::at(name, &self.current)).collect(),
+            services: marks.iter().map(|name| Looked::at(name, &published)).collect(),
+            all: entry.all,
+            dropped: entry.dropped.take(),
             forgotten: std::mem::take(&mut entry.forgotten),
             directory: std::mem::take(&mut entry.directory_marked),
-            complete: entry.all && !self.current.warming,
+            complete: entry.all && !published.warming,
             greet: std::mem::take(&mut entry.greet),
+            published,
         };
+        entry.behind = entry.all && self.changed > version;
         self.acks.sent(id, version, work.services.iter().map(|it| &it.service));
+        if entry.all {
+            self.acks.sent_all(id, &work.published.snapshot);
+        }
         Some(work)
     }
 
@@ -320,6 +377,7 @@ impl Hub {
     pub(super) fn left(&mut self, id: WatcherId, left: Left) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.marks.extend(left.services);
+        entry.going = left.going.filter(|_| entry.all);
         entry.told = left.before;
         entry.directory_marked |= left.directory;
         entry.greet |= left.greet;

@@ -1,13 +1,16 @@
 //! The session of one watch: what its reader was sent, and the difference to what is.
 //!
 //! Lives here: which service is told in full and which by a delta. Does not: knowing when (`hub`), encoding (`told`).
+//! What a reader of everything has is a whole snapshot, so nothing is kept of it for each service, and readers that are at one snapshot are told the
+//! same bytes. What does not fit into one message is told of the snapshot that the answer was begun with.
 
 use std::{
     collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
-use weft_model::{ServiceName, ServiceSnapshot, Version};
+use imbl::OrdMap;
+use weft_model::{ServiceName, ServiceSnapshot};
 use weft_proto::{
     directory_entry,
     weft::discovery::v1::{Directory, WatchResponse},
@@ -15,7 +18,7 @@ use weft_proto::{
 
 use super::{
     Left, Looked, Work,
-    told::{Encoded, Message, Step, Told},
+    told::{Change, Encoded, Message, Told},
 };
 use crate::catalog::Published;
 
@@ -24,72 +27,157 @@ const MESSAGE: usize = 256 << 10;
 
 #[derive(Debug, Default)]
 pub(super) struct Session {
-    /// Per service: version of the last message that carried it, and what it said.
-    sent: HashMap<ServiceName, (Version, Arc<ServiceSnapshot>)>,
+    /// What the reader has of services that it named, and of those where it is not what `all` says.
+    sent: HashMap<ServiceName, Arc<ServiceSnapshot>>,
+    /// What it has of everything, if it reads everything.
+    all: Option<All>,
     /// The first that the last message had no room for: it is first in the next, so that each has its turn where more changes than can be told.
     first: Option<ServiceName>,
+}
+
+/// What a reader of everything has.
+#[derive(Debug, Default)]
+struct All {
+    /// None: nothing yet.
+    at: Option<Arc<Published>>,
+    going: Option<Going>,
+}
+
+/// An answer of several messages: of the services up to a name its reader has what this snapshot says.
+#[derive(Debug)]
+struct Going {
+    to: Arc<Published>,
+    after: Option<ServiceName>,
+}
+
+impl All {
+    fn has(&self, name: &ServiceName) -> Option<&Arc<ServiceSnapshot>> {
+        let going = self.going.as_ref().filter(|it| it.after.as_ref().is_some_and(|after| name <= after));
+        let at = going.map(|it| &it.to).or(self.at.as_ref());
+        at.and_then(|it| it.snapshot.services.get(name))
+    }
+}
+
+/// What goes into one message.
+#[derive(Debug, Default)]
+struct Room {
+    told: Vec<Told>,
+    bytes: usize,
+}
+
+impl Room {
+    const fn is_full(&self) -> bool {
+        self.bytes >= MESSAGE
+    }
+
+    fn push(&mut self, told: Told) {
+        self.bytes += told.len();
+        self.told.push(told);
+    }
 }
 
 impl Session {
     /// Makes the message, none if there is nothing to say, and returns what it has no room for.
     pub(super) fn respond(&mut self, work: Work, encoded: &Encoded) -> (Option<Message>, Option<Left>) {
-        let Work { published, before, mut services, forgotten, directory, complete, greet } = work;
+        let Work { published, before, mut services, all, dropped, forgotten, directory, complete, greet } = work;
+        if let Some(names) = dropped {
+            self.drop_all(names);
+        }
         for name in forgotten {
             self.sent.remove(&name);
         }
-        let (mut told, mut carried, mut bytes) = (Vec::with_capacity(services.len()), Vec::new(), 0);
-        let mut left = BTreeSet::new();
+        let (mut room, mut left) = (Room::default(), BTreeSet::new());
         if let Some(first) = self.first.take() {
             let ahead = services.partition_point(|it| it.service.name < first);
             services.rotate_left(ahead);
         }
         for looked in services {
-            if bytes >= MESSAGE {
+            if room.is_full() {
                 let name = &looked.service.name;
                 self.first.get_or_insert_with(|| name.clone());
                 left.insert(name.clone());
                 continue;
             }
-            let Some(it) = self.step(&looked, encoded, &published) else { continue };
-            bytes += it.bytes.len();
-            told.push(it);
-            carried.push(looked.service);
-        }
-        let version = if left.is_empty() { published.snapshot.version } else { before };
-        for service in carried {
-            match self.sent.get_mut(&service.name) {
-                Some(sent) => *sent = (version, service),
-                None => drop(self.sent.insert(service.name.clone(), (version, service))),
-            }
+            self.named(looked, encoded, &published, &mut room);
         }
         if !left.is_empty() {
-            let envelope = WatchResponse { version: version.0, ..WatchResponse::default() };
-            let left = Left { before, services: left, directory, greet };
-            return (Some(Message { envelope, services: told }), Some(left));
+            let left = Left { before, services: left, going: None, directory, greet };
+            return (Some(Message::unfinished(before, room.told)), Some(left));
         }
         let directory = directory.then(|| Directory {
             services: published.snapshot.directory.iter().map(|(name, info)| directory_entry(name, info)).collect(),
         });
-        let empty = told.is_empty() && directory.is_none() && !greet;
-        let envelope = WatchResponse { version: version.0, services: Vec::new(), directory, complete };
-        ((!empty).then_some(Message { envelope, services: told }), None)
+        if all && !self.everything(&published, encoded, &mut room) {
+            let mut message = Message::unfinished(before, room.told);
+            message.envelope.directory = directory;
+            let left =
+                Left { before, services: BTreeSet::new(), going: Some(published), directory: false, greet: false };
+            return (Some(message), Some(left));
+        }
+        let empty = room.told.is_empty() && directory.is_none() && !greet;
+        let version = published.snapshot.version.0;
+        let envelope = WatchResponse { version, services: Vec::new(), directory, complete };
+        ((!empty).then_some(Message { envelope, services: room.told }), None)
     }
 
-    /// What leads from what was sent of a service to what it is; none if a reader would see no difference.
-    fn step(&mut self, looked: &Looked, encoded: &Encoded, published: &Published) -> Option<Told> {
-        let full = |bytes| Some(Told { base: Version(0), bytes });
-        let now = &looked.service;
-        let Some((base, before)) = self.sent.get_mut(&now.name) else { return full(encoded.full(looked)) };
-        if Arc::ptr_eq(before, now) {
-            return None;
+    /// What leads from what was sent of a service to what it is, unless a reader would see no difference.
+    fn named(&mut self, looked: Looked, encoded: &Encoded, published: &Published, room: &mut Room) {
+        let before = self.sent.get_mut(&looked.service.name);
+        if before.as_ref().is_some_and(|before| Arc::ptr_eq(before, &looked.service)) {
+            return;
         }
-        match encoded.step(before, looked, published) {
-            Step::Nothing => {
-                *before = now.clone(); // the same to its reader, and the base stays
-                None
+        let step = encoded.change(before.as_deref().map(AsRef::as_ref), &looked, published);
+        let Some(told) = step.told() else { return };
+        room.push(told);
+        match before {
+            Some(before) => *before = looked.service,
+            None => drop(self.sent.insert(looked.service.name.clone(), looked.service)),
+        }
+    }
+
+    /// What leads from what was sent of everything to this snapshot. Returns whether there was room for all of it.
+    fn everything(&mut self, to: &Arc<Published>, encoded: &Encoded, room: &mut Room) -> bool {
+        let all = self.all.get_or_insert_default();
+        let going = all.going.take();
+        if let Some(at) = all.at.as_ref().filter(|_| self.sent.is_empty() && going.is_none() && room.bytes == 0)
+            && let Some(changes) = encoded.changes(at, to, MESSAGE)
+        {
+            room.told.clone_from(&changes.told);
+            self.sent.extend(changes.same.iter().map(|it| (it.name.clone(), it.clone())));
+            all.at = Some(to.clone());
+            return true;
+        }
+        let nothing = OrdMap::new();
+        let from = all.at.as_ref().map_or(&nothing, |at| &at.snapshot.services);
+        let mut after = going.and_then(|it| it.after);
+        for item in from.diff(&to.snapshot.services) {
+            let Change { before, now } = Change::of(item, to);
+            let name = &now.service.name;
+            if after.as_ref().is_some_and(|after| name <= after) {
+                continue;
             }
-            Step::Delta(bytes) => Some(Told { base: *base, bytes }),
-            Step::Full(bytes) => full(bytes),
+            if room.is_full() {
+                all.going = Some(Going { to: to.clone(), after });
+                return false;
+            }
+            let before = self.sent.remove(name).or_else(|| before.cloned());
+            match encoded.change(before.as_deref(), &now, to).told() {
+                Some(told) => room.push(told),
+                None => self.sent.extend(before.map(|before| (name.clone(), before))),
+            }
+            after = Some(name.clone());
+        }
+        all.at = Some(to.clone());
+        true
+    }
+
+    /// The reader reads everything no more, but still the services of these names.
+    fn drop_all(&mut self, names: Vec<ServiceName>) {
+        let Some(all) = self.all.take() else { return };
+        let mut before = std::mem::take(&mut self.sent);
+        for name in names {
+            let has = before.remove(&name).or_else(|| all.has(&name).cloned());
+            self.sent.extend(has.map(|it| (name, it)));
         }
     }
 }

@@ -1,9 +1,12 @@
 //! What watchers are told of services, encoded once for all of them.
 //!
-//! Lives here: full answers and the steps from one version of a service to a later one, as bytes. Does not: who is told which (`session`).
-//! A version of a listed service is one content, so a step between two versions is the same for everybody who takes it; only `base` is a watcher's own.
-//! Bounds: of each service what leads to its latest version, from [`STEPS`] earlier ones; [`KEPT`] bytes in all.
-//! A delta applies to what the message `base` left behind. A removal whose reason is no longer known makes the answer full.
+//! Lives here: full answers, the steps from one version of a service to a later one, and all the steps between two snapshots, as bytes. Does not:
+//! who is told which (`session`).
+//! A version of a listed service is one content, so a step between two versions is the same for everybody who takes it, and so is what leads from
+//! one snapshot to a later one.
+//! Bounds: of each service what leads to its latest version, from [`STEPS`] earlier ones; of everything what leads to the latest snapshot that
+//! somebody was brought to, from [`STARTS`] earlier ones; [`KEPT`] bytes in all.
+//! A removal whose reason is no longer known makes the answer full.
 
 use std::{
     collections::HashMap,
@@ -23,42 +26,40 @@ use weft_proto::{
 use super::Looked;
 use crate::{
     catalog::Published,
-    views::body::{Part, Pieces},
+    views::body::{self, Part, Pieces},
 };
 
 /// Earlier versions of a service that steps are kept from: readers are rarely at more, and each one further costs its own encoding only.
 const STEPS: usize = 16;
+/// Earlier snapshots that what changed since is kept from: readers of everything are told together, so that they are at one.
+const STARTS: usize = 4;
 /// Bytes that are kept; when they are exceeded all are dropped and made anew as they are needed.
 const KEPT: usize = 32 << 20;
 
 /// Field 2 of a WatchResponse and of a ListResponse, `services`.
-const SERVICES: u8 = 2 << 3 | 2;
-/// Field 2 of a ServiceUpdate, `base`.
-const BASE: u8 = 2 << 3;
+const SERVICES: u32 = 2;
 
-/// An update of one service.
+/// Updates of services, one or several: whole fields of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::views) struct Told {
-    /// 0 with a full one.
-    pub(super) base: Version,
-    /// All of it but `base`.
-    pub(super) bytes: Bytes,
+pub(in crate::views) struct Told(pub(super) Bytes);
+
+impl Told {
+    fn of(update: &ServiceUpdate) -> Self {
+        let mut bytes = BytesMut::new();
+        prost::encoding::message::encode(SERVICES, update, &mut bytes);
+        Self(bytes.freeze())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
 }
 
 impl Part for Told {
-    fn head(&self, out: &mut BytesMut) {
-        let based = self.base.0 > 0;
-        let base = if based { 1 + prost::encoding::encoded_len_varint(self.base.0) } else { 0 };
-        out.put_u8(SERVICES);
-        prost::encode_length_delimiter(base + self.bytes.len(), out).expect("a growing buffer has room");
-        if based {
-            out.put_u8(BASE);
-            prost::encoding::encode_varint(self.base.0, out);
-        }
-    }
+    fn head(&self, _: &mut BytesMut) {}
 
     fn bytes(&self) -> &Bytes {
-        &self.bytes
+        &self.0
     }
 }
 
@@ -71,6 +72,12 @@ pub(in crate::views) struct Message {
 }
 
 impl Message {
+    /// The first of several: its reader has been told of everything as of the version before.
+    pub(super) fn unfinished(before: Version, services: Vec<Told>) -> Self {
+        let envelope = WatchResponse { version: before.0, ..WatchResponse::default() };
+        Self { envelope, services }
+    }
+
     /// The message as it is sent.
     pub(in crate::views) fn pieces(self) -> Result<Pieces<Told>, Status> {
         let envelope = |out: &mut BytesMut| self.envelope.encode(out).expect("a growing buffer has room");
@@ -81,10 +88,7 @@ impl Message {
     pub(super) fn decoded(&self) -> WatchResponse {
         let mut all = BytesMut::new();
         self.envelope.encode(&mut all).expect("a growing buffer has room");
-        for service in &self.services {
-            service.head(&mut all);
-            all.put_slice(&service.bytes);
-        }
+        self.services.iter().for_each(|it| all.put_slice(&it.0));
         WatchResponse::decode(all.freeze()).expect("what was encoded here can be read")
     }
 }
@@ -94,31 +98,93 @@ impl Message {
 pub(super) enum Step {
     /// A reader would see no difference; the version alone is none.
     Nothing,
-    Delta(Bytes),
-    Full(Bytes),
+    Delta(Told),
+    Full(Told),
 }
+
+impl Step {
+    /// None if there is nothing to tell.
+    pub(super) fn told(self) -> Option<Told> {
+        match self {
+            Self::Nothing => None,
+            Self::Delta(told) | Self::Full(told) => Some(told),
+        }
+    }
+}
+
+/// Where a step begins: version and word of an empty set, since one that is not listed is made up by the snapshot.
+type From = (Version, bool);
 
 #[derive(Debug)]
 struct Latest {
     version: Version,
-    full: Option<Bytes>,
-    steps: Vec<(Version, Step)>,
+    full: Option<Told>,
+    steps: Vec<(From, Step)>,
 }
 
 impl Latest {
     fn bytes(&self) -> usize {
         let steps = self.steps.iter().map(|(_, step)| match step {
             Step::Nothing | Step::Full(_) => 0,
-            Step::Delta(bytes) => bytes.len(),
+            Step::Delta(told) => told.len(),
         });
-        self.full.as_ref().map_or(0, Bytes::len) + steps.sum::<usize>()
+        self.full.as_ref().map_or(0, Told::len) + steps.sum::<usize>()
     }
+}
+
+/// What leads from a snapshot to a later one, and what of it cannot be told from the snapshots alone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Changes {
+    /// Small ones put together.
+    pub(super) told: Vec<Told>,
+    /// What had a new version and nothing new in it: as the reader has it.
+    pub(super) same: Vec<Arc<ServiceSnapshot>>,
+    pub(super) bytes: usize,
+}
+
+impl Changes {
+    fn push(&mut self, told: Told) {
+        self.bytes += told.len();
+        self.told.push(told);
+    }
+
+    /// Puts small ones together, each run as one piece.
+    fn packed(self) -> Self {
+        let mut packed = Vec::new();
+        let mut run = BytesMut::new();
+        let end = |run: &mut BytesMut, packed: &mut Vec<Told>| {
+            if !run.is_empty() {
+                packed.push(Told(run.split().freeze()));
+            }
+        };
+        for Told(bytes) in self.told {
+            if bytes.len() >= body::LARGE {
+                end(&mut run, &mut packed);
+                packed.push(Told(bytes));
+                continue;
+            }
+            run.extend_from_slice(&bytes);
+            if run.len() >= body::PIECE {
+                end(&mut run, &mut packed);
+            }
+        }
+        end(&mut run, &mut packed);
+        Self { told: packed, ..self }
+    }
+}
+
+/// What leads to one snapshot.
+#[derive(Debug)]
+struct Arrivals {
+    to: Arc<Published>,
+    from: Vec<(Arc<Published>, Arc<Changes>)>,
 }
 
 #[derive(Debug, Default)]
 struct Kept {
     services: HashMap<ServiceName, Latest>,
     bytes: usize,
+    arrivals: Option<Arrivals>,
 }
 
 impl Kept {
@@ -147,18 +213,18 @@ impl Encoded {
     }
 
     /// All of a service.
-    pub(super) fn full(&self, looked: &Looked) -> Bytes {
+    pub(super) fn full(&self, looked: &Looked) -> Told {
         let Looked { service, listed } = looked;
         let listed = *listed;
         let known = if listed { self.kept().at(service).and_then(|it| it.full.clone()) } else { None };
         known.unwrap_or_else(|| {
-            let bytes = Bytes::from(service_update_full(service).encode_to_vec());
+            let told = Told::of(&service_update_full(service));
             let mut kept = self.kept();
             if let Some(latest) = kept.at(service).filter(|it| listed && it.full.is_none()) {
-                latest.full = Some(bytes.clone());
-                kept.bytes += bytes.len();
+                latest.full = Some(told.clone());
+                kept.bytes += told.len();
             }
-            bytes
+            told
         })
     }
 
@@ -166,15 +232,15 @@ impl Encoded {
     pub(super) fn once(&self, service: &Arc<ServiceSnapshot>, published: &Published) -> Told {
         let listed = published.snapshot.services.get(&service.name).is_some_and(|listed| Arc::ptr_eq(listed, service));
         let known = if listed { self.kept().at(service).and_then(|it| it.full.clone()) } else { None };
-        let bytes = known.unwrap_or_else(|| service_update_full(service).encode_to_vec().into());
-        Told { base: Version(0), bytes }
+        known.unwrap_or_else(|| Told::of(&service_update_full(service)))
     }
 
     /// What leads from `before` to what was looked up in `published`.
     pub(super) fn step(&self, before: &ServiceSnapshot, looked: &Looked, published: &Published) -> Step {
         let (now, listed) = (&looked.service, looked.listed);
+        let begin: From = (before.version, before.authoritative);
         let of = |latest: &mut Latest| {
-            let step = latest.steps.iter().find(|(from, _)| *from == before.version);
+            let step = latest.steps.iter().find(|(from, _)| *from == begin);
             step.map(|(_, step)| step.clone())
         };
         let known = if listed { self.kept().at(now).and_then(of) } else { None };
@@ -182,17 +248,77 @@ impl Encoded {
             let step = match delta(before, now, published) {
                 None => Step::Full(self.full(looked)),
                 Some(update) if says_nothing(&update, before) => Step::Nothing,
-                Some(update) => Step::Delta(update.encode_to_vec().into()),
+                Some(update) => Step::Delta(Told::of(&update)),
             };
             let mut kept = self.kept();
             if let Some(latest) = kept.at(now).filter(|it| listed && it.steps.len() < STEPS) {
-                latest.steps.push((before.version, step.clone()));
-                if let Step::Delta(bytes) = &step {
-                    kept.bytes += bytes.len();
+                latest.steps.push((begin, step.clone()));
+                if let Step::Delta(told) = &step {
+                    kept.bytes += told.len();
                 }
             }
             step
         })
+    }
+
+    /// Everything that leads from one snapshot to a later one; None if it is more than `most` bytes, which is for its reader to take in parts.
+    pub(super) fn changes(&self, from: &Arc<Published>, to: &Arc<Published>, most: usize) -> Option<Arc<Changes>> {
+        let of = |arrivals: &Arrivals| {
+            let known = arrivals.from.iter().find(|(known, _)| Arc::ptr_eq(known, from));
+            known.map(|(_, changes)| changes.clone())
+        };
+        if let Some(known) = self.kept().arrivals.as_ref().filter(|it| Arc::ptr_eq(&it.to, to)).and_then(of) {
+            return Some(known);
+        }
+        let mut changes = Changes::default();
+        for item in from.snapshot.services.diff(&to.snapshot.services) {
+            if changes.bytes >= most {
+                return None;
+            }
+            let change = Change::of(item, to);
+            match self.change(change.before.map(AsRef::as_ref), &change.now, to).told() {
+                Some(told) => changes.push(told),
+                None => changes.same.extend(change.before.cloned()),
+            }
+        }
+        let changes = Arc::new(changes.packed());
+        let mut kept = self.kept();
+        let arrivals = kept.arrivals.take().filter(|it| Arc::ptr_eq(&it.to, to));
+        let mut arrivals = arrivals.unwrap_or_else(|| Arrivals { to: to.clone(), from: Vec::new() });
+        if arrivals.from.len() < STARTS {
+            arrivals.from.push((from.clone(), changes.clone()));
+        }
+        kept.arrivals = Some(arrivals);
+        Some(changes)
+    }
+
+    /// What leads from what a reader has of a service, if it has anything.
+    pub(super) fn change(&self, before: Option<&ServiceSnapshot>, now: &Looked, published: &Published) -> Step {
+        match before {
+            Some(before) => self.step(before, now, published),
+            None => Step::Full(self.full(now)),
+        }
+    }
+}
+
+/// A service that differs between two snapshots.
+#[derive(Debug)]
+pub(super) struct Change<'a> {
+    pub(super) before: Option<&'a Arc<ServiceSnapshot>>,
+    pub(super) now: Looked,
+}
+
+impl<'a> Change<'a> {
+    pub(super) fn of(item: DiffItem<'a, 'a, ServiceName, Arc<ServiceSnapshot>>, to: &Published) -> Self {
+        match item {
+            DiffItem::Add(_, now) => Self { before: None, now: Looked { service: now.clone(), listed: true } },
+            DiffItem::Update { old: (_, before), new: (_, now) } => {
+                Self { before: Some(before), now: Looked { service: now.clone(), listed: true } }
+            }
+            DiffItem::Remove(name, before) => {
+                Self { before: Some(before), now: Looked { service: to.service(name), listed: false } }
+            }
+        }
     }
 }
 
@@ -201,7 +327,6 @@ fn says_nothing(update: &ServiceUpdate, before: &ServiceSnapshot) -> bool {
     empty && update.authoritative == before.authoritative && update.info.is_none() && update.policies.is_none()
 }
 
-/// The difference, without its base.
 fn delta(before: &ServiceSnapshot, now: &ServiceSnapshot, published: &Published) -> Option<ServiceUpdate> {
     let mut delta = Delta::default();
     for item in before.instances.diff(&now.instances) {
@@ -217,11 +342,12 @@ fn delta(before: &ServiceSnapshot, now: &ServiceSnapshot, published: &Published)
     }
     Some(ServiceUpdate {
         name: now.name.full().to_owned(),
-        base: 0,
+        base: before.version.0,
         body: Some(Body::Delta(delta)),
         authoritative: now.authoritative,
         info: (before.info != now.info).then(|| now.info.as_ref().into()),
         policies: (before.policies != now.policies).then(|| service_policies(&now.policies)),
+        version: now.version.0,
     })
 }
 
@@ -232,7 +358,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::views::watch::{Work, session::Session};
+    use crate::views::watch::{Left, Work, session::Session};
 
     fn users(version: u64, instances: u8) -> Arc<ServiceSnapshot> {
         let mut service = ServiceSnapshot::empty("users".parse().unwrap(), Version(version));
@@ -264,36 +390,131 @@ mod tests {
         Arc::new(Published::of_snapshot(Snapshot { version: Version(version), services, ..Snapshot::default() }, false))
     }
 
-    fn told(session: &mut Session, encoded: &Encoded, published: &Arc<Published>) -> Option<Message> {
-        let work = Work {
+    fn work(published: &Arc<Published>, services: &[&str]) -> Work {
+        Work {
             published: published.clone(),
-            before: Version(0),
-            services: vec![Looked::at(&"users".parse().unwrap(), published)],
+            before: Version(1),
+            services: services.iter().map(|it| Looked::at(&it.parse().unwrap(), published)).collect(),
+            all: false,
+            dropped: None,
             forgotten: Default::default(),
             directory: false,
             complete: false,
             greet: false,
-        };
-        session.respond(work, encoded).0
+        }
+    }
+
+    fn told(session: &mut Session, encoded: &Encoded, published: &Arc<Published>) -> Option<Message> {
+        session.respond(work(published, &["users"]), encoded).0
+    }
+
+    /// What a reader of everything is told of this snapshot.
+    fn told_all(session: &mut Session, encoded: &Encoded, to: &Arc<Published>) -> (Option<Message>, Option<Left>) {
+        session.respond(Work { all: true, ..work(to, &[]) }, encoded)
     }
 
     #[test]
-    fn what_many_are_told_is_encoded_once_and_each_has_its_own_base() {
+    fn what_many_are_told_is_encoded_once() {
         let (encoded, mut one, mut other) = (Encoded::default(), Session::default(), Session::default());
         let first = users(3, 1);
         let a = told(&mut one, &encoded, &published(3, std::slice::from_ref(&first))).unwrap();
         let b = told(&mut other, &encoded, &published(4, &[first])).unwrap();
-        assert_eq!(a.services[0].bytes.as_ptr(), b.services[0].bytes.as_ptr());
+        assert_eq!(a.services[0].0.as_ptr(), b.services[0].0.as_ptr());
         let second = published(9, &[users(9, 3)]);
         let (a, b) = (told(&mut one, &encoded, &second).unwrap(), told(&mut other, &encoded, &second).unwrap());
-        assert_eq!(a.services[0].bytes.as_ptr(), b.services[0].bytes.as_ptr());
-        let (a, mut b) = (a.decoded(), b.decoded());
-        assert_eq!((a.services[0].base, b.services[0].base), (3, 4));
-        b.services[0].base = 3;
-        assert_eq!(a, b);
+        assert_eq!(a.services[0].0.as_ptr(), b.services[0].0.as_ptr());
+        let a = a.decoded();
+        assert_eq!((a.services[0].base, a.services[0].version), (3, 9));
         let Some(Body::Delta(delta)) = &a.services[0].body else { panic!("{a:?}") };
         assert_eq!((delta.upserted.len(), delta.removed.len()), (2, 0));
         assert!(told(&mut one, &encoded, &second).is_none(), "it has that");
+    }
+
+    fn named(name: &str, version: u64, instances: u8) -> Arc<ServiceSnapshot> {
+        let mut service = ServiceSnapshot { name: name.parse().unwrap(), ..(*users(version, instances)).clone() };
+        service.authoritative = true;
+        Arc::new(service)
+    }
+
+    #[test]
+    fn readers_of_everything_that_are_at_one_snapshot_are_told_the_same_bytes() {
+        let (encoded, mut one, mut other) = (Encoded::default(), Session::default(), Session::default());
+        let names: Vec<String> = (0..200).map(|n| format!("s{n:03}")).collect();
+        let services = |version, changed: &[(std::ops::Range<usize>, u64, u8)]| {
+            let mut all: Vec<_> = names.iter().map(|name| named(name, 2, 1)).collect();
+            for (range, version, instances) in changed {
+                range.clone().for_each(|n| all[n] = named(&names[n], *version, *instances));
+            }
+            published(version, &all)
+        };
+        let (first, second) = (services(2, &[]), services(5, &[(20..80, 5, 3)]));
+        let third = services(7, &[(20..80, 5, 3), (50..60, 7, 4)]);
+        for session in [&mut one, &mut other] {
+            assert_eq!(told_all(session, &encoded, &first).0.unwrap().decoded().services.len(), 200);
+        }
+        let (a, b) =
+            (told_all(&mut one, &encoded, &second).0.unwrap(), told_all(&mut other, &encoded, &second).0.unwrap());
+        assert!(a.services.len() < 5, "small ones come together");
+        assert!(a.services.iter().zip(&b.services).all(|(a, b)| a.0.as_ptr() == b.0.as_ptr()));
+        let a = a.decoded();
+        assert_eq!(a.services.iter().map(|it| (it.base, it.version)).collect::<Vec<_>>(), vec![(2, 5); 60]);
+        let late = told_all(&mut Session::default(), &encoded, &third).0.unwrap().decoded();
+        assert_eq!(late.services.len(), 200);
+        let b = told_all(&mut other, &encoded, &third).0.unwrap().decoded();
+        let of: Vec<_> =
+            b.services.iter().map(|it| (it.name.trim_end_matches(".default"), it.base, it.version)).collect();
+        assert_eq!(of, (50..60).map(|n| (names[n].as_str(), 5, 7)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn of_everything_what_was_taken_back_is_not_told_and_the_base_stays() {
+        let (encoded, mut one) = (Encoded::default(), Session::default());
+        let all = |version, instances, posts| {
+            published(version, &[named("posts", posts, 1), named("users", version, instances)])
+        };
+        told_all(&mut one, &encoded, &all(3, 1, 3));
+        assert!(told_all(&mut one, &encoded, &all(5, 1, 3)).0.is_none());
+        assert!(told_all(&mut one, &encoded, &all(6, 1, 3)).0.is_none());
+        let message = told_all(&mut one, &encoded, &all(7, 2, 3)).0.unwrap().decoded();
+        assert_eq!(message.services.iter().map(|it| (it.base, it.version)).collect::<Vec<_>>(), [(3, 7)]);
+        let message = told_all(&mut one, &encoded, &all(9, 3, 3)).0.unwrap().decoded();
+        assert_eq!(message.services.iter().map(|it| (it.base, it.version)).collect::<Vec<_>>(), [(7, 9)]);
+    }
+
+    #[test]
+    fn an_answer_about_everything_that_takes_several_messages_is_of_one_snapshot() {
+        let (encoded, mut session) = (Encoded::default(), Session::default());
+        let large = |name: &str, version: u64| {
+            let mut service = (*named(name, version, 1)).clone();
+            let mut instance = (**service.instances.values().next().unwrap()).clone();
+            instance.reason = format!("{version}").repeat(200_000);
+            service.instances.insert(instance.id, Arc::new(instance));
+            Arc::new(service)
+        };
+        let all = |version| published(version, &["a", "b", "c"].map(|name| large(name, version)));
+        let mut names = |to: &Arc<Published>| {
+            let (message, left) = told_all(&mut session, &encoded, to);
+            let message = message.unwrap().decoded();
+            let names: Vec<&str> = message.services.iter().map(|it| it.name.trim_end_matches(".default")).collect();
+            (message.version, names.join(" "), left.map(|left| left.going.unwrap()))
+        };
+        for (begun, version) in [(all(2), 2), (all(3), 3)] {
+            let (before, first, going) = names(&begun);
+            assert_eq!((before, first.as_str()), (1, "a b"));
+            let going = going.unwrap();
+            assert!(Arc::ptr_eq(&going, &begun));
+            let (at, last, going) = names(&going);
+            assert_eq!((at, last.as_str(), going.is_none()), (version, "c", true));
+        }
+        let (_, first, going) = names(&all(4));
+        assert_eq!(first, "a b");
+        let kept = ["b", "c", "d"].map(|it| it.parse().unwrap()).into();
+        let later = published(5, &["b", "c", "d"].map(|it| named(it, 5, 1)));
+        drop(going);
+        let next = Work { dropped: Some(kept), ..work(&later, &["b", "c", "d"]) };
+        let next = session.respond(next, &encoded).0.unwrap().decoded();
+        let of: Vec<_> = next.services.iter().map(|it| (it.name.as_str(), it.base)).collect();
+        assert_eq!(of, [("b.default", 4), ("c.default", 3), ("d.default", 0)], "each as it was told last");
     }
 
     #[test]
@@ -337,15 +558,7 @@ mod tests {
         let mut respond = |version| {
             let services = ["a", "b", "c"].map(|name| large(name, version));
             let published = published(version, &services);
-            let work = Work {
-                services: services.iter().map(|it| Looked::at(&it.name, &published)).collect(),
-                published,
-                before: Version(1),
-                forgotten: Default::default(),
-                directory: false,
-                complete: true,
-                greet: false,
-            };
+            let work = Work { complete: true, ..work(&published, &["a", "b", "c"]) };
             let (message, left) = session.respond(work, &encoded);
             let message = message.unwrap().decoded();
             let names: Vec<String> = message.services.iter().map(|it| it.name.clone()).collect();

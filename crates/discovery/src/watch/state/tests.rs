@@ -53,7 +53,8 @@ fn doubtful(update: pb::ServiceUpdate) -> pb::ServiceUpdate {
 }
 
 fn message(version: u64, services: impl IntoIterator<Item = pb::ServiceUpdate>) -> pb::WatchResponse {
-    pb::WatchResponse { version, services: services.into_iter().collect(), ..Default::default() }
+    let services = services.into_iter().map(|it| pb::ServiceUpdate { version, ..it }).collect();
+    pb::WatchResponse { version, services, ..Default::default() }
 }
 
 /// As `message`, with which the registry has named every service there is.

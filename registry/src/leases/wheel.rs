@@ -4,8 +4,10 @@
 //! ```text
 //! level 0   64 slots of 1 tick        level 1   64 slots of 64 ticks        … 4 levels; what is further away waits in the last slot
 //! ```
-//! Scheduling, cancelling and firing cost O(1) each; a tick that passes 64^n ticks moves one slot down a level. A key has one deadline at a time;
-//! entries of an older one die when their slot is reached. Never early; late by less than one granule plus the caller's own delay.
+//! Scheduling, cancelling and firing cost O(1) each; a tick that passes 64^n ticks moves one slot down a level. A key has one deadline at a time.
+//! One that is put off, as each beat does it, leaves its entry where it is: that moves on when its slot is reached, so a key has one entry however
+//! often it is put off. Entries of a key that was cancelled or brought forward die when their slot is reached. Never early; late by less than
+//! one granule plus the caller's own delay.
 
 use std::{collections::HashMap, hash::Hash, time::Duration};
 
@@ -24,8 +26,16 @@ pub(super) struct Wheel<K> {
     tick: u64,
     /// `levels[level][slot]`: keys with the tick they were put there for.
     levels: [Vec<Vec<(K, u64)>>; LEVELS],
-    /// The one tick that counts for each key.
-    due: HashMap<K, u64>,
+    due: HashMap<K, Due>,
+}
+
+/// The one deadline of a key.
+#[derive(Debug, Clone, Copy)]
+struct Due {
+    /// The tick that it fires at.
+    at: u64,
+    /// The tick of its entry, not after that; any other entry of the key is dead.
+    placed: u64,
 }
 
 impl<K: Copy + Eq + Hash> Wheel<K> {
@@ -39,8 +49,12 @@ impl<K: Copy + Eq + Hash> Wheel<K> {
         let since = at.saturating_duration_since(self.origin).as_nanos();
         let ticks = u64::try_from(since.div_ceil(self.granule.as_nanos())).unwrap_or(u64::MAX);
         let tick = ticks.max(self.tick + 1);
-        if self.due.insert(key, tick) != Some(tick) {
-            self.place(key, tick);
+        match self.due.get_mut(&key) {
+            Some(due) if due.placed <= tick => due.at = tick,
+            _ => {
+                self.due.insert(key, Due { at: tick, placed: tick });
+                self.place(key, tick);
+            }
         }
     }
 
@@ -79,9 +93,7 @@ impl<K: Copy + Eq + Hash> Wheel<K> {
         for level in (1..LEVELS).rev() {
             if self.tick.is_multiple_of(1 << (BITS * level as u32)) {
                 for (key, tick) in std::mem::take(&mut self.levels[level][slot(self.tick, level)]) {
-                    if self.due.get(&key) == Some(&tick) {
-                        self.place(key, tick);
-                    }
+                    self.move_on(key, tick);
                 }
             }
         }
@@ -89,10 +101,21 @@ impl<K: Copy + Eq + Hash> Wheel<K> {
 
     fn fire(&mut self, fired: &mut Vec<K>) {
         for (key, tick) in std::mem::take(&mut self.levels[0][slot(self.tick, 0)]) {
-            if tick == self.tick && self.due.get(&key) == Some(&tick) {
+            if self.due.get(&key).is_some_and(|due| due.placed == tick && due.at == tick) {
                 self.due.remove(&key);
                 fired.push(key);
+            } else {
+                self.move_on(key, tick);
             }
+        }
+    }
+
+    /// Puts an entry that is reached where its key is due now, unless it is dead.
+    fn move_on(&mut self, key: K, tick: u64) {
+        if let Some(due) = self.due.get_mut(&key).filter(|due| due.placed == tick) {
+            due.placed = due.at;
+            let at = due.at;
+            self.place(key, at);
         }
     }
 
@@ -163,6 +186,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_is_put_off_time_and_again_is_there_once() {
+        let origin = Instant::now();
+        let granule = Duration::from_millis(1);
+        let mut wheel = Wheel::new(origin, granule);
+        for n in 0..5_000 {
+            let now = origin + n * granule;
+            assert_eq!(wheel.advance(now), [] as [i32; 0]);
+            (0..3).for_each(|key| wheel.schedule(key, now + 100 * granule));
+            let entries: usize = wheel.levels.iter().flatten().map(Vec::len).sum();
+            assert_eq!(entries, 3);
+        }
+        assert_eq!(wheel.advance(origin + 5_098 * granule), [] as [i32; 0]);
+        let mut fired = wheel.advance(origin + 5_099 * granule);
+        fired.sort_unstable();
+        assert_eq!(fired, [0, 1, 2]);
     }
 
     #[test]

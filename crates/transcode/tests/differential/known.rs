@@ -112,6 +112,11 @@ pub(crate) const KNOWN: &[Known] = &[
     we(PYTHON, "expected field paths", "Python takes a path as it is"),
     they(PYTHON, "Invalid enum value", "a number that a closed enum lacks; a server in another language may know it"),
     they(PYTHON, "null is not allowed to be used as an element", "null is NullValue's only value"),
+    they(
+        PYTHON,
+        "object has no attribute 'null_value'",
+        "null is no list to us; where its elements are google.protobuf.Values, Python takes the list for one of them",
+    ),
     they(PYTHON, "duplicate key", "in what is ignored, where we look at the syntax only"),
     they(PYTHON, "Float value too", "above the largest float, and rounds to it"),
 ];
@@ -171,6 +176,9 @@ pub(crate) fn same_message(ours: &DynamicMessage, theirs: &DynamicMessage, how: 
         && let (Some(our), Some(their)) = (payload(ours), payload(theirs))
     {
         return ours.get_field_by_number(1) == theirs.get_field_by_number(1) && same_message(&our, &their, how);
+    }
+    if ours.descriptor().full_name() == "google.protobuf.Value" && ours.has_field_by_number(1) {
+        return theirs.has_field_by_number(1); // any number of NullValue is null
     }
     if !how.is_exact() && ours.descriptor().full_name() == "google.protobuf.FieldMask" {
         // An empty path between two commas is one to us and none to the oracles; the specification has no word on it.

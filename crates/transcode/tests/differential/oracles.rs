@@ -36,6 +36,10 @@ pub(crate) trait Oracle {
     fn print_what_counts(&mut self, _: &Generated, _: &[u8]) -> Option<Answer<Json>> {
         None
     }
+    /// Returns whether these bytes are a message to this oracle alone.
+    fn takes_alone(&self, _: &Generated, _: &[u8]) -> bool {
+        false
+    }
 }
 
 pub(crate) struct ProstReflect;
@@ -57,6 +61,10 @@ impl Oracle for ProstReflect {
 
     fn print_what_counts(&mut self, generated: &Generated, wire: &[u8]) -> Option<Answer<Json>> {
         Some(reflect::print_what_counts(&generated.root, wire))
+    }
+
+    fn takes_alone(&self, generated: &Generated, wire: &[u8]) -> bool {
+        reflect::takes_alone(&generated.root, wire)
     }
 }
 

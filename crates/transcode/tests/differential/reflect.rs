@@ -32,6 +32,11 @@ pub(crate) fn print_what_counts(desc: &MessageDescriptor, wire: &[u8]) -> Result
     print(desc, &wire)
 }
 
+/// Returns whether prost-reflect takes for a message what is none: one with an entry of a map that has no length.
+pub(crate) fn takes_alone(desc: &MessageDescriptor, wire: &[u8]) -> bool {
+    counts::only(desc, wire) == Err(Lapse::MapWithoutLength)
+}
+
 fn put_right(message: &DynamicMessage, json: &mut Json) {
     match message.descriptor().full_name() {
         "google.protobuf.Any" => any(message, json),
@@ -69,9 +74,7 @@ fn any(message: &DynamicMessage, json: &mut Json) {
     };
     match payload.descriptor().full_name() {
         // It reads such an entry of a map; to us the payload is none of its type, and printed as bytes.
-        _ if counts::only(&payload.descriptor(), &bytes) == Err(Lapse::MapWithoutLength) => {
-            *json = raw;
-        }
+        _ if takes_alone(&payload.descriptor(), &bytes) => *json = raw,
         "google.protobuf.Any"
         | "google.protobuf.DoubleValue"
         | "google.protobuf.FloatValue"

@@ -23,7 +23,6 @@ use weft_transcode::routes::PathVariables;
 use weft_transcode::stream::MessageReader;
 use weft_transcode::{Codec, Lookup, MethodPlan, RequestParts, RouteTable, Schema, Settings};
 
-use counts::Lapse;
 use known::{How, Side, is_known, payload, same_json, same_message};
 
 const ORACLE: &str = "prost-reflect";
@@ -123,9 +122,7 @@ impl Subject {
                 Err(error) => too_deep(error).is_ok(),
             },
             (Err(_), Err(_)) => true,
-            (Err(error), Ok(_)) => {
-                is_known(ORACLE, Side::We, error) || counts::only(desc, wire) == Err(Lapse::MapWithoutLength)
-            }
+            (Err(error), Ok(_)) => is_known(ORACLE, Side::We, error) || reflect::takes_alone(desc, wire),
             (Ok(_), Err(error)) => is_known(ORACLE, Side::They, error),
         };
         let ours = ours.as_ref().map(|it| String::from_utf8_lossy(it));

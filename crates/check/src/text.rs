@@ -16,7 +16,12 @@ pub struct Look {
     pub wide: bool,
     /// Colours, for a terminal.
     pub colour: bool,
+    /// Columns of the terminal: longer lines are broken between words and go on below their text. None leaves them whole.
+    pub columns: Option<usize>,
 }
+
+/// Where what goes on begins.
+const BELOW: &str = "      ";
 
 /// Returns the whole text, without a line end.
 pub fn render(report: &Report, look: Look) -> String {
@@ -26,7 +31,7 @@ pub fn render(report: &Report, look: Look) -> String {
         if outcomes.is_empty() {
             continue;
         }
-        line(&mut text, format_args!("{}", group.title()));
+        line(&mut text, look, format_args!("{}", group.title()));
         for (place, outcome) in outcomes.iter().enumerate() {
             let same = |it: &&&Outcome| it.id == outcome.id && it.status == outcome.status;
             let folds = !look.wide && outcome.status == Status::Ok;
@@ -38,7 +43,7 @@ pub fn render(report: &Report, look: Look) -> String {
         }
         text.push('\n');
     }
-    text.push_str(&summary(report));
+    text.push_str(&folded(&summary(report), look.columns));
     text
 }
 
@@ -47,7 +52,7 @@ fn well(text: &mut String, outcome: &Outcome, subjects: usize, look: Look) {
     if subjects == 1 {
         return one(text, outcome, look);
     }
-    line(text, format_args!("  {} {} ({subjects})", mark(Status::Ok, look), outcome.title));
+    line(text, look, format_args!("  {} {} ({subjects})", mark(Status::Ok, look), outcome.title));
 }
 
 fn one(text: &mut String, outcome: &Outcome, look: Look) {
@@ -55,11 +60,13 @@ fn one(text: &mut String, outcome: &Outcome, look: Look) {
     let subject = if subject.is_empty() { String::new() } else { format!(": {subject}") };
     let detail = if detail.is_empty() { String::new() } else { format!(" ({})", detail.replace('\n', " ")) };
     match status {
-        Status::Ok | Status::Skipped => line(text, format_args!("  {} {title}{subject}{detail}", mark(*status, look))),
+        Status::Ok | Status::Skipped => {
+            line(text, look, format_args!("  {} {title}{subject}{detail}", mark(*status, look)))
+        }
         Status::Warning | Status::Failed => {
-            line(text, format_args!("  {} {title}{subject}", mark(*status, look)));
-            line(text, format_args!("      {id}{detail}"));
-            line(text, format_args!("      {cure}"));
+            line(text, look, format_args!("  {} {title}{subject}", mark(*status, look)));
+            line(text, look, format_args!("      {id}{detail}"));
+            line(text, look, format_args!("      {cure}"));
         }
     }
 }
@@ -88,9 +95,36 @@ fn summary(report: &Report) -> String {
     text
 }
 
-fn line(text: &mut String, what: std::fmt::Arguments<'_>) {
-    text.write_fmt(what).expect("a String takes what is written to it");
+fn line(text: &mut String, look: Look, what: std::fmt::Arguments<'_>) {
+    text.push_str(&folded(&what.to_string(), look.columns));
     text.push('\n');
+}
+
+/// Breaks a line between words where it would go beyond the last column. A longer word stays whole.
+fn folded(line: &str, columns: Option<usize>) -> String {
+    let Some(columns) = columns.filter(|columns| *columns < width(line)) else { return line.to_owned() };
+    let start = line.len() - line.trim_start().len();
+    let (mut text, mut at) = (line[..start].to_owned(), start);
+    for (place, word) in line[start..].split(' ').enumerate() {
+        let width = width(word);
+        if place > 0 && at + 1 + width > columns {
+            text.extend(["\n", BELOW]);
+            at = BELOW.len();
+        } else if place > 0 {
+            text.push(' ');
+            at += 1;
+        }
+        text.push_str(word);
+        at += width;
+    }
+    text
+}
+
+/// Columns of a text: a colour takes none.
+fn width(text: &str) -> usize {
+    let mut parts = text.split('\x1b');
+    let plain = parts.next().map_or(0, |it| it.chars().count());
+    plain + parts.map(|it| it.split_once('m').map_or(0, |(_, rest)| rest.chars().count())).sum::<usize>()
 }
 
 #[cfg(test)]
@@ -126,9 +160,20 @@ mod tests {
 
     #[test]
     fn wide_names_every_subject_and_colour_is_only_where_wanted() {
-        let wide = render(&report(), Look { wide: true, colour: false });
+        let wide = render(&report(), Look { wide: true, ..Look::default() });
         assert!(wide.contains("  √ the app answers its health check: users-2\n") && !wide.contains('\x1b'));
-        let coloured = render(&report(), Look { wide: false, colour: true });
+        let coloured = render(&report(), Look { colour: true, ..Look::default() });
         assert!(coloured.contains("\x1b[31m×\x1b[0m"));
+    }
+
+    #[test]
+    fn a_line_is_broken_between_words_where_the_terminal_ends() {
+        let fold = |line: &str, columns| folded(line, Some(columns));
+        assert_eq!(fold("  √ is ready (in time)", 22), "  √ is ready (in time)");
+        assert_eq!(fold("  √ is ready (in time)", 21), "  √ is ready (in\n      time)");
+        assert_eq!(fold("  \x1b[32m√\x1b[0m is ready", 12), "  \x1b[32m√\x1b[0m is ready", "colours take no room");
+        assert_eq!(fold("      http://127.0.0.1:7100 ends", 10), "      http://127.0.0.1:7100\n      ends");
+        let text = render(&report(), Look { columns: Some(60), ..Look::default() });
+        assert!(text.lines().all(|line| line.chars().count() <= 60), "{text}");
     }
 }

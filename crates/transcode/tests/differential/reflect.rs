@@ -47,6 +47,8 @@ fn put_right(message: &DynamicMessage, json: &mut Json) {
                 Some(it) if it.is_nan() => *json = "NaN".into(),
                 Some(f64::INFINITY) => *json = "Infinity".into(),
                 Some(f64::NEG_INFINITY) => *json = "-Infinity".into(),
+                // Its sign goes where it stands for the default, as below.
+                Some(it) if it == 0.0 && it.is_sign_negative() => *json = (-0.0).into(),
                 _ => {}
             }
         }

@@ -67,7 +67,7 @@ fn what_the_fuzzer_found_once_holds() {
     subject.json(format!("{{\"nope\":{}{}}}", "[".repeat(200), "]".repeat(200)).as_bytes());
     subject.json(format!("{{\"value\":{}{}}}", "[".repeat(85), "]".repeat(85)).as_bytes());
     subject.json(br#"{"any":{"@type":"type.googleapis.com/.transcode.v1.Leaf"}}"#);
-    let replies: [&[u8]; 13] = [
+    let replies: [&[u8]; 14] = [
         b"\x5d\x00\x00\xc0\x7f\xa2\x02\x05\x0d\x00\x00\x80\x7f", // NaN, and infinity in a wrapper
         b"\x92\x03\x0f\x0a\x09a.b/c.d.E\x12\x02\x08\x01",        // an Any of a type that nobody knows
         b"\xeb\x01\x05\x08\x01\x12\x01t",                        // an entry of a map behind the key of a group
@@ -75,6 +75,7 @@ fn what_the_fuzzer_found_once_holds() {
         b"\x82\x03\x11\x32\x02\x4d\x00\x32\x0b\x0a\x09\x11\x00\x00\x00\x00\x00\x00\xf0\x3f", // a list cut off, and another in its place
         b"\xd2\x03\x04\x12\x02\x19\x00\xd2\x03\x04\x12\x02\x08\x00", // an entry cut off, and another of its key
         b"\xc8\x03\x02",                                             // a NullValue that is no 0
+        b"\xa2\x02\x05\x0d\x00\x00\x00\x80",                         // -0.0 in a wrapper
         b"\x5d\x00\x00\x00\x80",                                     // -0.0
         b"\xf2\x02\x05\x0a\x00\x0a\x01a", // a FieldMask that begins with a path of no letters
         // an Any of Struct with an entry behind the key of a group; an Any of Empty; a string that is no text in an Any, and text in its place

@@ -212,6 +212,7 @@ impl Error {
         match (source.rule(), &**source) {
             (Some(rule), _) => format!("{self}: refused by rule {rule}"),
             (None, ConnectError::Io(error)) => format!("{self}: {}", error.kind()),
+            (None, ConnectError::Transport { .. }) => format!("{self}: it wants a transport that is not supported"),
             (None, cause) => format!("{self}: {cause}"),
         }
     }
@@ -271,6 +272,10 @@ mod tests {
         let (outside, inside) = told(ConnectError::Io(refused));
         assert_eq!(outside, "cannot connect to users: connection refused");
         assert!(inside.ends_with("by 10.0.0.7"), "{inside}");
+        let transport = weft_model::Transport::Tls { server_name: "db.within".to_owned() };
+        let (outside, inside) = told(ConnectError::Transport { transport });
+        assert_eq!(outside, "cannot connect to users: it wants a transport that is not supported");
+        assert!(inside.contains("db.within"), "{inside}");
         assert_eq!(told(ConnectError::Timeout).0, "cannot connect to users: connect timed out");
     }
 

@@ -190,6 +190,11 @@ impl Call {
         }
     }
 
+    /// Whether its caller is on this machine, and no proxy there that is known to pass on calls of others.
+    pub(crate) fn is_from_this_machine(&self) -> bool {
+        self.downstream.addr.ip().to_canonical().is_loopback() && self.caller.is_loopback()
+    }
+
     /// Takes note of why the call got no answer, and returns what its caller is told of that. The log has the rest, under the same request id: whoever
     /// calls from outside is told nothing of addresses and identities within.
     pub(crate) fn unanswered(&self, error: &Error) -> String {

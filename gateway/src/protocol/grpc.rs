@@ -81,7 +81,11 @@ async fn probe(shard: &Shard, mut request: Request<Body>, call: &mut Call) -> Re
     let options = CallOptions { received: call.received, service, instance, ..CallOptions::default() };
     match shard.outbound.call_with(request, options).await {
         Ok(response) => response,
-        Err(error) => error.to_response(), // an operator asks, and wants to know at which hop
+        Err(error) => {
+            let outside = call.unanswered(&error);
+            // On the gateway's machine an operator asks, and wants to know at which hop; from elsewhere anybody can.
+            if call.is_from_this_machine() { error.to_response() } else { error.to_response_saying(&outside) }
+        }
     }
 }
 

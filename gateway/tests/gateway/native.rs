@@ -142,6 +142,27 @@ async fn a_probe_is_passed_on_to_the_app_and_counted_as_one() {
     }
 }
 
+/// On its machine an operator is told all that is known; what a trusted proxy passes on comes from somebody outside.
+#[tokio::test]
+async fn a_probe_from_outside_hears_what_any_caller_outside_does() {
+    let unused = weft_runtime::listen::ListenAddr::loopback(0).lasting().get(); // no other test is given it meanwhile
+    let networks = vec!["127.0.0.0/8".parse().unwrap()];
+    let proxies = weft_gateway::TrustedProxies { networks, ..weft_gateway::TrustedProxies::default() };
+    let gateway = start_gateway(unused.to_string(), |config| config.proxies = proxies).await;
+    let probe = async |way: Option<&'static str>| {
+        let mut request = tonic::Request::new(HealthCheckRequest::default());
+        request.set_timeout(Duration::from_secs(30));
+        request.metadata_mut().insert("weft-probe", "upstream".parse().unwrap());
+        if let Some(way) = way {
+            request.metadata_mut().insert("x-forwarded-for", way.parse().unwrap());
+        }
+        HealthClient::new(channel(&gateway).await).check(request).await.unwrap_err().message().to_owned()
+    };
+    assert_eq!(probe(Some("203.0.113.7")).await, "cannot connect to upstream: connection refused");
+    let here = probe(None).await;
+    assert!(here.starts_with("cannot connect to upstream: connect failed: "), "{here}");
+}
+
 const LISTED: [&str; 5] = [
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",

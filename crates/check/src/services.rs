@@ -94,9 +94,9 @@ pub(crate) fn is_had_here(mesh: &Mesh, service: &str) -> bool {
     service.parse::<ServiceName>().is_ok_and(|name| mesh.services.contains(&name))
 }
 
-/// Judges the services without instances of which nothing runs here. A set of instances becomes empty by word alone, a sidecar's that was ended or an
-/// operator's: the last that crashed, hangs or gave up stays listed and is judged by itself. So nobody is missing, but calls fail, which is worth a
-/// warning. A registry that was started again lists a service that is away no more, but still knows what it claimed.
+/// Judges the services without instances of which nothing runs here. How the last one left is not known here: a list says who is there. A service that holds
+/// claims is called, so one without instances is down, whoever wanted it. A registry that was started again lists a service that is away no more, but
+/// still knows what it claimed.
 fn empty(mesh: &Mesh, list: &ListResponse, claims: &ClaimsResponse) -> Vec<Outcome> {
     let mut claimed: BTreeMap<&str, usize> = BTreeMap::new();
     for claim in &claims.claims {
@@ -116,12 +116,11 @@ fn empty(mesh: &Mesh, list: &ListResponse, claims: &ClaimsResponse) -> Vec<Outco
             outcomes.push(ids::INSTANCES.skipped(name, "scaled to 0"));
         } else if claims > 0 {
             let claims = claims_in_words(claims);
-            let detail =
-                format!("its last instance left in order; it holds {claims}, and calls to it get UNAVAILABLE, 503");
-            outcomes.push(ids::INSTANCES.warning(name, detail));
+            let detail = format!("it has no instance and holds {claims}: calls to it get UNAVAILABLE, 503");
+            outcomes.push(ids::INSTANCES.failed(name, detail));
         } else if !service.is_some_and(policies::has) {
             // One that a policy alone keeps on the list is the policy's matter (`policies`).
-            outcomes.push(ids::INSTANCES.warning(name, "its last instance left in order, and it holds no claim"));
+            outcomes.push(ids::INSTANCES.warning(name, "it has no instance, and holds no claim"));
         }
     }
     outcomes
@@ -362,22 +361,22 @@ mod tests {
     }
 
     #[test]
-    fn a_service_whose_last_instance_left_is_a_warning_whatever_its_policies_unless_it_was_scaled_to_0() {
+    fn a_service_that_holds_claims_and_has_no_instance_is_a_failure_whatever_its_policies_unless_it_was_scaled_to_0() {
         let mesh = |services: &[&str]| Mesh {
             services: services.iter().map(|it| it.parse().unwrap()).collect(),
             ..Mesh::for_test()
         };
         let users = || "users.default".to_owned();
-        let (warned, skipped) = ([(report::Status::Warning, users())], [(report::Status::Skipped, users())]);
+        let (failed, skipped) = ([(report::Status::Failed, users())], [(report::Status::Skipped, users())]);
         let posts = mesh(&["posts"]);
-        assert_eq!(said(&posts, vec![listed("users.default", 0)], &["users.default"]), warned);
-        assert_eq!(said(&posts, vec![listed("users.default", 1)], &["users.default"]), warned);
-        assert_eq!(said(&posts, vec![], &["users.default"]), warned, "the registry was started again since");
+        assert_eq!(said(&posts, vec![listed("users.default", 0)], &["users.default"]), failed);
+        assert_eq!(said(&posts, vec![listed("users.default", 1)], &["users.default"]), failed);
+        assert_eq!(said(&posts, vec![], &["users.default"]), failed, "the registry was started again since");
         assert_eq!(said(&mesh(&["posts", "users"]), vec![listed("users.default", 0)], &["users.default"]), skipped);
     }
 
     #[test]
-    fn a_service_that_left_and_holds_nothing_is_one_too_and_what_a_policy_alone_names_is_none_of_them() {
+    fn a_service_that_left_and_holds_nothing_is_no_failure_and_what_a_policy_alone_names_is_none_of_them() {
         let mesh = Mesh::for_test();
         let warned = [(report::Status::Warning, "web.default".to_owned())];
         assert_eq!(said(&mesh, vec![listed("web.default", 0)], &[]), warned);

@@ -122,9 +122,11 @@ impl Table {
     /// The watcher no longer wants everything, but still these services.
     pub(crate) fn dropped_all(&mut self, id: WatcherId, names: &HashSet<ServiceName>) {
         let Some(watcher) = self.watchers.get_mut(&id) else { return };
+        watcher.services.retain(|name, _| names.contains(name));
         let Some(SentAll { since, latest }) = watcher.all.take() else { return };
         for (name, latest) in names.iter().filter_map(|name| latest.services.get_key_value(name)) {
-            watcher.services.insert(name.clone(), Sent { since, latest: latest.clone() });
+            let known = watcher.services.get(name).map_or(since, |sent| sent.since);
+            watcher.services.insert(name.clone(), Sent { since: since.min(known), latest: latest.clone() });
         }
     }
 
@@ -148,7 +150,9 @@ impl Table {
     /// Everyone who can acknowledge.
     pub(crate) fn all(&self) -> impl Iterator<Item = (WatcherId, Seen<'_>)> {
         self.watchers.iter().map(|(id, w)| {
-            let services = w.services.len() + w.all.as_ref().map_or(0, |all| all.latest.services.len());
+            let listed = |name: &ServiceName| w.all.as_ref().is_some_and(|all| all.latest.services.contains_key(name));
+            let beside = w.services.keys().filter(|name| !listed(name)).count();
+            let services = beside + w.all.as_ref().map_or(0, |all| all.latest.services.len());
             let seen = Seen { name: &w.name, sent: w.sent, acked: w.acked, services, heard: w.heard };
             (*id, seen)
         })
@@ -345,7 +349,12 @@ mod tests {
         assert_eq!(drain(&table, 9, now).waited_for(), ["gateway"], "it still reads this one");
         table.dropped(GATEWAY, &users);
         assert_eq!(drain(&table, 9, now).standing(&table, now), Standing::Over);
-        table.sent_all(GATEWAY, &all(9, self::users(9, false)));
+        table.sent(GATEWAY, Version(8), [&self::users(8, true)]);
+        table.sent_all(GATEWAY, &all(11, self::users(8, true)));
+        table.acked(GATEWAY, Version(8), now);
+        table.dropped_all(GATEWAY, &HashSet::from([users.clone()]));
+        assert_eq!(drain(&table, 10, now).waited_for(), ["gateway"], "it has had this one since 8");
+        table.sent_all(GATEWAY, &all(12, self::users(12, false)));
         table.dropped_all(GATEWAY, &HashSet::new());
         assert_eq!(drain(&table, 10, now).standing(&table, now), Standing::Over);
     }

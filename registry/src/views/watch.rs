@@ -4,8 +4,9 @@
 //! ```text
 //! catalog ─► Watches::run ─ marks the services that changed ─► watchers that subscribed them, once each ─► Watcher::take ─► message
 //! ```
-//! Bounds: a watcher has one mark a service however often it changes, and is told the latest; what it was sent is shared with the catalog, the
-//! bytes that say it with all who are told the same (`told`). After a message it rests for a while (`REST`, or longer as the `pace` has it), and what comes
+//! Bounds: a watcher has one mark a service however often it changes, and is told the latest; one of everything (`*`) has one mark in all, and is told
+//! what differs between the snapshot it has and that of its round, which may be as old as the round. What a watcher was sent is shared with the catalog,
+//! the bytes that say it with all who are told the same (`told`). After a message it rests for a while (`REST`, or longer as the `pace` has it), and what comes
 //! meanwhile is one message.
 //! A watcher that rests is not woken before it has rested: `run` wakes those whose time has come together, so that a message costs its task one turn.
 //! Invariants: versions never fall within a watch; a service that did not change wakes nobody; the first message at version v leaves its receiver
@@ -47,7 +48,7 @@ use crate::{
 
 pub(super) use told::{Message, Told};
 
-/// Least time between two messages of a watch, unless they are parts of one answer: where many services change all the time, what a message costs
+/// Least time between two messages of a watch, unless they are parts of one answer, or half of it brings the watch to those that are told the same: where many services change all the time, what a message costs
 /// both ends is most of the work. A change after a pause is told at once.
 const REST: Duration = Duration::from_millis(40);
 
@@ -253,7 +254,8 @@ impl Watcher {
 
     /// Drops topics.
     pub fn unsubscribe(&mut self, topics: impl IntoIterator<Item = Topic>) {
-        self.shared.hub().unsubscribe(self.id, &topics.into_iter().collect::<BTreeSet<_>>());
+        let topics: BTreeSet<_> = topics.into_iter().collect();
+        self.shared.hub().unsubscribe(self.id, &topics, Instant::now());
     }
 
     /// The watcher, known to people by this name, tells of itself there.
@@ -293,7 +295,7 @@ impl Watcher {
 
     /// Takes what there is to tell. None when the marked services turned out as they were sent.
     pub fn take(&mut self) -> Option<Update> {
-        let work = self.shared.hub().take(self.id)?;
+        let work = self.shared.hub().take(self.id, Instant::now())?;
         let snapshot = work.published.snapshot.clone();
         let (message, left) = self.session.respond(work, &self.shared.encoded);
         let whole = left.is_none();
@@ -342,6 +344,8 @@ struct Work {
     services: Vec<Looked>,
     /// Everything that differs from what was sent of everything.
     all: bool,
+    /// Services are subscribed by name.
+    named: bool,
     /// Everything was unsubscribed, but for the services of these names.
     dropped: Option<Vec<ServiceName>>,
     /// Services that were unsubscribed: what was sent of them does not count any more.
@@ -355,10 +359,21 @@ struct Work {
 
 impl Work {
     /// The rest of an answer about everything.
-    fn go_on(before: Version, published: Arc<Published>) -> Self {
+    fn go_on(before: Version, published: Arc<Published>, named: bool) -> Self {
         let complete = !published.warming;
         let (services, dropped, forgotten) = (Vec::new(), None, BTreeSet::new());
-        Self { published, before, services, all: true, dropped, forgotten, directory: false, complete, greet: true }
+        Self {
+            published,
+            before,
+            services,
+            all: true,
+            named,
+            dropped,
+            forgotten,
+            directory: false,
+            complete,
+            greet: true,
+        }
     }
 }
 

@@ -253,7 +253,9 @@ impl State {
             Some(known) => known.clone(),
             None => Arc::new(ServiceSnapshot { name, version, instances, authoritative, info, policies }),
         };
-        Ok(Said { at: Version(update.version), service })
+        // A registry that does not tell versions of services bases its deltas on its messages.
+        let at = if update.version == 0 { version } else { Version(update.version) };
+        Ok(Said { at, service })
     }
 
     fn directory(&self, message: pb::Directory) -> Directory {

@@ -182,6 +182,72 @@ async fn readers_of_everything_rest_together_and_are_told_of_one_snapshot() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn readers_of_everything_are_told_once_a_rest_whoever_rests_beside() {
+    let mut world = World::new().await;
+    world.users(1).await;
+    sleep(WARM).await;
+    let mut one = world.watches.open("one");
+    one.subscribe(["users".parse().unwrap()]);
+    one.next().await;
+    sleep(3 * MS).await;
+    let mut all = world.watches.open("all");
+    all.subscribe([Topic::All]);
+    all.next().await; // ends its rest just after the other, and is woken with it
+    let began = Instant::now();
+    let mut messages = 0;
+    while began.elapsed() < 400 * MS {
+        world.users(2 + messages).await;
+        all.next().await;
+        world.users(3 + messages).await; // there is always something
+        one.next().await;
+        messages += 1;
+    }
+    assert!((9..=13).contains(&messages), "{messages} messages in 400 ms");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_reader_of_everything_is_told_the_latest() {
+    let mut world = World::new().await;
+    world.users(1).await;
+    let watches = world.watches.clone();
+    let open = async |name| {
+        let mut watcher = watches.open(name);
+        watcher.subscribe([Topic::All]);
+        watcher.next().await;
+        watcher
+    };
+    let (mut slow, mut other) = (open("slow").await, open("other").await);
+    world.users(2).await;
+    other.next().await;
+    drop(other);
+    let _third = open("third").await;
+    sleep(100 * MS).await;
+    world.users(3).await;
+    let told = slow.next().await;
+    assert_eq!(told.snapshot.version, world.catalog.snapshot().version);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_changed_while_a_star_covered_it_is_told_when_the_star_goes() {
+    let mut world = World::new().await;
+    world.users(1).await;
+    sleep(WARM).await;
+    let topics = |names: [&str; 2]| names.map(|it| it.parse::<Topic>().unwrap());
+    let mut watcher = world.watches.open("test");
+    watcher.subscribe(topics(["*", "users"]));
+    watcher.unsubscribe([Topic::All]);
+    let first = watcher.next().await.response();
+    assert_eq!(full(&first.services[0]), [id(1)], "dropped before anything was told");
+    watcher.subscribe([Topic::All]);
+    while watcher.take().is_some() {}
+    world.users(2).await;
+    watcher.unsubscribe([Topic::All]);
+    let second = watcher.next().await.response();
+    assert_eq!((second.services.len(), second.services[0].base), (1, first.services[0].version));
+    assert_eq!(delta(&second.services[0]).0.len(), 1, "changed before it was dropped");
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_reads_everything_no_more_goes_on_with_what_it_named() {
     let mut world = World::new().await;
     world.users(1).await;

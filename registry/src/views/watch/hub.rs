@@ -54,7 +54,8 @@ struct Entry {
 
 impl Entry {
     fn is_marked(&self) -> bool {
-        !self.marks.is_empty() || self.behind || self.going.is_some() || self.directory_marked || self.greet
+        let of_all = self.behind || self.going.is_some() || self.dropped.is_some();
+        !self.marks.is_empty() || of_all || self.directory_marked || self.greet
     }
 
     /// There is nothing to tell but what is told to every reader of everything.
@@ -77,7 +78,7 @@ pub(super) struct Hub {
     current: Arc<Published>,
     /// What readers of everything are brought to at present: `current`, or a little behind it.
     round: Arc<Published>,
-    /// When those of them rest no more that were told of it.
+    /// When those of them rest no more that were told of it; until then, others that rest no more are told of it, too.
     round_ends: Option<Instant>,
     /// The last version that changed a service.
     changed: Version,
@@ -138,8 +139,16 @@ impl Hub {
         self.acks.close(id);
         let Some(entry) = self.entries.remove(&id) else { return };
         entry.names.iter().for_each(|name| self.unlink(id, name));
-        self.all.remove(&id);
+        self.leave_all(id);
         self.directory.remove(&id);
+    }
+
+    /// The watcher reads everything no more; who reads on, if anybody, keeps the round.
+    fn leave_all(&mut self, id: WatcherId) {
+        self.all.remove(&id);
+        if self.all.is_empty() {
+            self.round = self.current.clone();
+        }
     }
 
     fn unlink(&mut self, id: WatcherId, name: &ServiceName) {
@@ -181,7 +190,7 @@ impl Hub {
     }
 
     /// Drops topics; what no other topic covers is forgotten.
-    pub(super) fn unsubscribe(&mut self, id: WatcherId, topics: &BTreeSet<Topic>) {
+    pub(super) fn unsubscribe(&mut self, id: WatcherId, topics: &BTreeSet<Topic>, now: Instant) {
         let Some(mut entry) = self.entries.remove(&id) else { return };
         let mut left: Vec<ServiceName> = Vec::new();
         for topic in topics {
@@ -193,7 +202,7 @@ impl Hub {
                     }
                 }
                 Topic::All => {
-                    self.all.remove(&id);
+                    self.leave_all(id);
                     if std::mem::replace(&mut entry.all, false) {
                         (entry.behind, entry.going, entry.greet) = (false, None, false);
                         self.acks.dropped_all(id, &entry.names);
@@ -201,6 +210,8 @@ impl Hub {
                             Some(kept) => kept.retain(|name| entry.names.contains(name)),
                             None => entry.dropped = Some(entry.names.iter().cloned().collect()),
                         }
+                        // What changed of them while `*` covered them was not marked by name.
+                        entry.marks.extend(entry.names.iter().cloned());
                     }
                 }
                 Topic::Directory => {
@@ -217,6 +228,7 @@ impl Hub {
             self.acks.dropped(id, &name);
             entry.forgotten.insert(name);
         }
+        entry.wake_if_ready(now);
         self.entries.insert(id, entry);
     }
 
@@ -280,15 +292,15 @@ impl Hub {
         }
     }
 
-    /// The watcher was told everything, and is woken no more until then, or until those rest no more who are told the same. Returns whether it is
-    /// the first to have rested.
+    /// The watcher was told everything, and is woken no more until it has rested, or until those have who are told the same: if that is not much sooner.
+    /// Returns whether it is the first to have rested.
     pub(super) fn rest(&mut self, id: WatcherId, now: Instant, rest: Duration) -> bool {
         let Some(entry) = self.entries.get_mut(&id) else { return false };
         if std::mem::replace(&mut entry.rests, true) {
             return false;
         }
         let own = now + rest;
-        let until = match self.round_ends.filter(|end| entry.all && *end > now) {
+        let until = match self.round_ends.filter(|end| entry.all && *end >= now + rest / 2) {
             Some(end) => end,
             None => own,
         };
@@ -339,14 +351,16 @@ impl Hub {
     }
 
     /// Takes the marks of a watcher and notes what it is told. None when there are none.
-    pub(super) fn take(&mut self, id: WatcherId) -> Option<Work> {
+    pub(super) fn take(&mut self, id: WatcherId, now: Instant) -> Option<Work> {
         let entry = self.entries.get_mut(&id).filter(|e| e.is_marked())?;
         if let Some(published) = entry.going.take() {
-            return Some(Work::go_on(std::mem::replace(&mut entry.told, published.snapshot.version), published));
+            let before = std::mem::replace(&mut entry.told, published.snapshot.version);
+            return Some(Work::go_on(before, published, !entry.names.is_empty()));
         }
         let published = if entry.follows() {
-            if self.round.snapshot.version <= entry.told {
+            if self.round.snapshot.version <= entry.told || self.round_ends.is_none_or(|end| end <= now) {
                 self.round = self.current.clone();
+                self.round_ends = Some(now + TOGETHER); // or longer: until they have rested
             }
             self.round.clone()
         } else {
@@ -358,6 +372,7 @@ impl Hub {
             before: std::mem::replace(&mut entry.told, version),
             services: marks.iter().map(|name| Looked::at(name, &published)).collect(),
             all: entry.all,
+            named: !entry.names.is_empty(),
             dropped: entry.dropped.take(),
             forgotten: std::mem::take(&mut entry.forgotten),
             directory: std::mem::take(&mut entry.directory_marked),

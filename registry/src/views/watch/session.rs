@@ -18,7 +18,7 @@ use weft_proto::{
 
 use super::{
     Left, Looked, Work,
-    told::{Change, Encoded, Message, Told},
+    told::{Differs, Encoded, Message, Told},
 };
 use crate::catalog::Published;
 
@@ -79,12 +79,14 @@ impl Room {
 impl Session {
     /// Makes the message, none if there is nothing to say, and returns what it has no room for.
     pub(super) fn respond(&mut self, work: Work, encoded: &Encoded) -> (Option<Message>, Option<Left>) {
-        let Work { published, before, mut services, all, dropped, forgotten, directory, complete, greet } = work;
+        let Work { published, before, mut services, all, named, dropped, forgotten, directory, complete, greet } = work;
         if let Some(names) = dropped {
             self.drop_all(names);
         }
         for name in forgotten {
-            self.sent.remove(&name);
+            if self.all.as_ref().is_none_or(|all| all.has(&name).is_none()) {
+                self.sent.remove(&name);
+            }
         }
         let (mut room, mut left) = (Room::default(), BTreeSet::new());
         if let Some(first) = self.first.take() {
@@ -107,7 +109,7 @@ impl Session {
         let directory = directory.then(|| Directory {
             services: published.snapshot.directory.iter().map(|(name, info)| directory_entry(name, info)).collect(),
         });
-        if all && !self.everything(&published, encoded, &mut room) {
+        if all && !self.everything(&published, named, encoded, &mut room) {
             let mut message = Message::unfinished(before, room.told);
             message.envelope.directory = directory;
             let left =
@@ -135,12 +137,14 @@ impl Session {
         }
     }
 
-    /// What leads from what was sent of everything to this snapshot. Returns whether there was room for all of it.
-    fn everything(&mut self, to: &Arc<Published>, encoded: &Encoded, room: &mut Room) -> bool {
+    /// What leads from what was sent of everything to this snapshot. Returns whether there was room for all of it. A reader that names services, too, may
+    /// go on with them alone: of those that are not listed any more it is kept what it has, an empty set.
+    fn everything(&mut self, to: &Arc<Published>, named: bool, encoded: &Encoded, room: &mut Room) -> bool {
         let all = self.all.get_or_insert_default();
         let going = all.going.take();
-        if let Some(at) = all.at.as_ref().filter(|_| self.sent.is_empty() && going.is_none() && room.bytes == 0)
+        if let Some(at) = all.at.as_ref().filter(|_| !named && going.is_none() && room.bytes == 0)
             && let Some(changes) = encoded.changes(at, to, MESSAGE)
+            && self.sent.keys().all(|name| !changes.changes(name))
         {
             room.told.clone_from(&changes.told);
             self.sent.extend(changes.same.iter().map(|it| (it.name.clone(), it.clone())));
@@ -151,7 +155,7 @@ impl Session {
         let from = all.at.as_ref().map_or(&nothing, |at| &at.snapshot.services);
         let mut after = going.and_then(|it| it.after);
         for item in from.diff(&to.snapshot.services) {
-            let Change { before, now } = Change::of(item, to);
+            let Differs { before, now } = Differs::of(item, to);
             let name = &now.service.name;
             if after.as_ref().is_some_and(|after| name <= after) {
                 continue;
@@ -162,7 +166,10 @@ impl Session {
             }
             let before = self.sent.remove(name).or_else(|| before.cloned());
             match encoded.change(before.as_deref(), &now, to).told() {
-                Some(told) => room.push(told),
+                Some(told) => {
+                    room.push(told);
+                    self.sent.extend((named && !now.listed).then(|| (name.clone(), now.service.clone())));
+                }
                 None => self.sent.extend(before.map(|before| (name.clone(), before))),
             }
             after = Some(name.clone());

@@ -4,13 +4,13 @@
 //! who is told which (`session`).
 //! A version of a listed service is one content, so a step between two versions is the same for everybody who takes it, and so is what leads from
 //! one snapshot to a later one.
-//! Bounds: of each service what leads to its latest version, from [`STEPS`] earlier ones; of everything what leads to the latest snapshot that
-//! somebody was brought to, from [`STARTS`] earlier ones; [`KEPT`] bytes in all.
+//! Bounds: of each service what leads to its latest version, from [`STEPS`] earlier ones, [`KEPT`] bytes of these; of everything what leads to the latest
+//! snapshot that somebody was brought to, from [`STARTS`] earlier ones, a message each. No snapshot is kept alive.
 //! A removal whose reason is no longer known makes the answer full.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -113,13 +113,13 @@ impl Step {
 }
 
 /// Where a step begins: version and word of an empty set, since one that is not listed is made up by the snapshot.
-type From = (Version, bool);
+type Start = (Version, bool);
 
 #[derive(Debug)]
 struct Latest {
     version: Version,
     full: Option<Told>,
-    steps: Vec<(From, Step)>,
+    steps: Vec<(Start, Step)>,
 }
 
 impl Latest {
@@ -139,10 +139,17 @@ pub(super) struct Changes {
     pub(super) told: Vec<Told>,
     /// What had a new version and nothing new in it: as the reader has it.
     pub(super) same: Vec<Arc<ServiceSnapshot>>,
+    /// What differs, in order.
+    names: Vec<ServiceName>,
     pub(super) bytes: usize,
 }
 
 impl Changes {
+    /// Whether this service differs.
+    pub(super) fn changes(&self, name: &ServiceName) -> bool {
+        self.names.binary_search(name).is_ok()
+    }
+
     fn push(&mut self, told: Told) {
         self.bytes += told.len();
         self.told.push(told);
@@ -176,8 +183,27 @@ impl Changes {
 /// What leads to one snapshot.
 #[derive(Debug)]
 struct Arrivals {
-    to: Arc<Published>,
-    from: Vec<(Arc<Published>, Arc<Changes>)>,
+    version: Version,
+    to: Weak<Published>,
+    from: Vec<(Weak<Published>, Arc<Changes>)>,
+}
+
+impl Arrivals {
+    fn new(to: &Arc<Published>) -> Self {
+        Self { version: to.snapshot.version, to: Arc::downgrade(to), from: Vec::new() }
+    }
+
+    fn is_to(&self, to: &Arc<Published>) -> bool {
+        is(&self.to, to)
+    }
+
+    fn since(&self, from: &Arc<Published>) -> Option<&Arc<Changes>> {
+        self.from.iter().find(|(known, _)| is(known, from)).map(|(_, changes)| changes)
+    }
+}
+
+fn is(kept: &Weak<Published>, published: &Arc<Published>) -> bool {
+    std::ptr::eq(kept.as_ptr(), Arc::as_ptr(published))
 }
 
 #[derive(Debug, Default)]
@@ -238,7 +264,7 @@ impl Encoded {
     /// What leads from `before` to what was looked up in `published`.
     pub(super) fn step(&self, before: &ServiceSnapshot, looked: &Looked, published: &Published) -> Step {
         let (now, listed) = (&looked.service, looked.listed);
-        let begin: From = (before.version, before.authoritative);
+        let begin: Start = (before.version, before.authoritative);
         let of = |latest: &mut Latest| {
             let step = latest.steps.iter().find(|(from, _)| *from == begin);
             step.map(|(_, step)| step.clone())
@@ -263,11 +289,8 @@ impl Encoded {
 
     /// Everything that leads from one snapshot to a later one; None if it is more than `most` bytes, which is for its reader to take in parts.
     pub(super) fn changes(&self, from: &Arc<Published>, to: &Arc<Published>, most: usize) -> Option<Arc<Changes>> {
-        let of = |arrivals: &Arrivals| {
-            let known = arrivals.from.iter().find(|(known, _)| Arc::ptr_eq(known, from));
-            known.map(|(_, changes)| changes.clone())
-        };
-        if let Some(known) = self.kept().arrivals.as_ref().filter(|it| Arc::ptr_eq(&it.to, to)).and_then(of) {
+        let of = |kept: &Kept| kept.arrivals.as_ref().filter(|it| it.is_to(to))?.since(from).cloned();
+        if let Some(known) = of(&self.kept()) {
             return Some(known);
         }
         let mut changes = Changes::default();
@@ -275,7 +298,8 @@ impl Encoded {
             if changes.bytes >= most {
                 return None;
             }
-            let change = Change::of(item, to);
+            let change = Differs::of(item, to);
+            changes.names.push(change.now.service.name.clone());
             match self.change(change.before.map(AsRef::as_ref), &change.now, to).told() {
                 Some(told) => changes.push(told),
                 None => changes.same.extend(change.before.cloned()),
@@ -283,12 +307,16 @@ impl Encoded {
         }
         let changes = Arc::new(changes.packed());
         let mut kept = self.kept();
-        let arrivals = kept.arrivals.take().filter(|it| Arc::ptr_eq(&it.to, to));
-        let mut arrivals = arrivals.unwrap_or_else(|| Arrivals { to: to.clone(), from: Vec::new() });
-        if arrivals.from.len() < STARTS {
-            arrivals.from.push((from.clone(), changes.clone()));
+        if let Some(made) = of(&kept) {
+            return Some(made); // by another, meanwhile
         }
-        kept.arrivals = Some(arrivals);
+        let arrivals = kept.arrivals.get_or_insert_with(|| Arrivals::new(to));
+        if !arrivals.is_to(to) && arrivals.version <= to.snapshot.version {
+            *arrivals = Arrivals::new(to);
+        }
+        if arrivals.is_to(to) && arrivals.from.len() < STARTS {
+            arrivals.from.push((Arc::downgrade(from), changes.clone()));
+        }
         Some(changes)
     }
 
@@ -303,12 +331,12 @@ impl Encoded {
 
 /// A service that differs between two snapshots.
 #[derive(Debug)]
-pub(super) struct Change<'a> {
+pub(super) struct Differs<'a> {
     pub(super) before: Option<&'a Arc<ServiceSnapshot>>,
     pub(super) now: Looked,
 }
 
-impl<'a> Change<'a> {
+impl<'a> Differs<'a> {
     pub(super) fn of(item: DiffItem<'a, 'a, ServiceName, Arc<ServiceSnapshot>>, to: &Published) -> Self {
         match item {
             DiffItem::Add(_, now) => Self { before: None, now: Looked { service: now.clone(), listed: true } },
@@ -396,6 +424,7 @@ mod tests {
             before: Version(1),
             services: services.iter().map(|it| Looked::at(&it.parse().unwrap(), published)).collect(),
             all: false,
+            named: false,
             dropped: None,
             forgotten: Default::default(),
             directory: false,

@@ -52,6 +52,19 @@ fn doubtful(update: pb::ServiceUpdate) -> pb::ServiceUpdate {
     pb::ServiceUpdate { authoritative: false, ..update }
 }
 
+#[test]
+fn a_registry_that_tells_no_versions_of_services_bases_its_deltas_on_its_messages() {
+    let mut state = watching_all();
+    let without = |message: pb::WatchResponse| {
+        let services = message.services.into_iter().map(|it| pb::ServiceUpdate { version: 0, ..it }).collect();
+        pb::WatchResponse { services, ..message }
+    };
+    let put = |number| instance("users", number, 100);
+    publish(&mut state, without(message(5, [full("users", &[put(1)])])));
+    publish(&mut state, without(message(7, [delta("users", 5, &[put(2)], &[])])));
+    assert!(matches!(state.apply(without(message(9, [delta("users", 5, &[put(3)], &[])]))), Err(Misfit::Base { .. })));
+}
+
 fn message(version: u64, services: impl IntoIterator<Item = pb::ServiceUpdate>) -> pb::WatchResponse {
     let services = services.into_iter().map(|it| pb::ServiceUpdate { version, ..it }).collect();
     pb::WatchResponse { version, services, ..Default::default() }

@@ -512,7 +512,9 @@ mod tests {
         );
         let bare = said("[limits]\ndefault_timeout = 15\n").unwrap_err();
         let told = "[limits] default_timeout: expected a text in quotes, found the number 15";
-        assert!(bare.starts_with(&format!("{}{told}", at(2))), "{bare}");
+        assert_eq!(bare, format!("{}{told}", at(2)), "and no advice that would be refused");
+        let inner = said("[tls]\ncertificates = [{ chain = \"a\", kee = \"b\" }]\n").unwrap_err();
+        assert_eq!(inner, format!("{}[tls] certificates: there is no key kee; there are chain and key", at(2)));
         let kind = said("[transcoding]\nstream_format = \"xml\"\n").unwrap_err();
         assert!(
             kind.starts_with(&format!("{}[transcoding] stream_format: \"xml\" is not known here", at(2))),

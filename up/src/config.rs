@@ -476,10 +476,7 @@ mod tests {
         let cases = [
             ("[registry]\nport = 1\n", "2: [registry]: there is no key port; there are listen, http, dns and data"),
             ("\n\n[broker]\n", "3: there is no key broker; there are registry, gateway and services"),
-            (
-                "[gateway]\nlisten = 8080\n",
-                "2: [gateway] listen: expected a text in quotes, found the number 8080; write listen = \"8080\"",
-            ),
+            ("[gateway]\nlisten = 8080\n", "2: [gateway] listen: expected a text in quotes, found the number 8080"),
             ("[gateway]\nlisten = \"here\"\n", "2: [gateway] listen: \"here\" is no address to listen on"),
             ("[gateway]\nlisten = \":8080\"\n", "2: [gateway] listen: :8080 is reachable from other machines"),
             ("[gateway]\nconfig = \"none.toml\"\n", "2: [gateway] config: there is no file /m/none.toml"),

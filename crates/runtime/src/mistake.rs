@@ -46,14 +46,15 @@ impl<'t> Place<'t> {
         let before = &text.as_bytes()[..at.min(text.len())];
         let line = before.iter().filter(|byte| **byte == b'\n').count();
         let mut place = Self { line: line + 1, heading: None, key: None };
-        for line in text.lines().take(line + 1).collect::<Vec<_>>().into_iter().rev() {
-            if let Some(heading) = heading(line) {
-                place.heading = Some(heading);
-                break;
+        let mut inside = Inside::default();
+        for line in text.lines().take(line + 1) {
+            if inside.nothing() {
+                match heading(line) {
+                    Some(heading) => (place.heading, place.key) = (Some(heading), None),
+                    None => place.key = key(line).or(place.key),
+                }
             }
-            if place.key.is_none() {
-                place.key = key(line);
-            }
+            inside.read(line);
         }
         place
     }
@@ -73,14 +74,53 @@ impl<'t> Place<'t> {
             [all @ .., last] => format!("there are {} and {last}", all.join(", ")),
         };
         let problem = format!("there is no key {unknown}; {known}");
-        Some(match self.heading.filter(|it| it.trim_matches(['[', ']']) != unknown) {
-            Some(heading) => format!("{heading}: {problem}"),
-            None => problem,
-        })
+        let is_it = |key: &str| key.split('.').any(|part| part.trim().trim_matches(['"', '\'']) == unknown);
+        let heading = self.heading.filter(|it| it.trim_matches(['[', ']']) != unknown);
+        // Of a key that is not the line's own the table is an inline one, the value of that.
+        let key = self.key.filter(|key| !is_it(key));
+        Some(Self { line: self.line, heading, key }.with(&problem))
     }
 }
 
-/// `[limits]` of a line that is a heading. A line of a list of lists is none: it ends otherwise, or has a comma.
+/// What the beginning of a line is inside of: lists and inline tables that are open, and a text of many lines.
+#[derive(Debug, Default)]
+struct Inside {
+    open: usize,
+    text: Option<&'static str>,
+}
+
+impl Inside {
+    fn nothing(&self) -> bool {
+        self.open == 0 && self.text.is_none()
+    }
+
+    fn read(&mut self, line: &str) {
+        let mut rest = line.chars();
+        while let Some(next) = rest.as_str().chars().next() {
+            let quotes = ["\"\"\"", "'''", "\"", "'"];
+            let quote = match self.text {
+                Some(open) => Some(open).filter(|it| rest.as_str().starts_with(it)),
+                None => quotes.into_iter().find(|it| rest.as_str().starts_with(it)),
+            };
+            if let Some(quote) = quote {
+                self.text = if self.text.is_some() { None } else { Some(quote) };
+                rest = rest.as_str()[quote.len()..].chars();
+                continue;
+            }
+            rest.next();
+            match (self.text, next) {
+                (Some(quote), '\\') if quote.starts_with('"') => drop(rest.next()),
+                (None, '#') => break,
+                (None, '[' | '{') => self.open += 1,
+                (None, ']' | '}') => self.open = self.open.saturating_sub(1),
+                _ => {}
+            }
+        }
+        self.text = self.text.filter(|quote| quote.len() > 1); // a short one ends with its line
+    }
+}
+
+/// `[limits]` of a line that is a heading, if it is inside of nothing.
 fn heading(line: &str) -> Option<&str> {
     let line = line.split('#').next().unwrap_or_default().trim();
     let name = line.trim_start_matches('[').trim_end_matches(']');
@@ -149,13 +189,12 @@ fn value(found: &str) -> String {
     }
 }
 
-/// The same value as what was expected, where one can be guessed.
+/// The same value as what was expected, where one can be guessed. Of a number not what text is meant: an address, a time with its unit.
 fn instead(found: &str, expected: &str) -> Option<String> {
     let (is, said) = found.split_once(' ')?;
     let bare = said.trim_matches(['`', '"']);
     match (is, expected) {
         ("string", "a sequence") => Some(format!("{:?}", bare.split_whitespace().collect::<Vec<_>>())),
-        ("integer" | "boolean", "a string" | "path string") => Some(format!("{bare:?}")),
         ("string", "a boolean") if ["true", "false"].contains(&bare) => Some(bare.to_owned()),
         ("string", "u8" | "u16" | "u32" | "u64" | "usize") => bare.parse::<u64>().ok().map(|number| number.to_string()),
         _ => None,
@@ -183,6 +222,15 @@ mod tests {
         assert_eq!(said("[services.users]"), (5, "[services.users]: x".to_owned()));
         assert_eq!(said("\"a\""), (12, "[[policies]] name: x".to_owned()));
         assert_eq!(said("# a mesh"), (1, "x".to_owned()));
+        let lists = "[tls]\nx = [\n  [\"b\"],\n  [\"a\"]\n]\ny = '''\n[z]\n''' # [\n[\"w\"]\nv = \"[\\\"\"\nu = 1\n";
+        let place = |line| {
+            let it = Place::of(lists, lists.lines().take(line).map(|it| it.len() + 1).sum::<usize>() - 1);
+            (it.heading, it.key)
+        };
+        assert_eq!(place(4), (Some("[tls]"), Some("x")), "a line of a list of lists is no heading");
+        assert_eq!(place(7), (Some("[tls]"), Some("y")), "nor one of a text");
+        assert_eq!(place(9), (Some("[\"w\"]"), None));
+        assert_eq!(place(11), (Some("[\"w\"]"), Some("u")));
         let beyond = Mistake::said(FILE, Some(9_999..10_000), "x");
         assert_eq!(beyond.line, FILE.lines().count() + 1);
     }
@@ -197,7 +245,7 @@ mod tests {
         );
         assert_eq!(
             said("7,", "invalid type: integer `7`, expected a string"),
-            "[services.users] needs: expected a text in quotes, found the number 7; write needs = \"7\""
+            "[services.users] needs: expected a text in quotes, found the number 7"
         );
         assert_eq!(
             said("port", "unknown field `port`, expected one of `listen`, `http`, `data`"),
@@ -206,6 +254,10 @@ mod tests {
         assert_eq!(
             said("port", "unknown field `port`, expected `listen`"),
             "[registry]: there is no key port; only listen may stand here"
+        );
+        assert_eq!(
+            said("7,", "unknown field `kee`, expected `chain` or `key`"),
+            "[services.users] needs: there is no key kee; there are chain and key"
         );
         assert_eq!(
             said(command, "unknown variant `some`, expected `all` or `none`"),

@@ -29,6 +29,7 @@ use crate::edge::{
     forwarded::Downstream,
     guard::By,
     headers::Headers,
+    limits::Noted,
     metrics::{RouteMeter, Status},
     span::{End, Tracing},
 };
@@ -99,6 +100,8 @@ pub(crate) struct Call {
     pub(crate) headers: Option<Arc<Headers>>,
     /// Edge policy and rule that refused it.
     pub(crate) refused: Option<By>,
+    /// Who refused what was read of its body, once somebody did; none where no policy measures it.
+    too_long: OnceLock<Noted>,
     /// Why it got no answer from upstream, for the access log.
     problem: OnceLock<Box<str>>,
     /// What of kept answers it may make untrue once it has gone upstream, until it has.
@@ -143,6 +146,7 @@ impl Call {
             cors: None,
             headers: None,
             refused: None,
+            too_long: OnceLock::new(),
             problem: OnceLock::new(),
             writes: None,
             went_upstream: AtomicBool::new(false),
@@ -193,6 +197,11 @@ impl Call {
     /// Whether its caller is on this machine, and no proxy there that is known to pass on calls of others.
     pub(crate) fn is_from_this_machine(&self) -> bool {
         self.downstream.addr.ip().to_canonical().is_loopback() && self.caller.is_loopback()
+    }
+
+    /// Where whoever reads its body notes that a policy refused that.
+    pub(crate) fn noted(&self) -> Noted {
+        Arc::clone(self.too_long.get_or_init(Noted::default))
     }
 
     /// Takes note of why the call got no answer, and returns what its caller is told of that. The log has the rest, under the same request id: whoever
@@ -276,7 +285,7 @@ impl Drop for Call {
             trace: self.trace,
             span_id,
             request_id: self.request_id.clone(),
-            refused: self.refused.clone(),
+            refused: self.refused.take().or_else(|| self.too_long.get()?.get().cloned()),
             problem: self.problem.take(),
         });
     }

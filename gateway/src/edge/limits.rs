@@ -4,7 +4,10 @@
 //! (`edge::rate_limit`), what no connection lets in (`listener`).
 //! Each has a status of its own, by RFC 9110 and 6585: 413, 414, 431, 408, 504; too deep is a 400 that names the field.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use http::{HeaderMap, StatusCode, Uri};
 use tokio::time::Instant;
@@ -15,6 +18,12 @@ use crate::edge::{
     guard::{By, Refusal},
     metrics::Refusals,
 };
+
+/// Policy and rule that refused what was read of a call's body; empty while none did.
+pub(crate) type Noted = Arc<OnceLock<By>>;
+
+/// The rule of how long a body may be.
+const BODY: &str = "max-request-bytes";
 
 /// One policy, ready to measure calls.
 #[derive(Debug)]
@@ -52,11 +61,14 @@ impl Limits {
         Refusal::too_large(By { policy: self.policy.clone(), rule: rule.into() }, http, what)
     }
 
-    /// The longest body or message, where the gateway's is `whole`.
-    pub(crate) fn most(limits: Option<&Self>, whole: u64) -> Most {
-        match limits.and_then(|it| Some((it.it.max_request_bytes?, &it.policy))) {
-            Some((bytes, policy)) => Most { bytes: bytes.into(), policy: Some(policy.clone()) },
-            None => Most { bytes: whole, policy: None },
+    /// The longest body or message, where the gateway's is `whole`. Where the policy's word counts, it is noted that something was longer.
+    pub(crate) fn most(limits: Option<&Self>, whole: u64, noted: impl FnOnce() -> Noted) -> Most {
+        match limits.and_then(|it| Some((it.it.max_request_bytes?, it))) {
+            Some((bytes, it)) => {
+                let ruled = Ruled { policy: it.policy.clone(), refusals: it.refusals.clone(), noted: noted() };
+                Most { bytes: bytes.into(), ruled: Some(ruled) }
+            }
+            None => Most { bytes: whole, ruled: None },
         }
     }
 
@@ -83,7 +95,24 @@ impl Limits {
 pub(crate) struct Most {
     pub(crate) bytes: u64,
     /// None: the gateway's file, or its default.
-    policy: Option<PolicyName>,
+    ruled: Option<Ruled>,
+}
+
+/// Whose rule it is, and where it is told that it refused a call.
+#[derive(Debug, Clone)]
+struct Ruled {
+    policy: PolicyName,
+    refusals: Refusals,
+    noted: Noted,
+}
+
+impl Ruled {
+    /// Counts the call once, however often something of it is too long.
+    fn refuses(&self) {
+        if self.noted.set(By { policy: self.policy.clone(), rule: BODY.into() }).is_ok() {
+            self.refusals.of(&self.policy, BODY).inc();
+        }
+    }
 }
 
 impl Most {
@@ -92,11 +121,14 @@ impl Most {
         usize::try_from(self.bytes).unwrap_or(usize::MAX)
     }
 
-    /// Says of something that it is longer.
+    /// Says of something that it is longer, for which the call is refused.
     pub(crate) fn exceeded_by(&self, what: &str) -> String {
         let bytes = self.bytes;
-        match &self.policy {
-            Some(policy) => format!("{what} is larger than {bytes} bytes: policy {policy}, rule max-request-bytes"),
+        match &self.ruled {
+            Some(ruled) => {
+                ruled.refuses();
+                format!("{what} is larger than {bytes} bytes: policy {}, rule {BODY}", ruled.policy)
+            }
             None => format!("{what} is larger than {bytes} bytes, the gateway's max_request_bytes"),
         }
     }
@@ -109,7 +141,7 @@ impl Most {
     /// One that no policy sets.
     #[cfg(test)]
     pub(crate) const fn of_gateway(bytes: u64) -> Self {
-        Self { bytes, policy: None }
+        Self { bytes, ruled: None }
     }
 }
 
@@ -206,10 +238,13 @@ mod tests {
         let refusals = Refusals::new(&weft_runtime::Metrics::default());
         let policy = Policy { max_request_bytes: Some(10), ..Policy::default() };
         let limits = Limits::new(&"small".parse().unwrap(), &policy, &refusals);
-        let told = |limits| Limits::most(limits, 20).too_large();
+        let noted = Noted::default();
+        let told = |limits| Limits::most(limits, 20, || Arc::clone(&noted)).too_large();
         assert_eq!((told(Some(&limits)).http_status, told(None).http_status), (413, 413));
         let small = "the request body is larger than 10 bytes: policy small, rule max-request-bytes";
         assert_eq!(told(Some(&limits)).message, small);
+        assert_eq!(refusals.of(&limits.policy, BODY).get(), 1, "a call is refused once");
+        assert_eq!(noted.get().map(|by| &*by.rule), Some(BODY));
         assert_eq!(told(None).message, "the request body is larger than 20 bytes, the gateway's max_request_bytes");
     }
 

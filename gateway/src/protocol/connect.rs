@@ -222,7 +222,7 @@ fn reply_encoding(headers: &HeaderMap, name: &HeaderName, sent: Option<Encoding>
 }
 
 fn intake(exchange: &Exchange<'_>, messages: &Messages, encoding: Option<Encoding>) -> Intake {
-    Intake { messages: messages.clone(), encoding, limit: rpc::limit(exchange.shard, exchange.rpc) }
+    Intake { messages: messages.clone(), encoding, limit: rpc::limit(exchange.shard, exchange.rpc, exchange.call) }
 }
 
 fn refusal(shard: &Shard, refused: Refused, outcome: &Outcome) -> Response<Body> {

@@ -151,7 +151,7 @@ async fn run(
     let method = rpc.plan.as_ref().map(|plan| plan.method().clone());
     let limits = rpc::limits_of_size(&rpc);
     let messages = Messages { codec: shard.shared.codec.clone(), format: spoken.format, method, limits };
-    let intake = Intake { messages: messages.clone(), encoding, limit: rpc::limit(shard, &rpc) };
+    let intake = Intake { messages: messages.clone(), encoding, limit: rpc::limit(shard, &rpc, call) };
     let body = match spoken.writes {
         Carriage::Binary => body,
         Carriage::Text => Body::boxed(text::Decoded::new(body)),

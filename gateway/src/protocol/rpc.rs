@@ -206,8 +206,8 @@ pub(crate) async fn admit(rpc: &Rpc, head: &mut request::Parts, call: &mut Call)
 }
 
 /// Returns how many bytes a message of a request may have.
-pub(crate) fn limit(shard: &Shard, rpc: &Rpc) -> Most {
-    Limits::most(limits(rpc), shard.shared.limits.max_request_bytes)
+pub(crate) fn limit(shard: &Shard, rpc: &Rpc, call: &Call) -> Most {
+    Limits::most(limits(rpc), shard.shared.limits.max_request_bytes, || call.noted())
 }
 
 /// Returns what policies say of a call's size.

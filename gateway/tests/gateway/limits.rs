@@ -67,6 +67,8 @@ async fn what_is_too_large_has_a_status_of_its_own() {
     let metrics = send(gateway.admin, "GET", "/metrics", &[], "").await.body;
     let counted = r#"weft_gateway_policy_refusals_total{policy="small",rule="max-header-bytes"} 2"#;
     assert!(metrics.contains(counted), "{metrics}");
+    let counted = r#"weft_gateway_policy_refusals_total{policy="small",rule="max-request-bytes"} 2"#;
+    assert!(metrics.contains(counted), "by REST and by Connect: {metrics}");
     for status in [413, 414, 431] {
         assert!(metrics.contains(&format!("route=\"/api/users\",status=\"{status}\"")), "{status} in {metrics}");
     }

@@ -111,7 +111,11 @@ async fn run(exchange: &Exchange<'_>, body: Option<Body>, messages: &Messages) -
         None => query::message(exchange.head.uri.query().unwrap_or_default())?,
         Some(body) => {
             let used = encoding(headers, &header::CONTENT_ENCODING)?;
-            (requests::whole(body, &rpc::limit(exchange.shard, exchange.rpc), 0, exchange.deadline()).await?, used)
+            (
+                requests::whole(body, &rpc::limit(exchange.shard, exchange.rpc, exchange.call), 0, exchange.deadline())
+                    .await?,
+                used,
+            )
         }
     };
     let message = intake(exchange, messages, used).bare(bytes)?;

@@ -68,7 +68,7 @@ impl Exchange<'_> {
 
     /// How many bytes the body may have, or a message of it.
     pub(in crate::protocol) fn most(&self) -> Most {
-        Limits::most(self.limits(), self.shard.shared.limits.max_request_bytes)
+        Limits::most(self.limits(), self.shard.shared.limits.max_request_bytes, || self.call.noted())
     }
 
     pub(super) fn check_depth(&self, body: &[u8]) -> Result<(), BindError> {

@@ -5,7 +5,7 @@
 //! ```text
 //!  app started ─► healthy ─► descriptors read and stored ─► registered SERVING ⇄ NOT_SERVING (health)
 //!                                                               │ app ends: CRASHED at once, before it is started again
-//!                                                               │           └ healthy again: SERVING      gave up: exit 1, and its lease runs out
+//!                                                               │           └ healthy again: SERVING      gave up: deregistered, exit 1
 //!  Leaving (DRAINING, still accepting, ≤ notice) ─► Draining (GOAWAY, ≤ limit) ─► app SIGTERM, SIGKILL ─► outbound ─► deregistered
 //!                                        an app that somebody else runs: wait until it is gone, or SIGTERM ─┘
 //! ```
@@ -401,11 +401,7 @@ impl Lifecycle {
             None => {}
         }
         self.parts.outbound.finish(self.parts.limits.outbound).await;
-        match &result {
-            Ok(()) => self.deregister().await,
-            // To leave the list is to say that nobody is missing. Its lease runs out, and the last of a service stays, as what it is: crashed.
-            Err(_) => drop(self.lease.take()),
-        }
+        self.deregister().await;
         result
     }
 

@@ -114,7 +114,7 @@ table! {
         means "Neither the registry nor an instance shows a certificate with less than a quarter of its life left; each is renewed at half. One that runs out cuts its process off. The gateway's is not looked at: it shows that to instances only."
         cure "look into the log of the process for why it could not renew; most often the registry cannot be reached from there"
     INSTANCES "WEFT0401" Services "has an instance"
-        means "A service that holds claims has at least one instance. Calls to one without get UNAVAILABLE, 503, also where its last instance was ended on purpose. The last one that crashed, hangs or was given up stays listed, and is a failure of WEFT0402, WEFT0403 or WEFT0406. A warning where the service holds none; skipped where `weft up` scaled it to 0."
+        means "A service that holds claims has at least one instance. Calls to one without get UNAVAILABLE, 503, also where its last instance was ended on purpose. The last one that crashed or hangs stays listed, and is a failure of WEFT0402, WEFT0403 or WEFT0406. A warning where the service holds none; skipped where `weft up` scaled it to 0."
         cure "start one (of `weft up`: `weft scale NAME=1`); if it has gone for good, `weft claims release` what `weft claims` lists of it, and `weft delete policies` its policies; one that holds neither is forgotten a day after it left"
     APP "WEFT0402" Services "the app answers its health check"
         means "The app behind the sidecar answers, and says that it serves. One that hangs, or says no, gets no calls."

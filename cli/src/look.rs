@@ -168,12 +168,12 @@ pub(crate) fn age(seconds: i64) -> String {
 
 /// What is left of a time, as `age` but to the nearest: what was given for a day a moment ago is good for `24h`.
 pub(crate) fn left(seconds: u64) -> String {
-    let seconds = seconds.min(u64::from(u32::MAX)).cast_signed();
-    match seconds {
-        ..60 => age(seconds),
-        60..3_600 => format!("{}m", (seconds + 30) / 60),
-        3_600..172_800 => format!("{}h", (seconds + 1_800) / 3_600),
-        _ => format!("{}d", (seconds + 43_200) / 86_400),
+    let nearest = |unit: u64| seconds.saturating_add(unit / 2) / unit;
+    match (nearest(60), nearest(3_600)) {
+        _ if seconds < 60 => format!("{seconds}s"),
+        (minutes @ ..60, _) => format!("{minutes}m"),
+        (_, hours @ ..48) => format!("{hours}h"),
+        _ => format!("{}d", nearest(86_400)),
     }
 }
 
@@ -280,6 +280,13 @@ mod tests {
         assert_eq!(not_ready(&status), Some("`weft up` is still starting"));
         status.urls.push(pb::Url::default());
         assert_eq!(not_ready(&status), None);
+    }
+
+    #[test]
+    fn what_is_left_is_told_to_the_nearest_of_the_unit_that_fits_it_then() {
+        let told = [0, 59, 60, 3_569, 3_570, 3_590, 3_600, 86_399, 171_000, 172_799, u64::MAX].map(left);
+        let wanted = ["0s", "59s", "1m", "59m", "1h", "1h", "1h", "24h", "2d", "2d"];
+        assert_eq!(told[..10], wanted);
     }
 
     #[test]

@@ -138,8 +138,11 @@ impl Up {
         let run = std::fs::read_to_string(left("run.json")).unwrap_or_else(|_| "{\"processes\":[]}".to_owned());
         let run: Value = serde_json::from_str(&run).unwrap();
         assert_eq!(run["processes"], serde_json::json!([]));
-        assert!(run.get("instances").is_none() || self.process.log().contains("\nkilled\n"), "{run}");
-        self.process.log()
+        let listed = run["instances"].as_array().into_iter().flatten().map(|it| it["name"].as_str().unwrap());
+        let log = self.process.log();
+        let killed = log.contains("\nkilled\n").then_some("echo-1");
+        assert_eq!(listed.collect::<Vec<_>>(), Vec::from_iter(killed), "{run}");
+        log
     }
 }
 
@@ -312,6 +315,32 @@ async fn a_second_ctrl_c_kills_what_does_not_want_to_leave() {
     up.process.signal(Signal::INT);
     let log = up.ended(0, pids).await;
     assert!(log.contains("killed") && !log.contains("echo       stopped"), "{log}");
+}
+
+#[tokio::test]
+async fn what_is_listed_without_a_process_behind_it_leaves_with_its_slot() {
+    let test = "what_is_listed_without_a_process_behind_it_leaves_with_its_slot";
+    let Some(echo) = outside::need_binaries(&["weft-echo"], test) else { return };
+    let dir = TempDir::new().unwrap();
+    let ran = dir.path().join("ran").display().to_string();
+    let once = format!("test -e {ran} && exit 3; touch {ran}; exec {}", echo[0].display());
+    let mut up = start(&format!("[services.echo]\ncommand = [\"sh\", \"-c\", {once:?}]\n"));
+    up.ready().await;
+    // The registry keeps the last of a service, and its new sidecar has no app that ever serves.
+    process::kill(up.instances()[0].pid);
+    wait::until("the new sidecar to see its app fail", START, || async {
+        up.instances().iter().any(|row| row.restarts > 0 && row.state != "serving").then_some(())
+    })
+    .await;
+    let check = up.weft(&["check"]);
+    assert_eq!(check.status.code(), Some(1), "{}", text(&check.stdout));
+    let output = up.weft(&["scale", "echo=0"]);
+    assert!(output.status.success(), "{output:?}");
+    let check = up.weft(&["check"]);
+    assert!(check.status.success(), "{}", text(&check.stdout));
+    let pids = up.pids();
+    up.process.signal(Signal::INT);
+    up.ended(0, pids).await;
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use tokio::{
     task::{self, JoinSet},
     time::{Instant, timeout, timeout_at},
 };
+use weft_discovery::Registries;
 use weft_model::ServiceName;
 use weft_supervise::{Control, Handle, Spec};
 
@@ -23,6 +24,7 @@ use crate::{
     board::{Key, Kind, Row, State, View},
     config::Config,
     launch::Launch,
+    listed,
     logfile::LogFile,
     order,
     place::Place,
@@ -113,6 +115,8 @@ pub(crate) struct Director {
     gateways_file: GatewaysFile,
     /// How people reach the gateway; none until that was announced.
     reach: watch::Sender<Option<Reach>>,
+    /// Where instances are listed; none until we are somebody there.
+    registries: Option<Registries>,
     next: Key,
     running: BTreeMap<Key, (Kind, Handle)>,
 }
@@ -127,8 +131,13 @@ impl Director {
         screen: Screen,
         gateways_file: GatewaysFile,
     ) -> Self {
-        let (reach, next, running) = (watch::Sender::new(None), 0, BTreeMap::new());
-        Self { config, launch, control, board, place, screen, gateways_file, reach, next, running }
+        let (reach, registries, next, running) = (watch::Sender::new(None), None, 0, BTreeMap::new());
+        Self { config, launch, control, board, place, screen, gateways_file, reach, registries, next, running }
+    }
+
+    /// Takes note of the registry that lists the instances, as who we are there.
+    pub(crate) fn joined(&mut self, registries: Registries) {
+        self.registries = Some(registries);
     }
 
     /// How people reach the gateway; none until that is announced.
@@ -356,10 +365,10 @@ impl Director {
         what: impl Fn() -> String,
     ) -> T {
         let tell = async |lasted: Duration| {
-            let line = format!("  still waiting after {} s: {}", lasted.as_secs(), what());
+            let line = format!("still waiting after {} s: {}", lasted.as_secs(), what());
             match steps {
                 Some(steps) => self.step(steps, line).await,
-                None => self.screen.say(&line),
+                None => self.screen.say(&format!("  {line}")),
             }
         };
         now_and_then(wait, tell).await
@@ -478,9 +487,28 @@ impl Director {
             format!("{} has not left yet: it finishes its calls", names.collect::<Vec<_>>().join(", "))
         };
         self.told(Box::pin(stops.join_all()), steps, leaving).await;
+        let mut left = BTreeSet::new();
         for key in keys {
-            self.running.remove(&key);
+            if let Some((Kind::Instance(slot), _)) = self.running.remove(&key) {
+                left.insert(slot.to_string());
+            }
             self.board.remove(key).await;
+        }
+        for (kind, _) in self.running.values() {
+            left.remove(&kind.name()); // its replacement is there
+        }
+        self.take_out(&left).await;
+    }
+
+    /// Takes out of the registry what it lists of slots that have no process any more: one that was killed or given up has not left it. What
+    /// cannot be is written down for the next `weft up`.
+    async fn take_out(&self, slots: &BTreeSet<String>) {
+        let which = self.place.listed_of(slots);
+        let serves = self.board.rows().iter().any(|row| row.kind == Kind::Registry && row.state == State::Serving);
+        let Some(registries) = self.registries.as_ref().filter(|_| serves) else { return };
+        match listed::take_out(registries, &self.place, which).await {
+            Ok(out) => out.kept.iter().for_each(|kept| self.screen.say(&format!("  stays listed for a while: {kept}"))),
+            Err(error) => tracing::warn!(error = format!("{error:#}"), "what has left may stay listed for a while"),
         }
     }
 

@@ -13,6 +13,7 @@ mod control;
 mod director;
 mod keys;
 mod launch;
+mod listed;
 mod logfile;
 mod order;
 mod place;

@@ -1,10 +1,12 @@
-//! The directory `.weft` beside `weft.toml`: one owner at a time, and what an owner that was killed left running.
+//! The directory `.weft` beside `weft.toml`: one owner at a time, and what an owner left running or listed.
 //!
-//! Lives here: the lock, `run.json`, ending leftovers, the paths of everything kept there. Does not: what is written to the paths.
+//! Lives here: the lock, `run.json`, ending leftovers, the paths of everything kept there. Does not: what is written to the paths, asking the
+//! registry (`listed`).
 //! Invariants: the lock is held as long as a [`Place`] lives, and the kernel gives it back however we end; a process is only ended
 //! when its id and its start time are those written down, so an id that was given to somebody else is safe.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
@@ -19,7 +21,7 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
-use weft_model::InstanceId;
+use weft_model::{Epoch, InstanceId};
 
 use crate::procfs;
 
@@ -29,7 +31,7 @@ const LEFTOVER_GRACE: Duration = Duration::from_secs(3);
 /// How long a lock that is held may be on its way out: a process that was just forked holds it until its program is executed.
 const LOCK_PATIENCE: Duration = Duration::from_millis(300);
 
-/// What runs.
+/// What runs, and what the registry lists of it.
 const RUN: &str = "run.json";
 /// Directory of the services' tokens.
 const TOKENS: &str = "tokens";
@@ -78,9 +80,19 @@ struct Kept {
     /// Instances that an earlier owner left in the registry: written down until they were taken back.
     earlier: Vec<Listed>,
     now: Written,
+    /// Instances that are out of the registry, which whoever writes down may not have heard of.
+    gone: BTreeSet<InstanceId>,
 }
 
-/// `run.json`.
+/// `run.json`, as this release and the one before write it.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Run {
+    Now(Written),
+    Before(Vec<Entry>),
+}
+
+/// What is written down.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Written {
     /// What runs.
@@ -97,6 +109,9 @@ pub(crate) struct Listed {
     /// Its id.
     #[serde(with = "as_text")]
     pub(crate) id: InstanceId,
+    /// Of its lease: the id under another is somebody else's.
+    #[serde(with = "as_number")]
+    pub(crate) epoch: Epoch,
 }
 
 mod as_text {
@@ -113,6 +128,21 @@ mod as_text {
     }
 }
 
+mod as_number {
+    //! An epoch as the wire has it.
+    use serde::{Deserialize as _, Deserializer, Serializer};
+    use weft_model::Epoch;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(epoch: &Epoch, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(epoch.0)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Epoch, D::Error> {
+        u64::deserialize(from).map(Epoch)
+    }
+}
+
 /// A process as it is written down.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Entry {
@@ -122,6 +152,14 @@ pub(crate) struct Entry {
     pub(crate) pid: u32,
     /// When it started, in clock ticks since boot.
     pub(crate) started: u64,
+}
+
+impl Kept {
+    fn tidy(&mut self) {
+        let gone = &self.gone;
+        self.earlier.retain(|it| !gone.contains(&it.id));
+        self.now.instances.retain(|it| !gone.contains(&it.id));
+    }
 }
 
 impl Place {
@@ -151,8 +189,12 @@ impl Place {
         lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(failed(&path))?;
         let tokens = dir.join(TOKENS);
         let text = fs::read(dir.join(RUN)).unwrap_or_default();
-        let now: Written = serde_json::from_slice(&text).unwrap_or_default(); // damaged: the kernel ended them, on Linux at least
-        let kept = Mutex::new(Kept { earlier: now.instances.clone(), now });
+        let now = match serde_json::from_slice(&text) {
+            Ok(Run::Now(now)) => now,
+            Ok(Run::Before(processes)) => Written { processes, ..Written::default() },
+            Err(_) => Written::default(), // damaged: the kernel ended them, on Linux at least
+        };
+        let kept = Mutex::new(Kept { earlier: now.instances.clone(), now, ..Kept::default() });
         Ok(Self { dir, tokens, kept, _lock: lock })
     }
 
@@ -169,8 +211,16 @@ impl Place {
     /// Writes down what runs, for the next owner. A reader sees the old file or the new.
     pub(crate) fn write_down(&self, now: Written) -> io::Result<()> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.gone.retain(|id| now.instances.iter().any(|it| it.id == *id)); // until those who write have heard, too
         kept.now = now;
+        kept.tidy();
         self.write(&kept)
+    }
+
+    /// Instances of these slots that are written down as listed.
+    pub(crate) fn listed_of(&self, slots: &BTreeSet<String>) -> Vec<Listed> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.now.instances.iter().filter(|it| slots.contains(&it.name)).cloned().collect()
     }
 
     /// Instances that an earlier owner left in the registry. Its processes are gone, so nobody else takes them back.
@@ -178,17 +228,12 @@ impl Place {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).earlier.clone()
     }
 
-    /// Forgets what an earlier owner left in the registry: it is there no more.
-    pub(crate) fn taken_back(&self) -> io::Result<()> {
+    /// Forgets instances: they are in the registry no more.
+    pub(crate) fn forget(&self, gone: &[InstanceId]) -> io::Result<()> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.earlier.clear();
+        kept.gone.extend(gone);
+        kept.tidy();
         self.write(&kept)
-    }
-
-    /// Forgets what ran, since it left in order: its instances told the registry so. What had to be killed while it left is not told apart; its lease
-    /// runs out.
-    pub(crate) fn ended_in_order(&self) {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).now = Written::default();
     }
 
     fn write(&self, kept: &Kept) -> io::Result<()> {
@@ -280,7 +325,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let run = root.path().join(".weft").join(RUN);
         let id = |end: char| format!("01890a5d-ac96-774b-bcce-b302099a805{end}").parse().unwrap();
-        let listed = |name: &str, id| Listed { name: name.to_owned(), id };
+        let listed = |name: &str, id| Listed { name: name.to_owned(), id, epoch: Epoch(7) };
         let of = |listed: &Listed| Written { instances: vec![listed.clone()], ..Written::default() };
         let (old, new) = (listed("users-1", id('1')), listed("users-1", id('2')));
         let first = Place::take(root.path(), "weft").await.unwrap();
@@ -291,12 +336,33 @@ mod tests {
         second.write_down(of(&new)).unwrap();
         drop(second); // it ended properly, and yet the registry was told of neither
         let third = Place::take(root.path(), "weft").await.unwrap();
-        assert_eq!(third.left_listed(), [new, old]);
-        third.taken_back().unwrap();
-        third.write_down(Written::default()).unwrap();
+        assert_eq!(third.left_listed(), [new.clone(), old.clone()]);
+        third.forget(&[new.id]).unwrap();
+        let third = killed(root.path(), third).await;
+        assert_eq!(third.left_listed(), std::slice::from_ref(&old), "one is out, the other was refused");
+        let mine = listed("users-2", id('3'));
+        third.write_down(of(&mine)).unwrap();
+        third.forget(&[old.id, mine.id]).unwrap();
+        third.write_down(of(&mine)).unwrap(); // by who has not heard yet
+        assert_eq!(third.listed_of(&["users-2".to_owned()].into()), []);
         assert_eq!(third.left_listed(), []);
         drop(third);
         assert!(!run.exists(), "nothing is left that anybody would have to know");
+    }
+
+    #[tokio::test]
+    async fn what_the_release_before_wrote_down_is_read() {
+        let root = tempfile::tempdir().unwrap();
+        let first = Place::take(root.path(), "weft").await.unwrap();
+        drop(first);
+        let mut left = Command::new("sleep").arg("600").process_group(0).spawn().unwrap();
+        let (pid, started) = (left.id(), procfs::start_time(left.id()).unwrap());
+        let run = format!("[{{\"name\": \"users-1\", \"pid\": {pid}, \"started\": {started}}}]");
+        fs::write(root.path().join(".weft").join(RUN), run).unwrap();
+        let place = Place::take(root.path(), "weft").await.unwrap();
+        let reaper = std::thread::spawn(move || left.wait().unwrap());
+        assert_eq!(place.end_leftovers().await, [format!("users-1 (pid {pid})")]);
+        assert!(!reaper.join().unwrap().success());
     }
 
     #[tokio::test]

@@ -19,10 +19,6 @@ use tokio_util::sync::CancellationToken;
 use weft_discovery::{Registries, RegistryUrls, Topic, Watch, WatchConfig};
 use weft_identity::TrustDomain;
 use weft_model::{Epoch, InstanceId, Snapshot};
-use weft_proto::weft::{
-    discovery::v1::{ServiceUpdate, service_update::Body},
-    model::v1 as pb,
-};
 use weft_runtime::{
     Context, Shutdown,
     listen::{self, ListenAddr},
@@ -37,6 +33,7 @@ use crate::{
     director::{Director, GatewaysFile, Order},
     keys::Keys,
     launch::Launch,
+    listed,
     place::{self, Entry, Listed, Place, Written},
     plan::Slot,
     procfs,
@@ -48,8 +45,6 @@ use crate::{
 const ORDERS: usize = 16;
 /// Free ports tried until the one 80 above is free, too.
 const PORT_TRIES: u32 = 16;
-/// How long the registry, which is ready, has for each question about what an earlier `weft up` left.
-const TAKE_BACK: Duration = Duration::from_secs(5);
 /// How long clients of the control socket have to hear that all is stopped.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -256,17 +251,25 @@ impl Up {
         let identity = keys.identity();
         stage.done(&format!("mutual TLS, {}", identity.id()));
         let registries = Registries::secured(&registry(&self.config)?, &identity);
-        match take_back(&registries, &self.place).await {
-            Ok(names) if names.is_empty() => {}
-            Ok(names) => self
-                .screen
-                .say(&format!("  took out of the registry what an earlier `weft up` left there: {}", names.join(", "))),
+        // Before those of this one join.
+        match listed::take_out(&registries, &self.place, self.place.left_listed()).await {
+            Ok(out) => {
+                if !out.names.is_empty() {
+                    let names = out.names.join(", ");
+                    self.screen
+                        .say(&format!("  took out of the registry what an earlier `weft up` left there: {names}"));
+                }
+                for kept in out.kept {
+                    self.screen.say(&format!("  what an earlier `weft up` left stays listed for a while: {kept}"));
+                }
+            }
             // Their leases run out.
             Err(error) => tracing::warn!(
                 error = format!("{error:#}"),
                 "instances of an earlier `weft up` stay listed for a while"
             ),
         }
+        self.director.joined(registries);
         // The part that takes it lives as long as we do.
         if let Some(joined) = self.joined.take() {
             drop(joined.send(keys));
@@ -323,9 +326,6 @@ impl Up {
         let farewell = async { while self.parts.join_next().await.is_some_and(|part| !matches!(part, Ok(Ok(())))) {} };
         drop(timeout(FAREWELL, farewell).await); // a client that does not read learns from the closed socket
         self.parts.shutdown().await;
-        if in_order {
-            self.place.ended_in_order(); // the last the registry said of them may not have come
-        }
         self.screen.close();
         Ok(())
     }
@@ -333,33 +333,6 @@ impl Up {
 
 fn registry(config: &Config) -> anyhow::Result<RegistryUrls> {
     format!("https://{}", config.registry.listen).parse().context("address of the registry")
-}
-
-/// Takes the instances of an earlier `weft up` out of the registry before those of this one join: their processes are gone, and until their leases
-/// ran out they would be called, and missed. By the epoch of their lease, so that nobody who has taken one over meanwhile is meant. Returns their slots.
-async fn take_back(registries: &Registries, place: &Place) -> anyhow::Result<Vec<String>> {
-    let left: BTreeMap<_, _> = place.left_listed().into_iter().map(|it| (it.id.to_string(), it)).collect();
-    if left.is_empty() {
-        return Ok(Vec::new());
-    }
-    let list = registries.list(TAKE_BACK).await?;
-    let mut names = Vec::new();
-    for instance in list.services.iter().flat_map(instances) {
-        if let Some(listed) = left.get(&instance.id) {
-            registries.deregister(listed.id, Epoch(instance.epoch), TAKE_BACK).await?;
-            names.push(listed.name.clone());
-        }
-    }
-    place.taken_back().context("writing run.json")?;
-    names.sort_unstable();
-    Ok(names)
-}
-
-fn instances(service: &ServiceUpdate) -> &[pb::Instance] {
-    match &service.body {
-        Some(Body::Full(full)) => &full.instances,
-        Some(Body::Delta(_)) | None => &[],
-    }
 }
 
 /// gRPC services of the mesh's services, as the registry knows them.
@@ -436,7 +409,9 @@ async fn write_down(
             else => return Ok(()),
         };
         still_listed(&mut listed, &rows, &world.borrow_and_update());
-        let instances = listed.iter().map(|(id, slot)| Listed { name: slot.to_string(), id: *id }).collect();
+        let instances =
+            listed.iter().map(|(id, (slot, epoch))| Listed { name: slot.to_string(), id: *id, epoch: *epoch });
+        let instances = instances.collect();
         let now = Written { processes: rows.iter().flat_map(entries).collect(), instances };
         if now != written {
             if let Err(error) = place.write_down(now.clone()) {
@@ -448,12 +423,15 @@ async fn write_down(
 }
 
 /// Adds the instances of `rows`, and takes out those that the registry lists no more: one whose process was killed is listed for longer than it has a row.
-fn still_listed(listed: &mut BTreeMap<InstanceId, Slot>, rows: &[Row], world: &Snapshot) {
+fn still_listed(listed: &mut BTreeMap<InstanceId, (Slot, Epoch)>, rows: &[Row], world: &Snapshot) {
     listed.extend(rows.iter().filter_map(|row| match &row.kind {
-        Kind::Instance(slot) => Some((row.instance?, slot.clone())),
+        Kind::Instance(slot) => Some((row.instance?, (slot.clone(), Epoch::default()))),
         Kind::Registry | Kind::Gateway => None,
     }));
-    listed.retain(|id, slot| world.services.get(&slot.service).is_some_and(|it| it.instances.contains_key(id)));
+    listed.retain(|id, (slot, epoch)| {
+        let instance = world.services.get(&slot.service).and_then(|it| it.instances.get(id));
+        instance.inspect(|it| *epoch = it.epoch).is_some()
+    });
 }
 
 fn entries(row: &Row) -> impl Iterator<Item = Entry> {

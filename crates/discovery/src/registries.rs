@@ -260,7 +260,7 @@ impl Registries {
     }
 
     /// Takes an instance out of the catalog and returns the version without it. With an epoch of 0 it is an operator's word and leaves a tombstone; with
-    /// the epoch of its lease it is the word of whoever held that, and means nobody who has taken the instance over since.
+    /// the epoch of its lease it is the word of whoever held that: for a lease that was given since it is refused, for one that is over it changes nothing.
     pub async fn deregister(&self, id: InstanceId, epoch: Epoch, within: Duration) -> Result<Version, CallError> {
         let ask = DeregisterRequest { id: id.to_string(), epoch: epoch.0 };
         let gone = self.call(within, |channel| {

@@ -274,18 +274,18 @@ impl LeaseTask {
                 failed = 0;
             }
             self.shared.table().disconnected();
-            match end {
-                End::Stop => return,
-                End::Lost(status) => match misspoken_after(url, &status).await {
-                    Some(problem) => tracing::warn!(registry = url, problem, "the keep-alive stream cannot be opened"),
-                    None => tracing::info!(
-                        registry = url,
-                        error = status.message(),
-                        "the keep-alive stream is lost; opening another"
-                    ),
-                },
-            }
+            let End::Lost(status) = end else { return };
+            tracing::info!(registry = url, error = status.message(), "the keep-alive stream is lost; opening another");
             self.shared.registries.give_up_on(url);
+            if failed < self.shared.registries.count() {
+                let looked = tokio::select! {
+                    problem = misspoken_after(url, &status) => problem,
+                    () = shutdown.cancelled() => None,
+                };
+                if let Some(problem) = looked {
+                    tracing::warn!(registry = url, problem, "the keep-alive stream cannot be opened");
+                }
+            }
             failed += 1;
             if failed % self.shared.registries.count() == 0 {
                 tokio::select! {

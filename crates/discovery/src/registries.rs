@@ -325,13 +325,13 @@ impl Registries {
                 Ok(Err(status)) => Some(Box::new(status)),
                 Err(_) => last.or_else(|| Some(Box::new(Status::deadline_exceeded(format!("{url} does not answer"))))),
             };
+            self.give_up_on(url);
             if tried <= self.count()
                 && let Some(status) = &last
                 && let Ok(Some(problem)) = timeout_at(deadline, misspoken_after(url, status)).await
             {
                 misspoken = Some(Box::new(Status::unavailable(format!("{url}: {problem}"))));
             }
-            self.give_up_on(url);
             let pause = if tried % self.count() == 0 { backoff.delay(&mut rand::rng()) } else { Duration::ZERO };
             let next = Instant::now() + pause;
             if next >= deadline {

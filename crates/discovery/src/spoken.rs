@@ -20,9 +20,13 @@ const SNIFF: Duration = Duration::from_millis(500);
 /// Says so if the server at `http://host:port` speaks TLS, or the one at `https://host:port` plaintext, and what to write instead. None if it does
 /// neither, or cannot be asked. Cancel-safe.
 pub async fn misspoken(url: &str) -> Option<&'static str> {
+    misspoken_within(SNIFF, url).await
+}
+
+async fn misspoken_within(bound: Duration, url: &str) -> Option<&'static str> {
     let uri: Uri = url.parse().ok()?;
     let (host, port) = (uri.host()?.trim_matches(['[', ']']), uri.port_u16()?);
-    match (spoken(host, port).await, uri.scheme_str()?) {
+    match (spoken(bound, host, port).await, uri.scheme_str()?) {
         (Spoken::Tls, "http") => Some("it speaks TLS, and was addressed in plaintext: write https:// for http://"),
         (Spoken::Plaintext, "https") => {
             Some("it speaks plaintext, and was addressed with TLS: write http:// for https://")
@@ -31,9 +35,14 @@ pub async fn misspoken(url: &str) -> Option<&'static str> {
     }
 }
 
-/// As [`misspoken`], of a server that gave no answer but `status`; one that answered is spoken to as it should be.
+/// As [`misspoken`], of a server with which a call ended in `status`; one that sent a status is spoken to as it should be.
 pub(crate) async fn misspoken_after(url: &str, status: &Status) -> Option<&'static str> {
-    if is_an_answer(status.code()) { None } else { misspoken(url).await }
+    if is_of_the_transport(status) { misspoken(url).await } else { None }
+}
+
+/// Whether a status was made here of an error of the connection: one that a server sent, or that we make up, has no source.
+fn is_of_the_transport(status: &Status) -> bool {
+    !is_an_answer(status.code()) && std::error::Error::source(status).is_some()
 }
 
 /// What a server speaks on a port.
@@ -50,9 +59,9 @@ enum Spoken {
 }
 
 /// Looks at what answers a plaintext HTTP/2 preface: a TLS server sends an alert record (RFC 8446, 5.1), an HTTP/2 server its settings.
-async fn spoken(host: &str, port: u16) -> Spoken {
+async fn spoken(bound: Duration, host: &str, port: u16) -> Spoken {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    let Ok(Ok(mut stream)) = timeout(SNIFF, TcpStream::connect((host, port))).await else {
+    let Ok(Ok(mut stream)) = timeout(bound, TcpStream::connect((host, port))).await else {
         return Spoken::Nothing;
     };
     let mut first = [0; 9];
@@ -67,7 +76,7 @@ async fn spoken(host: &str, port: u16) -> Spoken {
         }
         Some(read)
     };
-    match timeout(SNIFF, read).await.ok().flatten() {
+    match timeout(bound, read).await.ok().flatten() {
         Some(2..) if first[0] == 0x15 && first[1] == 0x03 => Spoken::Tls,
         Some(4..) if first[0] == 0 && first[3] == 0x04 => Spoken::Plaintext,
         _ => Spoken::Something,
@@ -81,6 +90,9 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    /// Longer than any machine is busy.
+    const LONG: Duration = Duration::from_secs(60);
 
     /// Answers one connection with these bytes, and asks what is said of it.
     async fn saying<T>(bytes: &'static [u8], ask: impl AsyncFnOnce(SocketAddr) -> T) -> T {
@@ -99,18 +111,33 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_port_speaks_shows_in_its_first_bytes() {
-        let spoken_by = async |bytes| saying(bytes, async |at| spoken("127.0.0.1", at.port()).await).await;
+        let spoken_by = async |bytes| saying(bytes, async |at| spoken(LONG, "127.0.0.1", at.port()).await).await;
         assert_eq!(spoken_by(TLS).await, Spoken::Tls);
         assert_eq!(spoken_by(PLAINTEXT).await, Spoken::Plaintext);
         assert_eq!(spoken_by(b"HTTP/1.1 400 Bad Request\r\n\r\n").await, Spoken::Something);
-        let unused = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        assert_eq!(spoken("127.0.0.1", unused.port()).await, Spoken::Nothing);
+        let unused = weft_runtime::listen::ListenAddr::loopback(0).lasting().get(); // no other test is given it meanwhile
+        assert_eq!(spoken(LONG, "127.0.0.1", unused.port()).await, Spoken::Nothing);
+    }
+
+    #[tokio::test]
+    async fn a_status_that_a_server_sent_is_no_reason_to_look() {
+        let sent = Status::from_header_map(&http::HeaderMap::from_iter([(
+            http::HeaderName::from_static("grpc-status"),
+            http::HeaderValue::from_static("14"),
+        )]));
+        assert!(!is_of_the_transport(&sent.unwrap()));
+        let unused = weft_runtime::listen::ListenAddr::loopback(0).lasting().get();
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{unused}")).unwrap();
+        let mut client = weft_proto::weft::registry::v1::registry_client::RegistryClient::new(endpoint.connect_lazy());
+        let request = weft_proto::weft::registry::v1::MissingDescriptorsRequest { digests: Vec::new() };
+        assert!(is_of_the_transport(&client.missing_descriptors(request).await.unwrap_err()));
     }
 
     #[tokio::test]
     async fn a_mismatch_names_what_to_write() {
-        let said =
-            async |scheme, bytes| saying(bytes, async move |at| misspoken(&format!("{scheme}://{at}")).await).await;
+        let said = async |scheme, bytes| {
+            saying(bytes, async move |at| misspoken_within(LONG, &format!("{scheme}://{at}")).await).await
+        };
         assert!(said("http", TLS).await.unwrap().ends_with("write https:// for http://"));
         assert!(said("https", PLAINTEXT).await.unwrap().ends_with("write http:// for https://"));
         assert_eq!(said("https", TLS).await, None);

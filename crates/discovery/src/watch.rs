@@ -212,21 +212,30 @@ impl WatchTask {
         loop {
             let (url, link) = registries.current();
             let opened = Instant::now();
+            let mut lost = None;
             match self.follow(link, &shutdown).await {
                 End::Stop => break,
                 End::Misfit(misfit) => tracing::error!(%misfit, "the registry contradicts itself; subscribing anew"),
-                End::Lost(status) => match misspoken_after(url, &status).await {
-                    Some(problem) => tracing::warn!(registry = url, problem, "the watch cannot be opened"),
-                    None => {
-                        tracing::info!(registry = url, error = status.message(), "the watch is lost; opening another");
-                    }
-                },
+                End::Lost(status) => {
+                    tracing::info!(registry = url, error = status.message(), "the watch is lost; opening another");
+                    lost = Some(status);
+                }
             }
             if self.state.said_something() && opened.elapsed() >= SETTLED {
                 self.backoff.reset();
                 failed = 0;
             }
             registries.give_up_on(url);
+            if let Some(status) = lost.filter(|_| failed < registries.count()) {
+                // Once for each in an outage, for people; the others are asked meanwhile by whoever else wants something.
+                let looked = tokio::select! {
+                    problem = misspoken_after(url, &status) => problem,
+                    () = shutdown.cancelled() => None,
+                };
+                if let Some(problem) = looked {
+                    tracing::warn!(registry = url, problem, "the watch cannot be opened");
+                }
+            }
             failed += 1;
             if failed % self.registries.count() == 0 {
                 let change = self.state.fall_back();

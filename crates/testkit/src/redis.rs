@@ -1,11 +1,12 @@
 //! A private Redis server of a test: on a free port, with nothing on disk, gone with the test.
 //!
-//! Lives here: starting and stopping it. Does not: any command (the tested code speaks to it).
+//! Lives here: starting and stopping it, its connections. Does not: any other command (the tested code speaks to it).
 
 use std::{process::Stdio, time::Duration};
 
 use tempfile::TempDir;
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     process::{Child, Command},
 };
@@ -47,6 +48,28 @@ impl Redis {
         if let Some(mut server) = self.server.take() {
             server.kill().await.expect("a child of ours can be killed");
         }
+    }
+
+    /// Closes the connections of others, as a server does with those that are idle. Returns how many there were.
+    pub async fn close_connections(&self) -> usize {
+        let answer = self.ask("CLIENT KILL TYPE normal SKIPME yes").await;
+        answer.strip_prefix(':').and_then(|count| count.trim().parse().ok()).expect("a number of connections")
+    }
+
+    /// Counts the connections of others.
+    pub async fn connections(&self) -> usize {
+        self.ask("CLIENT LIST TYPE normal").await.lines().filter(|line| line.starts_with("id=")).count() - 1
+    }
+
+    async fn ask(&self, command: &str) -> String {
+        let connected = TcpStream::connect(("127.0.0.1", self.port)).await;
+        let mut connection = connected.expect("redis-server accepts");
+        let request = format!("AUTH {PASSWORD}\r\n{command}\r\nQUIT\r\n");
+        connection.write_all(request.as_bytes()).await.expect("redis-server reads");
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.expect("redis-server answers");
+        let answer = answer.strip_prefix("+OK\r\n").and_then(|rest| rest.strip_suffix("+OK\r\n"));
+        answer.expect("redis-server takes the password and says goodbye").to_owned()
     }
 
     /// Starts the server where it was.

@@ -15,7 +15,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::{mpsc, oneshot},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::edge::{
@@ -116,6 +116,14 @@ pub(crate) struct SharedTask {
     outside: Part,
 }
 
+/// Why a connection is done with, and nothing is wrong.
+enum Served {
+    /// Nobody asks any more.
+    All,
+    /// The server closed it with nothing asked.
+    ToItsEnd,
+}
+
 /// Returns both ends. How the server is is told to `outside`.
 pub(crate) fn shared_counts(url: RedisUrl, alone: Counter, outside: &Outside) -> (SharedCounts, SharedTask) {
     let (sender, asks) = mpsc::channel(QUEUE);
@@ -149,7 +157,8 @@ impl SharedTask {
         let mut told = false;
         loop {
             let problem = match self.serve(&mut told).await {
-                Ok(()) => return std::future::pending().await, // nobody asks any more
+                Ok(Served::All) => return std::future::pending().await, // nobody asks any more
+                Ok(Served::ToItsEnd) => continue,
                 Err(problem) => problem,
             };
             self.outside.is(State::Without(problem.to_string()));
@@ -171,8 +180,9 @@ impl SharedTask {
     }
 
     /// Answers on one connection until it fails, or nobody asks any more.
-    async fn serve(&mut self, told: &mut bool) -> io::Result<()> {
+    async fn serve(&mut self, told: &mut bool) -> io::Result<Served> {
         let (mut connection, script) = timeout(LIMIT, self.connect()).await.map_err(|_| io::ErrorKind::TimedOut)??;
+        let since = Instant::now();
         self.outside.is(State::Well);
         if std::mem::take(told) {
             tracing::info!(redis = ?self.url, "Redis answers again; limits are shared");
@@ -194,10 +204,12 @@ impl SharedTask {
             let patience = if waiting.is_empty() { FOREVER } else { LIMIT };
             let more = tokio::select! {
                 asked = self.asks.recv(), if waiting.len() < QUEUE => match asked {
-                    None => return Ok(()),
+                    None => return Ok(Served::All),
                     some => some,
                 },
                 read = timeout(patience, connection.read_buf(&mut heard)) => match read {
+                    // Servers close what is idle: nothing is wrong until a new one cannot be had. One that closes at once is not to be asked without end.
+                    Ok(Ok(0)) if waiting.is_empty() && since.elapsed() >= PAUSE => return Ok(Served::ToItsEnd),
                     Ok(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
                     Ok(Ok(_)) => None,
                     Ok(Err(error)) => return Err(error),

@@ -1,7 +1,7 @@
-//! Policies: whether the services and methods that they name are anybody's.
+//! Policies: whether the services and methods that they name are anybody's, and whether anybody acts by them.
 //!
-//! Lives here: the names in policies, held against what is registered and declared. Does not: what a policy does to a call (`weft-traffic`), how it
-//! is written (`weft-policy`).
+//! Lives here: the names in policies, held against what is registered and declared; policies that nothing comes to, since nobody enforces them where they
+//! stand, or since another one comes first. Does not: what a policy does to a call (`weft-traffic`), how it is written (`weft-policy`).
 //! Who calls need not be registered (a gateway, a job that runs at night), so a caller is doubted only where its name is one slip away from that
 //! of a registered service. A service whose descriptors are not known may have any method.
 
@@ -31,7 +31,11 @@ pub fn doubts(policies: &[Policy], list: &ListResponse, claims: &ClaimsResponse)
         let service = in_full(&policy.service);
         let nobody = ServiceUpdate { name: service.clone(), ..ServiceUpdate::default() };
         let service = list.services.iter().find(|it| it.name == service).unwrap_or(&nobody);
-        (policy.name.clone(), problems(policy, service, &registered).join("; "))
+        let beside = policies.iter().filter(|it| in_full(&it.service) == service.name); // of a dry run the list knows nothing
+        let beside = beside.chain(of(service).iter().filter(|it| policies.iter().all(|new| new.name != it.name)));
+        let mut problems = problems(policy, service, beside, &registered);
+        problems.extend(left_to_clients(policy));
+        (policy.name.clone(), problems.join("; "))
     });
     named.filter(|(_, doubts)| !doubts.is_empty()).collect()
 }
@@ -60,7 +64,7 @@ pub(crate) fn check(mesh: &Mesh, list: &ListResponse, claims: &ClaimsResponse) -
     let (mut outcomes, mut well) = (Vec::new(), 0);
     for service in &list.services {
         for policy in of(service) {
-            let problems = problems(policy, service, &registered);
+            let problems = problems(policy, service, of(service).iter(), &registered);
             match problems.is_empty() {
                 true => well += 1,
                 false => outcomes.push(ids::POLICIES.warning(&policy.name, problems.join("; "))),
@@ -112,8 +116,29 @@ fn of(service: &ServiceUpdate) -> &[Policy] {
     service.policies.as_ref().map_or(&[], |it| &it.policies)
 }
 
-fn problems(policy: &Policy, service: &ServiceUpdate, registered: &BTreeSet<&str>) -> Vec<String> {
+/// What is wrong with a policy of a service, given all of that service.
+fn problems<'a>(
+    policy: &Policy,
+    service: &ServiceUpdate,
+    all: impl Iterator<Item = &'a Policy>,
+    registered: &BTreeSet<&str>,
+) -> Vec<String> {
     let mut problems = Vec::new();
+    if service.name == gateway()
+        && let Some((kind, instead)) = policy.kind.as_ref().and_then(of_no_gateway)
+    {
+        problems.push(format!(
+            "nobody enforces {kind} of the gateway, and callers from outside are as free as before: {instead}"
+        ));
+    }
+    let mut before: Vec<&Policy> = all.filter(|it| it.name < policy.name && comes_first(it, policy)).collect();
+    before.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    if let Some(first) = before.first() {
+        problems.push(format!(
+            "nothing comes to it: {} of the same service and kind is about the same calls, and comes first by its name; delete one, or name the methods of each",
+            first.name
+        ));
+    }
     if !registered.contains(service.name.as_str()) {
         problems.push(format!("its service {} is nobody's{}", service.name, meant(&service.name, registered)));
     }
@@ -123,6 +148,52 @@ fn problems(policy: &Policy, service: &ServiceUpdate, registered: &BTreeSet<&str
         _ => {}
     }
     problems
+}
+
+/// The kind of a policy that gateways as a whole cannot have, and what is to be done instead.
+const fn of_no_gateway(kind: &Kind) -> Option<(&'static str, &'static str)> {
+    match kind {
+        Kind::Access(_) => Some((
+            "access",
+            "write `authentication` for them, or an access policy for the service that is to be guarded",
+        )),
+        Kind::PlaintextUpstream(_) => Some(("plaintext_upstream", "write it for the service that is called")),
+        Kind::Route(_) => Some(("route", "write it for the service that is called")),
+        Kind::Upstream(_) => Some(("upstream", "write it for the service that is called")),
+        _ => None,
+    }
+}
+
+/// What a policy asks of clients of xDS alone. For whoever applies it: it is no fault that others leave it out.
+fn left_to_clients(policy: &Policy) -> Option<String> {
+    let what = match policy.kind.as_ref()? {
+        Kind::Upstream(_) => "upstream",
+        Kind::Route(route) if route.rules.iter().any(|rule| rule.fault.is_some()) => "fault",
+        _ => return None,
+    };
+    Some(format!("`{what}` is for clients of xDS, Envoy among them: gateways and sidecars leave it out"))
+}
+
+/// Whether one policy, which comes first by its name, leaves no call to another of its service. Those of most kinds add up.
+fn comes_first(first: &Policy, other: &Policy) -> bool {
+    match (&first.kind, &other.kind) {
+        (Some(Kind::Cors(a)), Some(Kind::Cors(b))) => cover(&a.methods, &b.methods),
+        (Some(Kind::Authentication(a)), Some(Kind::Authentication(b))) => cover(&a.methods, &b.methods),
+        (Some(Kind::Cache(a)), Some(Kind::Cache(b))) => cover(&a.methods, &b.methods),
+        (Some(Kind::Limits(a)), Some(Kind::Limits(b))) => cover(&a.methods, &b.methods),
+        (Some(Kind::Headers(a)), Some(Kind::Headers(b))) => cover(&a.methods, &b.methods),
+        (Some(Kind::Route(a)), Some(Kind::Route(_))) => a.rules.iter().any(|rule| rule.r#match.is_none()),
+        _ => false,
+    }
+}
+
+/// Whether patterns of methods are about all that others are about; none means every method.
+fn cover(patterns: &[String], others: &[String]) -> bool {
+    let covers = |pattern: &String, other: &String| {
+        pattern == other || pattern.strip_suffix('*').is_some_and(|of| other.starts_with(of))
+    };
+    patterns.is_empty()
+        || !others.is_empty() && others.iter().all(|other| patterns.iter().any(|pattern| covers(pattern, other)))
 }
 
 fn named(rule: &str, place: usize) -> String {
@@ -186,7 +257,9 @@ mod tests {
     use weft_proto::weft::{
         discovery::v1::{Claim, Full, ServicePolicies, service_update::Body},
         model::v1::{GrpcService, Instance, Method},
-        policy::v1::{Callers, RouteRule, Rule, route_rule::Target},
+        policy::v1::{
+            Authentication, CallMatch, Callers, Fault, Limits, RouteRule, Rule, Upstream, route_rule::Target,
+        },
     };
 
     use super::*;
@@ -285,6 +358,78 @@ mod tests {
         let wrong = "rule canary: it sends calls to users-canary.default, which is nobody's";
         assert_eq!(said_of(route(vec![to("posts", 90), to("users-canary", 10)])), wrong);
         assert_eq!(said_of(route(vec![to("posts.default", 90), to("users-canary", 0)])), "well");
+    }
+
+    fn authentication(name: &str, methods: &[&str]) -> Policy {
+        let methods = methods.iter().map(|it| (*it).to_owned()).collect();
+        let kind = Kind::Authentication(Authentication { methods, ..Authentication::default() });
+        Policy { name: name.into(), service: "users".into(), kind: Some(kind), ..Policy::default() }
+    }
+
+    #[test]
+    fn a_policy_that_another_leaves_no_call_to_is_named_with_that_one() {
+        let said = |first: Policy, second: Policy| {
+            let service = ServiceUpdate {
+                policies: Some(ServicePolicies { policies: vec![second.clone(), first.clone()] }),
+                ..users(None)
+            };
+            let list = ListResponse { services: vec![service], ..ListResponse::default() };
+            let listed: Vec<_> = check(&mesh(), &list, &ClaimsResponse::default())
+                .into_iter()
+                .filter(|it| it.status != Status::Ok)
+                .map(|it| (it.subject, it.detail))
+                .collect();
+            let unlisted = ListResponse { services: vec![users(None)], ..ListResponse::default() };
+            let dry = doubts(&[second.clone(), first], &unlisted, &ClaimsResponse::default());
+            assert_eq!(listed, dry, "a dry run says the same");
+            assert_eq!(
+                doubts(&[second], &list, &ClaimsResponse::default()),
+                dry,
+                "so does whoever applies the second alone"
+            );
+            dry
+        };
+        let void = "nothing comes to it: a of the same service and kind is about the same calls, and comes first by its name; delete one, or name the methods of each";
+        let void = [("b".to_owned(), void.to_owned())];
+        let (all, get) = ("shop.users.v1.Users/*", "shop.users.v1.Users/GetUser");
+        assert_eq!(said(authentication("a", &[]), authentication("b", &[])), void);
+        assert_eq!(said(authentication("a", &[all]), authentication("b", &[get])), void);
+        assert_eq!(said(authentication("a", &[get]), authentication("b", &[])), []);
+        assert_eq!(said(authentication("a", &[get]), authentication("b", &[all])), []);
+        let limits = Policy { kind: Some(Kind::Limits(Limits::default())), ..authentication("a", &[]) };
+        assert_eq!(said(limits, authentication("b", &[])), [], "another kind");
+        let route = |name: &str, rules: &[Option<CallMatch>]| {
+            let rule =
+                |it: &Option<CallMatch>| RouteRule { r#match: it.clone(), timeout_ms: 9, ..RouteRule::default() };
+            let kind = Kind::Route(Route { rules: rules.iter().map(rule).collect() });
+            Policy { kind: Some(kind), ..authentication(name, &[]) }
+        };
+        let some = Some(CallMatch { methods: vec![get.to_owned()], ..CallMatch::default() });
+        assert_eq!(said(route("a", &[some.clone(), None]), route("b", &[some.clone()])), void);
+        assert_eq!(said(route("a", &[some]), route("b", &[None])), []);
+    }
+
+    #[test]
+    fn what_nobody_enforces_of_the_gateway_is_said_with_what_to_write_instead() {
+        let of_gateway = |policy: Policy| Policy { service: "gateway".into(), ..policy };
+        let said = |policy| doubts(&[of_gateway(policy)], &ListResponse::default(), &ClaimsResponse::default());
+        let wrong = "nobody enforces access of the gateway, and callers from outside are as free as before: write `authentication` for them, or an access policy for the service that is to be guarded";
+        assert_eq!(said(policy(&[], &[])), [("p".to_owned(), wrong.to_owned())]);
+        assert_eq!(said(authentication("a", &[])), []);
+    }
+
+    #[test]
+    fn whoever_applies_what_only_clients_of_xds_do_hears_so() {
+        let list = ListResponse { services: vec![users(None)], ..ListResponse::default() };
+        let said = |kind| {
+            let policy = Policy { kind: Some(kind), ..authentication("a", &[]) };
+            doubts(&[policy], &list, &ClaimsResponse::default())
+        };
+        let left_out = "`upstream` is for clients of xDS, Envoy among them: gateways and sidecars leave it out";
+        assert_eq!(said(Kind::Upstream(Upstream::default())), [("a".to_owned(), left_out.to_owned())]);
+        let rule = |fault| Kind::Route(Route { rules: vec![RouteRule { fault, ..RouteRule::default() }] });
+        assert_eq!(said(rule(None)), []);
+        assert_eq!(said(rule(Some(Fault::default()))).len(), 1);
     }
 
     #[test]

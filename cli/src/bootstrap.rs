@@ -133,7 +133,7 @@ struct Wanted {
 impl Wanted {
     /// The node as both gRPC and Envoy write it. What weft reads of it is under `weft`.
     fn node(&self, metadata: Value) -> Value {
-        let Locality { region, zone, sub_zone } = &self.locality;
+        let (region, zone, sub_zone) = (self.locality.region(), self.locality.zone(), self.locality.sub_zone());
         let cluster = self.service.as_ref().map_or_else(|| "weft".to_owned(), ToString::to_string);
         json!({
             "id": self.node,

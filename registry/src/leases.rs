@@ -21,6 +21,7 @@ mod wheel;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    ops::Add,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -48,18 +49,61 @@ const BELIEVED_PERCENT: usize = 30;
 /// A service and a zone; one in memory for all of its leases.
 type Group = Arc<(ServiceName, String)>;
 
+/// A time, as nanoseconds since the table began: half the size of an [`Instant`], of which very many leases have several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct At(u64);
+
+impl Add<Duration> for At {
+    type Output = Self;
+
+    fn add(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(nanos(by)))
+    }
+}
+
+/// Those of 585 years at most.
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 #[derive(Debug)]
 struct Lease {
     epoch: Epoch,
     ttl: LeaseTtl,
-    group: Group,
-    granted: Instant,
-    renewed: Instant,
-    /// When the stream that renewed it broke.
-    broken: Option<Instant>,
-    stream: Option<StreamId>,
     /// Its removal is on the way to the store.
     expiring: bool,
+    group: Group,
+    granted: At,
+    renewed: At,
+    held: Held,
+}
+
+/// How a lease is kept alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    /// By nobody yet.
+    Granted,
+    /// By the stream that renewed it last.
+    Stream(StreamId),
+    /// By nobody since then, when that stream broke.
+    Broken(At),
+}
+
+impl Lease {
+    /// Since when nothing was heard of it.
+    const fn silent_since(&self) -> At {
+        match self.held {
+            Held::Broken(at) => at,
+            Held::Granted | Held::Stream(_) => self.renewed,
+        }
+    }
+
+    const fn stream(&self) -> Option<StreamId> {
+        match self.held {
+            Held::Stream(stream) => Some(stream),
+            Held::Granted | Held::Broken(_) => None,
+        }
+    }
 }
 
 /// The instances of one service in one zone.
@@ -67,7 +111,7 @@ struct Lease {
 struct Members {
     ids: HashSet<InstanceId>,
     /// When leases ran out within the last ttl.
-    lost: VecDeque<Instant>,
+    lost: VecDeque<At>,
 }
 
 /// What a beat finds.
@@ -95,7 +139,8 @@ pub(crate) struct Leases {
     groups: HashMap<Group, Members>,
     /// Ran out, but not believed yet.
     overdue: BTreeSet<InstanceId>,
-    frozen_from: Instant,
+    began: Instant,
+    frozen_from: At,
     frozen_why: &'static str,
     looked: (Instant, SystemTime),
 }
@@ -109,7 +154,8 @@ impl Leases {
             streams: HashMap::new(),
             groups: HashMap::new(),
             overdue: BTreeSet::new(),
-            frozen_from: now,
+            began: now,
+            frozen_from: At(0),
             frozen_why: "the registry has just started",
             looked: (now, wall),
         }
@@ -128,14 +174,15 @@ impl Leases {
         let known = self.groups.get_key_value(&group).map(|(known, _)| known.clone());
         let group = known.unwrap_or_else(|| Arc::new(group));
         self.groups.entry(group.clone()).or_default().ids.insert(id);
-        let lease =
-            Lease { epoch, ttl, group, granted: now, renewed: now, broken: None, stream: None, expiring: false };
+        let now = self.at(now);
+        let lease = Lease { epoch, ttl, expiring: false, group, granted: now, renewed: now, held: Held::Granted };
         self.wheel.schedule(id, self.deadline(&lease));
         self.leases.insert(id, lease);
     }
 
     fn end(&mut self, id: InstanceId, why: RemovalReason, now: Instant) {
         let Some(lease) = self.forget(&id) else { return };
+        let now = self.at(now);
         if why == RemovalReason::Expired
             && let Some(members) = self.groups.get_mut(&lease.group)
         {
@@ -160,7 +207,7 @@ impl Leases {
         let lease = self.leases.remove(id)?;
         self.wheel.cancel(id);
         self.overdue.remove(id);
-        if let Some(held) = lease.stream.and_then(|s| self.streams.get_mut(&s)) {
+        if let Some(held) = lease.stream().and_then(|s| self.streams.get_mut(&s)) {
             held.remove(id);
         }
         if let Some(members) = self.groups.get_mut(&lease.group) {
@@ -171,13 +218,17 @@ impl Leases {
 
     /// Takes a beat of a lease whose epoch the catalog found to be the present one.
     pub(crate) fn renew(&mut self, id: InstanceId, stream: StreamId, now: Instant) -> Renewal {
+        let now = self.at(now);
         let Some(lease) = self.leases.get_mut(&id) else { return Renewal::Gone };
         if lease.expiring {
             return Renewal::Gone;
         }
-        (lease.renewed, lease.broken) = (now, None);
-        if lease.stream != Some(stream) {
-            if let Some(held) = lease.stream.replace(stream).and_then(|old| self.streams.get_mut(&old)) {
+        lease.renewed = now;
+        let before = std::mem::replace(&mut lease.held, Held::Stream(stream));
+        if before != Held::Stream(stream) {
+            if let Held::Stream(old) = before
+                && let Some(held) = self.streams.get_mut(&old)
+            {
                 held.remove(&id);
             }
             self.streams.entry(stream).or_default().insert(id);
@@ -192,9 +243,10 @@ impl Leases {
 
     /// A stream ended: what it renewed last has its grace.
     pub(crate) fn broken(&mut self, stream: StreamId, now: Instant) {
+        let now = self.at(now);
         for id in self.streams.remove(&stream).unwrap_or_default() {
             if let Some(lease) = self.leases.get_mut(&id) {
-                (lease.stream, lease.broken) = (None, Some(now));
+                lease.held = Held::Broken(now);
                 let at = self.deadline(&self.leases[&id]);
                 self.wheel.schedule(id, at);
             }
@@ -203,7 +255,8 @@ impl Leases {
 
     /// Whether the owner has lost its stream or missed two beats. Unknown ids have not.
     pub(crate) fn lapsed(&self, id: &InstanceId, now: Instant) -> bool {
-        self.leases.get(id).is_some_and(|l| l.stream.is_none() || now + l.ttl.beat_every() >= l.renewed + l.ttl.get())
+        let now = self.at(now);
+        self.leases.get(id).is_some_and(|l| l.stream().is_none() || now + l.ttl.beat_every() >= l.renewed + l.ttl.get())
     }
 
     /// Returns the leases that end now, at most all but one of a service; they are `expiring` until the catalog says what became of them.
@@ -245,7 +298,7 @@ impl Leases {
 
     /// Why nothing expires now.
     pub(crate) fn frozen(&self, now: Instant) -> Option<&'static str> {
-        (now < self.frozen_from + LeaseTtl::DEFAULT.get() + FREEZE_EXTRA).then_some(self.frozen_why)
+        (self.at(now) < self.frozen_from + LeaseTtl::DEFAULT.get() + FREEZE_EXTRA).then_some(self.frozen_why)
     }
 
     fn watch_the_clock(&mut self, now: Instant, wall: SystemTime) {
@@ -258,16 +311,28 @@ impl Leases {
         };
         if late || moved {
             tracing::warn!(?passed, "clock jump: lease expiry is frozen");
-            (self.frozen_from, self.frozen_why) = (now, "the clock jumped or the registry stood still");
+            (self.frozen_from, self.frozen_why) = (self.at(now), "the clock jumped or the registry stood still");
         }
     }
 
-    /// When a lease runs out as things stand. Silence from before a freeze counts from the freeze on.
+    /// When a lease runs out as things stand.
     fn deadline(&self, lease: &Lease) -> Instant {
+        self.began + Duration::from_nanos(self.runs_out(lease).0)
+    }
+
+    /// The same. Silence from before a freeze counts from the freeze on.
+    fn runs_out(&self, lease: &Lease) -> At {
         let ttl = lease.ttl.get();
         let by_beat = lease.renewed + ttl;
-        let silent = lease.broken.map_or(by_beat, |broken| by_beat.min(broken + GRACE));
+        let silent = match lease.held {
+            Held::Broken(broken) => by_beat.min(broken + GRACE),
+            Held::Granted | Held::Stream(_) => by_beat,
+        };
         if lease.renewed <= self.frozen_from { silent.max(self.frozen_from + ttl + FREEZE_EXTRA) } else { silent }
+    }
+
+    fn at(&self, time: Instant) -> At {
+        At(nanos(time.saturating_duration_since(self.began)))
     }
 
     fn overdue_by_group(&self) -> BTreeMap<Group, Vec<InstanceId>> {
@@ -280,19 +345,20 @@ impl Leases {
 
     /// Says why the losses of a group are not believed, if they are not.
     fn suspension(&mut self, group: &Group, now: Instant) -> Option<String> {
+        let now = self.at(now);
         let members = self.groups.get_mut(group)?;
         let leases = &self.leases;
         let window = members.ids.iter().map(|id| leases[id].ttl.get()).max()?;
-        members.lost.retain(|at| now.saturating_duration_since(*at) < window);
+        members.lost.retain(|at| now < *at + window);
         let members = &self.groups[group];
         let (doomed, well): (Vec<&Lease>, Vec<&Lease>) =
-            members.ids.iter().map(|id| &self.leases[id]).partition(|l| self.deadline(l) <= now + l.ttl.beat_every());
+            members.ids.iter().map(|id| &self.leases[id]).partition(|l| self.runs_out(l) <= now + l.ttl.beat_every());
         let going = doomed.len() + members.lost.len();
         let known = members.ids.len() + members.lost.len();
         if going <= BELIEVED.max(known * BELIEVED_PERCENT / 100) {
             return None;
         }
-        let began = doomed.iter().map(|l| l.broken.unwrap_or(l.renewed)).min()?;
+        let began = doomed.iter().map(|l| l.silent_since()).min()?;
         let made_good = well.iter().filter(|l| l.granted > began).count();
         if made_good >= doomed.len() {
             return None;

@@ -195,7 +195,7 @@ fn instance(rng: &mut StdRng, service: &ServiceName) -> Instance {
         endpoint: Endpoint { address, transport: Transport::Plaintext, protocol: Protocol::H2 },
         status: Status::Starting,
         reason: String::new(),
-        locality: Locality { zone: ["", "a", "b"][rng.random_range(0..3)].into(), ..Locality::default() },
+        locality: Locality::new("", ["", "a", "b"][rng.random_range(0..3)], ""),
         weight: Weight::new(rng.random_range(1..10)).expect("in range"),
         metadata: [("slot".to_owned(), rng.random_range(0..100).to_string())].into(),
         descriptors: None,

@@ -2,7 +2,7 @@
 //!
 //! Lives here: identity, status, place, weight, checks of one instance. Does not: sets of instances (`service`), lease bookkeeping (registry).
 
-use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
+use std::{fmt, net::SocketAddr, str::FromStr, sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
@@ -60,32 +60,30 @@ impl fmt::Display for Epoch {
     }
 }
 
-/// Time a lease lives without a beat: 1 s to 1 h, 15 s unless asked otherwise.
+/// Time a lease lives without a beat: 1 s to 1 h, 15 s unless asked otherwise. In whole milliseconds, as on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LeaseTtl(Duration);
+pub struct LeaseTtl(u32);
 
 impl LeaseTtl {
     /// What an instance gets that asks for nothing.
-    pub const DEFAULT: Self = Self(Duration::from_secs(15));
+    pub const DEFAULT: Self = Self(15_000);
 
     /// Accepts 1 s to 1 h.
     pub fn new(ttl: Duration) -> Result<Self, Invalid> {
-        let allowed = Duration::from_secs(1)..=Duration::from_secs(3600);
-        if allowed.contains(&ttl) {
-            Ok(Self(ttl))
-        } else {
-            Err(Invalid::new("", format!("{ttl:?} is outside 1 s to 1 h")))
+        match u32::try_from(ttl.as_millis()) {
+            Ok(ms) if (1_000..=3_600_000).contains(&ms) => Ok(Self(ms)),
+            _ => Err(Invalid::new("", format!("{ttl:?} is outside 1 s to 1 h"))),
         }
     }
 
     /// The time to live.
     pub const fn get(self) -> Duration {
-        self.0
+        Duration::from_millis(self.0 as u64)
     }
 
     /// Wanted time between two beats: a third, so that two lost beats cost nothing.
     pub fn beat_every(self) -> Duration {
-        self.0 / 3
+        self.get() / 3
     }
 }
 
@@ -140,15 +138,46 @@ pub enum RemovalReason {
     Expired,
 }
 
-/// Place of an instance, coarse to fine; empty parts are unknown.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+/// Place of an instance, coarse to fine; empty parts are unknown. Cheap to clone: very many instances are in a few places.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Locality {
+    /// None: nothing is known, which is less than anything that is.
+    parts: Option<Arc<[Box<str>; 3]>>,
+}
+
+impl Locality {
+    /// Puts the parts together: region, zone within it, part of the zone.
+    pub fn new(region: impl Into<Box<str>>, zone: impl Into<Box<str>>, sub_zone: impl Into<Box<str>>) -> Self {
+        let parts = [region.into(), zone.into(), sub_zone.into()];
+        Self { parts: parts.iter().any(|part| !part.is_empty()).then(|| Arc::new(parts)) }
+    }
+
     /// Region.
-    pub region: String,
+    pub fn region(&self) -> &str {
+        self.part(0)
+    }
+
     /// Zone within the region.
-    pub zone: String,
+    pub fn zone(&self) -> &str {
+        self.part(1)
+    }
+
     /// Part of the zone.
-    pub sub_zone: String,
+    pub fn sub_zone(&self) -> &str {
+        self.part(2)
+    }
+
+    fn part(&self, index: usize) -> &str {
+        self.parts.as_ref().map_or("", |parts| &parts[index])
+    }
+}
+
+/// `eu/a/rack-1`, without the unknown parts at the end.
+impl fmt::Debug for Locality {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = [self.region(), self.zone(), self.sub_zone()].join("/");
+        f.write_str(whole.trim_end_matches('/'))
+    }
 }
 
 /// Reads `region`, `region/zone` or `region/zone/sub_zone`; an empty text is a place that is not known.
@@ -162,8 +191,8 @@ impl FromStr for Locality {
             let problem = format!("{text:?} is no place: expected REGION, REGION/ZONE or REGION/ZONE/SUB_ZONE");
             return Err(Invalid::new("", problem));
         }
-        let part = |index: usize| parts.get(index).copied().unwrap_or_default().to_owned();
-        Ok(Self { region: part(0), zone: part(1), sub_zone: part(2) })
+        let part = |index: usize| parts.get(index).copied().unwrap_or_default();
+        Ok(Self::new(part(0), part(1), part(2)))
     }
 }
 
@@ -291,10 +320,16 @@ mod tests {
 
     #[test]
     fn a_place_has_up_to_three_parts() {
-        let parts = |text: &str| text.parse::<Locality>().map(|it| [it.region, it.zone, it.sub_zone].join("|"));
+        let parts = |text: &str| text.parse::<Locality>().map(|it| [it.region(), it.zone(), it.sub_zone()].join("|"));
         for (text, read) in [("", "||"), ("eu", "eu||"), ("eu/a", "eu|a|"), ("eu/a/rack-1", "eu|a|rack-1")] {
             assert_eq!(parts(text).as_deref(), Ok(read));
+            assert_eq!(format!("{:?}", text.parse::<Locality>().unwrap()), text);
         }
+        assert_eq!(Locality::new("", "", ""), Locality::default());
+        assert!(
+            Locality::default() < Locality::new("", "", "a")
+                && Locality::new("a", "b", "") < Locality::new("b", "", "")
+        );
         for wrong in ["/", "eu/", "/a", "eu//r", "a/b/c/d", "e u", &"x".repeat(64)] {
             assert!(parts(wrong).unwrap_err().problem().contains("REGION/ZONE"), "{wrong}");
         }

@@ -222,14 +222,12 @@ impl<'a> Draft<'a> {
         if let Some(silent) = self.holder_of_address(&instance)? {
             self.remove(silent, RemovalReason::Expired);
         }
-        if let Some(service) = self.next.snapshot.services.get(&instance.service) {
-            instance.service = service.name.clone(); // one name in memory for all instances
-        }
+        self.next.share(&mut instance);
         instance.epoch = Epoch(self.number());
         if instance.check.is_some() && instance.status == Status::Serving {
             instance.status = Status::Starting; // its check decides, not its word
         }
-        let hold = old.as_ref().and_then(|old| old.hold.clone()).filter(|hold| matches!(hold, Hold::Operator(_)));
+        let hold = old.as_ref().and_then(|old| old.held_by()).filter(|by| matches!(by, Hold::Operator(_))).cloned();
         let outcome = Outcome::of(&instance);
         let (service, descriptors) = (instance.service.clone(), instance.descriptors);
         self.done.leases.push(LeaseChange::Granted {
@@ -237,7 +235,7 @@ impl<'a> Draft<'a> {
             epoch: instance.epoch,
             ttl,
             service: service.clone(),
-            zone: instance.locality.zone.clone(),
+            zone: instance.locality.zone().to_owned(),
         });
         self.done.durable.instances.insert(id);
         let before = old.and_then(|old| old.instance.descriptors);
@@ -292,42 +290,45 @@ impl<'a> Draft<'a> {
         match word {
             Word::Owner(epoch) => {
                 fence(&record, epoch)?;
-                record.reported = health;
-                record.hold = record.hold.filter(|hold| matches!(hold, Hold::Operator(_)));
+                record.report(health);
+                if record.held_by() == Some(&Hold::Draining) {
+                    record.hold(None);
+                }
                 self.done.riding.insert(id);
             }
             Word::Operator => {
-                record.hold = (health.status != Status::Serving).then_some(Hold::Operator(health));
+                record.hold((health.status != Status::Serving).then_some(Hold::Operator(health)));
                 self.done.durable.instances.insert(id);
             }
         }
-        Ok(self.settle(record))
+        Ok(self.settled(record))
     }
 
     fn drain(&mut self, id: InstanceId, word: Word) -> Result<Outcome, ChangeError> {
         let mut record = self.record(id)?;
-        record.hold = Some(match word {
+        let hold = match word {
             Word::Owner(epoch) => {
                 fence(&record, epoch)?;
-                match record.hold {
-                    Some(Hold::Operator(health)) => Hold::Operator(Health { status: Status::Draining, ..health }),
+                match record.held_by() {
+                    Some(Hold::Operator(health)) => Hold::Operator(Health::new(Status::Draining, &*health.reason)),
                     Some(Hold::Draining) | None => Hold::Draining,
                 }
             }
             Word::Operator => Hold::Operator(Health::new(Status::Draining, "drained by an operator")),
-        });
+        };
+        record.hold(Some(hold));
         self.done.durable.instances.insert(id);
-        Ok(self.settle(record))
+        Ok(self.settled(record))
     }
 
     fn report(&mut self, id: InstanceId, epoch: Epoch, health: Health) -> Outcome {
         let Ok(mut record) = self.record(id) else { return Outcome::NOBODY };
-        if record.instance.epoch != epoch || record.reported == health {
+        if record.instance.epoch != epoch || record.reported() == (health.status, health.reason.as_str()) {
             return Outcome::of(&record.instance);
         }
-        record.reported = health;
+        record.report(health);
         self.done.riding.insert(id);
-        self.settle(record)
+        self.settled(record)
     }
 
     fn expire(&mut self, leases: Vec<(InstanceId, Epoch)>) -> Outcome {
@@ -420,8 +421,7 @@ impl<'a> Draft<'a> {
         self.next.records.get(&id).map(|r| Record::clone(r)).ok_or(ChangeError::Unknown(id))
     }
 
-    fn settle(&mut self, mut record: Record) -> Outcome {
-        record.settle();
+    fn settled(&mut self, record: Record) -> Outcome {
         let outcome = Outcome::of(&record.instance);
         self.put(record);
         outcome

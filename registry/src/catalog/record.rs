@@ -52,16 +52,17 @@ struct DiskSet {
 
 pub(super) fn encode(record: &Record) -> Vec<u8> {
     let mut instance = pb::Instance::from(record.instance.as_ref());
-    instance.set_status(record.reported.status.into());
-    instance.reason = record.reported.reason.clone();
-    let operator = match &record.hold {
+    let (status, reason) = record.reported();
+    instance.set_status(status.into());
+    reason.clone_into(&mut instance.reason);
+    let operator = match record.held_by() {
         Some(Hold::Operator(h)) => {
             Some(DiskHealth { status: pb::Status::from(h.status).into(), reason: h.reason.clone() })
         }
         Some(Hold::Draining) | None => None,
     };
     let ttl_ms = u32::try_from(record.ttl.get().as_millis()).expect("a ttl is an hour at most");
-    let draining = record.hold == Some(Hold::Draining);
+    let draining = record.held_by() == Some(&Hold::Draining);
     DiskRecord { instance: Some(instance), ttl_ms, operator, draining }.encode_to_vec()
 }
 

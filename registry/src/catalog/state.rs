@@ -7,21 +7,23 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    net::SocketAddr,
+    net::IpAddr,
     sync::Arc,
     time::SystemTime,
 };
 
 use imbl::{OrdMap, OrdSet, Vector};
 use weft_model::{
-    Digest, GrpcService, Instance, InstanceId, LeaseTtl, RefusedClaim, RemovalReason, ServiceInfo, ServiceName,
-    ServiceSnapshot, Snapshot, Status, Version,
+    Digest, GrpcService, Instance, InstanceId, LeaseTtl, Locality, RefusedClaim, RemovalReason, ServiceInfo,
+    ServiceName, ServiceSnapshot, Snapshot, Status, Version,
 };
 
 use crate::{catalog::change::Health, policy, schema::DescriptorSet};
 
 /// Removals whose reason is remembered; a watcher further behind gets a full answer instead of a delta.
 const REMEMBERED_REMOVALS: usize = 65_536;
+/// Places that are kept without looking whether somebody is there.
+const IDLE_PLACES: usize = 1_024;
 
 /// What overrides the health that an owner or a check reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,36 +40,84 @@ pub(crate) struct Record {
     /// As published: status and reason are the effective ones.
     pub(crate) instance: Arc<Instance>,
     pub(crate) ttl: LeaseTtl,
-    /// Health by its owner or its check.
-    pub(crate) reported: Health,
-    pub(crate) hold: Option<Hold>,
+    /// None: what is reported is published. Boxed, since nearly all are.
+    held: Option<Box<Held>>,
+}
+
+/// What overrides a report, and the report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Held {
+    by: Hold,
+    reported: Health,
 }
 
 impl Record {
-    pub(crate) fn new(mut instance: Instance, ttl: LeaseTtl, hold: Option<Hold>) -> Self {
-        let reported = Health::new(instance.status, std::mem::take(&mut instance.reason));
-        let mut record = Self { instance: Arc::new(instance), ttl, reported, hold };
-        record.settle();
+    /// The instance comes as it reports.
+    pub(crate) fn new(instance: Instance, ttl: LeaseTtl, hold: Option<Hold>) -> Self {
+        let mut record = Self { instance: Arc::new(instance), ttl, held: None };
+        record.hold(hold);
         record
     }
 
-    /// Makes the published status follow hold and report.
-    pub(super) fn settle(&mut self) {
-        let (status, reason) = match &self.hold {
-            Some(Hold::Operator(health)) => (health.status, health.reason.as_str()),
-            Some(Hold::Draining) => (Status::Draining, "draining"),
-            None => (self.reported.status, self.reported.reason.as_str()),
-        };
+    /// Health by its owner or its check.
+    pub(crate) fn reported(&self) -> (Status, &str) {
+        match &self.held {
+            Some(held) => (held.reported.status, &held.reported.reason),
+            None => (self.instance.status, &self.instance.reason),
+        }
+    }
+
+    /// What overrides that.
+    pub(crate) fn held_by(&self) -> Option<&Hold> {
+        self.held.as_ref().map(|held| &held.by)
+    }
+
+    pub(super) fn report(&mut self, health: Health) {
+        match &mut self.held {
+            Some(held) => held.reported = health,
+            None => self.publish(health.status, &health.reason),
+        }
+    }
+
+    /// Overrides what is reported by this, or by nothing any more.
+    pub(super) fn hold(&mut self, by: Option<Hold>) {
+        let (status, reason) = self.reported();
+        let reported = Health::new(status, reason);
+        match &by {
+            Some(Hold::Operator(health)) => self.publish(health.status, &health.reason),
+            Some(Hold::Draining) => self.publish(Status::Draining, "draining"),
+            None => self.publish(reported.status, &reported.reason),
+        }
+        self.held = by.map(|by| Box::new(Held { by, reported }));
+    }
+
+    fn publish(&mut self, status: Status, reason: &str) {
         if self.instance.status != status || self.instance.reason != reason {
-            let reason = reason.to_owned();
             let instance = Arc::make_mut(&mut self.instance);
-            (instance.status, instance.reason) = (status, reason);
+            instance.status = status;
+            reason.clone_into(&mut instance.reason);
         }
     }
 
     /// Whether it lives by a lease; one that the registry checks leaves only by word.
     pub(crate) fn leased(&self) -> bool {
         self.instance.check.is_none()
+    }
+}
+
+/// An address in 18 bytes instead of 32, since each of very many instances has one: its port, and its IP in the form of IPv6. What else an address of
+/// IPv6 may have is of one machine, and no instance's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct At([u8; 2], [u8; 16]);
+
+impl At {
+    pub(super) fn of(instance: &Instance) -> Self {
+        let address = instance.endpoint.address;
+        let ip = match address.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        Self(address.port().to_be_bytes(), ip.octets())
     }
 }
 
@@ -101,7 +151,9 @@ pub(crate) struct State {
     pub(crate) snapshot: Snapshot,
     pub(crate) records: OrdMap<InstanceId, Arc<Record>>,
     /// Who is at an address, of whichever service: derived from `records`, so that a registration looks at those at its own address only.
-    pub(super) addresses: OrdSet<(SocketAddr, InstanceId)>,
+    pub(super) addresses: OrdSet<(At, InstanceId)>,
+    /// Where instances are, or were: each place once in memory, whoever is there.
+    pub(super) places: OrdSet<Locality>,
     /// Ids that a forced deregistration blocks, and until when.
     pub(crate) tombstones: OrdMap<InstanceId, SystemTime>,
     /// By the name of a gRPC service or REST template (discovery.proto, Claim).
@@ -159,11 +211,12 @@ impl State {
     /// Returns the state of a registry that starts as this generation with what the store kept.
     pub(crate) fn restore(generation: u32, kept: Kept) -> Self {
         let Kept { mut records, tombstones, claims, sets, retired, policies } = kept;
-        share_names(&mut records);
+        let places = share(&mut records);
         let first = u64::from(generation) << 32;
         let mut state = Self {
             snapshot: Snapshot { version: Version(first), ..Snapshot::default() },
-            addresses: records.iter().map(|r| (r.instance.endpoint.address, r.instance.id)).collect(),
+            addresses: records.iter().map(|r| (At::of(&r.instance), r.instance.id)).collect(),
+            places,
             records: records.into_iter().map(|r| (r.instance.id, Arc::new(r))).collect(),
             tombstones: tombstones.into_iter().collect(),
             claims: claims.into_iter().collect(),
@@ -222,7 +275,7 @@ impl State {
     pub(super) fn beside(&self, instance: &Instance) -> impl Iterator<Item = &Arc<Record>> {
         const FIRST: InstanceId = InstanceId::from_bytes([0; 16]);
         const LAST: InstanceId = InstanceId::from_bytes([0xff; 16]);
-        let at = instance.endpoint.address;
+        let at = At::of(instance);
         let there = self.addresses.range((at, FIRST)..=(at, LAST));
         let others = there.filter(|(_, id)| *id != instance.id).filter_map(|(_, id)| self.records.get(id));
         others.filter(|it| it.instance.service == instance.service)
@@ -230,21 +283,39 @@ impl State {
 
     /// Puts a record in the place of what was known by its id.
     pub(super) fn put(&mut self, record: Record) {
-        let (id, address) = (record.instance.id, record.instance.endpoint.address);
-        let before = self.records.insert(id, Arc::new(record)).map(|it| it.instance.endpoint.address);
-        if before == Some(address) {
+        let (id, at) = (record.instance.id, At::of(&record.instance));
+        let before = self.records.insert(id, Arc::new(record)).map(|it| At::of(&it.instance));
+        if before == Some(at) {
             return;
         }
         if let Some(before) = before {
             self.addresses.remove(&(before, id));
         }
-        self.addresses.insert((address, id));
+        self.addresses.insert((at, id));
     }
 
     pub(super) fn take(&mut self, id: &InstanceId) -> Option<Arc<Record>> {
         let record = self.records.remove(id)?;
-        self.addresses.remove(&(record.instance.endpoint.address, *id));
+        self.addresses.remove(&(At::of(&record.instance), *id));
         Some(record)
+    }
+
+    /// Makes an instance share what others have in memory: the name of its service, and its place.
+    pub(super) fn share(&mut self, instance: &mut Instance) {
+        if let Some(service) = self.snapshot.services.get(&instance.service) {
+            instance.service = service.name.clone();
+        }
+        match self.places.get(&instance.locality) {
+            Some(known) => instance.locality = known.clone(),
+            None => drop(self.places.insert(instance.locality.clone())),
+        }
+    }
+
+    /// Drops the places at which nobody is any more, once there are many.
+    pub(super) fn forget_places(&mut self) {
+        if self.places.len() > IDLE_PLACES {
+            self.places = self.records.values().map(|it| it.instance.locality.clone()).collect();
+        }
     }
 
     /// The sets that instances of a service carry, the newest first.
@@ -335,16 +406,21 @@ fn last_carried(retired: &[(Digest, Retired)]) -> OrdMap<ServiceName, Digest> {
     last.into_iter().map(|(service, (_, digest))| (service.clone(), digest)).collect()
 }
 
-/// One name in memory for all instances of a service.
-fn share_names(records: &mut [Record]) {
-    let mut names = BTreeSet::new();
+/// One name in memory for all instances of a service, and one place for all that are there. Returns the places.
+fn share(records: &mut [Record]) -> OrdSet<Locality> {
+    let (mut names, mut places) = (BTreeSet::new(), OrdSet::new());
     for record in records {
-        let name = &record.instance.service;
-        match names.get(name).cloned() {
-            Some(known) => Arc::make_mut(&mut record.instance).service = known,
-            None => drop(names.insert(name.clone())),
+        let Instance { service, locality, .. } = Arc::make_mut(&mut record.instance);
+        match names.get(service) {
+            Some(known) => *service = ServiceName::clone(known),
+            None => drop(names.insert(service.clone())),
+        }
+        match places.get(locality) {
+            Some(known) => *locality = Locality::clone(known),
+            None => drop(places.insert(locality.clone())),
         }
     }
+    places
 }
 
 fn methods(set: &DescriptorSet) -> HashSet<(&str, &str)> {

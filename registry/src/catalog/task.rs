@@ -107,7 +107,7 @@ impl CatalogTask {
         let mut leases = Leases::new(now, clock::wall());
         for record in state.records.values().filter(|r| r.leased()) {
             let it = &record.instance;
-            let (service, zone) = (it.service.clone(), it.locality.zone.clone());
+            let (service, zone) = (it.service.clone(), it.locality.zone().to_owned());
             leases.apply(LeaseChange::Granted { id: it.id, epoch: it.epoch, ttl: record.ttl, service, zone }, now);
         }
         let doubt = Doubt { frozen: leases.frozen(now), ..Doubt::default() };
@@ -226,7 +226,7 @@ impl CatalogTask {
         if !record.leased() {
             return Verdict::Renewed;
         }
-        let news = record.reported != beat.health;
+        let news = record.reported() != (beat.health.status, beat.health.reason.as_str());
         match self.leases.renew(beat.id, stream, now) {
             Renewal::Renewed => {}
             Renewal::Gone => return Verdict::Unknown,

@@ -98,7 +98,7 @@ fn instance(n: u8) -> Instance {
         endpoint,
         status: Status::Serving,
         reason: String::new(),
-        locality: Locality { zone: "a".into(), ..Locality::default() },
+        locality: Locality::new("", "a", ""),
         weight: Weight::ONE,
         metadata: [("slot".to_owned(), format!("users-{n}"))].into(),
         descriptors: None,

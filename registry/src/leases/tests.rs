@@ -82,7 +82,7 @@ impl World {
     }
 
     fn break_stream(&mut self, id: InstanceId) {
-        let stream = self.leases.leases[&id].stream.unwrap();
+        let stream = self.leases.leases[&id].stream().unwrap();
         self.leases.broken(stream, self.now);
     }
 }
@@ -134,7 +134,7 @@ fn a_beat_on_another_stream_within_the_grace_loses_nothing() {
 fn the_end_of_an_old_stream_does_not_touch_what_a_new_one_renews() {
     let mut world = World::warm();
     let ids = world.grant_many(2);
-    let old = world.leases.leases[&ids[0]].stream.unwrap();
+    let old = world.leases.leases[&ids[0]].stream().unwrap();
     world.beat(&ids, STREAM);
     world.leases.broken(old, world.now);
     world.pass(secs(8.0));
@@ -260,4 +260,9 @@ fn a_beat_for_a_lease_that_is_on_its_way_out_is_gone() {
     assert_eq!(world.leases.renew(ids[0], STREAM, world.now), Renewal::Gone);
     world.leases.expiry_failed();
     assert_eq!(world.leases.renew(ids[0], STREAM, world.now), Renewal::Renewed);
+}
+
+#[test]
+fn a_lease_is_small() {
+    assert!(size_of::<Lease>() <= 56);
 }

@@ -16,16 +16,19 @@ use tokio::time::Instant;
 const BITS: u32 = 6;
 const SLOTS: usize = 1 << BITS;
 const LEVELS: usize = 4;
-const HORIZON: u64 = 1 << (BITS * 4);
+const HORIZON: Tick = 1 << (BITS * 4);
+
+/// Granules since the origin. They last for 27 years of 200 ms each; very many keys have some.
+type Tick = u32;
 
 #[derive(Debug)]
 pub(super) struct Wheel<K> {
     origin: Instant,
     granule: Duration,
     /// The last tick that was fired.
-    tick: u64,
+    tick: Tick,
     /// `levels[level][slot]`: keys with the tick they were put there for.
-    levels: [Vec<Vec<(K, u64)>>; LEVELS],
+    levels: [Vec<Vec<(K, Tick)>>; LEVELS],
     due: HashMap<K, Due>,
 }
 
@@ -33,9 +36,9 @@ pub(super) struct Wheel<K> {
 #[derive(Debug, Clone, Copy)]
 struct Due {
     /// The tick that it fires at.
-    at: u64,
+    at: Tick,
     /// The tick of its entry, not after that; any other entry of the key is dead.
-    placed: u64,
+    placed: Tick,
 }
 
 impl<K: Copy + Eq + Hash> Wheel<K> {
@@ -47,7 +50,7 @@ impl<K: Copy + Eq + Hash> Wheel<K> {
     /// Fires `key` at `at` (at the next tick if that is past) and no longer at what was scheduled before.
     pub(super) fn schedule(&mut self, key: K, at: Instant) {
         let since = at.saturating_duration_since(self.origin).as_nanos();
-        let ticks = u64::try_from(since.div_ceil(self.granule.as_nanos())).unwrap_or(u64::MAX);
+        let ticks = Tick::try_from(since.div_ceil(self.granule.as_nanos())).unwrap_or(Tick::MAX);
         let tick = ticks.max(self.tick + 1);
         match self.due.get_mut(&key) {
             Some(due) if due.placed <= tick => due.at = tick,
@@ -66,7 +69,7 @@ impl<K: Copy + Eq + Hash> Wheel<K> {
     /// Returns the keys that are due at `now`, each once.
     pub(super) fn advance(&mut self, now: Instant) -> Vec<K> {
         let passed = now.saturating_duration_since(self.origin).as_nanos() / self.granule.as_nanos();
-        let target = u64::try_from(passed).unwrap_or(u64::MAX);
+        let target = Tick::try_from(passed).unwrap_or(Tick::MAX);
         let mut fired = Vec::new();
         while self.tick < target {
             if self.due.is_empty() {
@@ -81,7 +84,7 @@ impl<K: Copy + Eq + Hash> Wheel<K> {
         fired
     }
 
-    fn place(&mut self, key: K, tick: u64) {
+    fn place(&mut self, key: K, tick: Tick) {
         let tick_in_reach = tick.min(self.tick + HORIZON - 1);
         let distance = tick_in_reach - self.tick;
         let level = (0..LEVELS).find(|l| distance < 1 << (BITS * (*l as u32 + 1))).unwrap_or(LEVELS - 1);
@@ -111,7 +114,7 @@ impl<K: Copy + Eq + Hash> Wheel<K> {
     }
 
     /// Puts an entry that is reached where its key is due now, unless it is dead.
-    fn move_on(&mut self, key: K, tick: u64) {
+    fn move_on(&mut self, key: K, tick: Tick) {
         if let Some(due) = self.due.get_mut(&key).filter(|due| due.placed == tick) {
             due.placed = due.at;
             let at = due.at;
@@ -124,7 +127,7 @@ impl<K: Copy + Eq + Hash> Wheel<K> {
     }
 }
 
-fn slot(tick: u64, level: usize) -> usize {
+fn slot(tick: Tick, level: usize) -> usize {
     (tick >> (BITS * level as u32)) as usize % SLOTS
 }
 
@@ -211,7 +214,7 @@ mod tests {
         let origin = Instant::now();
         let granule = Duration::from_millis(1);
         let mut wheel = Wheel::new(origin, granule);
-        let far = Duration::from_millis(HORIZON + 5);
+        let far = Duration::from_millis((HORIZON + 5).into());
         wheel.schedule(1, origin + far);
         assert_eq!(wheel.advance(origin + far - granule), [] as [i32; 0]);
         assert_eq!(wheel.advance(origin + far), [1]);

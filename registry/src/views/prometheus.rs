@@ -165,8 +165,8 @@ fn labels(instance: &Instance, role: &str) -> impl Iterator<Item = (String, Stri
         ("slot", fact(metadata::SLOT)),
         ("version", fact(metadata::VERSION)),
         ("health", metrics::status(instance.status).to_owned()),
-        ("region", instance.locality.region.clone()),
-        ("zone", instance.locality.zone.clone()),
+        ("region", instance.locality.region().to_owned()),
+        ("zone", instance.locality.zone().to_owned()),
         ("tags", tags),
     ];
     let told = instance.metadata.iter().map(|(key, value)| (format!("metadata_{}", label(key)), value.to_owned()));
@@ -264,7 +264,7 @@ mod tests {
             endpoint,
             status,
             reason: String::new(),
-            locality: Locality { zone: "a".to_owned(), ..Locality::default() },
+            locality: Locality::new("", "a", ""),
             weight: Weight::ONE,
             metadata: metadata.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
             descriptors: None,

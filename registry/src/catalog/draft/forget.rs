@@ -114,6 +114,7 @@ impl Draft<'_> {
             self.done.durable.tombstones.insert(id);
         }
         self.forget_sets();
+        self.next.forget_places();
         self.review_claims();
         self.forget_services();
         let gone = |(id, it): &(&InstanceId, &RefusedSet)| {

@@ -7,7 +7,7 @@ use weft_model::{Endpoint, GrpcService, Instance, Locality, Method, Protocol, Se
 
 use super::*;
 use crate::{
-    catalog::state::{Claim, Kept},
+    catalog::state::{At, Claim, Kept},
     schema::Template,
 };
 
@@ -218,9 +218,45 @@ proptest! {
                 }
             }
             state = draft.finish().0;
-            let all = state.records.values().map(|it| (it.instance.endpoint.address, it.instance.id)).collect();
+            let all = state.records.values().map(|it| (At::of(&it.instance), it.instance.id)).collect();
             prop_assert_eq!(&state.addresses, &all);
             prop_assert_eq!(restarted(&state).addresses, all);
         }
     }
+}
+
+#[test]
+fn what_instances_have_in_common_is_in_memory_once() {
+    let at = |(n, zone): (u8, &str)| Instance { locality: Locality::new("eu", zone, ""), ..instance(n, 0, 0) };
+    let all = || [(1, "a"), (2, "a"), (3, "b")].map(at);
+    let mut registered = State::restore(1, Kept::default());
+    for instance in all() {
+        let change = Change::Register { instance: Box::new(instance), ttl: LeaseTtl::DEFAULT };
+        registered = step(&registered, SystemTime::UNIX_EPOCH, change);
+    }
+    let records = all().map(|it| Record::new(it, LeaseTtl::DEFAULT, None)).into();
+    for state in [registered, State::restore(1, Kept { records, ..Kept::default() })] {
+        let all: Vec<&Instance> = state.records.values().map(|it| it.instance.as_ref()).collect();
+        let shared = |text: fn(&Instance) -> &str| std::ptr::eq(text(all[0]), text(all[1]));
+        assert!(shared(|it| it.service.full()) && shared(|it| it.locality.zone()));
+        assert_eq!(all[2].locality, Locality::new("eu", "b", ""));
+    }
+}
+
+#[test]
+fn places_at_which_nobody_is_any_more_are_forgotten_once_they_are_many() {
+    let mut state = State::restore(1, Kept::default());
+    for n in 0..1_100 {
+        let here = Instance { locality: Locality::new("eu", n.to_string(), ""), ..instance(1, 0, 0) };
+        let change = Change::Register { instance: Box::new(here), ttl: LeaseTtl::DEFAULT };
+        state = step(&state, SystemTime::UNIX_EPOCH, change);
+    }
+    assert_eq!(state.places.len(), 1_100);
+    state = step(&state, SystemTime::UNIX_EPOCH, Change::Forget);
+    assert_eq!(state.places.iter().collect::<Vec<_>>(), [&Locality::new("eu", "1099", "")]);
+}
+
+#[test]
+fn what_there_is_for_each_instance_is_small() {
+    assert!(size_of::<Instance>() <= 200 && size_of::<Record>() <= 24 && size_of::<At>() == 18);
 }

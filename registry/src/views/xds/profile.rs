@@ -65,11 +65,7 @@ impl Profile {
         Self {
             family: if node.user_agent_name == "envoy" { Family::Envoy } else { Family::Grpc },
             providers: weft("certificate_providers").map(texts).unwrap_or_default(),
-            locality: Locality {
-                region: short(locality.region),
-                zone: short(locality.zone),
-                sub_zone: short(locality.sub_zone),
-            },
+            locality: Locality::new(short(locality.region), short(locality.zone), short(locality.sub_zone)),
             service: None,
             home: None,
             listen: weft("listen").and_then(text).and_then(|it| it.parse().ok()),
@@ -178,7 +174,7 @@ mod tests {
         let expected = Profile {
             family: Family::Envoy,
             providers: ["weft", "other"].map(str::to_owned).into(),
-            locality: Locality { region: "r".into(), zone: "z".into(), sub_zone: String::new() },
+            locality: Locality::new("r", "z", ""),
             service: Some("users".parse().unwrap()),
             home: None,
             listen: Some("127.0.0.1:10000".parse().unwrap()),

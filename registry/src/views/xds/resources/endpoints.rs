@@ -56,9 +56,9 @@ pub(super) fn assignment(name: &str, members: Members<'_>, from: &Locality, spre
 fn locality(at: &Locality, rank: &places::Rank, serving: &[&Instance]) -> Vec<u8> {
     const LB_ENDPOINT: usize = 64; // with an IPv4 address rather less
     let mut place = Vec::new();
-    text_field(&mut place, 1, &at.region);
-    text_field(&mut place, 2, &at.zone);
-    text_field(&mut place, 3, &at.sub_zone);
+    text_field(&mut place, 1, at.region());
+    text_field(&mut place, 2, at.zone());
+    text_field(&mut place, 3, at.sub_zone());
     let mut locality = Vec::with_capacity(place.len() + serving.len() * LB_ENDPOINT);
     field(&mut locality, 1, &place);
     let mut scratch = Scratch::default();
@@ -117,8 +117,8 @@ fn by_weight<'a>(at: At<'a>, group: Group<'a>) -> Vec<(At<'a>, Group<'a>)> {
     let mut away = group.meant - group.population().serving; // counted once, with the first
     let part = |(weight, serving): (u16, Vec<_>)| {
         let meant = u64::from(weight) * serving.len() as u64 + std::mem::take(&mut away);
-        let sub_zone = format!("{}~w{weight}", at.sub_zone);
-        (Cow::Owned(Locality { sub_zone, ..at.clone().into_owned() }), Group { serving, meant })
+        let sub_zone = format!("{}~w{weight}", at.sub_zone());
+        (Cow::Owned(Locality::new(at.region(), at.zone(), sub_zone)), Group { serving, meant })
     };
     weights.into_iter().map(part).collect()
 }

@@ -79,10 +79,10 @@ impl<'a> Level<'a> {
 
 /// How far a locality is.
 fn level(from: &Locality, locality: &Locality) -> usize {
-    let same_region = from.region == locality.region;
-    match (from.region.is_empty(), from.zone.is_empty()) {
+    let same_region = from.region() == locality.region();
+    match (from.region().is_empty(), from.zone().is_empty()) {
         (true, true) => 0,
-        (_, false) if same_region && from.zone == locality.zone => 0,
+        (_, false) if same_region && from.zone() == locality.zone() => 0,
         (_, true) if same_region => 0,
         _ if same_region => 1,
         _ => 2,
@@ -118,9 +118,9 @@ mod tests {
     use proptest::prelude::*;
 
     fn place(text: &str) -> Locality {
-        let mut parts = text.split('/').map(str::to_owned);
+        let mut parts = text.split('/');
         let mut next = || parts.next().unwrap_or_default();
-        Locality { region: next(), zone: next(), sub_zone: next() }
+        Locality::new(next(), next(), next())
     }
 
     fn ranks(from: &str, populations: &[(&str, u64, u64)]) -> Vec<(String, u32, u32)> {
@@ -128,7 +128,7 @@ mod tests {
             .iter()
             .map(|(at, serving, meant)| (place(at), Population { serving: *serving, meant: *meant }))
             .collect();
-        let name = |it: &Locality| format!("{}/{}", it.region, it.zone);
+        let name = |it: &Locality| format!("{}/{}", it.region(), it.zone());
         rank(&populations, &place(from)).iter().map(|(at, rank)| (name(at), rank.priority, rank.weight)).collect()
     }
 

@@ -47,11 +47,8 @@ fn instance() -> impl Strategy<Value = Instance> {
     ];
     let address = select(vec!["127.0.0.1:1", "127.0.0.1:2", "10.0.0.7:1", "[::1]:1", "[fd00::7]:7300"]);
     let protocol = select(vec![Protocol::H2, Protocol::H2, Protocol::H2, Protocol::H1]);
-    let locality = (select(vec!["", "eu", "us"]), select(vec!["", "a", "b"])).prop_map(|(region, zone)| Locality {
-        region: region.into(),
-        zone: zone.into(),
-        sub_zone: String::new(),
-    });
+    let locality = (select(vec!["", "eu", "us"]), select(vec!["", "a", "b"]));
+    let locality = locality.prop_map(|(region, zone)| Locality::new(region, zone, ""));
     let plaintext = select(vec!["", "loopback", "allow"]);
     (any::<u128>(), status, transport, address, protocol, locality, 1u32..=65_535, plaintext).prop_map(
         |(id, status, transport, address, protocol, locality, weight, plaintext)| Instance {
@@ -179,11 +176,8 @@ fn world() -> impl Strategy<Value = XdsWorld> {
 
 fn profile() -> impl Strategy<Value = Profile> {
     let family = select(vec![Family::Grpc, Family::Grpc, Family::Envoy]);
-    let locality = (select(vec!["", "eu", "us"]), select(vec!["", "a", "b"])).prop_map(|(region, zone)| Locality {
-        region: region.into(),
-        zone: zone.into(),
-        sub_zone: String::new(),
-    });
+    let locality = (select(vec!["", "eu", "us"]), select(vec!["", "a", "b"]));
+    let locality = locality.prop_map(|(region, zone)| Locality::new(region, zone, ""));
     (family, any::<bool>(), any::<bool>(), locality).prop_map(|(family, secured, domain, locality)| Profile {
         family,
         providers: secured.then(|| "weft".to_owned()).into_iter().collect(),

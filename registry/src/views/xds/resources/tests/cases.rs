@@ -223,7 +223,7 @@ fn weights_are_localities_for_grpc_and_weights_for_envoy() {
 
 #[test]
 fn a_zone_keeps_its_calls_until_it_cannot_carry_them() {
-    let place = |zone: &str| Locality { region: "eu".into(), zone: zone.into(), sub_zone: String::new() };
+    let place = |zone: &str| Locality::new("eu", zone, "");
     let at = |n, zone, status| Instance { locality: place(zone), status, ..instance(n) };
     let from = Profile { locality: place("a"), ..nobody() };
     let ranks = |second| {

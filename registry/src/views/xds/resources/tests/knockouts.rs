@@ -36,7 +36,7 @@ fn sound<M: prost::Message + prost::Name + Default>(kind: Kind, name: &str) -> M
         },
         status: Status::Serving,
         reason: String::new(),
-        locality: Locality { zone: zone.into(), ..Locality::default() },
+        locality: Locality::new("", zone, ""),
         weight: Weight::ONE,
         metadata: Default::default(),
         descriptors: None,
@@ -47,7 +47,7 @@ fn sound<M: prost::Message + prost::Name + Default>(kind: Kind, name: &str) -> M
         instances: instances.into_iter().map(|it| (it.id, std::sync::Arc::new(it))).collect(),
         ..ServiceSnapshot::empty("users".parse().unwrap(), Version(1))
     };
-    let from = Locality { zone: "a".into(), ..Locality::default() };
+    let from = Locality::new("", "a", "");
     let profile = Profile { locality: from, ..secured() };
     let built = build(&world_of([users]), &profile.relevant(kind, name), kind, name);
     decode(&built.resource.expect("there is one"))

@@ -42,8 +42,8 @@ const FORMAT: &str = "format";
 /// Shape of the tables; raised when an older registry could not read them.
 const THIS_FORMAT: u64 = 1;
 
-/// redb's page cache; the catalog itself is in memory, the store is read once.
-const CACHE_BYTES: usize = 16 << 20;
+/// redb's page cache. The catalog itself is in memory and the store is read once: it is for what commits write, whose pages the kernel has, too.
+const CACHE_BYTES: usize = 4 << 20;
 
 /// Why the store cannot be opened or written. Whatever the reason, what it held is still there.
 #[derive(Debug, thiserror::Error)]

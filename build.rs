@@ -47,6 +47,7 @@ fn main() -> anyhow::Result<()> {
     let all: Vec<&str> = ROOTS.iter().chain(&FURTHER).chain(&SHARED).copied().collect();
     tonic_prost_build::configure()
         .bytes(".")
+        .codec_path("crate::codec::Protobuf")
         .btree_map(".")
         .compile_fds(compiler(&all)?.file_descriptor_set())
         .context("generating Rust from proto/")

@@ -4,6 +4,7 @@
 //! Generated code is exempt from our lints here and nowhere else.
 #![forbid(unsafe_code)]
 
+pub mod codec;
 mod convert;
 pub mod descriptors;
 mod policy;

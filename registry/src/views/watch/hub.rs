@@ -15,7 +15,7 @@ use std::{
 
 use imbl::ordmap::DiffItem;
 use tokio::{sync::Notify, time::Instant};
-use weft_model::{ServiceName, Version};
+use weft_model::{ServiceName, ServiceSnapshot, Version};
 
 use super::{Left, Looked, Topic, Work};
 use crate::{
@@ -26,12 +26,16 @@ use crate::{
 /// Who has rested this much less than the first is woken with it.
 const TOGETHER: Duration = Duration::from_millis(5);
 
+/// A listed service as its last change left it, so that who tells it needs not look for it.
+type Mark = Option<Arc<ServiceSnapshot>>;
+
 #[derive(Debug, Default)]
 struct Entry {
     names: HashSet<ServiceName>,
     all: bool,
     directory: bool,
-    marks: BTreeSet<ServiceName>,
+    /// Services to be told, by name, as they are; none where that is to be looked up.
+    marks: BTreeMap<ServiceName, Mark>,
     /// It reads everything, and something is not as it was told.
     behind: bool,
     /// What it is being told of everything, in several messages.
@@ -170,13 +174,14 @@ impl Hub {
                     let covered = entry.all && self.current.snapshot.services.contains_key(&name);
                     self.by_service.entry(name.clone()).or_default().insert(id);
                     if entry.names.insert(name.clone()) && !covered {
-                        entry.marks.insert(name);
+                        entry.marks.insert(name, None);
                     }
                 }
                 Topic::All => {
                     self.all.insert(id);
                     if !std::mem::replace(&mut entry.all, true) {
                         (entry.behind, entry.greet) = (true, true);
+                        entry.marks.values_mut().for_each(|mark| *mark = None); // changes mark them by name no more
                     }
                 }
                 Topic::Directory => {
@@ -211,7 +216,7 @@ impl Hub {
                             None => entry.dropped = Some(entry.names.iter().cloned().collect()),
                         }
                         // What changed of them while `*` covered them was not marked by name.
-                        entry.marks.extend(entry.names.iter().cloned());
+                        entry.marks.extend(entry.names.iter().map(|name| (name.clone(), None)));
                     }
                 }
                 Topic::Directory => {
@@ -238,9 +243,12 @@ impl Hub {
         let current = self.current.clone();
         let woken = self.wakeups;
         for item in before.snapshot.services.diff(&current.snapshot.services) {
-            let (DiffItem::Add(name, _) | DiffItem::Update { new: (name, _), .. } | DiffItem::Remove(name, _)) = item;
+            let (name, mark) = match item {
+                DiffItem::Add(name, service) | DiffItem::Update { new: (name, service), .. } => (name, Some(service)),
+                DiffItem::Remove(name, _) => (name, None),
+            };
             self.changed = current.snapshot.version;
-            self.mark_service(name, now);
+            self.mark_service(name, mark, now);
         }
         if self.changed > before.snapshot.version {
             for id in self.all.clone() {
@@ -253,7 +261,7 @@ impl Hub {
             let unlisted: Vec<ServiceName> = self.by_service.keys().filter(|name| !listed(name)).cloned().collect();
             for name in &unlisted {
                 let by_name = self.by_service.get(name).cloned().unwrap_or_default();
-                by_name.into_iter().for_each(|id| self.mark_one(id, name, now));
+                by_name.into_iter().for_each(|id| self.mark_one(id, name, None, now));
             }
         }
         if before.warming && !current.warming {
@@ -270,15 +278,15 @@ impl Hub {
         self.wakeups - woken
     }
 
-    fn mark_service(&mut self, name: &ServiceName, now: Instant) {
+    fn mark_service(&mut self, name: &ServiceName, as_it_is: Option<&Arc<ServiceSnapshot>>, now: Instant) {
         let by_name = self.by_service.get(name).into_iter().flatten().copied();
         let watchers: Vec<WatcherId> = by_name.filter(|id| !self.all.contains(id)).collect();
-        watchers.into_iter().for_each(|id| self.mark_one(id, name, now));
+        watchers.into_iter().for_each(|id| self.mark_one(id, name, as_it_is.cloned(), now));
     }
 
-    fn mark_one(&mut self, id: WatcherId, name: &ServiceName, now: Instant) {
+    fn mark_one(&mut self, id: WatcherId, name: &ServiceName, mark: Mark, now: Instant) {
         self.mark(id, now, |entry| {
-            entry.marks.insert(name.clone());
+            entry.marks.insert(name.clone(), mark);
         });
     }
 
@@ -370,7 +378,7 @@ impl Hub {
         let marks = std::mem::take(&mut entry.marks);
         let work = Work {
             before: std::mem::replace(&mut entry.told, version),
-            services: marks.iter().map(|name| Looked::at(name, &published)).collect(),
+            services: marks.into_iter().map(|(name, mark)| looked(&name, mark, &published)).collect(),
             all: entry.all,
             named: !entry.names.is_empty(),
             dropped: entry.dropped.take(),
@@ -391,10 +399,20 @@ impl Hub {
     /// Marks again what a message had no room for. A drain counts it as told: it waits for a version that comes with the last of it.
     pub(super) fn left(&mut self, id: WatcherId, left: Left) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
-        entry.marks.extend(left.services);
+        for name in left.services {
+            entry.marks.entry(name).or_default(); // one that came meanwhile knows more
+        }
         entry.going = left.going.filter(|_| entry.all);
         entry.told = left.before;
         entry.directory_marked |= left.directory;
         entry.greet |= left.greet;
+    }
+}
+
+/// Every change marks anew, so that a mark is of the present snapshot, which is what whoever has marks is told of.
+fn looked(name: &ServiceName, mark: Mark, published: &Published) -> Looked {
+    match mark {
+        Some(service) => Looked { service, listed: true },
+        None => Looked::at(name, published),
     }
 }

@@ -19,14 +19,11 @@ mod websocket;
 
 use std::sync::{Arc, LazyLock};
 
-use http::{
-    HeaderMap, Method, Request, Response,
-    header::{ACCEPT_ENCODING, CONTENT_TYPE},
-};
+use http::{Method, Request, Response, header::ACCEPT_ENCODING};
 use hyper::body::Incoming;
 use weft_reflection::Reflection;
 use weft_runtime::{admin::Readiness, threads::Load};
-use weft_traffic::{Body, Outbound};
+use weft_traffic::{Body, Outbound, is_grpc};
 use weft_transcode::Codec;
 
 use crate::{
@@ -145,7 +142,7 @@ enum Spoken {
 impl Spoken {
     fn of<B>(request: &Request<B>, table: Option<&Table>) -> Self {
         match request.headers() {
-            headers if speaks_grpc(headers) => Self::Grpc,
+            headers if is_grpc(headers) => Self::Grpc,
             headers if grpc_web::speaks(headers) => Self::GrpcWeb,
             _ if websocket::asked_for(request) => Self::WebSocket,
             _ if connect::speaks(request, table) => Self::Connect,
@@ -154,32 +151,8 @@ impl Spoken {
     }
 }
 
-/// Whether the content type is native gRPC: `application/grpc`, alone or with `+format` or parameters. gRPC-Web is another protocol.
-fn speaks_grpc(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(CONTENT_TYPE) else { return false };
-    match value.as_bytes().strip_prefix(b"application/grpc") {
-        Some(rest) => rest.first().is_none_or(|next| matches!(next, b'+' | b';' | b' ')),
-        None => false,
-    }
-}
-
 /// An error and its sources in one line, for people.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let sources = std::iter::successors(error.source(), |error| error.source());
     sources.fold(error.to_string(), |line, source| format!("{line}: {source}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn native_grpc_is_told_from_its_relatives() {
-        let speaks = |value: &'static str| speaks_grpc(&HeaderMap::from_iter([(CONTENT_TYPE, value.parse().unwrap())]));
-        assert!(speaks("application/grpc") && speaks("application/grpc+proto") && speaks("application/grpc;v=1"));
-        assert!(
-            !speaks("application/grpc-web") && !speaks("application/grpc-web+proto") && !speaks("application/json")
-        );
-        assert!(!speaks_grpc(&HeaderMap::new()));
-    }
 }

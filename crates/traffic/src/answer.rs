@@ -13,14 +13,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Response, header::CONTENT_TYPE};
+use http::{HeaderMap, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
 use crate::{
-    BodyError, Code, answer::held::Held, error::code_of_break, flight::Flight, limit::Permit, outcome::Outcome, replay,
-    span::OpenSpan, telemetry::Report,
+    BodyError, Code, answer::held::Held, dialect::is_grpc, error::code_of_break, flight::Flight, limit::Permit,
+    outcome::Outcome, replay, span::OpenSpan, telemetry::Report,
 };
 
 mod held;
@@ -75,13 +75,12 @@ impl Answer {
                 (code, Outcome::of_http(head.status, &head.headers))
             }
         };
-        let grpc = head.headers.get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
         let mut answer = Self(Box::new(State {
             incoming,
             held: None,
             flight,
             headers_say,
-            format: if grpc { Format::Grpc } else { Format::Other },
+            format: if is_grpc(&head.headers) { Format::Grpc } else { Format::Other },
             end: End::Open,
             request_body: None,
             sleep: None,

@@ -1,7 +1,7 @@
-//! In which form a caller reads that its call has failed.
+//! What a content type says of gRPC: whether a head is its, and in which form a caller reads that its call has failed.
 //!
-//! Lives here: telling it by the request's content type, and putting a failure into it. Does not: which failure it is (`error`), answers of upstream (they
-//! pass through in the form that upstream gave them).
+//! Lives here: telling both, and putting a failure into its form. Does not: which failure it is (`error`), answers of upstream (they pass through in the
+//! form that upstream gave them).
 //! Native gRPC and gRPC-Web take a trailers-only answer, and some clients take no other content type than the one they sent. Whoever speaks something
 //! else, like Connect or plain HTTP/2, knows nothing of `grpc-status`, and would take its 200 for success: there the HTTP status says it, and the body why.
 
@@ -10,6 +10,13 @@ use http::{HeaderMap, HeaderValue, Response, header};
 use crate::{Body, Code};
 
 const GRPC: &[u8] = b"application/grpc";
+
+/// Whether the head of a request or an answer is native gRPC's: `application/grpc`, alone or with `+format` or parameters. gRPC-Web is another protocol,
+/// although its content types begin alike.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let rest = headers.get(header::CONTENT_TYPE).and_then(|named| named.as_bytes().strip_prefix(GRPC));
+    rest.is_some_and(|rest| rest.first().is_none_or(|next| matches!(next, b'+' | b';' | b' ')))
+}
 
 /// The form of a call's failures. Cheap to make and to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,10 +69,24 @@ mod tests {
     use super::*;
     use crate::Error;
 
+    fn head(content_type: Option<&'static str>) -> HeaderMap {
+        HeaderMap::from_iter(content_type.map(|it| (header::CONTENT_TYPE, HeaderValue::from_static(it))))
+    }
+
     fn told(content_type: Option<&'static str>) -> Response<Body> {
-        let headers = content_type.map(|it| (header::CONTENT_TYPE, HeaderValue::from_static(it)));
         let error = Error::UnknownService { name: "moon".into() };
-        Dialect::of(&HeaderMap::from_iter(headers)).put(error.to_response(), &error.message())
+        Dialect::of(&head(content_type)).put(error.to_response(), &error.message())
+    }
+
+    #[test]
+    fn native_grpc_is_told_from_its_relatives() {
+        for native in ["application/grpc", "application/grpc+proto", "application/grpc;v=1", "application/grpc ; v=1"] {
+            assert!(is_grpc(&head(Some(native))), "{native}");
+        }
+        for other in ["application/grpc-web", "application/grpc-web+proto", "application/grpcurl", "application/json"] {
+            assert!(!is_grpc(&head(Some(other))), "{other}");
+        }
+        assert!(!is_grpc(&head(None)));
     }
 
     #[test]

@@ -52,7 +52,7 @@ mod trace;
 pub use access::Denied;
 pub use body::{Body, BodyError, BodySender, Closed};
 pub use deadline::caller_timeout;
-pub use dialect::Dialect;
+pub use dialect::{Dialect, is_grpc};
 pub use error::{Error, Origin, Reset, Retry};
 pub use metrics::Metrics;
 pub use pool::{ConnectError, Pings, Pool, PoolConfig};

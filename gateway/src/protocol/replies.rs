@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, header};
 use http_body::Body as _;
-use weft_traffic::Body;
+use weft_traffic::{Body, is_grpc};
 use weft_transcode::{Status, status};
 
 use crate::protocol::{
@@ -122,8 +122,8 @@ fn not_grpc(http: StatusCode, headers: &HeaderMap) -> Option<Status> {
         let message = format!("upstream answered HTTP {http} in place of gRPC");
         return Some(Status::new(status::grpc_code(http.as_u16()), message));
     }
-    let content_type = headers.get(header::CONTENT_TYPE).map(http::HeaderValue::as_bytes).unwrap_or_default();
-    (!content_type.starts_with(b"application/grpc")).then(|| {
+    (!is_grpc(headers)).then(|| {
+        let content_type = headers.get(header::CONTENT_TYPE).map(http::HeaderValue::as_bytes).unwrap_or_default();
         let content_type = String::from_utf8_lossy(content_type);
         Status::new(UNKNOWN, format!("upstream answered with content type {content_type:?} in place of gRPC"))
     })
@@ -175,6 +175,11 @@ mod tests {
         assert_eq!(end(&mut answer(503, &[]).1).await.code, 14);
         assert_eq!(end(&mut answer(404, &[("content-type", "text/html")]).1).await.code, 12);
         assert_eq!(end(&mut answer(200, &[("content-type", "text/html")]).1).await.code, 2);
+        assert_eq!(
+            end(&mut answer(200, &[("content-type", "application/grpc-web")]).1).await.code,
+            2,
+            "ends in its body"
+        );
     }
 
     #[tokio::test]

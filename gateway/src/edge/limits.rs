@@ -12,7 +12,8 @@ use std::{
 use http::{HeaderMap, StatusCode, Uri};
 use tokio::time::Instant;
 use weft_model::{Limits as Policy, PolicyName};
-use weft_transcode::BindError;
+use weft_traffic::Code;
+use weft_transcode::{BindError, Status};
 
 use crate::edge::{
     guard::{By, Refusal},
@@ -106,36 +107,40 @@ struct Ruled {
     noted: Noted,
 }
 
-impl Ruled {
-    /// Counts the call once, however often something of it is too long.
-    fn refuses(&self) {
-        if self.noted.set(By { policy: self.policy.clone(), rule: BODY.into() }).is_ok() {
-            self.refusals.of(&self.policy, BODY).inc();
-        }
-    }
-}
-
 impl Most {
     /// As a length in memory.
     pub(crate) fn len(&self) -> usize {
         usize::try_from(self.bytes).unwrap_or(usize::MAX)
     }
 
-    /// Says of something that it is longer, for which the call is refused.
-    pub(crate) fn exceeded_by(&self, what: &str) -> String {
-        let bytes = self.bytes;
-        match &self.ruled {
-            Some(ruled) => {
-                ruled.refuses();
-                format!("{what} is larger than {bytes} bytes: policy {}, rule {BODY}", ruled.policy)
-            }
-            None => format!("{what} is larger than {bytes} bytes, the gateway's max_request_bytes"),
+    /// Refuses the call for a body that is longer: the 413.
+    pub(crate) fn too_large(&self) -> BindError {
+        self.refuse();
+        BindError { message: self.exceeded_by("the request body"), ..BindError::too_large(self.bytes) }
+    }
+
+    /// Refuses the call for something that is longer, by protocols that say so in a status of gRPC.
+    pub(crate) fn too_long(&self, what: &str) -> Status {
+        self.refuse();
+        Status::new(Code::ResourceExhausted.number().into(), self.exceeded_by(what))
+    }
+
+    /// Counts the call once, however often something of it is too long.
+    fn refuse(&self) {
+        if let Some(Ruled { policy, refusals, noted }) = &self.ruled
+            && noted.set(By { policy: policy.clone(), rule: BODY.into() }).is_ok()
+        {
+            refusals.of(policy, BODY).inc();
         }
     }
 
-    /// The 413 for a body that is longer.
-    pub(crate) fn too_large(&self) -> BindError {
-        BindError { message: self.exceeded_by("the request body"), ..BindError::too_large(self.bytes) }
+    /// Says of something that it is longer, and whose limit that is.
+    fn exceeded_by(&self, what: &str) -> String {
+        let bytes = self.bytes;
+        match &self.ruled {
+            Some(ruled) => format!("{what} is larger than {bytes} bytes: policy {}, rule {BODY}", ruled.policy),
+            None => format!("{what} is larger than {bytes} bytes, the gateway's max_request_bytes"),
+        }
     }
 
     /// One that no policy sets.
@@ -243,6 +248,9 @@ mod tests {
         assert_eq!((told(Some(&limits)).http_status, told(None).http_status), (413, 413));
         let small = "the request body is larger than 10 bytes: policy small, rule max-request-bytes";
         assert_eq!(told(Some(&limits)).message, small);
+        let message = Limits::most(Some(&limits), 20, || Arc::clone(&noted)).too_long("a message");
+        let small = "a message is larger than 10 bytes: policy small, rule max-request-bytes";
+        assert_eq!((message.code, message.message.as_str()), (8, small));
         assert_eq!(refusals.of(&limits.policy, BODY).get(), 1, "a call is refused once");
         assert_eq!(noted.get().map(|by| &*by.rule), Some(BODY));
         assert_eq!(told(None).message, "the request body is larger than 20 bytes, the gateway's max_request_bytes");

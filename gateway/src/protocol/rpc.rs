@@ -17,7 +17,7 @@ use weft_traffic::{Body, CallOptions};
 use weft_transcode::{Codec, Status, schema::Method};
 
 pub(crate) use crate::protocol::codes::{
-    CANCELLED, DEADLINE_EXCEEDED, INTERNAL, INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE, UNIMPLEMENTED,
+    CANCELLED, DEADLINE_EXCEEDED, INTERNAL, INVALID_ARGUMENT, UNAVAILABLE, UNIMPLEMENTED,
 };
 use crate::{
     edge::{

@@ -1,6 +1,10 @@
 //! Limits of size and time as callers meet them: each has its own status, and other routes know nothing of them.
 
-use std::time::Duration;
+use std::{
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use http::StatusCode;
 use tokio::{
@@ -8,10 +12,11 @@ use tokio::{
     net::TcpStream,
     time::timeout,
 };
+use weft_testkit::wait::until;
 
 use crate::{
-    policies::start,
-    support::{channel, send},
+    policies::{read, start},
+    support::{channel, send, start_with},
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -72,6 +77,56 @@ async fn what_is_too_large_has_a_status_of_its_own() {
     for status in [413, 414, 431] {
         assert!(metrics.contains(&format!("route=\"/api/users\",status=\"{status}\"")), "{status} in {metrics}");
     }
+}
+
+/// What is written of this thread's events, and so by the gateway's writer of the access log, which runs on the test's own.
+#[derive(Clone, Default)]
+struct Written(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        io::Write::write(&mut *self.0.lock().unwrap(), bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Written {
+    /// Waits for the line that says this.
+    async fn line(&self, what: &str) -> String {
+        let find = || async {
+            let all = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+            all.lines().find(|line| line.contains(what)).map(str::to_owned)
+        };
+        until(what, SOON, find).await
+    }
+}
+
+#[tokio::test]
+async fn the_access_log_says_whose_limit_a_body_was_beyond() {
+    let written = Written::default();
+    let writer = written.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _log = tracing::subscriber::set_default(subscriber);
+    let gateway = start_with(|config| {
+        config.policies = read(SMALL);
+        config.limits.max_request_bytes = 1000;
+    })
+    .await;
+    let long = |bytes| format!("{{\"name\": \"{}\"}}", "x".repeat(bytes));
+    let send = async |method, path, id, bytes| {
+        send(gateway.addr, method, path, &[("x-request-id", id)], &long(bytes)).await.status.as_u16()
+    };
+    assert_eq!(send("POST", "/api/users", "by-policy", 300).await, 413);
+    assert_eq!(send("PATCH", "/api/users/1", "by-gateway", 1100).await, 413);
+    let line = written.line("by-policy").await;
+    for fact in ["access: call", "method=\"POST\"", "status=413", "policy=small", "rule=max-request-bytes"] {
+        assert!(line.contains(fact), "{fact} in {line}");
+    }
+    let line = written.line("by-gateway").await;
+    assert!(line.contains("status=413") && !line.contains("policy=") && !line.contains("rule="), "{line}");
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use tokio::{
 use weft_traffic::Body;
 use weft_transcode::Status;
 
-use super::{CANCELLED, DEADLINE_EXCEEDED, INTERNAL, INVALID_ARGUMENT, Messages, RESOURCE_EXHAUSTED, UNIMPLEMENTED};
+use super::{CANCELLED, DEADLINE_EXCEEDED, INTERNAL, INVALID_ARGUMENT, Messages, UNIMPLEMENTED};
 use crate::{
     edge::limits::Most,
     protocol::{
@@ -70,14 +70,14 @@ fn decompressed(encoding: Encoding, bytes: Bytes, limit: &Most) -> Result<Bytes,
         return Ok(bytes);
     }
     encoding.decompress(&bytes, limit.len()).map_err(|error| match error {
-        DecompressError::TooLong(_) => Status::new(RESOURCE_EXHAUSTED, limit.exceeded_by("a message")),
+        DecompressError::TooLong(_) => limit.too_long("a message"),
         DecompressError::Malformed(_) => Status::new(INVALID_ARGUMENT, format!("the message is {}", chain(&error))),
     })
 }
 
 fn unframed(error: FrameError, limit: &Most) -> Status {
     match error {
-        FrameError::TooLong { .. } => Status::new(RESOURCE_EXHAUSTED, limit.exceeded_by("a message")),
+        FrameError::TooLong { .. } => limit.too_long("a message"),
         FrameError::Truncated => Status::new(INVALID_ARGUMENT, format!("request: {error}")),
     }
 }
@@ -118,20 +118,19 @@ pub(crate) async fn whole(
     deadline: Option<Instant>,
 ) -> Result<Bytes, Status> {
     let limit = most.len().saturating_add(beyond);
-    let too_long = || Status::new(RESOURCE_EXHAUSTED, most.exceeded_by("the request"));
     if usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX) > limit {
-        return Err(too_long());
+        return Err(most.too_long("the request"));
     }
     let Some(first) = next_data(&mut body, deadline).await? else { return Ok(Bytes::new()) };
     if first.len() > limit {
-        return Err(too_long());
+        return Err(most.too_long("the request"));
     }
     let Some(second) = next_data(&mut body, deadline).await? else { return Ok(first) }; // nearly always: not copied
     let mut all = BytesMut::from(first.as_ref());
     let mut next = Some(second);
     while let Some(data) = next {
         if all.len() + data.len() > limit {
-            return Err(too_long());
+            return Err(most.too_long("the request"));
         }
         all.extend_from_slice(&data);
         next = next_data(&mut body, deadline).await?;
@@ -223,7 +222,7 @@ impl http_body::Body for RequestMessages {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{frames::frame_with, rpc::Format};
+    use crate::protocol::{codes::RESOURCE_EXHAUSTED, frames::frame_with, rpc::Format};
     use weft_transcode::Codec;
 
     fn intake(encoding: Option<Encoding>) -> Intake {

@@ -295,10 +295,7 @@ impl Requests {
 
     fn unreadable(&self, error: &Error) -> End {
         match error {
-            Error::Capacity(_) => {
-                let message = self.limit.exceeded_by("a message");
-                End::Wrong(Status::new(RESOURCE_EXHAUSTED, message), CloseCode::Size)
-            }
+            Error::Capacity(_) => End::Wrong(self.limit.too_long("a message"), CloseCode::Size),
             Error::Utf8(_) => {
                 let message = "a text message is not UTF-8";
                 End::Wrong(Status::new(INVALID_ARGUMENT, message), CloseCode::Invalid)

@@ -18,7 +18,7 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -37,7 +37,7 @@ use weft_runtime::{
     Shutdown,
     linger::lingering,
     strangers::{Crowd, Member},
-    threads::{Connection, DataThreads},
+    threads::{Connection, DataThreads, Load},
 };
 
 use crate::{
@@ -48,12 +48,16 @@ use crate::{
     metrics::IdentityMetrics,
     policy,
     refusals::Refusals,
-    server::gate::{Gate, Stack},
+    server::{
+        carried::counted,
+        gate::{Gate, Stack},
+    },
     sources, views,
     views::watch::Watches,
     views::xds::{Ads, Csds, Xds},
 };
 
+mod carried;
 mod gate;
 
 /// How often an idle connection is asked whether it lives, and how long it may take to answer.
@@ -251,20 +255,21 @@ fn threads() -> NonZeroUsize {
 }
 
 async fn serve_tcp(connection: Connection, door: Option<Door>, routes: Routes, shutdown: Shutdown) {
-    let from = Some(connection.downstream);
     match door {
         None => {
-            let (stream, remains) = lingering(connection.stream);
-            serve(stream, from, routes, shutdown).await;
+            let Connection { stream, downstream, load } = connection;
+            let (stream, remains) = lingering(stream);
+            serve(stream, Some(downstream), load, routes, shutdown).await;
             remains.close().await;
         }
         // Boxed, so that a connection without TLS has no room for one.
-        Some(door) => Box::pin(serve_tls(connection.stream, from, &door, routes, shutdown)).await,
+        Some(door) => Box::pin(serve_tls(connection, &door, routes, shutdown)).await,
     }
 }
 
-async fn serve_tls(stream: TcpStream, from: Option<SocketAddr>, door: &Door, routes: Routes, shutdown: Shutdown) {
-    let (stream, remains) = lingering(stream);
+async fn serve_tls(connection: Connection, door: &Door, routes: Routes, shutdown: Shutdown) {
+    let Connection { stream, downstream, load } = connection;
+    let (from, (stream, remains)) = (Some(downstream), lingering(stream));
     let stranger = door.strangers.enter();
     let acceptor = TlsAcceptor::from(door.identity.server_config(Callers::MayShow));
     let accepted = tokio::select! {
@@ -287,9 +292,10 @@ async fn serve_tls(stream: TcpStream, from: Option<SocketAddr>, door: &Door, rou
     };
     let gate = Gate { caller: caller.clone(), refusals: door.refusals.clone(), ca: door.ca.clone() };
     let welcome = welcome(door.identity.trust().clone(), caller, stranger);
+    let stack = told_whence(gate.before(routes), from);
     tokio::select! {
         (rule, why) = welcome => door.refused(from, rule, &why),
-        () = serve_as(stream, told_whence(gate.before(routes), from), bounds, shutdown) => remains.close().await,
+        () = serve_as(stream, stack, load, bounds, shutdown) => remains.close().await,
     }
 }
 
@@ -356,15 +362,17 @@ fn told_whence(stack: Stack, from: Option<SocketAddr>) -> Stack {
 async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     from: Option<SocketAddr>,
+    load: Load,
     routes: Routes,
     shutdown: Shutdown,
 ) {
-    serve_as(stream, told_whence(routes.boxed_clone(), from), Bounds::MEMBER, shutdown).await;
+    serve_as(stream, told_whence(routes.boxed_clone(), from), load, Bounds::MEMBER, shutdown).await;
 }
 
 async fn serve_as(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     stack: Stack,
+    load: Load,
     bounds: Bounds,
     shutdown: Shutdown,
 ) {
@@ -375,7 +383,7 @@ async fn serve_as(
         .max_concurrent_streams(bounds.streams)
         .initial_stream_window_size(bounds.window)
         .initial_connection_window_size(bounds.window)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(stack));
+        .serve_connection(TokioIo::new(stream), counted(TowerToHyperService::new(stack), load));
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -26,7 +26,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use weft_identity::Refusal;
 use weft_runtime::linger::{Remains, lingering};
 use weft_runtime::listen;
-use weft_runtime::threads::{Connection, DataThreads, Load, ThreadEnded};
+use weft_runtime::threads::{Connection, DataThreads, ThreadEnded};
 use weft_traffic::{Body, Reset};
 
 use crate::door::{Bond, Door, Entered, Unbound, Wire};
@@ -99,9 +99,8 @@ impl Side {
         F: Future<Output = Result<Response<Body>, Reset>> + Send + 'static,
     {
         let _counted = self.counted();
-        let Connection { stream, load, .. } = connection;
-        let (stream, remains) = lingering(stream);
-        drop(self.carry(Wire::Left(stream), remains, load, self.words(None), call).await);
+        let (stream, remains) = lingering(connection.stream);
+        drop(self.carry(Wire::Left(stream), remains, self.words(None), call).await);
     }
 
     /// Like [`Side::serve`], for a connection that `door` lets in. Each request says who sent it, by a [`Caller`] among its extensions.
@@ -111,7 +110,7 @@ impl Side {
         F: Future<Output = Result<Response<Body>, Reset>> + Send + 'static,
     {
         let _counted = self.counted();
-        let Connection { stream, downstream, load } = connection;
+        let Connection { stream, downstream, .. } = connection; // streams are not counted: there is one data thread
         let entered = tokio::select! {
             entered = door.enter(stream, downstream) => entered,
             () = self.last_call() => return,
@@ -121,7 +120,7 @@ impl Side {
             request.extensions_mut().insert(caller.clone());
             call(request)
         };
-        if let Some(refusal) = self.carry(wire, remains, load, self.words(bond), call).await {
+        if let Some(refusal) = self.carry(wire, remains, self.words(bond), call).await {
             door.refused(downstream, refusal.rule(), &refusal);
         }
     }
@@ -155,19 +154,11 @@ impl Side {
     }
 
     /// Carries calls until the connection ends, or was cut. Returns why, if its caller is no longer welcome.
-    async fn carry<S, F>(&self, wire: Wire, remains: Remains, load: Load, mut words: Words, call: S) -> Option<Refusal>
+    async fn carry<S, F>(&self, wire: Wire, remains: Remains, mut words: Words, call: S) -> Option<Refusal>
     where
         S: Fn(Request<Incoming>) -> F,
         F: Future<Output = Result<Response<Body>, Reset>> + Send + 'static,
     {
-        let service = service_fn(move |request| {
-            let (stream, answer) = (load.enter(), call(request));
-            async move {
-                let answer = answer.await;
-                drop(stream);
-                answer
-            }
-        });
         let mut http = http2::Builder::new(TokioExecutor::new());
         http.timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -179,7 +170,7 @@ impl Side {
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_TIMEOUT);
         {
-            let mut served = pin!(http.serve_connection(TokioIo::new(wire), service));
+            let mut served = pin!(http.serve_connection(TokioIo::new(wire), service_fn(call)));
             loop {
                 tokio::select! {
                     ended = served.as_mut() => {

@@ -363,3 +363,36 @@ impl http_body::Body for Observed {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use weft_runtime::{Metrics, threads::Load};
+    use weft_traffic::Root;
+
+    use super::*;
+    use crate::edge::{access_log::access_log, forwarded::TrustedProxies, metrics::Meters};
+
+    #[test]
+    fn a_call_weighs_on_its_thread_until_its_answer_is_over() {
+        let (meters, load) = (Meters::new(&Metrics::default()), Load::default());
+        let tracing = Tracing { root: Root::NEVER, spans: Spans::off() };
+        let downstream = Arc::new(TrustedProxies::default()).see(([127, 0, 0, 1], 1).into());
+        let begin = || {
+            let log = access_log(meters.lines_lost.clone()).0;
+            let meter = meters.unmatched_rest();
+            Call::begin(&mut Request::new(()), downstream.clone(), load.enter(), meter, log, &tracing)
+        };
+        let (_upstream, body) = Body::channel(1);
+        let long = begin().answered(Response::new(body));
+        let short = begin().answered(Response::new(Body::full("done")));
+        let unanswered = begin();
+        assert_eq!(load.get(), 3);
+        drop(short);
+        drop(unanswered);
+        assert_eq!(load.get(), 1, "a stream that goes on");
+        drop(long);
+        assert_eq!(load.get(), 0);
+    }
+}

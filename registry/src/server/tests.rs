@@ -79,7 +79,7 @@ impl World {
             let (routes, until, all) = (routes.clone(), until.clone(), all.clone());
             async move {
                 let (client, server) = tokio::io::duplex(64 << 10);
-                all.lock().await.spawn(serve(server, None, routes, until));
+                all.lock().await.spawn(serve(server, None, Load::default(), routes, until));
                 Ok::<_, std::io::Error>(TokioIo::new(client))
             }
         });

@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 use weft_identity::{Identity, KeyRequest, Svid, Trust, TrustDomain};
 use weft_model::{Caller, Endpoint, Protocol, ServiceInfo, SpiffeId, Transport};
 use weft_registry::ca::{Ca, Revoke, Settings};
-use weft_runtime::{Context, Env};
+use weft_runtime::{Context, Env, threads::Load};
 use weft_traffic::{Claims, Code, Outbound, OutboundConfig, Pool, PoolConfig, StaticCluster, Worlds};
 
 use super::*;

@@ -20,8 +20,8 @@ use weft_proto::weft::registry::v1::{self as pb, registry_client::RegistryClient
 
 use crate::backoff::Backoff;
 use crate::moving::{Moving, Step};
+use crate::outage::Outage;
 use crate::registries::{Link, is_an_answer};
-use crate::spoken::misspoken_after;
 use crate::{CallError, Registries};
 use table::Table;
 
@@ -262,34 +262,29 @@ enum End {
 impl LeaseTask {
     /// Registers and beats until `shutdown`. Leases are not ended here: that is their owner's, or they run out.
     pub async fn run(self, shutdown: CancellationToken) {
-        let mut backoff = Backoff::default();
-        let mut failed = 0;
+        let mut outage = Outage::default();
         loop {
             let (url, link) = self.shared.registries.current();
             let mut session = Session::new(&self, link);
             let opened = Instant::now();
             let end = session.run(&shutdown).await;
             if session.answered && opened.elapsed() >= SETTLED {
-                backoff.reset();
-                failed = 0;
+                outage.over();
             }
             self.shared.table().disconnected();
             let End::Lost(status) = end else { return };
             tracing::info!(registry = url, error = status.message(), "the keep-alive stream is lost; opening another");
             self.shared.registries.give_up_on(url);
-            if failed < self.shared.registries.count() {
-                let looked = tokio::select! {
-                    problem = misspoken_after(url, &status) => problem,
-                    () = shutdown.cancelled() => None,
-                };
-                if let Some(problem) = looked {
-                    tracing::warn!(registry = url, problem, "the keep-alive stream cannot be opened");
-                }
+            let looked = tokio::select! {
+                problem = outage.look(url, &status) => problem,
+                () = shutdown.cancelled() => None,
+            };
+            if let Some(problem) = looked {
+                tracing::warn!(registry = url, problem, "the keep-alive stream cannot be opened");
             }
-            failed += 1;
-            if failed % self.shared.registries.count() == 0 {
+            if let Some(pause) = outage.failed(self.shared.registries.count()) {
                 tokio::select! {
-                    () = sleep(backoff.delay(&mut rand::rng())) => {}
+                    () = sleep(pause) => {}
                     () = shutdown.cancelled() => return,
                 }
             }

@@ -16,6 +16,7 @@ mod identity;
 mod lease;
 mod moving;
 mod operator;
+mod outage;
 mod registries;
 mod relay;
 mod spoken;

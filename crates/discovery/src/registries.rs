@@ -22,9 +22,8 @@ use weft_proto::weft::{
     registry::v1::{DeregisterRequest, MissingDescriptorsRequest, registry_client::RegistryClient},
 };
 
-use crate::backoff::Backoff;
 use crate::dial::{self, Dial};
-use crate::spoken::misspoken_after;
+use crate::outage::Outage;
 
 /// Time one registry has to answer while there are others to ask.
 const ATTEMPT: Duration = Duration::from_secs(3);
@@ -315,9 +314,9 @@ impl Registries {
         F: Future<Output = Result<T, Status>>,
     {
         let deadline = Instant::now() + within;
-        let mut backoff = Backoff::default();
+        let mut outage = Outage::default();
         let (mut last, mut misspoken) = (None, None);
-        for tried in 1.. {
+        loop {
             let (url, Link { channel, .. }) = self.current();
             last = match timeout_at(until(Instant::now()), attempt(channel)).await {
                 Ok(Ok(answer)) => return Ok(answer),
@@ -326,14 +325,12 @@ impl Registries {
                 Err(_) => last.or_else(|| Some(Box::new(Status::deadline_exceeded(format!("{url} does not answer"))))),
             };
             self.give_up_on(url);
-            if tried <= self.count()
-                && let Some(status) = &last
-                && let Ok(Some(problem)) = timeout_at(deadline, misspoken_after(url, status)).await
+            if let Some(status) = &last
+                && let Ok(Some(problem)) = timeout_at(deadline, outage.look(url, status)).await
             {
                 misspoken = Some(Box::new(Status::unavailable(format!("{url}: {problem}"))));
             }
-            let pause = if tried % self.count() == 0 { backoff.delay(&mut rand::rng()) } else { Duration::ZERO };
-            let next = Instant::now() + pause;
+            let next = Instant::now() + outage.failed(self.count()).unwrap_or_default();
             if next >= deadline {
                 break;
             }

@@ -1,6 +1,6 @@
 //! Whether a server speaks what it is addressed with: TLS, or plaintext HTTP/2.
 //!
-//! Lives here: looking at the first bytes of its answer, and the words for a mismatch. Does not: speaking either (`dial`).
+//! Lives here: looking at the first bytes of its answer, and the words for a mismatch. Does not: speaking either (`dial`), when to look (`outage`).
 //! For whoever has failed to speak with a server, since the errors of HTTP/2 do not show this cause. Bounds: half a second to connect, and as much for an answer.
 
 use std::time::Duration;
@@ -35,13 +35,8 @@ async fn misspoken_within(bound: Duration, url: &str) -> Option<&'static str> {
     }
 }
 
-/// As [`misspoken`], of a server with which a call ended in `status`; one that sent a status is spoken to as it should be.
-pub(crate) async fn misspoken_after(url: &str, status: &Status) -> Option<&'static str> {
-    if is_of_the_transport(status) { misspoken(url).await } else { None }
-}
-
 /// Whether a status was made here of an error of the connection: one that a server sent, or that we make up, has no source.
-fn is_of_the_transport(status: &Status) -> bool {
+pub(crate) fn is_of_the_transport(status: &Status) -> bool {
     !is_an_answer(status.code()) && std::error::Error::source(status).is_some()
 }
 

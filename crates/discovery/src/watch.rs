@@ -26,10 +26,9 @@ use weft_model::{ServiceName, Snapshot, Version};
 use weft_proto::weft::discovery::v1::{self as pb, discovery_client::DiscoveryClient};
 
 use crate::Registries;
-use crate::backoff::Backoff;
 use crate::moving::{Moving, Step};
+use crate::outage::Outage;
 use crate::registries::Link;
-use crate::spoken::misspoken_after;
 use state::{Change, Misfit, State};
 
 mod disk;
@@ -117,7 +116,7 @@ pub struct WatchTask {
     topics: watch::Receiver<BTreeSet<Topic>>,
     acks: watch::Receiver<Version>,
     updates: watch::Sender<Option<Update>>,
-    backoff: Backoff,
+    outage: Outage,
     disk: Disk,
 }
 
@@ -136,7 +135,7 @@ impl Watch {
             topics: subscribed,
             acks: acked,
             updates,
-            backoff: Backoff::default(),
+            outage: Outage::default(),
             disk: Disk::default(),
         };
         (task, Self { updates: updated, acks, subscriptions: Subscriptions { topics: Arc::new(topics) } })
@@ -207,7 +206,6 @@ impl WatchTask {
     /// Keeps the watch fed until `shutdown` or until its consumer is gone.
     pub async fn run(mut self, shutdown: CancellationToken) {
         self.recall().await;
-        let mut failed = 0;
         let registries = self.registries.clone();
         loop {
             let (url, link) = registries.current();
@@ -222,25 +220,23 @@ impl WatchTask {
                 }
             }
             if self.state.said_something() && opened.elapsed() >= SETTLED {
-                self.backoff.reset();
-                failed = 0;
+                self.outage.over();
             }
             registries.give_up_on(url);
-            if let Some(status) = lost.filter(|_| failed < registries.count()) {
-                // Once for each in an outage, for people; the others are asked meanwhile by whoever else wants something.
+            if let Some(status) = lost {
+                // For people; the others are asked meanwhile by whoever else wants something.
                 let looked = tokio::select! {
-                    problem = misspoken_after(url, &status) => problem,
+                    problem = self.outage.look(url, &status) => problem,
                     () = shutdown.cancelled() => None,
                 };
                 if let Some(problem) = looked {
                     tracing::warn!(registry = url, problem, "the watch cannot be opened");
                 }
             }
-            failed += 1;
-            if failed % self.registries.count() == 0 {
+            if let Some(pause) = self.outage.failed(registries.count()) {
                 let change = self.state.fall_back();
                 self.publish(change);
-                if self.wait(&shutdown).await.is_break() {
+                if self.wait(pause, &shutdown).await.is_break() {
                     break;
                 }
             }
@@ -354,8 +350,8 @@ impl WatchTask {
     }
 
     /// Waits between two rounds of attempts; a subscription made meanwhile is served from memory.
-    async fn wait(&mut self, shutdown: &CancellationToken) -> std::ops::ControlFlow<()> {
-        let delay = sleep(self.backoff.delay(&mut rand::rng()));
+    async fn wait(&mut self, pause: Duration, shutdown: &CancellationToken) -> std::ops::ControlFlow<()> {
+        let delay = sleep(pause);
         tokio::pin!(delay);
         loop {
             tokio::select! {

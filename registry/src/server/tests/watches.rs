@@ -1,7 +1,15 @@
 //! Watches as their readers meet them.
 
 use super::*;
-use crate::views::watch::Topic;
+use crate::views::watch::{Topic, Watcher};
+
+/// Opens a watch by hand, since a stream would read ahead, and takes what it is told first.
+async fn opened(watches: &Watches, name: &str, topic: &str) -> Watcher {
+    let mut watcher = watches.open(name);
+    watcher.subscribe([topic.parse().unwrap()]);
+    watcher.next().await;
+    watcher
+}
 
 #[tokio::test(start_paused = true)]
 async fn the_first_answer_is_full_and_later_ones_are_deltas_on_it() {
@@ -157,16 +165,10 @@ async fn readers_of_everything_rest_together_and_are_told_of_one_snapshot() {
     let mut world = World::new().await;
     world.users(1).await;
     sleep(WARM).await;
-    let open = async |name| {
-        let mut watcher = world.watches.open(name);
-        watcher.subscribe([Topic::All]);
-        watcher.next().await;
-        watcher
-    };
-    let mut one = open("one").await;
+    let mut one = opened(&world.watches, "one", "*").await;
     let told = Instant::now();
     sleep(15 * MS).await;
-    let mut other = open("other").await;
+    let mut other = opened(&world.watches, "other", "*").await;
     for n in [2, 4, 6] {
         world.users(n).await;
         let first = one.next().await;
@@ -186,13 +188,9 @@ async fn readers_of_everything_are_told_once_a_rest_whoever_rests_beside() {
     let mut world = World::new().await;
     world.users(1).await;
     sleep(WARM).await;
-    let mut one = world.watches.open("one");
-    one.subscribe(["users".parse().unwrap()]);
-    one.next().await;
+    let mut one = opened(&world.watches, "one", "users").await;
     sleep(3 * MS).await;
-    let mut all = world.watches.open("all");
-    all.subscribe([Topic::All]);
-    all.next().await; // ends its rest just after the other, and is woken with it
+    let mut all = opened(&world.watches, "all", "*").await; // ends its rest just after the other, and is woken with it
     let began = Instant::now();
     let mut messages = 0;
     while began.elapsed() < 400 * MS {
@@ -209,18 +207,12 @@ async fn readers_of_everything_are_told_once_a_rest_whoever_rests_beside() {
 async fn a_slow_reader_of_everything_is_told_the_latest() {
     let mut world = World::new().await;
     world.users(1).await;
-    let watches = world.watches.clone();
-    let open = async |name| {
-        let mut watcher = watches.open(name);
-        watcher.subscribe([Topic::All]);
-        watcher.next().await;
-        watcher
-    };
-    let (mut slow, mut other) = (open("slow").await, open("other").await);
+    let mut slow = opened(&world.watches, "slow", "*").await;
+    let mut other = opened(&world.watches, "other", "*").await;
     world.users(2).await;
     other.next().await;
     drop(other);
-    let _third = open("third").await;
+    let _third = opened(&world.watches, "third", "*").await;
     sleep(100 * MS).await;
     world.users(3).await;
     let told = slow.next().await;
@@ -376,10 +368,8 @@ async fn a_watch_rests_longer_while_turns_come_late_and_is_told_at_once_after_a_
 #[tokio::test(start_paused = true)]
 async fn who_has_its_turn_late_counts_and_who_rests_does_not() {
     let mut world = World::new().await;
-    let (pace, mut watcher) = (world.watches.pace(), world.watches.open("test"));
+    let (pace, mut watcher) = (world.watches.pace(), opened(&world.watches, "test", "users").await);
     let rest = || pace.rest(MS, Instant::now());
-    watcher.subscribe(["users".parse().unwrap()]);
-    watcher.next().await;
     for n in 1..=20 {
         world.users(n).await; // while it rests
         watcher.next().await;

@@ -156,12 +156,14 @@ fn policies_are_remembered_across_a_restart_without_a_registry() {
 }
 
 #[test]
-fn deltas_apply_to_the_message_that_last_carried_the_service() {
+fn deltas_apply_to_the_version_of_the_service_that_was_told_last() {
     let mut state = watching_all();
     publish(&mut state, message(5, [full("users", &[instance("users", 1, 1)])]));
     publish(&mut state, message(7, [full("posts", &[])]));
-    publish(&mut state, message(8, [delta("users", 5, &[instance("users", 2, 1)], &[])]));
-    publish(&mut state, message(9, [delta("users", 8, &[], &[1])]));
+    let mut later = message(8, [delta("users", 5, &[instance("users", 2, 1)], &[])]);
+    later.services[0].version = 6; // the message is of a snapshot that changed something else since
+    publish(&mut state, later);
+    publish(&mut state, message(9, [delta("users", 6, &[], &[1])]));
     assert_eq!(seen(&state, "users"), [2]);
     assert_eq!(state.snapshot().version, Version(9));
 }
@@ -408,7 +410,7 @@ struct Registry {
     doubt: bool,
     /// Version the registry at the other end of the stream is at; an index into `history`.
     at: usize,
-    /// What the stream has told of each service: version of the message, and the set in it.
+    /// What the stream has told of each service last: its version, and the set.
     told: [Option<(u64, Set)>; 3],
 }
 

@@ -113,6 +113,10 @@ impl Documents {
             let edge = table.native(grpc_path)?.edge?;
             edge.caller.as_ref().map(Caller::security)
         });
+        openapi::keep(&mut document, |grpc_path| {
+            let found = table.rpc(grpc_path).and_then(|it| it.edge.zip(it.plan));
+            found.is_some_and(|(edge, plan)| edge.cache.as_ref().is_some_and(|it| it.keeps(plan.method())))
+        });
         // Of the same routes, every gateway says the same.
         let version = hex(&Sha256::digest(document.to_string()), 6);
         document["info"]["version"] = version.into();

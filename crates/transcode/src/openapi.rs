@@ -3,7 +3,8 @@
 //! Lives here: the document as one JSON value, and its YAML form. Does not: serving it, or knowing whose a route is.
 //! Reading order: `operations` turns a route into an operation at a path, `parameters` and `bodies` fill it, `schemas`
 //! describes message types, `comments` finds what the authors wrote about them, `examples` invents values, `responses`
-//! is the code table, `behavior` reads what authors say of fields, `security` adds who may call, `yaml` prints.
+//! is the code table, `behavior` reads what authors say of fields, `security` adds who may call and `kept` which answers may be
+//! kept, `yaml` prints.
 //! Invariants: the same routes give the same document; it says what `bind`, `codec` and `stream` do and nothing else, under the same settings.
 //! Source: OpenAPI 3.1.1, JSON Schema 2020-12, ProtoJSON in the form that is printed (readers accept more: a number for
 //! an int64, an enum's number, null for a field left out).
@@ -18,6 +19,7 @@ mod behavior;
 mod bodies;
 mod comments;
 mod examples;
+mod kept;
 mod operations;
 mod parameters;
 mod responses;
@@ -37,6 +39,7 @@ use crate::settings::{JsonOutput, Settings, StreamFormat, Unknown};
 use operations::{Operation, Paths};
 use schemas::{Components, Scope};
 
+pub use kept::keep;
 pub use security::{Security, secure};
 pub use yaml::to_yaml;
 
@@ -82,7 +85,7 @@ pub fn document<'a>(
         "servers": [{ "url": "/" }],
         "tags": tags.list,
         "paths": paths,
-        "components": { "schemas": components.finish(), "responses": errors },
+        "components": { "schemas": components.finish(), "responses": errors, "headers": responses::headers() },
     });
     if !unlisted.is_empty() {
         document["x-weft-unlisted"] = json!(unlisted);

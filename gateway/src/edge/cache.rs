@@ -23,10 +23,13 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use http::{Method, header, request};
+use http::{header, request};
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use weft_model::{Cache as Policy, ServiceName};
-use weft_transcode::{MethodPlan, schema::Idempotency};
+use weft_transcode::{
+    MethodPlan,
+    schema::{Idempotency, Method},
+};
 
 use self::{
     asked::{Asked, Landed},
@@ -153,6 +156,12 @@ impl Cached {
         self.rules.named
     }
 
+    /// Whether answers of a method may be kept: it only reads, and has one message for one.
+    pub(crate) fn keeps(&self, method: &Method) -> bool {
+        let reads = self.rules.named || method.idempotency() == Idempotency::NoSideEffects;
+        reads && !method.streaming().client() && !method.streaming().server()
+    }
+
     /// What a request asks of what is kept; none if that has nothing to do with it.
     pub(crate) fn asked<'a>(
         &'a self,
@@ -162,13 +171,10 @@ impl Cached {
         (client, shown): (&Client, Shown),
         by: By,
     ) -> Option<Asked<'a>> {
-        let method = plan.method();
-        let reads = self.rules.named || method.idempotency() == Idempotency::NoSideEffects;
-        let one = !method.streaming().client() && !method.streaming().server();
         let bare = by == By::Method || !plan.has_body(); // by method the message is in the query
-        let get = matches!(head.method, Method::GET | Method::HEAD) && bare;
+        let get = matches!(head.method, http::Method::GET | http::Method::HEAD) && bare;
         let conditions = [header::IF_MATCH, header::IF_UNMODIFIED_SINCE, header::RANGE];
-        if !(reads && one && get) || conditions.iter().any(|name| head.headers.contains_key(name)) {
+        if !(get && self.keeps(plan.method())) || conditions.iter().any(|name| head.headers.contains_key(name)) {
             return None;
         }
         Some(Asked {

@@ -104,6 +104,25 @@ async fn a_service_that_binds_a_path_of_ours_has_it_and_one_that_binds_every_pat
 }
 
 #[tokio::test]
+async fn what_a_policy_keeps_is_in_the_document_and_as_it_says() {
+    let policy = "name: kept\nservice: upstream\ncache: { ttl: 1h, methods: [shop.users.v1.Users/ListUsers] }\n";
+    let gateway = crate::policies::start(policy).await;
+    let document = document(&gateway).await;
+    let responses = |path: &str| document["paths"][path]["get"]["responses"].clone();
+    assert_eq!(responses("/api/users")["304"]["$ref"], "#/components/responses/304");
+    assert!(responses("/api/users/{id}").get("304").is_none(), "a policy names the other");
+    let first = send(gateway.addr, "GET", "/api/users", &[], "").await;
+    let tag = first.headers["etag"].to_str().unwrap();
+    let again = send(gateway.addr, "GET", "/api/users", &[("if-none-match", tag)], "").await;
+    assert_eq!(again.status, 304, "{again:?}");
+    let said = document["components"]["responses"]["304"]["headers"].as_object().unwrap();
+    assert_eq!(said.len(), 4, "{said:?}");
+    for name in said.keys() {
+        assert!(again.headers.contains_key(name.as_str()), "{name} in {again:?}");
+    }
+}
+
+#[tokio::test]
 async fn what_a_policy_wants_of_callers_is_in_the_document() {
     let policy = "name: callers\nservice: gateway\nauthentication:\n  jwt: [{ issuer: 'http://127.0.0.1:1', audiences: [shop] }]\n  api_keys: true\n  \
                   methods: [shop.users.v1.Users/CreateUser]\n";

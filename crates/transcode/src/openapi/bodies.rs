@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::behavior;
 use super::examples::Examples;
-use super::responses::{STREAM_ERROR, header};
+use super::responses::{STREAM_ERROR, header, names_call};
 use super::schemas::Scope;
 use crate::bind::text::is_bindable;
 use crate::codec::raw;
@@ -151,10 +151,11 @@ pub(super) fn add_success(
     let content = reply(plan, settings, scope);
     let streams = plan.method().streaming().server();
     let text = if streams { "The replies, while they come." } else { "The reply." };
-    let mut success = json!({ "description": text, "content": content });
+    let mut headers = json!({});
     if plan.returns_etag() && !streams {
-        success["headers"] = json!({ "ETag": header("The `etag` of the reply, in quotes: what `If-Match` may name.") });
+        headers["ETag"] = header("The `etag` of the reply, in quotes: what `If-Match` may name.");
     }
+    let mut success = json!({ "description": text, "headers": names_call(headers), "content": content });
     responses.insert("200".to_owned(), success.clone());
     success["description"] =
         json!("The same, with a status that the service chose: 201 for something new, 202, 204 without a body.");

@@ -54,6 +54,22 @@ const HEADERS: [(&str, &str, &str); 2] = [
     ("429", "Retry-After", "Seconds until the call may be made again, where a limit of the gateway says them."),
 ];
 
+/// Tells calls apart.
+const REQUEST_ID: &str = "x-request-id";
+
+/// Returns the headers that every answer has, for `components.headers`.
+pub(super) fn headers() -> Value {
+    let said = "Names the call, here and in the logs of whoever heard of it. It is what the request said in a header of this name, if that is at most \
+                128 characters of visible ASCII, and else made up.";
+    json!({ REQUEST_ID: { "description": said, "required": true, "schema": { "type": "string" } } })
+}
+
+/// Adds to the headers of an answer those that every answer has.
+pub(super) fn names_call(mut headers: Value) -> Value {
+    headers[REQUEST_ID] = json!({ "$ref": format!("#/components/headers/{REQUEST_ID}") });
+    headers
+}
+
 /// Returns a header that may be there.
 pub(super) fn header(description: &str) -> Value {
     json!({ "description": description, "schema": { "type": "string" } })
@@ -76,10 +92,9 @@ pub(super) fn all(scope: &mut Scope<'_>) -> Value {
                 }]
             });
         }
-        let mut response = json!({ "description": text, "content": { "application/json": media } });
-        if let Some((_, name, text)) = HEADERS.into_iter().find(|it| it.0 == code) {
-            response["headers"] = json!({ name: header(text) });
-        }
+        let own = HEADERS.into_iter().filter(|it| it.0 == code).map(|(_, name, text)| (name.to_owned(), header(text)));
+        let headers = names_call(Value::Object(own.collect()));
+        let response = json!({ "description": text, "headers": headers, "content": { "application/json": media } });
         responses.insert(code.to_owned(), response);
     }
     Value::Object(responses)

@@ -403,9 +403,50 @@ fn a_form_a_websocket_and_a_condition_are_described_where_they_are() {
     assert!(names(&update["parameters"]).contains(&("header", "If-Match")), "{:#}", update["parameters"]);
     assert!(update["responses"].get("412").is_some() && search["responses"].get("412").is_none());
     assert!(update["responses"]["200"]["headers"].get("ETag").is_some(), "what `If-Match` takes");
-    assert!(search["responses"]["200"].get("headers").is_none(), "a stream has no tag");
+    assert!(search["responses"]["200"]["headers"].get("ETag").is_none(), "a stream has no tag");
     assert!(at(&document, &["components", "responses", "429", "headers"]).get("Retry-After").is_some());
     assert!(at(&document, &["components", "responses", "401", "headers"]).get("WWW-Authenticate").is_some());
+}
+
+#[test]
+fn every_answer_names_its_call() {
+    let document = behaviors();
+    let id = at(&document, &["components", "headers", "x-request-id"]);
+    assert_eq!((&id["required"], &id["schema"]), (&json!(true), &json!({ "type": "string" })));
+    let mut answers: Vec<&Value> = document["components"]["responses"].as_object().unwrap().values().collect();
+    for operation in document["paths"].as_object().unwrap().values().flat_map(|it| it.as_object().unwrap().values()) {
+        answers.extend(["200", "2XX"].map(|code| at(operation, &["responses", code])));
+    }
+    assert!(answers.len() > 14 + 2, "{answers:#?}");
+    for answer in answers {
+        assert_eq!(answer["headers"]["x-request-id"]["$ref"], "#/components/headers/x-request-id", "{answer:#}");
+    }
+}
+
+#[test]
+fn what_may_be_kept_may_be_asked_for_by_its_tag() {
+    let mut document = describe(SHOP);
+    let before = document.clone();
+    keep(&mut document, |_| false);
+    assert_eq!(document, before, "nothing is kept");
+    keep(&mut document, |grpc_path| {
+        ["/shop.v1.Shop/Get", "/shop.v1.Shop/Any", "/shop.v1.Shop/Under"].contains(&grpc_path)
+    });
+    let get = at(&document, &["paths", "/things/{id}", "get"]);
+    assert_eq!(names(&get["parameters"]), [("path", "id"), ("header", "If-None-Match")]);
+    let codes: Vec<&String> = get["responses"].as_object().unwrap().keys().collect();
+    assert_eq!(codes[..4], ["200", "2XX", "304", "400"]);
+    for header in ["ETag", "Age", "Cache-Status", "x-request-id"] {
+        assert!(get["responses"]["200"]["headers"].get(header).is_some(), "{header} in {get:#}");
+        assert!(at(&document, &["components", "responses", "304", "headers"]).get(header).is_some(), "{header}");
+    }
+    assert!(at(&document, &["components", "responses", "304"]).get("content").is_none());
+    assert!(at(&document, &["paths", "/any", "get", "responses"]).get("304").is_some(), "any method is GET, too");
+    for (path, method) in [("/things/{id}", "delete"), ("/things/{id}/under", "post"), ("/things/{id}/changes", "get")]
+    {
+        let operation = at(&document, &["paths", path, method]);
+        assert_eq!(*operation, before["paths"][path][method], "{method} {path}");
+    }
 }
 
 #[test]

@@ -20,6 +20,7 @@ use crate::plan::{Body, FieldPath, MethodPlan, dotted};
 use crate::routes::PathVariables;
 use crate::settings::{Settings, Unknown};
 use crate::status::{Detail, Status};
+use crate::wire;
 
 /// The parts of an HTTP request that become a message, but for its body.
 #[derive(Debug, Clone, Copy)]
@@ -121,9 +122,6 @@ struct RawViolation {
     description: String,
 }
 
-/// Messages within messages that prost decodes; ours are valid but for this.
-const WIRE_DEPTH: usize = 100;
-
 /// Values from path and query, checked and waiting for the message they go into.
 #[derive(Debug)]
 pub(crate) struct Bindings {
@@ -157,7 +155,7 @@ impl Bindings {
         let mut message = match wire.is_empty() || append {
             true => DynamicMessage::new(desc.clone()),
             false => DynamicMessage::decode(desc.clone(), &*std::mem::take(&mut wire))
-                .map_err(|_| BindError::invalid(format!("request body: nested deeper than {WIRE_DEPTH} messages")))?,
+                .map_err(|_| BindError::invalid("request body: it cannot be read back".to_owned()))?,
         };
         self.fill(&mut message)?;
         wire.extend(message.encode_to_vec());
@@ -260,6 +258,10 @@ fn resolve(message: &MessageDescriptor, name: &str) -> Result<FieldPath, Unresol
     let mut scope = Some(message.clone());
     for part in name.split('.') {
         let Some(message) = scope else { return Err(Unresolved::Unknown) };
+        if path.len() == wire::DEPTH {
+            let reason = format!("names more than {} fields, each within the one before it", wire::DEPTH);
+            return Err(Unresolved::Unbindable(reason)); // the last may be a message as well
+        }
         if path.last().is_some_and(|it| it.is_list() || it.is_map()) {
             return Err(Unresolved::Unbindable(
                 "goes through a repeated field, which a query cannot address".to_owned(),

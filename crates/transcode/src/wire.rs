@@ -4,6 +4,9 @@
 //! Source: protobuf.dev, "Encoding". Strict as prost is: a varint of more than 64 bits, field number 0, a length beyond
 //! the end and a group that does not end as it began are errors.
 
+/// Messages within one message that its readers follow, entries of maps among them: prost's limit, as that of C++ and Java.
+pub(crate) const DEPTH: usize = 100;
+
 /// How a record's payload is delimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WireType {

@@ -131,6 +131,17 @@ fn what_the_body_holds_is_no_query_parameter() {
 }
 
 #[test]
+fn a_parameter_lies_no_deeper_than_a_message_may() {
+    let ask = |depth: usize| query(&format!("nested.{}name=x", "child.".repeat(depth)));
+    assert!(ask(98).is_ok());
+    for depth in [99, 5_000] {
+        let refused = ask(depth).unwrap_err();
+        assert_eq!(refused.http_status, 400);
+        assert!(refused.message.ends_with("names more than 100 fields, each within the one before it"), "{refused}");
+    }
+}
+
+#[test]
 fn errors_become_statuses_that_name_their_fields() {
     let error = BindError::field("item.title", "must not be empty");
     let json = Codec::default().encode_status(&error.status(), None);

@@ -25,6 +25,8 @@ pub(crate) struct Decoder<'t> {
     settings: &'t Settings,
     types: &'t Types,
     out: Vec<u8>,
+    /// Messages around the one at hand.
+    depth: usize,
 }
 
 /// What stands before a value, and whether a default is written at all.
@@ -37,7 +39,7 @@ struct Slot<'k> {
 impl<'t> Decoder<'t> {
     /// Returns a decoder with room for what usually comes of so much JSON.
     pub(crate) fn new(settings: &'t Settings, types: &'t Types, json: usize) -> Self {
-        Self { settings, types, out: Vec::with_capacity(json + 16) }
+        Self { settings, types, out: Vec::with_capacity(json + 16), depth: 0 }
     }
 
     pub(crate) fn finish(self) -> Vec<u8> {
@@ -50,9 +52,9 @@ impl<'t> Decoder<'t> {
         match ty.well_known {
             None => self.object(json, ty, None),
             Some(WellKnown::Any) => self.any(json),
-            Some(WellKnown::Value) => dynamic::value(json, &mut self.out),
-            Some(WellKnown::Struct) => dynamic::structure(json, &mut self.out),
-            Some(WellKnown::ListValue) => dynamic::list(json, &mut self.out),
+            Some(WellKnown::Value) => dynamic::value(json, &mut self.out, self.depth),
+            Some(WellKnown::Struct) => dynamic::structure(json, &mut self.out, self.depth),
+            Some(WellKnown::ListValue) => dynamic::list(json, &mut self.out, self.depth),
             Some(kind) => self.scalar_message(json, ty, kind),
         }
     }
@@ -192,6 +194,7 @@ impl<'t> Decoder<'t> {
         while let Some((name, at)) = json.member(first)? {
             first = false;
             let before = self.out.len();
+            self.enter(json).map_err(|it| it.within_entry(&name))?; // an entry is a message to its reader
             wire::put_raw_key(&mut self.out, &field.key);
             let start = wire::open_length(&mut self.out);
             wire::put_raw_key(&mut self.out, &key_field.key);
@@ -213,6 +216,7 @@ impl<'t> Decoder<'t> {
                 true => wire::close_length(&mut self.out, start),
                 false => self.out.truncate(before),
             }
+            self.leave();
         }
         Ok(())
     }
@@ -235,18 +239,33 @@ impl<'t> Decoder<'t> {
             Kind::Message(id) => {
                 wire::put_raw_key(&mut self.out, slot.key);
                 let start = wire::open_length(&mut self.out);
+                self.enter(json)?;
                 self.message(json, *id)?;
+                self.leave();
                 wire::close_length(&mut self.out, start);
                 Ok(true)
             }
             Kind::Group(id) => {
                 wire::put_raw_key(&mut self.out, slot.key);
+                self.enter(json)?;
                 self.message(json, *id)?;
+                self.leave();
                 wire::put_end_group(&mut self.out, slot.key);
                 Ok(true)
             }
             kind => self.singular(json, shape, kind, slot),
         }
+    }
+
+    #[inline]
+    fn enter(&mut self, json: &mut Reader<'_>) -> Read<()> {
+        self.depth = deeper(self.depth, json)?;
+        Ok(())
+    }
+
+    #[inline]
+    fn leave(&mut self) {
+        self.depth -= 1;
     }
 
     /// Reads one value that is no message and starts as `shape`; false for an enum name that is to be ignored.
@@ -366,6 +385,21 @@ fn expect(json: &mut Reader<'_>, wanted: Shape, expected: &str) -> Read<()> {
         shape if shape == wanted => Ok(()),
         shape => Err(mismatch(json.at(), expected, shape)),
     }
+}
+
+/// Returns how deep a message lies in one that lies so deep; a fault if its reader would not follow.
+#[inline]
+fn deeper(depth: usize, json: &mut Reader<'_>) -> Read<usize> {
+    if depth < wire::DEPTH { Ok(depth + 1) } else { Err(too_deep(json.at())) }
+}
+
+#[cold]
+fn too_deep(at: usize) -> Fault {
+    let limit = wire::DEPTH;
+    let reason = format!(
+        "nested deeper than {limit} messages, of which an array in a google.protobuf.Value is two and an object three,"
+    );
+    Fault::new(at, reason)
 }
 
 #[cold]

@@ -23,10 +23,8 @@ use crate::types::{Cardinality, Field, Kind, MessageType, TypeId, Types};
 use crate::wire::{self, Malformed, Payload, WireType};
 use index::Found;
 
-/// Messages within messages that are printed.
+/// Messages within messages that are printed; of them, [`wire::DEPTH`] in one piece of wire, and within one message: each Any starts afresh.
 const DEPTH: usize = 200;
-/// The same in one piece of wire, and within one message, as prost has it: each Any starts afresh.
-const WIRE_DEPTH: usize = 100;
 
 /// Why bytes were not printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,7 +157,7 @@ impl<'t> Encoder<'t> {
         self.wire_depth += 1;
         match (self.depth, self.wire_depth) {
             (DEPTH.., _) => Err(Failure::flaw(format!("nested deeper than {DEPTH} messages"))),
-            (_, depth) if depth > WIRE_DEPTH + 1 => Err(Failure::Malformed("recursion limit reached")),
+            (_, depth) if depth > wire::DEPTH + 1 => Err(Failure::Malformed("recursion limit reached")),
             _ => Ok(()),
         }
     }

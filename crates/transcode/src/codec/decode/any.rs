@@ -23,12 +23,13 @@ impl<'t> Decoder<'t> {
         self.out.push(VALUE);
         let start = wire::open_length(&mut self.out);
         let around = std::mem::replace(&mut self.types, types);
+        let depth = std::mem::take(&mut self.depth); // the payload is bytes to whoever reads the Any
         let ty = types.get(id);
         match ty.well_known {
             None => self.object(json, ty, Some("@type"))?,
             Some(_) => self.any_value(json, id)?,
         }
-        self.types = around;
+        (self.types, self.depth) = (around, depth);
         wire::close_length(&mut self.out, start);
         Ok(())
     }

@@ -2,10 +2,11 @@
 //!
 //! Lives here: writing them. Does not: types with fields of their own (`decode`).
 //! Source: google/protobuf/struct.proto, whose keys stand here as bytes.
-//! One stack frame per level of nesting and a small one: this is where clients can nest deepest.
+//! One stack frame per level of nesting and a small one: this is where clients can nest deepest. `depth` is how many messages are around the one that is
+//! written.
 
-use super::expect;
 use super::seen::{Key, Keys};
+use super::{deeper, expect};
 use crate::bind::text;
 use crate::codec::json::{Fault, Read, Reader, Shape};
 use crate::wire;
@@ -21,15 +22,15 @@ const ENTRY_KEY: u8 = 0x0A;
 const ENTRY_VALUE: u8 = 0x12;
 const LIST_VALUES: u8 = 0x0A;
 
-pub(super) fn value(json: &mut Reader<'_>, out: &mut Vec<u8>) -> Read<()> {
+pub(super) fn value(json: &mut Reader<'_>, out: &mut Vec<u8>, depth: usize) -> Read<()> {
     match json.shape()? {
-        Shape::Object => delimited(VALUE_STRUCT, json, out, structure),
-        Shape::Array => delimited(VALUE_LIST, json, out, list),
+        Shape::Object => delimited(VALUE_STRUCT, json, out, depth, structure),
+        Shape::Array => delimited(VALUE_LIST, json, out, depth, list),
         shape => scalar(json, out, shape),
     }
 }
 
-pub(super) fn structure(json: &mut Reader<'_>, out: &mut Vec<u8>) -> Read<()> {
+pub(super) fn structure(json: &mut Reader<'_>, out: &mut Vec<u8>, depth: usize) -> Read<()> {
     expect(json, Shape::Object, "an object")?;
     json.open_object()?;
     let mut keys = Keys::default();
@@ -39,22 +40,23 @@ pub(super) fn structure(json: &mut Reader<'_>, out: &mut Vec<u8>) -> Read<()> {
         if !keys.insert(Key::Text(name.clone())) {
             return Err(Fault::new(at, "this key stands in the object already").within_entry(&name));
         }
+        let entry = deeper(depth, json).map_err(|it| it.within_entry(&name))?;
         out.push(STRUCT_FIELDS);
         let start = wire::open_length(out);
         out.push(ENTRY_KEY);
         wire::put_bytes(out, name.as_bytes());
-        delimited(ENTRY_VALUE, json, out, value).map_err(|it| it.within_entry(&name))?;
+        delimited(ENTRY_VALUE, json, out, entry, value).map_err(|it| it.within_entry(&name))?;
         wire::close_length(out, start);
     }
     Ok(())
 }
 
-pub(super) fn list(json: &mut Reader<'_>, out: &mut Vec<u8>) -> Read<()> {
+pub(super) fn list(json: &mut Reader<'_>, out: &mut Vec<u8>, depth: usize) -> Read<()> {
     expect(json, Shape::Array, "an array")?;
     json.open_array()?;
     let mut index = 0;
     while json.element(index == 0)? {
-        delimited(LIST_VALUES, json, out, value).map_err(|it| it.within_element(index))?;
+        delimited(LIST_VALUES, json, out, depth, value).map_err(|it| it.within_element(index))?;
         index += 1;
     }
     Ok(())
@@ -65,11 +67,13 @@ fn delimited(
     key: u8,
     json: &mut Reader<'_>,
     out: &mut Vec<u8>,
-    write: fn(&mut Reader<'_>, &mut Vec<u8>) -> Read<()>,
+    depth: usize,
+    write: fn(&mut Reader<'_>, &mut Vec<u8>, usize) -> Read<()>,
 ) -> Read<()> {
+    let depth = deeper(depth, json)?;
     out.push(key);
     let start = wire::open_length(out);
-    write(json, out)?;
+    write(json, out, depth)?;
     wire::close_length(out, start);
     Ok(())
 }

@@ -1,13 +1,17 @@
 //! What each kind of field takes and refuses; prost-reflect's own reader is the oracle for what both accept.
 
+use std::sync::OnceLock;
+
 use proptest::prelude::*;
-use prost_reflect::DynamicMessage;
+use prost::Message as _;
+use prost_reflect::{DynamicMessage, prost_types};
 
 use super::*;
 use crate::bind::BindError;
 use crate::codec::Codec;
 use crate::codec::json::Position;
 use crate::fixture::{assert_same, decode, kinds, plan, print};
+use crate::schema::Schema;
 
 fn read_with(settings: &Settings, text: &str) -> Result<DynamicMessage, BindError> {
     let plan = plan("/echo");
@@ -190,6 +194,49 @@ fn proto2_extensions_read_by_their_bracketed_name() {
     assert_eq!(decoder.finish(), [0xA0, 0x06, 5]);
 }
 
+/// A `google.protobuf.Value` of arrays (true) and objects around a number, from within; with its JSON.
+fn tower(steps: &[bool]) -> (prost_types::Value, String) {
+    use prost_types::{ListValue, Struct, Value, value::Kind};
+    let number = Value { kind: Some(Kind::NumberValue(1.0)) };
+    steps.iter().fold((number, "1".to_owned()), |(inner, json), array| match array {
+        true => (Value { kind: Some(Kind::ListValue(ListValue { values: vec![inner] })) }, format!("[{json}]")),
+        false => {
+            let fields = std::collections::BTreeMap::from([("k".to_owned(), inner)]);
+            (Value { kind: Some(Kind::StructValue(Struct { fields })) }, format!("{{\"k\":{json}}}"))
+        }
+    })
+}
+
+/// Reads it as a request that is nothing else.
+fn read_tower(json: &str) -> Result<Vec<u8>, BindError> {
+    static SCHEMA: OnceLock<Schema> = OnceLock::new();
+    let schema = SCHEMA.get_or_init(|| {
+        crate::fixture::schema(
+            "syntax = \"proto3\"; package test.v1; import \"google/protobuf/struct.proto\";
+             service Say { rpc Say(google.protobuf.Value) returns (google.protobuf.Value); }",
+        )
+    });
+    Codec::default().decode_json(schema.plans()[0].method(), json.as_bytes()).map(|wire| wire.to_vec())
+}
+
+#[test]
+fn what_no_reader_would_follow_is_refused_where_it_gets_too_deep() {
+    for (array, most, step, at) in [(true, 50, "[0]", 50), (false, 33, "[\"k\"]", 34)] {
+        assert!(read_tower(&tower(&vec![array; most]).1).is_ok(), "{most} of {step}");
+        let refused = read_tower(&tower(&vec![array; most + 1]).1).unwrap_err();
+        assert_eq!((refused.http_status, &*refused.violations[0].field), (400, &*step.repeat(at)));
+    }
+    // Beside each other they are not within each other; in an Any there is room for as many again.
+    let most = tower(&[true; 50]).1;
+    assert!(read_tower(&format!("[[{most}],1]")).is_err());
+    let deep = tower(&[true; 48]).1;
+    assert!(read_tower(&format!("[{deep},{deep},{{\"a\":1,\"b\":1}},{deep}]")).is_ok());
+    let any = |json: &str| format!(r#"{{"any":{{"@type":"t/google.protobuf.Value","value":{json}}}}}"#);
+    assert!(read(&any(&most)).is_ok() && read(&any(&tower(&[true; 51]).1)).is_err());
+    assert!(read(&format!(r#"{{"any":{{"@type":"t/google.protobuf.Value","value":{most}}},"value":{deep}}}"#)).is_ok());
+    assert!(read(&format!(r#"{{"mapNested":{{"true":{{}},"false":{{"child":{{}}}}}},"value":[{deep}]}}"#)).is_ok());
+}
+
 /// JSON documents of `test.v1.Kinds`, some valid and some not.
 fn documents() -> impl Strategy<Value = String> {
     let scalar = prop_oneof![
@@ -223,6 +270,19 @@ fn documents() -> impl Strategy<Value = String> {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    /// Its own types count an entry of a map, unlike prost-reflect.
+    #[test]
+    fn a_value_may_be_as_deep_as_prost_takes_it(steps in prop::collection::vec(any::<bool>(), 28..56)) {
+        let (value, json) = tower(&steps);
+        let wire = value.encode_to_vec();
+        let taken = prost_types::Value::decode(&*wire).is_ok();
+        let read = read_tower(&json);
+        prop_assert_eq!(read.is_ok(), taken, "{}", json);
+        if let Ok(read) = read {
+            prop_assert_eq!(prost_types::Value::decode(&*read).unwrap(), value);
+        }
+    }
 
     /// The oracle is more lenient, never stricter, and reads the same.
     #[test]

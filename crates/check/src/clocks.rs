@@ -2,7 +2,7 @@
 //!
 //! Lives here: both judgements. Does not: collecting the facts (the groups).
 
-use crate::{ids, report::Outcome};
+use crate::{ids, report::Outcome, text::counted};
 
 /// A `Date` is cut to whole seconds and made at most once a second: below this nothing can be told for sure.
 const GRAIN: i64 = 5;
@@ -25,7 +25,9 @@ pub(crate) fn agree(told: &[Told]) -> Vec<Outcome> {
     let (low, high) = clocks.iter().fold((i64::MAX, i64::MIN), |(low, high), (_, it)| (low.min(*it), high.max(*it)));
     match clocks.len() {
         0 => vec![ids::CLOCKS.skipped("", "nobody told the time")],
-        all if off.is_empty() => vec![ids::CLOCKS.ok("", format!("{all} processes, to {GRAIN} s"))],
+        all if off.is_empty() => {
+            vec![ids::CLOCKS.ok("", format!("{}, to {GRAIN} s", counted(all, "process", "processes")))]
+        }
         2.. if off.len() == clocks.len() && high - low <= GRAIN => {
             vec![judge("this machine", -low, "the mesh's")]
         }

@@ -22,6 +22,7 @@ use crate::{
     report::Outcome,
     services::{self, Sidecar},
     target::{Mesh, Place},
+    text::counted,
 };
 
 /// Time a probe has, as its `grpc-timeout` says; the sidecar's own check of its app has less.
@@ -229,9 +230,11 @@ fn trace(ended: &[(Instance, Probed)]) -> Option<Outcome> {
         Trace::Another => Some(ids::TRACE.failed(services::name(instance), "the answer names another trace")),
         Trace::Untold => Some(ids::TRACE.failed(services::name(instance), "the answer names no trace")),
     });
-    Some(
-        not_ours.unwrap_or_else(|| ids::TRACE.ok("", format!("{} and {} more", services::name(first), told.len() - 1))),
-    )
+    Some(not_ours.unwrap_or_else(|| {
+        let first = services::name(first);
+        let all = if told.len() == 1 { first } else { format!("{first} and {} more", told.len() - 1) };
+        ids::TRACE.ok("", all)
+    }))
 }
 
 /// Probes that a gateway has counted; none if it does not tell.
@@ -258,9 +261,10 @@ async fn counted_by_gateway(ground: &Ground<'_>, before: Option<f64>, probes: us
     let wanted = before + if place.is_here() { probes as f64 } else { 1.0 };
     Some(match timeout_at(ground.end, rises(place, wanted, probes_of_gateway)).await {
         Err(_) => ids::GATEWAY_COUNTS.skipped("", NO_TIME),
-        Ok(Ok(())) => ids::GATEWAY_COUNTS.ok("", format!("{probes} probes")),
+        Ok(Ok(())) => ids::GATEWAY_COUNTS.ok("", counted(probes, "probe", "probes")),
         Ok(Err(seen)) => {
-            let detail = format!("{place}/metrics counts {:.0} of {probes} probes", seen - before);
+            let detail =
+                format!("{place}/metrics counts {:.0} of {}", seen - before, counted(probes, "probe", "probes"));
             ids::GATEWAY_COUNTS.failed("", detail)
         }
     })

@@ -14,7 +14,7 @@ use weft_proto::weft::{
     policy::v1::{Access, Callers, Policy, Route, Rule, policy::Kind, rule::Action},
 };
 
-use crate::{ids, registry, report::Outcome, services, target::Mesh};
+use crate::{ids, registry, report::Outcome, services, target::Mesh, text::counted};
 
 /// The namespace of a name that tells none.
 const DEFAULT: &str = "default";
@@ -72,7 +72,7 @@ pub(crate) fn check(mesh: &Mesh, list: &ListResponse, claims: &ClaimsResponse) -
         }
     }
     if outcomes.is_empty() && well > 0 {
-        outcomes.push(ids::POLICIES.ok("", format!("{well} policies")));
+        outcomes.push(ids::POLICIES.ok("", counted(well, "policy", "policies")));
     }
     outcomes
 }

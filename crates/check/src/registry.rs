@@ -15,6 +15,7 @@ use crate::{
     identity, ids, machine,
     report::Outcome,
     target::{Mesh, Place},
+    text::counted,
 };
 
 /// Time the registry has to list everything.
@@ -55,7 +56,8 @@ pub(crate) async fn check(mesh: &Mesh) -> Found {
     match knows {
         Ok((list, claims)) => {
             let count: usize = list.services.iter().map(|service| instances(service).len()).sum();
-            let detail = format!("{} services, {count} instances", list.services.len());
+            let services = counted(list.services.len(), "service", "services");
+            let detail = format!("{services}, {}", counted(count, "instance", "instances"));
             found.outcomes.push(ids::REGISTRY.ok(mesh.registries.to_string(), detail));
             found.outcomes.push(ids::REGISTRY_TLS.ok("", ""));
             found.outcomes.extend(expiry(&list.notices));

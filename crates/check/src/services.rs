@@ -22,6 +22,7 @@ use crate::{
     crowd, ids, path, policies, registry,
     report::Outcome,
     target::{Mesh, Place},
+    text::counted,
 };
 
 /// A process that runs for so long should be listed, in seconds.
@@ -115,7 +116,7 @@ fn empty(mesh: &Mesh, list: &ListResponse, claims: &ClaimsResponse) -> Vec<Outco
         if is_had_here(mesh, name) {
             outcomes.push(ids::INSTANCES.skipped(name, "scaled to 0"));
         } else if claims > 0 {
-            let claims = claims_in_words(claims);
+            let claims = counted(claims, "claim", "claims");
             let detail = format!("it has no instance and holds {claims}: calls to it get UNAVAILABLE, 503");
             outcomes.push(ids::INSTANCES.failed(name, detail));
         } else if !service.is_some_and(policies::has) {
@@ -124,10 +125,6 @@ fn empty(mesh: &Mesh, list: &ListResponse, claims: &ClaimsResponse) -> Vec<Outco
         }
     }
     outcomes
-}
-
-fn claims_in_words(count: usize) -> String {
-    if count == 1 { "1 claim".to_owned() } else { format!("{count} claims") }
 }
 
 /// What services declare, and what of it the mesh took.
@@ -191,7 +188,8 @@ async fn unlisted(mesh: &Mesh, end: Instant) -> Vec<Outcome> {
 }
 
 fn crashed(row: &Process) -> Outcome {
-    ids::CRASH.failed(&row.name, format!("{}; started again {} times", row.reason, row.restarts))
+    let again = counted(row.restarts as usize, "time", "times");
+    ids::CRASH.failed(&row.name, format!("{}; started again {again}", row.reason))
 }
 
 /// Asks the sidecar of a process that runs unlisted why.

@@ -47,6 +47,11 @@ pub fn render(report: &Report, look: Look) -> String {
     text
 }
 
+/// So many of something, which is called so where it is one, and so where it is not.
+pub(crate) fn counted(count: usize, one: &str, many: &str) -> String {
+    if count == 1 { format!("1 {one}") } else { format!("{count} {many}") }
+}
+
 /// One line for all subjects of a check that are well.
 fn well(text: &mut String, outcome: &Outcome, subjects: usize, look: Look) {
     if subjects == 1 {
@@ -83,7 +88,7 @@ fn mark(status: Status, look: Look) -> String {
 
 fn summary(report: &Report) -> String {
     let of = |status| report.count(status);
-    let mut text = format!("{} checks passed", of(Status::Ok));
+    let mut text = format!("{} passed", counted(of(Status::Ok), "check", "checks"));
     for (status, what) in [(Status::Warning, "to look at"), (Status::Failed, "failed"), (Status::Skipped, "skipped")] {
         if of(status) > 0 {
             write!(text, ", {} {what}", of(status)).expect("a String takes what is written to it");
@@ -156,6 +161,16 @@ mod tests {
             ids::APP.cure
         );
         assert_eq!(text, wanted);
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!(
+            [0, 1, 2].map(|count| counted(count, "policy", "policies")),
+            ["0 policies", "1 policy", "2 policies"]
+        );
+        let one = Report::of(vec![ids::REGISTRY.ok("", "")]);
+        assert!(render(&one, Look::default()).ends_with("1 check passed"));
     }
 
     #[test]

@@ -8,7 +8,6 @@ use std::{
     process::ExitCode,
 };
 
-use rustix::termios::tcgetwinsize;
 use weft_check::{Look, NoTarget, Report};
 use weft_runtime::{Env, Usage};
 
@@ -63,14 +62,8 @@ fn explained(id: Option<&str>) -> anyhow::Result<String> {
 
 fn print(report: &Report, format: Format, env: &Env) -> anyhow::Result<()> {
     let colour = stdout().is_terminal() && env.get("NO_COLOR").is_none();
-    let look = Look { wide: format == Format::Wide, colour, columns: columns() };
+    let look = Look { wide: format == Format::Wide, colour, columns: output::columns() };
     output::print_text(format, report, || weft_check::render(report, look))
-}
-
-/// How wide the terminal is, where there is one and it says so.
-fn columns() -> Option<usize> {
-    let columns = tcgetwinsize(stdout()).ok()?.ws_col;
-    (columns > 0).then_some(columns.into())
 }
 
 /// Says what is looked at, on a terminal, in one line that the next takes the place of.

@@ -9,8 +9,7 @@ use bytes::BytesMut;
 use http_body::Body as HttpBody;
 use prost::Message as _;
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming, body::Body, codec::BufferSettings};
-use tonic_prost::ProstDecoder;
+use tonic::{Status, body::Body};
 use weft_model::ServiceName;
 use weft_proto::weft::discovery::v1::{ListRequest, ListResponse};
 
@@ -19,14 +18,13 @@ use crate::{
     sources::status,
     views::{
         body::{self, Pieces},
+        stream,
         watch::Told,
     },
 };
 
 /// The method that is served here.
 pub(super) const METHOD: &str = "/weft.discovery.v1.Discovery/List";
-/// Bytes of a request that are made room for before it comes.
-const REQUEST: usize = 256;
 
 struct Listed {
     /// Without services.
@@ -46,18 +44,12 @@ where
     B: HttpBody + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>> + Send + 'static,
 {
-    let encoding = request.headers().get("grpc-encoding");
-    if encoding.is_some_and(|it| it != "identity") {
-        return Status::unimplemented("a list takes no compressed request").into_http();
-    }
-    let decoder = ProstDecoder::<ListRequest>::new(BufferSettings::new(REQUEST, REQUEST));
-    let mut requests = Streaming::new_request(decoder, request.into_body(), None, None);
-    let listed = match requests.message().await {
-        Ok(Some(request)) => list(&discovery, &request),
-        Ok(None) => Err(Status::internal("a call of List has one message")),
-        Err(status) => Err(status),
+    let listed = async {
+        let request = stream::requests(request)?.message().await?;
+        let request = request.ok_or_else(|| Status::internal("a call of List has one message"))?;
+        list(&discovery, &request)
     };
-    match listed {
+    match listed.await {
         Ok(listed) => {
             let (out, messages) = mpsc::channel(1);
             drop(out.try_send(Ok(listed))); // a new channel has room for one

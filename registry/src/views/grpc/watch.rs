@@ -1,6 +1,6 @@
 //! The stream around a watch.
 //!
-//! Lives here: requests in, messages out as the bytes that all watchers share, the task of each stream. Does not: what to tell (`views::watch`).
+//! Lives here: requests in, messages out as the bytes that all watchers share. Does not: the stream itself (`views::stream`), what to tell (`views::watch`).
 //! A stream's task reads requests (acks above all) also while its reader is slow: one message waits in the channel, what changes meanwhile is
 //! merged into the next.
 
@@ -9,8 +9,7 @@ use std::{convert::Infallible, net::SocketAddr, pin::pin, task};
 use futures_util::{FutureExt, future::BoxFuture};
 use http_body::Body as HttpBody;
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming, body::Body, codec::BufferSettings, server::NamedService};
-use tonic_prost::ProstDecoder;
+use tonic::{Status, Streaming, body::Body, server::NamedService};
 use weft_model::{Invalid, Version};
 use weft_proto::weft::discovery::v1::{WatchRequest, discovery_server::DiscoveryServer};
 use weft_runtime::Shutdown;
@@ -20,7 +19,7 @@ use crate::{
     server::CallerAddr,
     sources::status,
     views::{
-        body,
+        stream::{self, Out},
         watch::{Message, Topic, Watcher, Watches},
     },
 };
@@ -29,8 +28,6 @@ use crate::{
 const LONGEST_NAME: usize = 256;
 /// Topics of one watch. A sidecar has one for each service its app has called of late.
 const MOST_TOPICS: usize = 10_000;
-/// Bytes of a request that are made room for before it comes; longer ones cost what they need.
-const REQUEST: usize = 1 << 10;
 /// The method that is served here.
 const WATCH: &str = "/weft.discovery.v1.Discovery/Watch";
 
@@ -51,7 +48,6 @@ impl NamedService for Served {
     const NAME: &'static str = DiscoveryServer::<Discovery>::NAME;
 }
 
-// By hand, since the generated server makes a message of its own for each reader, encodes it, and copies it.
 impl<B> tower::Service<http::Request<B>> for Served
 where
     B: HttpBody + Send + 'static,
@@ -79,21 +75,14 @@ where
     B: HttpBody + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
 {
-    let encoding = request.headers().get("grpc-encoding");
-    if encoding.is_some_and(|it| it != "identity") {
-        return Status::unimplemented("a watch takes no compressed requests").into_http();
-    }
-    let (out, messages) = mpsc::channel(1); // of boxes, since a channel has room for 32 of whatever it carries
     let (watches, shutdown) = (discovery.watches.clone(), discovery.shutdown.clone());
     let from = request.extensions().get().copied();
-    let decoder = ProstDecoder::<WatchRequest>::new(BufferSettings::new(REQUEST, REQUEST));
-    let requests = Streaming::new_request(decoder, request.into_body(), None, None);
-    discovery.streams.spawn(async move {
-        if let Err(end) = serve(&watches, from, requests, &out, &shutdown).await {
-            drop(out.send(Err(end)).await); // a reader that has gone needs no reason
-        }
-    });
-    body::answers(messages, |it: Box<Message>| it.pieces())
+    stream::open(
+        request,
+        &discovery.streams,
+        |it: Box<Message>| it.pieces(),
+        move |requests, out| async move { serve(&watches, from, requests, &out, &shutdown).await },
+    )
 }
 
 /// Where a watcher tells of itself.
@@ -121,7 +110,7 @@ async fn serve(
     watches: &Watches,
     from: Option<CallerAddr>,
     mut requests: Streaming<WatchRequest>,
-    out: &mpsc::Sender<Result<Box<Message>, Status>>,
+    out: &Out<Message>,
     shutdown: &Shutdown,
 ) -> Result<(), Status> {
     let first = tokio::select! {
@@ -171,10 +160,7 @@ async fn serve(
 }
 
 /// Waits for something to tell and for room to tell it. Cancel-safe: the permit is given back, the mark stays.
-async fn room(
-    watcher: &Watcher,
-    out: &mpsc::Sender<Result<Box<Message>, Status>>,
-) -> Result<(), mpsc::error::SendError<()>> {
+async fn room(watcher: &Watcher, out: &Out<Message>) -> Result<(), mpsc::error::SendError<()>> {
     watcher.ready().await;
     out.reserve().await.map(drop)
 }

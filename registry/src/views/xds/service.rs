@@ -1,6 +1,6 @@
 //! envoy.service.discovery.v3.AggregatedDiscoveryService: the task around each stream.
 //!
-//! Lives here: requests in, responses out, statuses, who is at the other end. Does not: what is told (`session`, `hub`).
+//! Lives here: requests in, responses out, statuses, who is at the other end. Does not: the stream itself (`views::stream`), what is told (`session`, `hub`).
 //! A stream's task reads requests also while its client does not read: one response waits in the channel, what changes meanwhile is merged
 //! into the next. Who may come in is the gate's matter (`server::gate`): who has an identity, or anybody where the registry speaks plaintext.
 //! Which service a node is decides whose policies its servers enforce and what names without a namespace mean: that is the service of the
@@ -12,15 +12,10 @@ use envoy_types::pb::envoy::{
     config::core::v3::{Node, node::UserAgentVersionType},
     service::discovery::v3::aggregated_discovery_service_server::SERVICE_NAME,
 };
-use futures_util::{FutureExt, future::BoxFuture};
 use http_body::Body as HttpBody;
-use tokio::{
-    sync::mpsc,
-    time::{Instant, sleep_until, timeout},
-};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
-use tonic::{Status, Streaming, body::Body, codec::BufferSettings, server::NamedService};
-use tonic_prost::ProstDecoder;
+use tonic::{Status, Streaming, body::Body, server::NamedService};
 use weft_identity::name;
 use weft_model::ServiceName;
 use weft_runtime::Shutdown;
@@ -31,12 +26,14 @@ use super::{
     session::Response,
     wire::{self, Delta, Form, Incoming, Whole},
 };
-use crate::{server::Caller, sources::status, views::body};
+use crate::{
+    server::Caller,
+    sources::status,
+    views::stream::{self, Out},
+};
 
 /// How long a stream may be open before it asks for something.
 const FIRST: Duration = Duration::from_secs(30);
-/// Bytes of a request that are made room for before it comes; longer ones cost what they need.
-const REQUEST: usize = 1 << 10;
 /// Least time from an answer of endpoints to the next answer (the `pace` may have more), unless the client is to be told of new ones: what changes meanwhile goes with it. Each
 /// answer has all endpoints of a service, which is work for both ends.
 const REST: Duration = Duration::from_millis(100);
@@ -55,7 +52,6 @@ impl NamedService for Ads {
     const NAME: &'static str = SERVICE_NAME;
 }
 
-// By hand, since the generated server takes each resource apart only to put it together for every stream, and tonic's copies it.
 impl<B> tower::Service<http::Request<B>> for Ads
 where
     B: HttpBody + Send + 'static,
@@ -63,7 +59,7 @@ where
 {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
 
     fn poll_ready(&mut self, _: &mut task::Context<'_>) -> task::Poll<Result<(), Infallible>> {
         task::Poll::Ready(Ok(()))
@@ -72,36 +68,29 @@ where
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let ads = self.clone();
         let method = request.uri().path().rsplit('/').next().unwrap_or_default();
-        match method {
-            "StreamAggregatedResources" => async move { Ok(serve_form::<Whole, B>(ads, request).await) }.boxed(),
-            "DeltaAggregatedResources" => async move { Ok(serve_form::<Delta, B>(ads, request).await) }.boxed(),
-            _ => async move { Ok(Status::unimplemented("ADS has no such method").into_http()) }.boxed(),
-        }
+        let response = match method {
+            "StreamAggregatedResources" => serve_form::<Whole, B>(ads, request),
+            "DeltaAggregatedResources" => serve_form::<Delta, B>(ads, request),
+            _ => Status::unimplemented("ADS has no such method").into_http(),
+        };
+        std::future::ready(Ok(response))
     }
 }
 
-async fn serve_form<F: Form, B>(ads: Ads, request: http::Request<B>) -> http::Response<Body>
+fn serve_form<F: Form, B>(ads: Ads, request: http::Request<B>) -> http::Response<Body>
 where
     B: HttpBody + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
 {
-    let encoding = request.headers().get("grpc-encoding");
-    if encoding.is_some_and(|it| it != "identity") {
-        return Status::unimplemented("ADS takes no compressed requests").into_http();
-    }
-    let (out, responses) = mpsc::channel(1); // of boxes, since a channel has room for 32 of whatever it carries
     let Ads { xds, streams, shutdown } = ads;
     let caller = request.extensions().get::<Caller>();
     let (peer, speaker) = (peer(caller), Speaker::of(caller));
-    let buffers = BufferSettings::new(REQUEST, REQUEST);
-    let decoder = ProstDecoder::<F::Request>::new(buffers);
-    let requests = Streaming::new_request(decoder, request.into_body(), None, None);
-    streams.spawn(async move {
-        if let Err(end) = serve::<F>(&xds, peer, speaker, requests, &out, &shutdown).await {
-            drop(out.send(Err(end)).await); // a client that has gone needs no reason
-        }
-    });
-    body::answers(responses, |it: Box<Response>| wire::pieces::<F>(*it))
+    stream::open(
+        request,
+        &streams,
+        |it: Box<Response>| wire::pieces::<F>(*it),
+        move |requests, out| async move { serve::<F>(&xds, peer, speaker, requests, &out, &shutdown).await },
+    )
 }
 
 /// Serves one stream until its client or the registry leaves. An error ends it with a status.
@@ -110,7 +99,7 @@ async fn serve<F: Form>(
     peer: Peer,
     speaker: Speaker,
     mut requests: Streaming<F::Request>,
-    out: &mpsc::Sender<Result<Box<Response>, Status>>,
+    out: &Out<Response>,
     shutdown: &Shutdown,
 ) -> Result<(), Status> {
     let first = tokio::select! {

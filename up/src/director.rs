@@ -1,7 +1,7 @@
 //! What is done to the mesh: start it, scale, restart and stop services, stop it. One action at a time.
 //!
-//! Lives here: the order of steps and what is waited for between them. Does not: deciding which slots (`plan`), what is started with
-//! what (`launch`), what runs (`board`), keeping it running (`weft-supervise`).
+//! Lives here: the order of steps and what is waited for between them; `process`, one process's; `told`, what somebody hears of it. Does not: deciding which
+//! slots (`plan`), what is started with what (`launch`), what runs (`board`), keeping it running (`weft-supervise`).
 //! A replacement serves before the instance it replaces is asked to leave; an instance leaves by SIGTERM to its sidecar, which drains.
 
 use std::{
@@ -13,34 +13,32 @@ use std::{
 
 use tokio::{
     sync::{mpsc, watch},
-    task::{self, JoinSet},
-    time::{Instant, timeout, timeout_at},
+    task,
+    time::Instant,
 };
 use weft_discovery::Registries;
 use weft_model::ServiceName;
-use weft_supervise::{Control, Handle, Spec};
+use weft_supervise::{Control, Handle};
 
 use crate::{
-    board::{Key, Kind, Row, State, View},
+    board::{Key, Kind, Row, View},
     config::Config,
     launch::Launch,
-    listed,
-    logfile::LogFile,
     order,
     place::Place,
     plan::{self, Slot, Target},
     probe::{self, Reach},
     screen::{Screen, seconds},
-    text,
 };
+
+mod process;
+mod told;
+
+use told::Steps;
+pub(crate) use told::{Failed, Order, Step};
 
 /// How long a process may take to serve before a start is called failed.
 const START_LIMIT: Duration = Duration::from_secs(60);
-/// Lines of a process's output looked through when it fails, and of those shown.
-const LINES_READ: usize = 100;
-const LAST_LINES: usize = 12;
-/// A wait is told of when it has lasted this long, and then whenever it has lasted twice as long as when it was told last.
-const TOLD_AFTER: Duration = Duration::from_secs(5);
 /// Pause between two questions to the gateway whether it reaches a service.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -56,52 +54,6 @@ pub(crate) enum Action {
     Restart(Target),
     /// No instances.
     Stop(ServiceName),
-}
-
-/// An action and where its steps are told. Steps nobody reads any more are not told; the action goes on.
-#[derive(Debug)]
-pub(crate) struct Order {
-    pub(crate) action: Action,
-    pub(crate) steps: Steps,
-}
-
-/// Where the steps of an action are told.
-type Steps = mpsc::Sender<Result<Step, Failed>>;
-
-/// What is told of an action. Without `Done` or a failure at its end it was cut off.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Step {
-    /// Something was reached, in words for people.
-    Said(String),
-    /// All of it was carried out.
-    Done,
-}
-
-/// A process that does not serve, or an action that cannot be.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("{what}{}", details(.last_lines, .hint))]
-pub(crate) struct Failed {
-    what: String,
-    last_lines: Vec<String>,
-    hint: String,
-}
-
-fn details(last_lines: &[String], hint: &str) -> String {
-    let mut text = String::new();
-    if !last_lines.is_empty() {
-        text.push_str("; its last lines:");
-        last_lines.iter().for_each(|line| text.extend(["\n    ", line]));
-    }
-    if !hint.is_empty() {
-        text.extend(["\n  hint: ", hint]);
-    }
-    text
-}
-
-impl Failed {
-    fn because(what: impl Into<String>) -> Self {
-        Self { what: what.into(), last_lines: Vec::new(), hint: String::new() }
-    }
 }
 
 /// Carries out actions. Dropping it leaves everything as it is.
@@ -357,161 +309,6 @@ impl Director {
         Ok(())
     }
 
-    /// Waits for `wait`, and says now and then what for: to the screen, and to who asked for an action.
-    async fn told<T>(
-        &self,
-        wait: impl Future<Output = T> + Unpin,
-        steps: Option<&Steps>,
-        what: impl Fn() -> String,
-    ) -> T {
-        let tell = async |lasted: Duration| {
-            let line = format!("still waiting after {} s: {}", lasted.as_secs(), what());
-            match steps {
-                Some(steps) => self.step(steps, line).await,
-                None => self.screen.say(&format!("  {line}")),
-            }
-        };
-        now_and_then(wait, tell).await
-    }
-
-    async fn step(&self, steps: &Steps, message: String) {
-        self.screen.say(&message);
-        let _ = steps.send(Ok(Step::Said(message))).await; // who asked has gone; the action goes on
-    }
-
-    async fn start(&mut self, kind: Kind) -> Result<Key, Failed> {
-        self.next += 1;
-        let key = self.next;
-        let name = kind.name();
-        let spec = self.spec(&kind, format!("{name}/{key}"));
-        let handle = self.control.start(spec).await.map_err(|closed| Failed::because(closed.to_string()))?;
-        self.running.insert(key, (kind.clone(), handle.clone()));
-        self.board.add(key, kind, handle, LogFile::new(self.place.log(&name))).await;
-        Ok(key)
-    }
-
-    fn spec(&self, kind: &Kind, child: String) -> Spec {
-        match kind {
-            Kind::Registry => self.launch.registry(child, &self.config),
-            Kind::Gateway => self.launch.gateway(child, &self.config),
-            Kind::Instance(slot) => {
-                let service = self.config.services.get(&slot.service).expect("only configured services get slots");
-                self.launch.instance(child, slot, service)
-            }
-        }
-    }
-
-    /// Waits until a process that was started just now serves, and returns its row.
-    async fn serving(&self, key: Key, steps: Option<&Steps>) -> Result<Row, Failed> {
-        self.serving_after(key, 0, steps).await
-    }
-
-    /// As `serving`, where so many restarts were asked for.
-    async fn serving_after(&self, key: Key, restarts: u64, steps: Option<&Steps>) -> Result<Row, Failed> {
-        let end = |rows: &[Row]| {
-            let row = rows.iter().find(|row| row.key == key)?;
-            match row.state {
-                State::Serving => Some(Ok(row.clone())),
-                // What ends before it ever served would do so again; the supervisor's further tries would only delay the news.
-                _ if row.restarts > restarts => Some(Err(row.reason.clone())),
-                State::GaveUp | State::Stopped | State::Revoked => Some(Err(row.reason.clone())),
-                State::Starting | State::NotServing | State::Draining | State::Crashed => None,
-            }
-        };
-        let found = Box::pin(timeout(START_LIMIT, self.board.find(end)));
-        let what = || format!("{} does not serve yet{}", self.name(key), self.why(key));
-        match self.told(found, steps, what).await {
-            Ok(Some(Ok(row))) => Ok(row),
-            Ok(Some(Err(reason))) => Err(self.failed(key, &format!("{} failed: {reason}", self.name(key)))),
-            Ok(None) => Err(Failed::because("shutting down")),
-            Err(_) => {
-                let what = format!("{} does not serve after {START_LIMIT:?}{}", self.name(key), self.why(key));
-                Err(self.failed(key, &what))
-            }
-        }
-    }
-
-    /// ` (reason)`, if a process has one for what it does not do.
-    fn why(&self, key: Key) -> String {
-        let rows = self.board.rows();
-        let why = rows.iter().find(|row| row.key == key).map_or("", |row| &row.reason);
-        if why.is_empty() { String::new() } else { format!(" ({why})") }
-    }
-
-    fn failed(&self, key: Key, what: &str) -> Failed {
-        let lines = match self.running.get(&key).map(|(_, handle)| (handle, handle.status().state)) {
-            Some((_, weft_supervise::State::GaveUp { exit })) => exit.last_lines, // of the last run alone
-            Some((handle, _)) => handle.logs().last(LINES_READ),
-            None => Vec::new(),
-        };
-        let mut last_lines = text::telling(lines.iter().map(|line| &*line.text));
-        last_lines.drain(..last_lines.len().saturating_sub(LAST_LINES));
-        let hint = self.hint(key);
-        Failed { what: what.to_owned(), last_lines, hint }
-    }
-
-    /// What to look at: where all the output is, and what an app of ours has to do.
-    fn hint(&self, key: Key) -> String {
-        let log = self.place.log(&self.name(key));
-        let Some((Kind::Instance(slot), _)) = self.running.get(&key) else {
-            return format!("all its output is in {}", log.display());
-        };
-        let service = &slot.service;
-        format!(
-            "an app listens on 127.0.0.1:$PORT, which its sidecar tells it; see [services.{service}] in {}\n        all its output is in {}",
-            self.config.file.display(),
-            log.display()
-        )
-    }
-
-    fn is_stopping(&self, key: Key) -> bool {
-        let handle = self.running.get(&key).map(|(_, handle)| handle);
-        handle.is_some_and(|it| matches!(it.status().state, weft_supervise::State::Stopping { .. }))
-    }
-
-    fn name(&self, key: Key) -> String {
-        self.running.get(&key).map(|(kind, _)| kind.name()).unwrap_or_default()
-    }
-
-    /// Asks processes to leave and waits until they have.
-    async fn leave(&mut self, keys: Vec<Key>, steps: Option<&Steps>) {
-        let mut stops = JoinSet::new();
-        for key in &keys {
-            self.board.leaving(*key).await;
-            if let Some((_, handle)) = self.running.get(key).cloned() {
-                stops.spawn(async move { handle.stop().await });
-            }
-        }
-        let leaving = || {
-            let names = keys.iter().filter(|key| self.is_stopping(**key)).map(|key| self.name(*key));
-            format!("{} has not left yet: it finishes its calls", names.collect::<Vec<_>>().join(", "))
-        };
-        self.told(Box::pin(stops.join_all()), steps, leaving).await;
-        let mut left = BTreeSet::new();
-        for key in keys {
-            if let Some((Kind::Instance(slot), _)) = self.running.remove(&key) {
-                left.insert(slot.to_string());
-            }
-            self.board.remove(key).await;
-        }
-        for (kind, _) in self.running.values() {
-            left.remove(&kind.name()); // its replacement is there
-        }
-        self.take_out(&left).await;
-    }
-
-    /// Takes out of the registry what it lists of slots that have no process any more: one that was killed or given up has not left it. What
-    /// cannot be is written down for the next `weft up`.
-    async fn take_out(&self, slots: &BTreeSet<String>) {
-        let which = self.place.listed_of(slots);
-        let serves = self.board.rows().iter().any(|row| row.kind == Kind::Registry && row.state == State::Serving);
-        let Some(registries) = self.registries.as_ref().filter(|_| serves) else { return };
-        match listed::take_out(registries, &self.place, which).await {
-            Ok(out) => out.kept.iter().for_each(|kept| self.screen.say(&format!("  stays listed for a while: {kept}"))),
-            Err(error) => tracing::warn!(error = format!("{error:#}"), "what has left may stay listed for a while"),
-        }
-    }
-
     /// The slots of a service that have a process, the latest where there are two.
     fn present(&self, service: &ServiceName) -> BTreeMap<u32, Key> {
         let slots = self.running.iter().filter_map(|(key, (kind, _))| match kind {
@@ -533,37 +330,6 @@ impl Director {
     }
 }
 
-/// Waits, and tells how long it has lasted: after 5 s, and then each time it has lasted twice as long. A wait that ends within a telling ends after it.
-async fn now_and_then<T>(mut wait: impl Future<Output = T> + Unpin, tell: impl AsyncFn(Duration)) -> T {
-    let (began, mut lasted) = (Instant::now(), TOLD_AFTER);
-    loop {
-        match timeout_at(began + lasted, &mut wait).await {
-            Ok(done) => return done,
-            Err(_) => tell(lasted).await,
-        }
-        lasted *= 2;
-    }
-}
-
 fn names(services: &[ServiceName]) -> String {
     services.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_wait_is_told_of_within_seconds_and_then_ever_more_rarely() {
-        let told_in = async |seconds| {
-            let told = Mutex::new(Vec::new());
-            let wait = Box::pin(tokio::time::sleep(Duration::from_secs(seconds)));
-            now_and_then(wait, async |lasted| told.lock().unwrap().push(lasted.as_secs())).await;
-            told.into_inner().unwrap()
-        };
-        assert!(told_in(3).await.is_empty());
-        assert_eq!(told_in(59).await, [5, 10, 20, 40]);
-    }
 }

@@ -135,7 +135,7 @@ table! {
         means "The registry took the descriptors that the app shows by reflection. Without them the service has no REST, and no gRPC through the gateway; where older ones are known, their methods go on."
         cure "turn gRPC reflection on in the app, or give its sidecar --descriptor-set; protos that are refused: mend them as the detail says, and deploy again"
     CLAIMS "WEFT0408" Services "owns what it offers"
-        means "Every gRPC name and REST template that the service declares is its own. One that another service claimed first is refused: calls to that name go to its owner."
+        means "Every gRPC name and REST template that the service declares is its own. One that another service claimed first is refused: calls to that name go to its owner. One that is refused to a service which a route policy of the owner sends calls on to, a canary, is as it should be."
         cure "rename one of them; or let an operator move the claim to the service that shall have it"
     POLICIES "WEFT0409" Services "policies name what is there, and count"
         means "The service that a policy belongs to has been registered, and the methods in its rules are declared by that service; a caller's name is not one letter beside that of a registered service; a service that calls are sent on to has been registered. A rule about what nobody has does nothing: one that allows keeps out whom it was to let in, one that denies lets pass what it was to refuse. Calls that are sent on to nobody fail. A policy that another of its kind and service leaves no call to, since that one comes first by name, does nothing either; nor does one of the gateway that only sidecars enforce."

@@ -82,6 +82,15 @@ pub(crate) fn has(service: &ServiceUpdate) -> bool {
     !of(service).is_empty()
 }
 
+/// Whether the route policies of a service send calls on to another, which then has reason to offer the same.
+pub(crate) fn send_on(service: &ServiceUpdate, to: &str) -> bool {
+    let routes = of(service).iter().filter_map(|it| match &it.kind {
+        Some(Kind::Route(route)) => Some(route),
+        _ => None,
+    });
+    routes.flat_map(|it| &it.rules).flat_map(|rule| &rule.to).any(|target| in_full(&target.service) == to)
+}
+
 /// Whether the access policies of a service let the gateway call none of its methods. Those of a gateway without an identity are not looked at.
 pub(crate) fn shut_the_gateway_out(service: &ServiceUpdate) -> bool {
     let access = of(service).iter().filter_map(|it| match &it.kind {
@@ -405,7 +414,7 @@ mod tests {
             Policy { kind: Some(kind), ..authentication(name, &[]) }
         };
         let some = Some(CallMatch { methods: vec![get.to_owned()], ..CallMatch::default() });
-        assert_eq!(said(route("a", &[some.clone(), None]), route("b", &[some.clone()])), void);
+        assert_eq!(said(route("a", &[some.clone(), None]), route("b", std::slice::from_ref(&some))), void);
         assert_eq!(said(route("a", &[some]), route("b", &[None])), []);
     }
 

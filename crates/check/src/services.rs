@@ -10,7 +10,7 @@ use std::{
 use tokio::time::Instant;
 use weft_model::{REVOKED, ServiceName, metadata};
 use weft_proto::weft::{
-    discovery::v1::{ClaimsResponse, ListResponse, RefusedSet, ServiceUpdate},
+    discovery::v1::{ClaimsResponse, ListResponse, RefusedSet, ServiceUpdate, claim::Refused},
     model::v1::{Instance, Status},
     up::v1::Process,
 };
@@ -139,7 +139,9 @@ fn offers(list: &ListResponse, claims: &ClaimsResponse) -> Vec<Outcome> {
     }));
     let mut refused: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for claim in &claims.claims {
-        for by in &claim.refused {
+        let holder = list.services.iter().find(|it| it.name == claim.holder);
+        let by_itself = |it: &&Refused| holder.is_none_or(|holder| !policies::send_on(holder, &it.claimant));
+        for by in claim.refused.iter().filter(by_itself) {
             refused.entry(&by.claimant).or_default().push(format!("{} belongs to {}", claim.name, claim.holder));
         }
     }
@@ -234,8 +236,8 @@ async fn sidecars(list: &ListResponse, end: Instant) -> Vec<(Instance, Sidecar, 
 mod tests {
     use tokio::net::TcpListener;
     use weft_proto::weft::{
-        discovery::v1::{Claim, Full, ServicePolicies, claim::Refused, service_update::Body},
-        policy::v1::Policy,
+        discovery::v1::{Claim, Full, ServicePolicies, service_update::Body},
+        policy::v1::{Policy, Route, RouteRule, policy::Kind, route_rule::Target},
     };
     use weft_runtime::{
         Metrics, Shutdown,
@@ -299,6 +301,25 @@ mod tests {
         let claims = vec![claim("shop.users.v1.Users"), claim("GET /api/users/*")];
         let refused = ids(&ClaimsResponse { claims, refused_sets: vec![set], ..ClaimsResponse::default() });
         assert_eq!(refused, [("WEFT0407", failed, "users-1".into()), ("WEFT0408", failed, "other.default".into())]);
+    }
+
+    #[test]
+    fn who_is_sent_a_share_of_the_calls_offers_what_their_owner_does() {
+        let to = vec![Target { service: "canary".into(), weight: 10 }];
+        let route = Route { rules: vec![RouteRule { to, ..RouteRule::default() }] };
+        let mut service = listed("users.default", 1);
+        service.policies.as_mut().unwrap().policies[0].kind = Some(Kind::Route(route));
+        service.body = Some(Body::Full(Full { instances: vec![instance(Status::Serving)] }));
+        let list = ListResponse { services: vec![service], ..ListResponse::default() };
+        let said = |claimant: &str| {
+            let refused = vec![Refused { claimant: claimant.into(), ..Refused::default() }];
+            let holder = "users.default".to_owned();
+            let claims = vec![Claim { name: "shop.users.v1.Users".into(), holder, refused, ..Claim::default() }];
+            let outcomes = offers(&list, &ClaimsResponse { claims, ..ClaimsResponse::default() });
+            outcomes.into_iter().find(|it| it.id == "WEFT0408").unwrap().status
+        };
+        assert_eq!(said("canary.default"), report::Status::Ok);
+        assert_eq!(said("other.default"), report::Status::Failed);
     }
 
     #[test]

@@ -1,11 +1,19 @@
 //! The REST calls a newcomer tries first, through gateway and sidecars to two instances of `users`. Inventory: rest-users, gateway, gw-translate.
 //!
-//! Lives here: status, headers and bodies as promised. Does not: every binding rule (the transcoding cases).
+//! Lives here: status, headers and bodies as promised; that every protocol tells the same of one method. Does not: every binding rule (the transcoding
+//! cases), what each protocol asks of a server (`tests/conformance/protocols.rs`).
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use http::{Method, StatusCode};
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::{Value, json};
+use weft_proto::{
+    descriptors,
+    shop::users::v1::{GetUserRequest, users_client::UsersClient},
+};
 use weft_testkit::{
-    http::{Answer, send},
+    http::{Answer, send, send_with},
     mesh::{App, Mesh},
 };
 
@@ -98,4 +106,54 @@ async fn what_is_wrong_with_a_call_is_said_in_its_answer() {
     assert!(allow.contains("GET") && allow.contains("POST"), "{allow}");
 
     assert_status_body(&call(&mesh, Method::GET, "/nowhere", Value::Null).await, StatusCode::NOT_FOUND, 5);
+}
+
+/// The messages of an answer by gRPC-Web's text, in frames of a flag and a length; each piece of it was made to text by itself.
+fn frames(text: &str) -> Vec<(u8, Vec<u8>)> {
+    let quads = text.as_bytes().chunks(4).map(|quad| BASE64_STANDARD.decode(quad).expect("it is base64"));
+    let (bytes, mut frames): (Vec<u8>, Vec<_>) = (quads.flatten().collect(), Vec::new());
+    let mut rest = bytes.as_slice();
+    while let Some((&[flag, a, b, c, d], after)) = rest.split_first_chunk::<5>() {
+        let (message, next) = after.split_at(u32::from_be_bytes([a, b, c, d]) as usize);
+        frames.push((flag, message.to_vec()));
+        rest = next;
+    }
+    frames
+}
+
+#[tokio::test]
+async fn one_method_reached_four_ways_answers_alike() {
+    let _shared = ALONE.read().await;
+    let test = "one_method_reached_four_ways_answers_alike";
+    let Some(mesh) = Mesh::start(test, &[App::Users, App::Users]).await else { return };
+    let ada = json!({"name": "Ada ☂", "email": "ada@example.com"});
+    let ada = call(&mesh, Method::POST, "/api/users", ada).await.json();
+    let id = ada["id"].as_str().expect("a user has an id");
+    let path = "/shop.users.v1.Users/GetUser";
+    let asked = json!({"id": id}).to_string();
+
+    let by_rest = call(&mesh, Method::GET, &format!("/api/users/{id}"), Value::Null).await.json();
+
+    let connect = [("content-type", "application/json"), ("connect-protocol-version", "1")];
+    let by_connect = send_with(mesh.gateway_at(), Method::POST, path, &connect, &asked).await.unwrap();
+    assert_eq!(by_connect.status, StatusCode::OK, "{by_connect:?}");
+
+    let web = [("content-type", "application/grpc-web-text+json")];
+    let length = u32::try_from(asked.len()).unwrap().to_be_bytes();
+    let framed = BASE64_STANDARD.encode([&[0], &length[..], asked.as_bytes()].concat());
+    let by_web = send_with(mesh.gateway_at(), Method::POST, path, &web, &framed).await.unwrap();
+    assert_eq!(by_web.headers["content-type"], "application/grpc-web-text+json", "{by_web:?}");
+    let by_web = frames(&by_web.body);
+    let [(0, by_web), (0x80, trailers)] = &by_web[..] else { panic!("a message and trailers: {by_web:?}") };
+    assert!(String::from_utf8_lossy(trailers).contains("grpc-status: 0"));
+
+    // As an implementation of JSON prints it that is not ours.
+    let mut users = UsersClient::new(mesh.gateway_channel());
+    let by_grpc = users.get_user(GetUserRequest { id: id.to_owned() }).await.unwrap().into_inner().encode_to_vec();
+    let pool = DescriptorPool::decode(descriptors::SHOP_USERS).unwrap();
+    let user = pool.get_message_by_name("shop.users.v1.User").unwrap();
+    let by_grpc = serde_json::to_value(DynamicMessage::decode(user, by_grpc.as_slice()).unwrap()).unwrap();
+
+    let ways = [by_rest, by_connect.json(), serde_json::from_slice(by_web).unwrap(), by_grpc];
+    assert_eq!(ways, [(); 4].map(|()| ada.clone()));
 }

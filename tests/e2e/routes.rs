@@ -1,9 +1,11 @@
-//! Route policies in our own proxies: gateway and sidecar split, time and retry as clients of xDS do. Issue: step 3, "what has to work", xDS.
+//! Where the calls to a service go: over its instances without a policy, and by route policies, which gateway and sidecar obey as clients of xDS do.
+//! Inventory: gw-lb. Issue: step 3, "what has to work", xDS.
 //!
 //! Lives here: what a caller of each sees. Does not: stock clients (`xds`), the rules one by one (weft-traffic).
 
 use std::{collections::BTreeMap, time::Duration};
 
+use tokio::task::JoinSet;
 use tonic::{
     Code, Request, Status,
     transport::{Channel, Endpoint},
@@ -51,6 +53,41 @@ async fn until<T>(what: &str, mut asked: impl AsyncFnMut() -> Option<T>) -> T {
         }
         assert!(tokio::time::Instant::now() < deadline, "timed out waiting for {what}");
     }
+}
+
+/// Callers at a time.
+const CALLERS: usize = 50;
+
+#[tokio::test]
+async fn a_thousand_calls_are_spread_over_three_instances() {
+    let test = "a_thousand_calls_are_spread_over_three_instances";
+    let _shared = ALONE.read().await;
+    let Some(mesh) = Mesh::start(test, &[App::Echo, App::Echo, App::Echo]).await else { return };
+    let channel = mesh.gateway_channel();
+    let mut callers = JoinSet::new();
+    for _ in 0..CALLERS {
+        let mut echo = EchoClient::new(channel.clone());
+        callers.spawn(async move {
+            let mut answered = Vec::new();
+            for _ in 0..1000 / CALLERS {
+                let slow = EchoRequest { delay_ms: 20, ..EchoRequest::default() };
+                answered.push(echo.unary(slow).await.expect("no call fails").into_inner().instance);
+            }
+            answered
+        });
+    }
+    let mut spread = BTreeMap::<_, usize>::new();
+    while let Some(answered) = callers.join_next().await {
+        for instance in answered.unwrap() {
+            *spread.entry(instance).or_default() += 1;
+        }
+    }
+    println!("a thousand calls over three instances: {spread:?}");
+    assert_eq!((spread.len(), spread.values().sum::<usize>()), (3, 1000), "{spread:?}");
+    assert!(
+        spread.values().all(|calls| (200..=500).contains(calls)),
+        "none does much more than the others: {spread:?}"
+    );
 }
 
 #[tokio::test]

@@ -261,6 +261,11 @@ async fn the_lines_of_one_call_are_found_in_all_processes_by_its_trace() {
     for span in spans {
         assert!(span["name"].is_string() && span["duration_ms"].is_number() && span["result"] == "ok", "{span}");
     }
+    let access: Vec<_> = lines.iter().filter(|line| line["target"] == "access").collect();
+    let [access] = access[..] else { panic!("one line of the access log: {lines:#?}") };
+    let said = ["method", "path", "status", "service"].map(|field| &access[field]);
+    assert_eq!(said, [&json!("POST"), &json!("/api/posts"), &json!(201), &json!("posts")], "{access}");
+    assert!(access["duration_ms"].as_f64().is_some_and(|it| it > 0.0), "{access}");
     let processes = |lines: &[String]| -> BTreeSet<String> {
         lines.iter().map(|line| line.split_whitespace().next().unwrap().to_owned()).collect()
     };

@@ -37,7 +37,7 @@ pub async fn send(target: SocketAddr, method: Method, path: &str, body: &str) ->
     send_with(target, method, path, &[], body).await
 }
 
-/// The same with further headers.
+/// The same with further headers, of which `content-type` says that the body is something else.
 pub async fn send_with(
     target: SocketAddr,
     method: Method,
@@ -47,8 +47,10 @@ pub async fn send_with(
 ) -> anyhow::Result<Answer> {
     let request = Request::builder().method(method).uri(path).header("host", target.to_string());
     let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+    let typed = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type"));
     let request = match body {
         "" => request,
+        _ if typed => request,
         _ => request.header("content-type", "application/json"),
     };
     let request = request.body(Full::<Bytes>::from(body.to_owned()))?;

@@ -1,4 +1,4 @@
-//! Conformance: the REST ⇄ gRPC cases answered by weft-transcode alone.
+//! Conformance: the REST ⇄ gRPC cases answered by weft-transcode alone. Inventory: route-request.
 //!
 //! Lives here: a gateway reduced to its decisions (no sockets, no clock, a backend that is a list of messages), and the
 //! score. Does not: reading cases or comparing (`weft_tests::transcoding`).

@@ -1,4 +1,5 @@
-//! Edge policies in a whole mesh: from `weft apply` and `weft keys` to what two gateways do, live.
+//! Edge policies in a whole mesh: from `weft apply` and `weft keys` to what two gateways do, live. Inventory: gw-auth, gw-rate-limit,
+//! gw-cache, api-keys, express-gateway.
 //!
 //! Lives here: that a policy and a key reach gateways, and leave them again in time. Does not: what each kind does (the gateway's own tests).
 

@@ -1,4 +1,4 @@
-//! Routes that come and go with a service, while others carry load. Inventory: discovery, gateway.
+//! Routes that come and go with a service, while others carry load. Inventory: discovery, gateway, gw-routing.
 //!
 //! Lives here: what a caller of each sees by REST and gRPC, at a gateway that was there and at one that comes later. Does not: two versions of
 //! one service (`versions`), route policies (`routes`), whose a name is (registry).

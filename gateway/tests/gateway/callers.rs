@@ -1,4 +1,5 @@
 //! Who calls and how often, as callers meet it over real connections: tokens of an issuer that rotates its keys, API keys, rules, limits.
+//! Inventory: gw-auth, gw-rate-limit, oauth, api-keys, express-gateway.
 //!
 //! Lives here: one gateway in static mode. Does not: every way in which a token is bad (`edge::jwt`), two gateways of a mesh (`tests/e2e/edge.rs`).
 

@@ -1,6 +1,15 @@
 //! TLS on the gateway's port, with clients that check what they are shown: certificates by name, replaced while it serves, and certificates of clients.
+//! Inventory: gw-tls.
 
-use std::{fs, io, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -282,6 +291,85 @@ async fn certificates_are_replaced_under_open_connections() {
     until("the refusal", SOON, || async { (failures(&gateway).await > before).then_some(()) }).await;
     assert_eq!(client.shown(&gateway, "a.test").await, second.der, "what was there before stays");
     answers().await;
+}
+
+/// What callers in the background have seen.
+#[derive(Default)]
+struct Tally {
+    /// On connections that stay, and on connections of their own.
+    answered: [AtomicUsize; 2],
+    failed: AtomicUsize,
+    enough: AtomicBool,
+}
+
+impl Tally {
+    fn note(&self, kind: usize, status: Option<StatusCode>) {
+        match status {
+            Some(StatusCode::OK) => self.answered[kind].fetch_add(1, SeqCst),
+            _ => self.failed.fetch_add(1, SeqCst),
+        };
+    }
+
+    fn answered(&self) -> [usize; 2] {
+        self.answered.each_ref().map(|it| it.load(SeqCst))
+    }
+}
+
+/// How often, and between two times how many calls of each kind at least.
+const REPLACED: usize = 5;
+const BETWEEN: usize = 50;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_replaced_under_load_and_no_call_fails() {
+    let (dir, authority) = (tempfile::tempdir().unwrap(), Authority::new("servers"));
+    let sign = || authority.sign(vec![dns("a.test")]);
+    sign().write(dir.path(), "a");
+    let gateway = Arc::new(start(dir.path(), &["a"], None, "").await);
+    let (client, tally) = (Arc::new(Client::of(&authority)), Arc::new(Tally::default()));
+    let mut callers = JoinSet::new();
+    for _ in 0..4 {
+        let stream = client.connect(&gateway, "a.test", b"h2").await.unwrap();
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        callers.spawn(async move { drop(connection.await) });
+        let of_h2 = Arc::clone(&tally);
+        callers.spawn(async move {
+            while !of_h2.enough.load(SeqCst) {
+                let request = Request::post("https://a.test/echo").body(Full::new(Bytes::from_static(b"{}"))).unwrap();
+                let answered = timeout(SOON, async {
+                    let (head, body) = sender.send_request(request).await.ok()?.into_parts();
+                    body.collect().await.is_ok().then_some(head.status)
+                });
+                of_h2.note(0, answered.await.ok().flatten());
+            }
+        });
+        let (client, gateway, tally) = (Arc::clone(&client), Arc::clone(&gateway), Arc::clone(&tally));
+        callers.spawn(async move {
+            while !tally.enough.load(SeqCst) {
+                let answered = timeout(SOON, client.echo(&gateway, "a.test")).await.ok().flatten();
+                tally.note(1, answered.map(|(status, _)| status));
+            }
+        });
+    }
+    for _ in 0..REPLACED {
+        let next = sign();
+        next.write(dir.path(), "a");
+        until("the new certificate", SOON, || async {
+            (client.shown(&gateway, "a.test").await == next.der).then_some(())
+        })
+        .await;
+        let before = tally.answered();
+        until("calls of both kinds", SOON, || async {
+            let now = tally.answered();
+            (now[0] >= before[0] + BETWEEN && now[1] >= before[1] + BETWEEN).then_some(())
+        })
+        .await;
+    }
+    tally.enough.store(true, SeqCst);
+    while let Some(ended) = callers.join_next().await {
+        ended.unwrap();
+    }
+    println!("{:?} calls on connections that stay and on their own, {REPLACED} certificates", tally.answered());
+    assert_eq!(tally.failed.load(SeqCst), 0, "of {:?}", tally.answered());
 }
 
 const WHO: &str = "

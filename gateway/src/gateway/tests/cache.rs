@@ -1,4 +1,5 @@
 //! The response cache as callers and services meet it: a gateway whose clock and policies the test sets, and a service that counts its calls.
+//! Inventory: gw-cache.
 
 use std::{
     sync::{

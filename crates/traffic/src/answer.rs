@@ -39,7 +39,9 @@ pub(crate) struct State {
     end: End,
     /// Set by `retry`: stops the request's body when nobody reads the answer any more.
     request_body: Option<Arc<replay::Shared>>,
-    /// Set by `deadline`. Boxed: most calls have none.
+    /// Set by `deadline`: when the body ends at the latest.
+    deadline: Option<Instant>,
+    /// Until then. Made when something has to be waited for: most answers are all there.
     sleep: Option<Pin<Box<Sleep>>>,
     /// Set by `retry` or `telemetry`, in sampled calls.
     span: Option<Box<OpenSpan>>,
@@ -83,6 +85,7 @@ impl Answer {
             format: if is_grpc(&head.headers) { Format::Grpc } else { Format::Other },
             end: End::Open,
             request_body: None,
+            deadline: None,
             sleep: None,
             span: None,
             report: None,
@@ -140,13 +143,10 @@ impl Answer {
 
     /// Ends the body at the deadline, unless it is over.
     pub(crate) fn until(mut self, deadline: Instant) -> Self {
-        self.sleep = self.ended().is_none().then(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if self.ended().is_none() && self.deadline.is_none_or(|sooner| deadline < sooner) {
+            self.deadline = Some(deadline);
+        }
         self
-    }
-
-    /// When the body ends at the latest.
-    fn deadline(&self) -> Option<Instant> {
-        self.sleep.as_ref().map(|sleep| sleep.deadline())
     }
 
     pub(crate) fn with_permit(mut self, permit: Permit) -> Self {
@@ -173,7 +173,7 @@ impl Answer {
     fn finish(&mut self, code: Code, outcome: Outcome) {
         self.end = End::Reached(code);
         self.flight.settle(outcome);
-        self.sleep = None;
+        (self.deadline, self.sleep) = (None, None);
         self.permit = None;
         self.stop_request_body(); // the call is over, whatever the client still sends
         self.tell(code);
@@ -230,7 +230,8 @@ impl Answer {
     }
 
     fn deadline_passed(&mut self, cx: &mut Context<'_>) -> bool {
-        self.sleep.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready())
+        let Some(deadline) = self.deadline else { return false };
+        self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline))).as_mut().poll(cx).is_ready()
     }
 }
 
@@ -293,7 +294,7 @@ impl Drop for Answer {
         if self.end == End::Open {
             self.stop_request_body();
             // The caller left, or the deadline passed while nobody looked.
-            let late = self.deadline().is_some_and(|deadline| Instant::now() >= deadline) || self.flight.is_late();
+            let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline) || self.flight.is_late();
             self.tell(if late { Code::DeadlineExceeded } else { Code::Cancelled });
         }
     }

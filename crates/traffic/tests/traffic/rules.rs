@@ -160,6 +160,22 @@ async fn a_rules_timeout_ends_a_call_that_has_no_deadline() {
 }
 
 #[tokio::test]
+async fn a_rules_timeout_ends_an_answer_whose_caller_would_wait_longer() {
+    let server = Upstream::start(|mut call: Call| async move {
+        let stream = call.headers().unwrap();
+        call.stall_on(stream).await;
+    })
+    .await;
+    let (worlds, _interests) = Worlds::new(Metrics::default());
+    let rule = RouteRule { timeout: Some(Duration::from_millis(50)), ..any_call() };
+    worlds.apply(&snapshot([service(users(), 1, &server, Some(rule))]));
+    let options = CallOptions { timeout: Some(Duration::from_secs(60)), ..CallOptions::default() };
+    let answered = outbound(&worlds).call_with(request(POST, Body::full("x")), options).await.unwrap();
+    let read = tokio::time::timeout(Duration::from_secs(30), read(answered)).await.expect("the rule's timeout ends it");
+    assert_eq!(read.code, Code::DeadlineExceeded);
+}
+
+#[tokio::test]
 async fn a_rules_timeout_counts_while_nobody_is_there_to_take_the_call() {
     let server = Upstream::start(Call::echo).await;
     let (worlds, _interests) = Worlds::new(Metrics::default());

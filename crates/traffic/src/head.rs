@@ -19,13 +19,16 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
+/// About the hop, beside what `connection` names; `te` is a case of its own.
+static OF_THE_HOP: [HeaderName; 6] = [CONNECTION, TRANSFER_ENCODING, UPGRADE, HOST, KEEP_ALIVE, PROXY_CONNECTION];
+
 /// Removes what belongs to the hop the request came by.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     // One pass over what is there; nearly always there is nothing to remove, or only `te: trailers`, which gRPC wants.
     let mut found = false;
     let mut te = None;
     for (name, value) in headers.iter() {
-        found |= [CONNECTION, TRANSFER_ENCODING, UPGRADE, HOST, KEEP_ALIVE, PROXY_CONNECTION].contains(name);
+        found |= OF_THE_HOP.contains(name);
         if *name == TE {
             te = Some(value.as_bytes() == b"trailers");
         }
@@ -48,8 +51,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         .filter_map(|option| option.trim().parse().ok())
         .filter(|name| *name != TE)
         .collect();
-    for name in options.into_iter().chain([CONNECTION, TRANSFER_ENCODING, UPGRADE, HOST, KEEP_ALIVE, PROXY_CONNECTION])
-    {
+    for name in options.iter().chain(&OF_THE_HOP) {
         headers.remove(name);
     }
 }

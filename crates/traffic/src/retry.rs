@@ -122,8 +122,8 @@ impl Stage<Selected> for Retry {
             Some(rule) => Repeatable::by_rule(rule),
             None => self.policy.repeatable(selected.method.idempotent),
         };
-        let mut call = Call::begin(selected, repeatable).await;
-        let (mut request, mut failed) = (call.request(), None);
+        let (mut call, mut request) = Call::begin(selected, repeatable).await;
+        let mut failed = None;
         loop {
             let Some(endpoint) = self.choose(&mut call).await else {
                 return Err(failed.unwrap_or_else(|| Error::NoEndpoint { service: call.cluster.name().clone() }));
@@ -205,19 +205,23 @@ struct Call {
 }
 
 impl Call {
-    async fn begin(selected: Selected, repeatable: Repeatable) -> Self {
+    /// Returns the call and the request of its first attempt, which takes the headers as they came: only further ones need the copy.
+    async fn begin(selected: Selected, repeatable: Repeatable) -> (Self, Request<SendBody>) {
         let Selected { head, body, authority, cluster, deadline, trace, pinned, retry, give_up, method } = selected;
         let mut headers = head.headers;
         head::strip_hop_by_hop(&mut headers);
         let path = head.uri.into_parts().path_and_query;
-        Self {
-            target: Target {
-                method: head.method,
-                authority,
-                path: path.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/")),
-            },
-            kept: Kept::of(&headers),
-            replay: Replay::of(body).await,
+        let target = Target {
+            method: head.method,
+            authority,
+            path: path.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/")),
+        };
+        let (kept, replay) = (Kept::of(&headers), Replay::of(body).await);
+        let first = target.request(headers, replay.attempt());
+        let call = Self {
+            target,
+            kept,
+            replay,
             deadline,
             trace,
             cluster,
@@ -227,9 +231,11 @@ impl Call {
             repeatable,
             unary: method.unary,
             rule: retry,
-        }
+        };
+        (call, first)
     }
 
+    /// The request of another attempt.
     fn request(&self) -> Request<SendBody> {
         self.target.request(self.kept.headers(), self.replay.attempt())
     }

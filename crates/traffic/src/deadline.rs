@@ -64,6 +64,7 @@ pub fn caller_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
 
 /// Writes what is left.
 pub(crate) fn write(left: Duration, headers: &mut HeaderMap) {
-    let text = HeaderValue::try_from(timeout::write(left)).expect("digits and a letter are valid in a header");
+    let mut text = HeaderValue::try_from(timeout::write(left)).expect("digits and a letter are valid in a header");
+    text.set_sensitive(true); // no other call has it, see `head::leave_unindexed`
     headers.insert(GRPC_TIMEOUT, text);
 }

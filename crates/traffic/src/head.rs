@@ -13,11 +13,12 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 
-use crate::deadline;
+use crate::{deadline, trace::TRACEPARENT};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// About the hop, beside what `connection` names; `te` is a case of its own.
 static OF_THE_HOP: [HeaderName; 6] = [CONNECTION, TRANSFER_ENCODING, UPGRADE, HOST, KEEP_ALIVE, PROXY_CONNECTION];
@@ -53,6 +54,16 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         .collect();
     for name in options.iter().chain(&OF_THE_HOP) {
         headers.remove(name);
+    }
+}
+
+/// Keeps values out of HPACK's table that no other call will have: there they would push out those that all calls share, and h2 looks through all values that
+/// the table has of a name before it adds one. "Sensitive" is how `http` says it; the header arrives like any other (RFC 7541, 6.2.3).
+pub(crate) fn leave_unindexed(headers: &mut HeaderMap) {
+    for name in [&TRACEPARENT, &REQUEST_ID] {
+        if let Some(value) = headers.get_mut(name) {
+            value.set_sensitive(true);
+        }
     }
 }
 
@@ -169,6 +180,19 @@ mod tests {
         strip_hop_by_hop(&mut map);
         let left: std::collections::BTreeSet<_> = map.keys().map(HeaderName::as_str).collect();
         assert_eq!(left.into_iter().collect::<Vec<_>>(), ["grpc-timeout", "te", "x-end-to-end"]);
+    }
+
+    #[test]
+    fn what_no_other_call_has_is_left_out_of_the_table_in_copies_too() {
+        let mut map = headers(&[("traceparent", "00-1"), ("x-request-id", "1"), ("x-tenant", "acme")]);
+        leave_unindexed(&mut map);
+        stamp(&mut map, Some(Duration::from_secs(1)), 0);
+        let copy = Kept::of(&map).headers();
+        for map in [map, copy] {
+            let left_out = |name: &str| map[name].is_sensitive();
+            assert!(left_out("traceparent") && left_out("x-request-id") && left_out("grpc-timeout"));
+            assert!(!left_out("x-tenant"));
+        }
     }
 
     #[test]

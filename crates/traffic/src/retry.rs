@@ -210,6 +210,7 @@ impl Call {
         let Selected { head, body, authority, cluster, deadline, trace, pinned, retry, give_up, method } = selected;
         let mut headers = head.headers;
         head::strip_hop_by_hop(&mut headers);
+        head::leave_unindexed(&mut headers);
         let path = head.uri.into_parts().path_and_query;
         let target = Target {
             method: head.method,

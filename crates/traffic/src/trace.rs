@@ -162,7 +162,9 @@ impl TraceContext {
 
     /// Replaces `traceparent` of a head.
     pub fn write(self, headers: &mut HeaderMap) {
-        headers.insert(TRACEPARENT, self.to_header());
+        let mut value = self.to_header();
+        value.set_sensitive(true); // no other call has it, see `head::leave_unindexed`
+        headers.insert(TRACEPARENT, value);
     }
 }
 

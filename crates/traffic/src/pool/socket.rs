@@ -42,6 +42,11 @@ impl Socket {
         Self { tcp, heard: false, deaf: Deaf::default() }
     }
 
+    /// Whether the peer has said anything.
+    pub(super) fn has_heard(&self) -> bool {
+        self.heard
+    }
+
     pub(super) fn deaf(&self) -> Deaf {
         self.deaf.clone()
     }

@@ -84,10 +84,13 @@ impl AsyncWrite for Wire {
         }
     }
 
+    /// The truth once the peer has spoken; before, no. h2 asks for the first time when it takes a connection, and goes by that for good in what it copies of a
+    /// message to write it together with other frames: less than 256 bytes where parts can be written at once, else less than 1,024. Most messages lie between:
+    /// they, and calls beside each other, cost one write in place of one each. What is longer is not copied.
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Plain(tcp) => tcp.is_write_vectored(),
-            Self::Sealed(sealed) => sealed.tls.is_write_vectored(),
+            Self::Plain(tcp) => tcp.has_heard() && tcp.is_write_vectored(),
+            Self::Sealed(sealed) => sealed.first.is_none() && sealed.tls.is_write_vectored(),
         }
     }
 
@@ -103,5 +106,28 @@ impl AsyncWrite for Wire {
             Self::Plain(tcp) => Pin::new(tcp).poll_shutdown(cx),
             Self::Sealed(sealed) => Pin::new(&mut sealed.tls).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn parts_are_written_at_once_from_the_peers_first_word_on() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut peer, _) = listener.accept().await.unwrap();
+        let mut wire = Wire::Plain(Socket::new(client));
+        wire.write_all(b"the preface").await.unwrap();
+        assert!(!wire.is_write_vectored(), "h2 takes the connection now");
+        peer.write_all(b"hello").await.unwrap();
+        wire.read_exact(&mut [0; 5]).await.unwrap();
+        assert!(wire.is_write_vectored());
     }
 }

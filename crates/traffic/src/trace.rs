@@ -146,6 +146,13 @@ impl TraceContext {
         self.trace
     }
 
+    /// Returns the id of the trace as a header's value, for who goes by it alone.
+    pub fn trace_id_header(self) -> HeaderValue {
+        let mut text = [0; 32];
+        put_hex(&mut text, &self.trace.to_be_bytes());
+        HeaderValue::from_bytes(&text).expect("hexadecimal digits are valid in a header")
+    }
+
     /// Id of the span that a receiver's span is a child of.
     pub const fn parent_id(self) -> u64 {
         self.parent
@@ -154,9 +161,9 @@ impl TraceContext {
     /// Returns the header's value.
     pub fn to_header(self) -> HeaderValue {
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-        put_hex(&mut text[3..35], self.trace);
-        put_hex(&mut text[36..52], u128::from(self.parent));
-        put_hex(&mut text[53..55], u128::from(self.flags));
+        put_hex(&mut text[3..35], &self.trace.to_be_bytes());
+        put_hex(&mut text[36..52], &self.parent.to_be_bytes());
+        put_hex(&mut text[53..55], &[self.flags]);
         HeaderValue::from_bytes(&text).expect("hexadecimal digits and dashes are valid in a header")
     }
 
@@ -190,10 +197,10 @@ fn hex(digits: &[u8]) -> Option<u128> {
     })
 }
 
-fn put_hex(out: &mut [u8], mut value: u128) {
-    for digit in out.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(value & 0xf) as usize];
-        value >>= 4;
+fn put_hex(out: &mut [u8], bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (digits, byte) in out.chunks_exact_mut(2).zip(bytes) {
+        digits.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xf)]]);
     }
 }
 
@@ -209,6 +216,7 @@ mod tests {
         let context = TraceContext::parse(EXAMPLE.as_bytes()).unwrap();
         assert!(context.sampled());
         assert_eq!(context.to_header(), EXAMPLE);
+        assert_eq!(context.trace_id_header(), "4bf92f3577b34da6a3ce929d0e0e4736");
     }
 
     #[test]

@@ -296,9 +296,7 @@ fn request_id(headers: &HeaderMap, trace: TraceContext) -> HeaderValue {
     let sent = headers.get(&REQUEST_ID).filter(|id| {
         (1..=MAX_REQUEST_ID).contains(&id.len()) && id.as_bytes().iter().all(|byte| matches!(byte, b'!'..=b'~'))
     });
-    sent.cloned().unwrap_or_else(|| {
-        HeaderValue::try_from(format!("{:032x}", trace.trace_id())).expect("hexadecimal digits are valid in a header")
-    })
+    sent.cloned().unwrap_or_else(|| trace.trace_id_header())
 }
 
 /// The body of an answer, and the call that ends with it.

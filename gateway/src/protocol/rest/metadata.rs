@@ -13,7 +13,7 @@ use weft_transcode::metadata::is_forwarded;
 use crate::edge::{forwarded, names};
 
 /// Response metadata that HTTP clients, caches and browsers understand.
-const HTTP_NAMES: [HeaderName; 12] = [
+static HTTP_NAMES: [HeaderName; 12] = [
     header::CACHE_CONTROL,
     header::CONTENT_DISPOSITION,
     header::CONTENT_LANGUAGE,
@@ -80,9 +80,9 @@ pub(super) fn downstream(head: &HeaderMap, trailers: &HeaderMap, headers: &mut H
 
 /// Whether metadata is the backend's own word, not that of gRPC, HTTP/2 or the mesh.
 pub(in crate::protocol) fn is_own(name: &HeaderName) -> bool {
+    static OF_HTTP: [HeaderName; 4] = [header::CONTENT_TYPE, header::DATE, header::SERVER, header::TRAILER];
     let text = name.as_str();
-    let of_http = [header::CONTENT_TYPE, header::DATE, header::SERVER, header::TRAILER].contains(name);
-    !of_http && !text.starts_with("grpc-") && !text.starts_with("weft-") && is_forwarded(text)
+    !OF_HTTP.contains(name) && !text.starts_with("grpc-") && !text.starts_with("weft-") && is_forwarded(text)
 }
 
 /// The status of a success: what the backend asks for, 200 to 299, else 200.

@@ -18,7 +18,7 @@ use crate::codec::well_known::WellKnown;
 use crate::schema::editions::Implicit;
 use crate::settings::JsonOutput;
 use crate::wire::{self, WireType};
-use names::Names;
+use names::{ByName, Names};
 
 /// The message types of a pool.
 #[derive(Debug)]
@@ -81,6 +81,10 @@ pub(crate) struct MessageType {
 const NONE: u32 = u32::MAX;
 /// Fields that are compared with a text before its name is read and looked up.
 const GUESSES: usize = 3;
+/// Bytes of a member's beginning that are compared at once.
+const OPENING: usize = 16;
+/// So many names of values are compared one by one; more are hashed.
+const FEW: usize = 8;
 /// Numbers below this are looked up by index.
 const LOW: u32 = 256;
 
@@ -112,6 +116,8 @@ pub(crate) struct Field {
     pub(crate) key: Box<[u8]>,
     /// `,"jsonName":` and `,"proto_name":`.
     printed: [Box<[u8]>; 2],
+    /// The first bytes of `opening`, and which of their bits count if it is shorter.
+    begins: (u128, u128),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -147,7 +153,7 @@ pub(crate) struct EnumType {
     values: Vec<(Box<str>, i32)>,
     /// Names by number, sorted; of aliases the first.
     numbers: Vec<(i32, Box<str>)>,
-    names: HashMap<Box<str>, i32>,
+    names: ByName<i32>,
 }
 
 impl MessageType {
@@ -207,8 +213,15 @@ impl MessageType {
     /// Returns the first field from `guess` on, of a few, that begins as a text does.
     #[inline]
     pub(crate) fn by_opening(&self, text: &[u8], guess: u32) -> Option<(u32, &Field)> {
-        let fields = self.fields.get(guess as usize..)?.iter().take(GUESSES);
-        (guess..).zip(fields).find(|(_, field)| text.starts_with(field.opening()))
+        match self.fields.get(guess as usize)? {
+            field if field.opens(text) => Some((guess, field)),
+            _ => self.by_later_opening(text, guess + 1),
+        }
+    }
+
+    fn by_later_opening(&self, text: &[u8], guess: u32) -> Option<(u32, &Field)> {
+        let fields = self.fields.get(guess as usize..)?.iter().take(GUESSES - 1);
+        (guess..).zip(fields).find(|(_, field)| field.opens(text))
     }
 
     pub(crate) fn oneof(&self, index: u32) -> &str {
@@ -256,7 +269,12 @@ impl Field {
         };
         let mut key = Vec::new();
         wire::put_key(&mut key, number, wire_type);
-        let printed = |name: &str| format!(",{}:", serde_json::Value::from(name)).into_bytes().into();
+        let printed = |name: &str| -> Box<[u8]> { format!(",{}:", serde_json::Value::from(name)).into_bytes().into() };
+        let printed = [printed(json_name), printed(name)];
+        let (mut first, mut counts) = ([0; OPENING], [0; OPENING]);
+        for ((byte, first), counts) in printed[0][1..].iter().zip(&mut first).zip(&mut counts) {
+            (*first, *counts) = (*byte, 0xFF);
+        }
         Self {
             number,
             name: name.into(),
@@ -267,7 +285,8 @@ impl Field {
             is_extension: false,
             oneof: None,
             key: key.into(),
-            printed: [printed(json_name), printed(name)],
+            printed,
+            begins: (u128::from_le_bytes(first), u128::from_le_bytes(counts)),
         }
     }
 
@@ -275,6 +294,15 @@ impl Field {
     #[inline]
     pub(crate) fn printed(&self, output: JsonOutput) -> &[u8] {
         &self.printed[usize::from(output.preserve_proto_names)]
+    }
+
+    /// Returns whether a text begins with `opening`. Most openings are short, and a wrong guess differs early.
+    #[inline]
+    fn opens(&self, text: &[u8]) -> bool {
+        let Some(first) = text.first_chunk::<OPENING>() else { return text.starts_with(self.opening()) };
+        let (begins, counts) = self.begins;
+        u128::from_le_bytes(*first) & counts == begins
+            && (self.opening().len() <= OPENING || text.starts_with(self.opening()))
     }
 
     /// Returns the JSON name in quotes and a colon: how a member begins that was written without spaces or needless escapes.
@@ -351,6 +379,10 @@ impl EnumType {
     /// Returns a value's number by its name.
     pub(crate) fn number_of(&self, name: &str, fold_case: bool) -> Option<i32> {
         let folded = || self.values.iter().find(|it| it.0.eq_ignore_ascii_case(name)).map(|it| it.1);
-        self.names.get(name).copied().or_else(|| if fold_case { folded() } else { None })
+        let found = match self.values.len() {
+            ..=FEW => self.values.iter().find(|it| *it.0 == *name).map(|it| it.1),
+            _ => self.names.get(name).copied(),
+        };
+        found.or_else(|| if fold_case { folded() } else { None })
     }
 }

@@ -224,6 +224,7 @@ pub(crate) fn put_key(out: &mut Vec<u8>, number: u32, wire_type: WireType) {
 #[inline]
 pub(crate) fn put_raw_key(out: &mut Vec<u8>, key: &[u8]) {
     match key {
+        [] => {}
         [one] => out.push(*one),
         [one, two] => out.extend_from_slice(&[*one, *two]),
         key => out.extend_from_slice(key),
@@ -256,7 +257,10 @@ fn put_long_varint(out: &mut Vec<u8>, mut value: u64) {
         last += 1;
     }
     bytes[last] = value as u8;
-    out.extend_from_slice(&bytes[..=last]);
+    // All ten and then less: a copy of known length is no call.
+    let end = out.len() + last + 1;
+    out.extend_from_slice(&bytes);
+    out.truncate(end);
 }
 
 /// Returns how many bytes `put_varint` writes.

@@ -173,7 +173,11 @@ impl<'t> Decoder<'t> {
         let slot = Slot { key: if packed { &[] } else { &field.key }, keep_default: true };
         let mut index = 0;
         while json.element(index == 0)? {
-            self.element(json, &field.kind, slot).map_err(|it| it.within_element(index))?;
+            let plain = if packed { plain_number(json, &field.kind) } else { None };
+            match plain {
+                Some(scalar) => scalar.put(&mut self.out),
+                None => drop(self.element(json, &field.kind, slot).map_err(|it| it.within_element(index))?),
+            }
             index += 1;
         }
         match packed {
@@ -315,11 +319,8 @@ impl<'t> Decoder<'t> {
     }
 
     fn number(&self, json: &mut Reader<'_>, kind: &Kind) -> Read<Scalar> {
-        let start = json.mark();
-        match json.plain_integer().map(|value| scalar::plain(value, kind)) {
-            Some(Some(scalar)) => return Ok(scalar),
-            Some(None) => json.rewind(start),
-            None => {}
+        if let Some(scalar) = plain_number(json, kind) {
+            return Ok(scalar);
         }
         let at = json.at();
         let text = json.number()?;
@@ -380,6 +381,22 @@ impl<'t> Decoder<'t> {
     }
 }
 
+/// Takes a number that is written as nearly all are. None if anything else stands here, or the kind does not hold it; then nothing is taken.
+#[inline]
+fn plain_number(json: &mut Reader<'_>, kind: &Kind) -> Option<Scalar> {
+    let start = json.mark();
+    let Some(value) = json.plain_integer() else {
+        let fraction = if matches!(kind, Kind::Double) { json.plain_fraction() } else { None };
+        return fraction.map(|value| Scalar::Fixed64(value.to_bits()));
+    };
+    let scalar = scalar::plain(value, kind);
+    if scalar.is_none() {
+        json.rewind(start);
+    }
+    scalar
+}
+
+#[inline]
 fn expect(json: &mut Reader<'_>, wanted: Shape, expected: &str) -> Read<()> {
     match json.shape()? {
         shape if shape == wanted => Ok(()),

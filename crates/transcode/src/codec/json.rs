@@ -1,8 +1,8 @@
 //! A pull reader for strict JSON that knows where it is.
 //!
 //! Lives here: RFC 8259 syntax, the nesting limit. Does not: strings (`json::strings`), meaning (`decode`), what is said of a fault (`json::fault`).
-//! Invariants: it accepts exactly RFC 8259 in UTF-8 without a byte order mark; it looks at a byte twice only by
-//! `rewind` and before a string's first escape; recursion of its callers is bounded by `DEPTH`.
+//! Invariants: it accepts exactly RFC 8259 in UTF-8 without a byte order mark; it looks at a byte more than once only by
+//! `rewind`, before a string's first escape and in a number that is no plain integer; recursion of its callers is bounded by `DEPTH`.
 
 mod fault;
 mod strings;
@@ -15,6 +15,10 @@ pub(crate) use fault::{Fault, Position, Read};
 pub(crate) const DEPTH: usize = 100;
 /// Digits that surely make an `i64`.
 const PLAIN_DIGITS: usize = 18;
+/// Digits that surely make an integer that is a double.
+const EXACT_DIGITS: usize = 15;
+const POWERS_OF_TEN: [f64; EXACT_DIGITS] =
+    [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14];
 
 /// What a value starts as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,16 +160,56 @@ impl<'d> Reader<'d> {
             value = value * 10 + i64::from(digit);
             length += 1;
         }
-        let ends = matches!(digits.get(length), None | Some(b',' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r'));
         // A negative zero is a float's.
-        if !ends || length == 0 || (length > 1 && digits[0] == b'0') || (negative && value == 0) {
+        if !Self::ends_number(digits.get(length))
+            || length == 0
+            || (length > 1 && digits[0] == b'0')
+            || (negative && value == 0)
+        {
             return None;
         }
         self.at += usize::from(negative) + length;
         Some(if negative { -value } else { value })
     }
 
+    /// Takes a number with a point that is written in few digits and without an exponent, as nearly all are. None if anything else
+    /// stands here; then nothing is taken.
+    ///
+    /// Its digits and the power of ten below them are doubles exactly, so that their quotient is the nearest double there is.
+    #[inline]
+    pub(crate) fn plain_fraction(&mut self) -> Option<f64> {
+        let rest = self.rest();
+        let (negative, text) = match rest {
+            [b'-', text @ ..] => (true, text),
+            text => (false, text),
+        };
+        let (mut value, mut length, mut point) = (0_u64, 0, None);
+        while let Some(byte) = text.get(length) {
+            match byte {
+                b'0'..=b'9' if length <= EXACT_DIGITS => value = value * 10 + u64::from(byte - b'0'),
+                b'.' if point.is_none() => point = Some(length),
+                _ => break,
+            }
+            length += 1;
+        }
+        let point = point?;
+        let below = length - point - 1;
+        if point == 0 || below == 0 || (point > 1 && text[0] == b'0') || !Self::ends_number(text.get(length)) {
+            return None;
+        }
+        self.at += usize::from(negative) + length;
+        let value = value as f64 / POWERS_OF_TEN[below];
+        Some(if negative { -value } else { value })
+    }
+
+    /// Whether what stands behind a number surely ends it.
+    #[inline]
+    fn ends_number(next: Option<&u8>) -> bool {
+        matches!(next, None | Some(b',' | b'}' | b']' | b' ' | b'\t' | b'\n' | b'\r'))
+    }
+
     /// Enters an object; then `member` until it returns none.
+    #[inline]
     pub(crate) fn open_object(&mut self) -> Read<()> {
         self.expect(b'{', "an object")?;
         self.enter()
@@ -217,6 +261,7 @@ impl<'d> Reader<'d> {
     }
 
     /// Enters an array; then `element` until it returns false.
+    #[inline]
     pub(crate) fn open_array(&mut self) -> Read<()> {
         self.expect(b'[', "an array")?;
         self.enter()
@@ -258,13 +303,18 @@ impl<'d> Reader<'d> {
     #[inline]
     fn continues(&mut self, first: bool, close: u8, expected: &str) -> Read<bool> {
         // Most documents were written by a program, without a space.
-        if let [b',', next, ..] = self.rest()
-            && !first
-            && *next > b' '
-            && *next != close
-        {
-            self.at += 1;
-            return Ok(true);
+        match self.rest() {
+            [b',', next, ..] if !first && *next > b' ' && *next != close => {
+                self.at += 1;
+                return Ok(true);
+            }
+            [next, ..] if *next == close => {
+                self.at += 1;
+                self.depth -= 1;
+                return Ok(false);
+            }
+            [next, ..] if first && *next > b' ' => return Ok(true),
+            _ => {}
         }
         self.continues_in_any_way(first, close, expected)
     }
@@ -290,12 +340,15 @@ impl<'d> Reader<'d> {
         Ok(true)
     }
 
+    #[inline]
     fn enter(&mut self) -> Read<()> {
         self.depth += 1;
-        if self.depth > DEPTH {
-            return Err(Fault::new(self.at - 1, format!("nested deeper than {DEPTH} levels")));
-        }
-        Ok(())
+        if self.depth > DEPTH { Err(self.too_deep()) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn too_deep(&self) -> Fault {
+        Fault::new(self.at - 1, format!("nested deeper than {DEPTH} levels"))
     }
 
     fn word(&mut self, word: &str) -> Read<()> {

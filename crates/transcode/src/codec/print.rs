@@ -7,10 +7,11 @@ use std::str::Utf8Error;
 /// Prints bytes in quotes, if they are UTF-8.
 #[inline]
 pub(crate) fn utf8(out: &mut Vec<u8>, bytes: &[u8]) -> Result<(), Utf8Error> {
-    if !is_plain_ascii(bytes) {
-        if !bytes.is_ascii() {
-            str::from_utf8(bytes)?;
-        }
+    let found = Marks::of(bytes);
+    if found.beyond_ascii != 0 {
+        str::from_utf8(bytes)?;
+    }
+    if found.special != 0 {
         quoted(out, bytes);
         return Ok(());
     }
@@ -49,11 +50,11 @@ fn escape(out: &mut Vec<u8>, byte: u8) {
         _ => {
             const DIGITS: &[u8; 16] = b"0123456789abcdef";
             out.extend_from_slice(b"\\u00");
-            out.extend([DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xF)]]);
+            out.extend_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xF)]]);
             return;
         }
     };
-    out.extend([b'\\', short]);
+    out.extend_from_slice(&[b'\\', short]);
 }
 
 /// Returns how many bytes from the start can stand in a JSON string as they are: up to a quote, a backslash or a control
@@ -81,23 +82,34 @@ fn plain_blocks(bytes: &[u8]) -> usize {
     blocks.len() * 32 + plain_words(rest)
 }
 
-/// Returns whether all bytes are ASCII and can stand in a JSON string as they are.
-#[inline]
-fn is_plain_ascii(bytes: &[u8]) -> bool {
-    let (words, rest) = bytes.as_chunks::<8>();
-    let other = |word: [u8; 8]| {
-        let word = u64::from_le_bytes(word);
-        special(word) | word & HIGHS
-    };
-    let found = words.iter().fold(0, |found, word| found | other(*word));
-    // The last bytes are looked at together with some before them.
-    found
-        | match (bytes.last_chunk::<8>(), rest.first_chunk::<4>(), rest.last_chunk::<4>()) {
-            (Some(last), _, _) => other(*last),
-            (None, Some([a, b, c, d]), Some([e, f, g, h])) => other([*a, *b, *c, *d, *e, *f, *g, *h]),
-            _ => u64::from(rest.iter().any(|it| is_special(*it) || !it.is_ascii())),
+/// What was found among bytes, wherever: zero if nothing was.
+#[derive(Clone, Copy)]
+struct Marks {
+    /// What cannot stand in a JSON string as it is.
+    special: u64,
+    beyond_ascii: u64,
+}
+
+impl Marks {
+    const NONE: Self = Self { special: 0, beyond_ascii: 0 };
+
+    #[inline]
+    fn of(bytes: &[u8]) -> Self {
+        let (words, rest) = bytes.as_chunks::<8>();
+        let found = words.iter().fold(Self::NONE, |found, word| found.and(*word));
+        // The last bytes are looked at together with some before them.
+        match (bytes.last_chunk::<8>(), rest.first_chunk::<4>(), rest.last_chunk::<4>()) {
+            (Some(last), _, _) => found.and(*last),
+            (None, Some([a, b, c, d]), Some([e, f, g, h])) => found.and([*a, *b, *c, *d, *e, *f, *g, *h]),
+            _ => rest.iter().fold(found, |found, it| found.and([*it; 8])),
         }
-        == 0
+    }
+
+    #[inline]
+    fn and(self, word: [u8; 8]) -> Self {
+        let word = u64::from_le_bytes(word);
+        Self { special: self.special | special(word), beyond_ascii: self.beyond_ascii | word & HIGHS }
+    }
 }
 
 #[inline]
@@ -125,9 +137,10 @@ const HIGHS: u64 = 0x8080_8080_8080_8080;
 #[inline]
 fn special(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
-    let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word & HIGHS;
-    let equals = |byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
-    equals(b'"') | equals(b'\\') | below(word, 0x20)
+    // A byte below what is taken from it borrows, and so sets its high bit, which no byte of ASCII has before.
+    let differs = |byte: u8| word ^ (ONES * u64::from(byte));
+    let borrows = |word: u64, limit: u64| word.wrapping_sub(ONES * limit);
+    (borrows(differs(b'"'), 1) | borrows(differs(b'\\'), 1) | borrows(word, 0x20)) & !word & HIGHS
 }
 
 pub(crate) fn integer(out: &mut Vec<u8>, value: impl itoa::Integer) {

@@ -1,6 +1,6 @@
-//! Field names to indices.
+//! Names of fields and of enum values to what they name.
 //!
-//! Lives here: the table and its hash. Does not: fields.
+//! Lives here: the tables and their hash. Does not: fields, enums.
 //! The names are the schema's and never a client's, so nobody can make them collide: a cheap hash will do.
 
 use std::collections::HashMap;
@@ -8,8 +8,11 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use super::Field;
 
+/// What a schema's names stand for.
+pub(super) type ByName<T> = HashMap<Box<str>, T, BuildHasherDefault<Fnv>>;
+
 #[derive(Debug)]
-pub(super) struct Names(HashMap<Box<str>, u32, BuildHasherDefault<Fnv>>);
+pub(super) struct Names(ByName<u32>);
 
 impl Names {
     /// Takes both names of each field; where two clash, a JSON name beats a proto name.
@@ -26,7 +29,7 @@ impl Names {
 }
 
 /// FNV-1a, 64 bits.
-struct Fnv(u64);
+pub(super) struct Fnv(u64);
 
 impl Default for Fnv {
     fn default() -> Self {

@@ -8,6 +8,13 @@ use super::{Fault, Read, Reader};
 use crate::codec::print;
 use crate::wire;
 
+/// A part of a string whose escapes are being read.
+enum Part<'t> {
+    Plain(&'t str),
+    /// What an escape stood for.
+    Char(char),
+}
+
 impl<'d> Reader<'d> {
     #[inline]
     pub(crate) fn string(&mut self) -> Read<Cow<'d, str>> {
@@ -16,7 +23,10 @@ impl<'d> Reader<'d> {
             return Ok(Cow::Borrowed(&self.text[start..self.at - 1]));
         }
         let mut decoded = self.text[start..self.at].to_owned();
-        self.escaped(|part| decoded.push_str(part))?;
+        self.escaped(|part| match part {
+            Part::Plain(text) => decoded.push_str(text),
+            Part::Char(char) => decoded.push(char),
+        })?;
         Ok(Cow::Owned(decoded))
     }
 
@@ -46,7 +56,11 @@ impl<'d> Reader<'d> {
         }
         let length = wire::open_length(out);
         out.extend_from_slice(plain);
-        self.escaped(|part| out.extend_from_slice(part.as_bytes()))?;
+        self.escaped(|part| match part {
+            Part::Plain(text) => out.extend_from_slice(text.as_bytes()),
+            Part::Char(char) if char.is_ascii() => out.push(char as u8),
+            Part::Char(char) => out.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes()),
+        })?;
         wire::close_length(out, length);
         Ok(true)
     }
@@ -72,17 +86,19 @@ impl<'d> Reader<'d> {
     }
 
     /// Reads on in a string at a byte that cannot be taken as it is; gives away the characters part by part.
-    fn escaped(&mut self, mut put: impl FnMut(&str)) -> Read<()> {
+    fn escaped(&mut self, mut put: impl FnMut(Part<'_>)) -> Read<()> {
         loop {
             match self.peek() {
                 Some(b'"') => break,
-                Some(b'\\') => put(self.escape()?.encode_utf8(&mut [0; 4])),
+                Some(b'\\') => put(Part::Char(self.escape()?)),
                 Some(_) => return Err(Fault::new(self.at, "a control character in a string must be escaped")),
                 None => return Err(Fault::new(self.at, "the string does not end")),
             }
             let start = self.at;
             self.take_plain();
-            put(&self.text[start..self.at]);
+            if self.at > start {
+                put(Part::Plain(&self.text[start..self.at]));
+            }
         }
         self.at += 1;
         Ok(())

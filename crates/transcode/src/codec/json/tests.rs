@@ -119,6 +119,24 @@ proptest! {
     }
 
     #[test]
+    fn a_plain_fraction_is_the_double_that_the_standard_library_reads(text in "-?[0-9]{0,17}\\.?[0-9]{0,17}[e,x}]?") {
+        let mut json = Reader::new(text.as_bytes()).unwrap();
+        let whole = check(text.trim_end_matches([',', '}']).as_bytes()).is_ok();
+        let digits = text.bytes().filter(u8::is_ascii_digit).count();
+        match json.plain_fraction() {
+            Some(value) => {
+                let taken = &text[..json.at];
+                prop_assert!(whole && taken.contains('.'));
+                prop_assert_eq!(value.to_bits(), taken.parse::<f64>().unwrap().to_bits());
+            }
+            None => {
+                prop_assert_eq!(json.at, 0);
+                prop_assert!(!whole || !text.contains('.') || digits > EXACT_DIGITS, "{} is plain", text);
+            }
+        }
+    }
+
+    #[test]
     fn strings_are_what_serde_json_wrote(text in any::<String>()) {
         let written = serde_json::to_string(&text).unwrap();
         let mut json = Reader::new(written.as_bytes()).unwrap();

@@ -137,9 +137,14 @@ impl Bindings {
         Ok(Self { path, query })
     }
 
+    /// Returns whether path and query say nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.path.is_empty() && self.query.is_empty()
+    }
+
     /// Adds the values to an encoded message, which holds the body or nothing.
     pub(crate) fn apply(self, desc: &MessageDescriptor, mut wire: Vec<u8>) -> Result<Vec<u8>, BindError> {
-        if self.path.is_empty() && self.query.is_empty() {
+        if self.is_empty() {
             return Ok(wire);
         }
         // On the wire the last value wins, messages merge and lists go on. That is what is wanted, unless a value is

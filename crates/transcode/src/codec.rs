@@ -101,6 +101,28 @@ impl Codec {
         bindings.apply(plan.method().input(), wire).map(Bytes::from)
     }
 
+    /// As `decode_request`, behind so many bytes that the caller fills: a frame's head need not be put before the message by moving it.
+    ///
+    /// # Errors
+    /// As `decode_request`.
+    pub fn decode_request_behind(
+        &self,
+        room: usize,
+        plan: &MethodPlan,
+        parts: RequestParts<'_>,
+        body: &[u8],
+    ) -> Result<Vec<u8>, BindError> {
+        let bindings = Bindings::read(plan, parts, &self.settings)?;
+        if bindings.is_empty() && !plan.takes_raw_body() && self.mask_to_infer(plan, parts, &bindings).is_none() {
+            return self.json_message_behind(room, plan, body, Position::START);
+        }
+        let message = self.decode_request(plan, parts, body)?;
+        let mut out = Vec::with_capacity(room + message.len());
+        out.resize(room, 0);
+        out.extend_from_slice(&message);
+        Ok(out)
+    }
+
     /// Checks path and query before the body is read, so that a bad request is refused without waiting for it.
     ///
     /// # Errors
@@ -216,13 +238,23 @@ impl Codec {
     /// Reads a JSON body that starts at `origin` of the HTTP body and returns the message, encoded. Without a byte the
     /// message is empty.
     pub(crate) fn json_message(&self, plan: &MethodPlan, body: &[u8], origin: Position) -> Result<Vec<u8>, BindError> {
+        self.json_message_behind(0, plan, body, origin)
+    }
+
+    fn json_message_behind(
+        &self,
+        room: usize,
+        plan: &MethodPlan,
+        body: &[u8],
+        origin: Position,
+    ) -> Result<Vec<u8>, BindError> {
         let method = plan.method();
         let read = || -> Read<Vec<u8>> {
             if *plan.body() == Body::None || body.is_empty() {
-                return Ok(Vec::new());
+                return Ok(vec![0; room]);
             }
             let mut json = Reader::new(body)?;
-            let mut decoder = Decoder::new(&self.settings, &method.types, body.len());
+            let mut decoder = Decoder::behind(room, &self.settings, &method.types, body.len());
             match plan.body() {
                 Body::None => {}
                 Body::Whole => decoder.message(&mut json, method.input_type)?,

@@ -6,7 +6,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 /// Flags and length.
-const PREFIX: usize = 5;
+pub(crate) const PREFIX: usize = 5;
 
 /// Flag of a message that is compressed.
 pub(crate) const COMPRESSED: u8 = 1;
@@ -42,6 +42,14 @@ pub(crate) fn frame_with(flags: u8, message: &[u8]) -> Bytes {
     framed.put_u32(u32::try_from(message.len()).expect("messages are limited far below 4 GiB"));
     framed.put_slice(message);
     framed.freeze()
+}
+
+/// Returns as a frame without flags what begins with room for the prefix, of [`PREFIX`] bytes.
+pub(crate) fn framed(mut behind: Vec<u8>) -> Bytes {
+    let length = u32::try_from(behind.len() - PREFIX).expect("messages are limited far below 4 GiB");
+    behind[0] = 0;
+    behind[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+    behind.into()
 }
 
 /// Takes messages off chunks. A message that lies whole in one chunk is not copied. Holds at most one message and one chunk.
@@ -135,6 +143,13 @@ mod tests {
         let expected = [message(0, b"one"), message(2, b""), message(0, &[7; 300])];
         for size in 1..=body.len() {
             assert_eq!(messages(300, body.chunks(size)).unwrap(), expected, "chunks of {size}");
+        }
+    }
+
+    #[test]
+    fn a_message_behind_its_room_is_framed_where_it_is() {
+        for message in [&b""[..], b"one", &[7; 300]] {
+            assert_eq!(framed([&[9; PREFIX], message].concat()), frame(message));
         }
     }
 

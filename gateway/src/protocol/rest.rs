@@ -29,7 +29,7 @@ use crate::{
     protocol::{
         Shard,
         codes::{DEADLINE_EXCEEDED, INTERNAL, PERMISSION_DENIED, UNAVAILABLE},
-        frames::frame,
+        frames::{PREFIX, frame, framed},
         replies::{Next, Replies},
     },
     routes::{Found, Rest, Table},
@@ -196,19 +196,24 @@ impl Exchange<'_> {
             Some(encoding) if !body.is_empty() => self.decompressed(encoding, &body)?,
             _ => body,
         };
-        let message = match form {
+        let framed = match form {
             Some(forms::Kind::Multipart { boundary }) => {
                 return Box::pin(self.multipart(Body::full(body), boundary, timeout)).await;
             }
             _ if streams => return self.stream_requests(Body::full(body), timeout).await,
-            Some(forms::Kind::Urlencoded) if !forms::is_json(&body) => self.urlencoded(&body)?,
+            Some(forms::Kind::Urlencoded) if !forms::is_json(&body) => {
+                frame(&self.with_if_match(self.urlencoded(&body)?)?)
+            }
             _ => {
                 self.check_depth(&body)?;
-                codec.decode_request(plan, self.parts(), &body)?
+                match plan.takes_if_match() {
+                    true => frame(&self.with_if_match(codec.decode_request(plan, self.parts(), &body)?)?),
+                    false => framed(codec.decode_request_behind(PREFIX, plan, self.parts(), &body)?),
+                }
             }
         };
-        let message = if plan.takes_if_match() { self.with_if_match(message)? } else { message };
-        self.call(Body::full(frame(&message)), timeout).await
+        drop(body); // nobody reads it again, and upstream may take its time
+        self.call(Body::full(framed), timeout).await
     }
 
     /// Writes into the message what the client wants to be the current version.

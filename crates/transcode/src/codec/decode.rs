@@ -39,7 +39,14 @@ struct Slot<'k> {
 impl<'t> Decoder<'t> {
     /// Returns a decoder with room for what usually comes of so much JSON.
     pub(crate) fn new(settings: &'t Settings, types: &'t Types, json: usize) -> Self {
-        Self { settings, types, out: Vec::with_capacity(json + 16), depth: 0 }
+        Self::behind(0, settings, types, json)
+    }
+
+    /// As `new`, but what it writes begins behind so many bytes, which are zero.
+    pub(crate) fn behind(room: usize, settings: &'t Settings, types: &'t Types, json: usize) -> Self {
+        let mut out = Vec::with_capacity(room + json + 16);
+        out.resize(room, 0);
+        Self { settings, types, out, depth: 0 }
     }
 
     pub(crate) fn finish(self) -> Vec<u8> {

@@ -24,8 +24,15 @@ fn request_at(
     let plan = plan(template);
     let variables = PathVariables(vec![variable.to_owned(); plan.variables().len()]);
     let parts = RequestParts { http_method, variables: &variables, query: Some(query), content_type: None };
-    let wire = Codec::new(settings).decode_request(&plan, parts, body.as_bytes()).map_err(|error| error.message)?;
-    Ok(print(&decode(plan.method().input(), &wire)))
+    let codec = Codec::new(settings);
+    let wire = codec.decode_request(&plan, parts, body.as_bytes());
+    let behind = codec.decode_request_behind(3, &plan, parts, body.as_bytes());
+    assert_eq!(
+        behind.as_ref().map(|it| it.split_at(3)),
+        wire.as_ref().map(|it| (&[0; 3][..], &**it)),
+        "wherever it is written"
+    );
+    Ok(print(&decode(plan.method().input(), &wire.map_err(|error| error.message)?)))
 }
 
 #[test]

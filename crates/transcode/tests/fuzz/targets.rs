@@ -127,7 +127,10 @@ impl Subject {
     }
 
     fn read(&self, body: &[u8]) -> Result<Vec<u8>, String> {
-        let wire = self.codec.decode_request(&self.echo, parts(&PathVariables::default(), None), body);
+        let variables = PathVariables::default();
+        let wire = self.codec.decode_request(&self.echo, parts(&variables, None), body);
+        let behind = self.codec.decode_request_behind(5, &self.echo, parts(&variables, None), body);
+        assert_eq!(behind.as_ref().map(|it| it.split_at(5)), wire.as_ref().map(|it| (&[0; 5][..], &**it)));
         wire.map(|it| it.to_vec()).map_err(|error| error.message)
     }
 

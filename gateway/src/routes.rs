@@ -327,7 +327,7 @@ fn describe(problem: &RouteProblem<ServiceName>) -> String {
         RouteProblem::Service { service, kept, refused } => {
             format!("gRPC service {service} belongs to {kept}; that of {refused} is not routed")
         }
-        RouteProblem::Binding { http_method, template, kept_method, kept, refused_method, refused } => format!(
+        RouteProblem::Binding { http_method, template, kept_method, kept, refused_method, refused, .. } => format!(
             "{http_method} {template} belongs to {kept_method} of {kept}; that of {refused_method} of {refused} is not routed"
         ),
     }

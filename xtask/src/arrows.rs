@@ -14,7 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("weft-model", &[]),
     ("weft-runtime", &[]),
     ("weft-reflection", &[]),
-    ("weft-transcode", &[]),
+    ("weft-transcode", &["weft-model"]),
     ("weft-supervise", &[]),
     ("weft-policy", &["weft-model"]),
     ("weft-proto", &["weft-model"]),

@@ -17,9 +17,13 @@ impl Invalid {
         Self { field: field.into(), problem: problem.into() }
     }
 
-    /// Returns the same problem one level further out: `address` within `endpoint` is `endpoint.address`.
+    /// Returns the same problem one level further out: `address` within `endpoint` is `endpoint.address`, `[1]` within `rules` is `rules[1]`.
     pub fn within(mut self, outer: &str) -> Self {
-        self.field = if self.field.is_empty() { outer.to_owned() } else { format!("{outer}.{}", self.field) };
+        self.field = match self.field.as_bytes().first() {
+            None => outer.to_owned(),
+            Some(b'[') => format!("{outer}{}", self.field),
+            Some(_) => format!("{outer}.{}", self.field),
+        };
         self
     }
 

@@ -12,6 +12,7 @@ pub mod metadata;
 mod name;
 mod policy;
 mod service;
+pub mod template;
 pub mod timeout;
 
 pub use caller::Caller;
@@ -23,9 +24,9 @@ pub use invalid::Invalid;
 pub use name::{DEFAULT_NAMESPACE, ServiceName, SpiffeId};
 pub use policy::{
     Access, Action, ApiKey, Authentication, Cache, CallMatch, Callers, ClaimMatch, ClaimRule, ClaimToMetadata, Cors,
-    Edge, FailurePercentage, Fault, GATEWAY, HeaderChange, HeaderMatch, HeaderRule, HeaderValue, Headers, HttpMethod,
-    Jwt, KeyDigest, KeySource, LimitRule, Limits, MethodPattern, Methods, Namespace, Origin, Outliers, Part,
-    PathPattern, Per, PlaintextUpstream, Policy, PolicyKind, PolicyName, RateLimit, RetryOn, RetryRule, Route,
-    RouteRule, Rule, Split, SuccessRate, Target, Upstream,
+    Edge, FailurePercentage, Fault, FieldName, GATEWAY, HeaderChange, HeaderMatch, HeaderRule, HeaderValue, Headers,
+    HttpBinding, HttpKind, HttpMethod, HttpRule, HttpRules, Jwt, KeyDigest, KeySource, LimitRule, Limits,
+    MethodPattern, Methods, Namespace, Origin, Outliers, Part, PathPattern, Per, PlaintextUpstream, Policy, PolicyKind,
+    PolicyName, RateLimit, RetryOn, RetryRule, Route, RouteRule, Rule, Selector, Split, SuccessRate, Target, Upstream,
 };
 pub use service::{GrpcService, Method, RefusedClaim, ServiceInfo, ServiceSnapshot, Snapshot, Version};

@@ -11,8 +11,9 @@ mod upstream;
 use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc};
 
 pub use edge::{
-    ApiKey, Authentication, Cache, ClaimMatch, ClaimRule, ClaimToMetadata, Cors, Edge, GATEWAY, HeaderChange,
-    HeaderRule, Headers, HttpMethod, Jwt, KeyDigest, KeySource, LimitRule, Limits, Methods, Origin, Per, RateLimit,
+    ApiKey, Authentication, Cache, ClaimMatch, ClaimRule, ClaimToMetadata, Cors, Edge, FieldName, GATEWAY,
+    HeaderChange, HeaderRule, Headers, HttpBinding, HttpKind, HttpMethod, HttpRule, HttpRules, Jwt, KeyDigest,
+    KeySource, LimitRule, Limits, Methods, Origin, Per, RateLimit, Selector,
 };
 pub use route::{
     CallMatch, Fault, HeaderMatch, HeaderValue, Part, PathPattern, RetryOn, RetryRule, Route, RouteRule, Split, Target,

@@ -1,9 +1,8 @@
 //! weft-transcode: REST and JSON on one side, protobuf wire bytes on the other, decided by descriptors alone.
 //!
-//! Lives here: reading `google.api.http` from a service's descriptors (`schema`), the path template grammar
-//! (`template`), the live table from HTTP method and path to gRPC method (`routes`), binding path, query and body to a
-//! request message (`bind`), strict ProtoJSON both ways (`codec`), by
-//! message types compiled from descriptors (`types`, `wire`), errors as `google.rpc.Status` (`status`), the
+//! Lives here: reading `google.api.http` from a service's descriptors, and rules that stand in for it (`schema`), the
+//! live table from HTTP method and path to gRPC method (`routes`), binding path, query and body to a request message
+//! (`bind`), strict ProtoJSON both ways (`codec`), by message types compiled from descriptors (`types`, `wire`), errors as `google.rpc.Status` (`status`), the
 //! framings of streams (`stream`), and all of it described for clients (`openapi`).
 //! Does not: I/O, async, clocks, HTTP types. The gateway owns sockets, headers and calls and uses this crate as plain
 //! functions:
@@ -19,7 +18,6 @@
 pub mod settings;
 
 pub mod schema;
-pub mod template;
 
 pub mod plan;
 pub mod routes;
@@ -47,3 +45,4 @@ pub use routes::{Lookup, Match, RouteTable};
 pub use schema::{Schema, SchemaError};
 pub use settings::Settings;
 pub use status::Status;
+pub use weft_model::template;

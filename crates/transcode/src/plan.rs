@@ -6,11 +6,12 @@
 use std::sync::Arc;
 
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
+use weft_model::HttpBinding;
 
 use crate::codec::well_known::WellKnown;
 use crate::etag::Etags;
-use crate::schema::Method;
-use crate::template::{Segment, Template};
+use crate::schema::{Method, some_of};
+use crate::template::Template;
 
 /// A method bound to an HTTP method and a path template, with its field names resolved.
 #[derive(Debug)]
@@ -21,8 +22,19 @@ pub struct MethodPlan {
     variables: Vec<FieldPath>,
     body: Body,
     response_body: Option<FieldDescriptor>,
-    plain: bool,
+    origin: Origin,
     pub(crate) etags: Etags,
+}
+
+/// Who says that a method is called so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody has to: every method has this binding, by its gRPC path.
+    Plain,
+    /// The method's `google.api.http`.
+    Annotation,
+    /// A rule beside the descriptors, which stands in for the annotation.
+    Rule,
 }
 
 /// Fields from the request message down to the one meant; never empty.
@@ -45,23 +57,16 @@ impl MethodPlan {
         Self {
             method: Arc::clone(method),
             http_method: "POST".to_owned(),
-            template: Template {
-                segments: vec![
-                    Segment::Literal(method.service().to_owned()),
-                    Segment::Literal(method.name().to_owned()),
-                ],
-                variables: Vec::new(),
-                verb: None,
-            },
+            template: Template::literal([method.service().to_owned(), method.name().to_owned()]),
             variables: Vec::new(),
             body: Body::Whole,
             response_body: None,
-            plain: true,
+            origin: Origin::Plain,
             etags: Etags::of(method.input(), method.output(), &Body::Whole, true),
         }
     }
 
-    /// Resolves an HTTP rule; the error says what about the rule is wrong.
+    /// Resolves an annotation; the error says what about it is wrong.
     pub(crate) fn bound(
         method: &Arc<Method>,
         http_method: &str,
@@ -70,6 +75,22 @@ impl MethodPlan {
         response_body: &str,
     ) -> Result<Self, String> {
         let template: Template = template.parse().map_err(|error: crate::template::TemplateError| error.to_string())?;
+        Self::resolved(method, http_method, template, (body, response_body), Origin::Annotation)
+    }
+
+    /// Resolves a binding of a rule; the error says what about it is wrong.
+    pub(crate) fn ruled(method: &Arc<Method>, it: &HttpBinding) -> Result<Self, String> {
+        let bodies = (it.body.as_str(), it.response_body.as_str());
+        Self::resolved(method, it.kind.as_str(), it.template.clone(), bodies, Origin::Rule)
+    }
+
+    fn resolved(
+        method: &Arc<Method>,
+        http_method: &str,
+        template: Template,
+        (body, response_body): (&str, &str),
+        origin: Origin,
+    ) -> Result<Self, String> {
         let variables = template.variables().iter();
         let variables: Vec<_> =
             variables.map(|it| variable(method.input(), &it.field_path)).collect::<Result<_, _>>()?;
@@ -93,7 +114,7 @@ impl MethodPlan {
             variables,
             body,
             response_body,
-            plain: false,
+            origin,
             etags,
         })
     }
@@ -115,7 +136,12 @@ impl MethodPlan {
 
     /// Returns whether this is the binding that every method has, by its gRPC path.
     pub fn is_plain(&self) -> bool {
-        self.plain
+        self.origin == Origin::Plain
+    }
+
+    /// Returns who says that the method is called so.
+    pub fn origin(&self) -> Origin {
+        self.origin
     }
 
     /// Returns the name under which its paths are claimed; see `Template::claim`.
@@ -174,7 +200,13 @@ fn is_http_body_field(field: &FieldDescriptor) -> bool {
 fn top_level(message: &MessageDescriptor, name: &str, what: &str) -> Result<FieldDescriptor, String> {
     message
         .get_field_by_name(name)
-        .ok_or_else(|| format!("{what} names {name}, which is no field of {}", message.full_name()))
+        .ok_or_else(|| format!("{what} names {name}, which is no field of {}", told(message)))
+}
+
+/// Prints a message and the fields that it has, to choose from.
+fn told(message: &MessageDescriptor) -> String {
+    let names: Vec<String> = message.fields().map(|it| it.name().to_owned()).collect();
+    format!("{}; {}", message.full_name(), some_of("it has", names.iter().map(String::as_str)))
 }
 
 fn variable(message: &MessageDescriptor, names: &[String]) -> Result<FieldPath, String> {
@@ -184,7 +216,7 @@ fn variable(message: &MessageDescriptor, names: &[String]) -> Result<FieldPath, 
         let parent =
             scope.ok_or_else(|| format!("variable {}: nothing lies below {}", names.join("."), dotted(&path)))?;
         let field = parent.get_field_by_name(name).ok_or_else(|| {
-            format!("variable {} names {name}, which is no field of {}", names.join("."), parent.full_name())
+            format!("variable {} names {name}, which is no field of {}", names.join("."), told(&parent))
         })?;
         if field.is_list() || field.is_map() {
             return Err(format!("variable {} goes through {name}, which is repeated", names.join(".")));

@@ -12,7 +12,7 @@ mod trie;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::plan::MethodPlan;
+use crate::plan::{MethodPlan, Origin};
 use crate::schema::Schema;
 use trie::{Claim, Trie};
 
@@ -89,6 +89,8 @@ pub enum RouteProblem<T> {
         http_method: String,
         /// Template of the later binding.
         template: String,
+        /// Who says the later binding.
+        origin: Origin,
         /// Full name of the method that keeps the paths.
         kept_method: String,
         /// Whose that is.
@@ -217,6 +219,7 @@ impl<T: Clone> RouteTable<T> {
             self.problems.push(RouteProblem::Binding {
                 http_method: plan.http_method().to_owned(),
                 template: template.to_string(),
+                origin: plan.origin(),
                 kept_method: holder.plan.method().full_name().to_owned(),
                 kept: self.owners[holder.owner].clone(),
                 refused_method: plan.method().full_name().to_owned(),

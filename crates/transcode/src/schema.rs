@@ -2,7 +2,7 @@
 //! them.
 //!
 //! Lives here: linking a descriptor set into its own pool, reading `google.api.http` and `idempotency_level` from the
-//! raw option bytes.
+//! raw option bytes, and putting rules from elsewhere in the place of annotations.
 //! Does not: what is linked (`schema::files`, `schema::editions`), routing between services (`routes`), or anything per request.
 //! Invariants: one pool per schema, so two services may each own a `common.proto`; options are read from raw bytes,
 //! because typed descriptor messages drop extensions.
@@ -12,6 +12,8 @@ pub(crate) mod editions;
 mod files;
 mod raw;
 
+use std::collections::HashMap;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -19,7 +21,9 @@ use prost::Message;
 use prost_reflect::prost_types::{DescriptorProto, EnumDescriptorProto, FileDescriptorProto};
 use prost_reflect::{DescriptorPool, Kind, MessageDescriptor, MethodDescriptor, ServiceDescriptor};
 
-use crate::plan::MethodPlan;
+use weft_model::{HttpRule, Selector};
+
+use crate::plan::{MethodPlan, Origin};
 use crate::types::{TypeId, Types};
 pub use editions::in_proto2;
 use files::Files;
@@ -55,16 +59,28 @@ pub enum SchemaError {
 
 /// A REST binding that was left out because it cannot be served; the method's other bindings stand.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{method}: {kind} {template:?}: {reason}")]
 pub struct RuleProblem {
     /// Full name of the method, `package.Service.Method`.
     pub method: String,
-    /// HTTP method of the rule, `GET`.
+    /// HTTP method of the rule, `GET`; empty if the whole rule is left out.
     pub kind: String,
-    /// The template as annotated.
+    /// The template as it was written; empty if the whole rule is left out.
     pub template: String,
-    /// Why it cannot be served.
+    /// Who says the rule.
+    pub origin: Origin,
+    /// Why it cannot be served, and what could.
     pub reason: String,
+}
+
+impl fmt::Display for RuleProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { method, kind, template, reason, .. } = self;
+        if kind.is_empty() && template.is_empty() {
+            write!(f, "{method}: {reason}")
+        } else {
+            write!(f, "{method}: {kind} {template:?}: {reason}")
+        }
+    }
 }
 
 /// Facts about a gRPC method that do not depend on how it is called.
@@ -152,6 +168,83 @@ impl Schema {
             }
         }
         Ok(Self { pool, plans: plans.into(), problems: problems.into() })
+    }
+
+    /// Returns the same with these rules: each stands in for all that the annotation of its method says, and the plain binding stays. Of several about
+    /// one method the first counts. Costs a look at each plan, no linking.
+    ///
+    /// What cannot be served of a rule, or a method that is not there, is among `problems`; the annotation of a method with a rule does not come back
+    /// for it.
+    #[must_use]
+    pub fn with_rules<'r>(&self, rules: impl IntoIterator<Item = &'r HttpRule>) -> Self {
+        let mut left: HashMap<&str, &HttpRule> = HashMap::new();
+        let mut order: Vec<&HttpRule> = Vec::new();
+        for rule in rules {
+            left.entry(rule.selector.as_str()).or_insert_with(|| {
+                order.push(rule);
+                rule
+            });
+        }
+        let mut plans = Vec::with_capacity(self.plans.len());
+        let mut problems: Vec<RuleProblem> =
+            self.problems.iter().filter(|it| !left.contains_key(it.method.as_str())).cloned().collect();
+        let mut bound: Vec<&str> = Vec::new();
+        for plan in &*self.plans {
+            let method = plan.method();
+            let Some(rule) = left.get(method.full_name()).copied() else {
+                plans.push(Arc::clone(plan));
+                continue;
+            };
+            if !plan.is_plain() {
+                continue; // what the rule stands in for
+            }
+            plans.push(Arc::clone(plan));
+            bound.push(rule.selector.as_str());
+            for binding in rule.bindings() {
+                match MethodPlan::ruled(method, binding) {
+                    Ok(plan) => plans.push(Arc::new(plan)),
+                    Err(reason) => problems.push(RuleProblem {
+                        method: method.full_name.clone(),
+                        kind: binding.kind.as_str().to_owned(),
+                        template: binding.template.to_string(),
+                        origin: Origin::Rule,
+                        reason,
+                    }),
+                }
+            }
+        }
+        let unknown = order.iter().filter(|it| !bound.contains(&it.selector.as_str()));
+        problems.extend(unknown.map(|rule| self.unknown(&rule.selector)));
+        Self { pool: self.pool.clone(), plans: plans.into(), problems: problems.into() }
+    }
+
+    /// Returns whether the set declares a method.
+    pub fn declares(&self, selector: &Selector) -> bool {
+        self.plans.iter().any(|plan| plan.method().full_name() == selector.as_str())
+    }
+
+    /// What is wrong with a rule about a method that is not there, and which there are.
+    fn unknown(&self, selector: &Selector) -> RuleProblem {
+        let plain = || self.plans.iter().filter(|plan| plan.is_plain()).map(|plan| plan.method());
+        let of_service = plain().filter(|it| it.service() == selector.grpc_service());
+        let methods: Vec<&str> = of_service.map(|it| it.name()).collect();
+        let mut services: Vec<&str> = plain().map(|it| it.service()).collect();
+        services.dedup();
+        let reason = match methods.as_slice() {
+            [] => format!(
+                "there is no gRPC service {}; {}",
+                selector.grpc_service(),
+                some_of("there are", services.into_iter())
+            ),
+            methods => format!(
+                "{} has no method {}; {}",
+                selector.grpc_service(),
+                selector.method(),
+                some_of("it has", methods.iter().copied())
+            ),
+        };
+        let (method, origin) = (selector.as_str().to_owned(), Origin::Rule);
+        RuleProblem { method, kind: String::new(), template: String::new(), origin, reason }
     }
 
     /// Returns the full names of the services in the set.
@@ -319,12 +412,24 @@ fn bind_rule(method: &Arc<Method>, rule: &raw::HttpRule) -> Result<MethodPlan, R
         method: method.full_name.clone(),
         kind: kind.clone(),
         template: template.to_owned(),
+        origin: Origin::Annotation,
         reason,
     };
     if kind.is_empty() {
         return Err(refuse("the rule names no HTTP method".to_owned()));
     }
     MethodPlan::bound(method, &kind, template, &rule.body, &rule.response_body).map_err(refuse)
+}
+
+/// Prints the first names of a list, as something to choose from.
+pub(crate) fn some_of<'n>(there: &str, names: impl Iterator<Item = &'n str>) -> String {
+    const SHOWN: usize = 8;
+    let names: Vec<&str> = names.collect();
+    match names.as_slice() {
+        [] => format!("{there} none"),
+        names if names.len() <= SHOWN => format!("{there} {}", names.join(", ")),
+        names => format!("{there} {} and {} more", names[..SHOWN].join(", "), names.len() - SHOWN),
+    }
 }
 
 /// Returns the full name of what `path` leads to in a file descriptor, or the file's name.

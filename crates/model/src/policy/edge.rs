@@ -9,6 +9,7 @@ mod authentication;
 mod cache;
 mod cors;
 mod headers;
+mod http;
 mod limits;
 mod names;
 mod rate_limit;
@@ -18,6 +19,7 @@ pub use authentication::{Authentication, ClaimMatch, ClaimRule, ClaimToMetadata,
 pub use cache::Cache;
 pub use cors::{Cors, HttpMethod, Origin};
 pub use headers::{HeaderChange, HeaderRule, Headers};
+pub use http::{FieldName, HttpBinding, HttpKind, HttpRule, HttpRules, Selector};
 pub use limits::Limits;
 pub use rate_limit::{LimitRule, Per, RateLimit};
 

@@ -90,6 +90,7 @@ fn the_first_to_claim_a_service_or_a_template_keeps_it() {
         RouteProblem::Binding {
             http_method: "GET".to_owned(),
             template: "/p/{name}".to_owned(),
+            origin: Origin::Annotation,
             kept_method: "test.v1.Api.Star".to_owned(),
             kept: "a",
             refused_method: "other.v1.Other.Lit".to_owned(),

@@ -130,17 +130,101 @@ fn bindings_that_cannot_be_served_are_left_out_with_a_reason() {
     let problems: Vec<_> = schema.problems().iter().map(ToString::to_string).collect();
     let expected = [
         r#"a.v1.Svc.Get: GET "/a/{id": expected '}', found the end at column 7"#,
-        r#"a.v1.Svc.Get: GET "/b/{nope}": variable nope names nope, which is no field of a.v1.Req"#,
+        r#"a.v1.Svc.Get: GET "/b/{nope}": variable nope names nope, which is no field of a.v1.Req; it has id, tags, inner, map"#,
         r#"a.v1.Svc.Get: GET "/c/{tags}": variable tags goes through tags, which is repeated"#,
         r#"a.v1.Svc.Get: GET "/d/{inner}": variable inner is a a.v1.Req, which has no text form"#,
         r#"a.v1.Svc.Get: GET "/e/{id.x}": variable id.x: nothing lies below id"#,
         r#"a.v1.Svc.Get: GET "/f/{map.key}": variable map.key goes through map, which is repeated"#,
         r#"a.v1.Svc.Get: GET "/g/{id}/{id}": field id is bound twice"#,
-        r#"a.v1.Svc.Get: POST "/h": body names nope, which is no field of a.v1.Req"#,
-        r#"a.v1.Svc.Get: GET "/i": response_body names nope, which is no field of a.v1.Req"#,
-        r#"a.v1.Svc.Get:  "": the rule names no HTTP method"#,
+        r#"a.v1.Svc.Get: POST "/h": body names nope, which is no field of a.v1.Req; it has id, tags, inner, map"#,
+        r#"a.v1.Svc.Get: GET "/i": response_body names nope, which is no field of a.v1.Req; it has id, tags, inner, map"#,
+        "a.v1.Svc.Get: the rule names no HTTP method",
     ];
     assert_eq!(problems, expected);
+}
+
+fn binding(kind: &str, template: &str, body: &str) -> weft_model::HttpBinding {
+    weft_model::HttpBinding {
+        kind: kind.parse().unwrap(),
+        template: template.parse().unwrap(),
+        body: body.parse().unwrap(),
+        response_body: Default::default(),
+    }
+}
+
+fn rule(selector: &str, bindings: &[(&str, &str, &str)]) -> HttpRule {
+    let mut bindings = bindings.iter().map(|(kind, template, body)| binding(kind, template, body));
+    HttpRule { selector: selector.parse().unwrap(), binding: bindings.next().unwrap(), additional: bindings.collect() }
+}
+
+/// Everything but the plain bindings.
+fn bound(schema: &Schema) -> Vec<String> {
+    let said = schema.plans().iter().filter(|it| !it.is_plain());
+    said.map(|it| format!("{} {} {} {:?}", it.http_method(), it.template(), it.method().name(), it.origin())).collect()
+}
+
+#[test]
+fn a_rule_stands_in_for_all_that_the_annotation_says_and_binds_what_has_none() {
+    let annotated = Schema::decode(&compile(SET, true)).unwrap();
+    let chat = rule("a.v1.Svc.Chat", &[("post", "/chat", "*"), ("*", "/talk", "*")]);
+    let get = rule("a.v1.Svc.Get", &[("get", "/users/{id}", ""), ("put", "/users/{thing.name}", "tags")]);
+    let later = rule("a.v1.Svc.Get", &[("get", "/later", "")]);
+    let ruled = annotated.with_rules([&chat, &get, &later]);
+    let expected = [
+        "GET /users/{id} Get Rule",
+        "PUT /users/{thing.name} Get Rule",
+        "PUT /raw Put Annotation",
+        "POST /chat Chat Rule",
+        "* /talk Chat Rule",
+    ];
+    assert_eq!(bound(&ruled), expected, "the first rule about a method counts, the others' annotations stay");
+    assert_eq!(ruled.problems(), []);
+    let plain = |it: &Schema| it.plans().iter().filter(|it| it.is_plain()).map(Arc::as_ptr).collect::<Vec<_>>();
+    assert_eq!(plain(&ruled), plain(&annotated), "how every method can be called is as before");
+    assert_eq!(
+        bound(&annotated),
+        ["GET /a/{id} Get Annotation", "HEAD /a/{at} Get Annotation", "PUT /raw Put Annotation"]
+    );
+    assert!(ruled.with_rules([]).plans().len() == ruled.plans().len() && annotated.declares(&chat.selector));
+}
+
+#[test]
+fn what_cannot_be_served_of_a_rule_is_told_with_what_there_is() {
+    let schema = Schema::decode(&compile(SET, true)).unwrap();
+    let rules = [
+        rule("a.v1.Svc.Get", &[("get", "/a/{nope}", ""), ("get", "/b/{id}", ""), ("post", "/c", "nope")]),
+        rule("a.v1.Svc.Gett", &[("get", "/d", "")]),
+        rule("b.v1.Svc.Get", &[("get", "/e", "")]),
+    ];
+    let ruled = schema.with_rules(&rules);
+    assert_eq!(bound(&ruled), ["GET /b/{id} Get Rule", "PUT /raw Put Annotation"], "no annotation comes back");
+    let expected = [
+        r#"a.v1.Svc.Get: GET "/a/{nope}": variable nope names nope, which is no field of a.v1.Req; it has id, thing, tags, at, raw"#,
+        r#"a.v1.Svc.Get: POST "/c": body names nope, which is no field of a.v1.Req; it has id, thing, tags, at, raw"#,
+        "a.v1.Svc.Gett: a.v1.Svc has no method Gett; it has Get, Put, Chat",
+        "b.v1.Svc.Get: there is no gRPC service b.v1.Svc; there are a.v1.Svc",
+    ];
+    assert_eq!(ruled.problems().iter().map(ToString::to_string).collect::<Vec<_>>(), expected);
+    assert!(ruled.problems().iter().all(|it| it.origin == Origin::Rule));
+}
+
+#[test]
+fn a_mistake_of_an_annotation_goes_with_the_annotation() {
+    const BAD: &str = r#"
+        syntax = "proto3";
+        package a.v1;
+        import "google/api/annotations.proto";
+        message Req { string id = 1; }
+        service Svc {
+          rpc Get(Req) returns (Req) { option (google.api.http) = { get: "/a/{nope}" }; }
+          rpc Put(Req) returns (Req) { option (google.api.http) = { put: "/b/{nope}" }; }
+        }
+    "#;
+    let schema = fixture::schema(BAD);
+    assert_eq!(schema.problems().len(), 2);
+    let ruled = schema.with_rules([&rule("a.v1.Svc.Get", &[("get", "/a/{id}", "")])]);
+    let left: Vec<_> = ruled.problems().iter().map(|it| (it.method.as_str(), it.origin)).collect();
+    assert_eq!(left, [("a.v1.Svc.Put", Origin::Annotation)]);
 }
 
 #[test]

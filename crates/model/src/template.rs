@@ -1,7 +1,7 @@
 //! The path template grammar of google/api/http.proto.
 //!
-//! Lives here: parsing and printing a template. Does not: matching (`routes`), or knowing whether a variable's field
-//! exists (`plan`).
+//! Lives here: parsing and printing a template, for descriptors, policies and files alike. Does not: matching a path, or knowing whether a
+//! variable's field exists (`weft-transcode`).
 //!
 //! ```text
 //! Template = "/" [ Segments ] [ Verb ] ;        Segments = Segment { "/" Segment } ;
@@ -20,9 +20,9 @@ use std::str::FromStr;
 /// A parsed template: flat segments, and the variables that span them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
-    pub(crate) segments: Vec<Segment>,
-    pub(crate) variables: Vec<Variable>,
-    pub(crate) verb: Option<String>,
+    segments: Vec<Segment>,
+    variables: Vec<Variable>,
+    verb: Option<String>,
 }
 
 /// One segment of a template, variables dissolved.
@@ -46,8 +46,7 @@ pub struct Variable {
 }
 
 /// Why a template does not parse, and where.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{reason} at column {column}")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TemplateError {
     /// What was expected or is not allowed.
     pub reason: String,
@@ -56,6 +55,12 @@ pub struct TemplateError {
 }
 
 impl Template {
+    /// Returns the template of one path; its segments are taken as they are.
+    pub fn literal(segments: impl IntoIterator<Item = String>) -> Self {
+        let segments = segments.into_iter().map(Segment::Literal).collect();
+        Self { segments, variables: Vec::new(), verb: None }
+    }
+
     /// Returns the segments with variables dissolved.
     pub fn segments(&self) -> &[Segment] {
         &self.segments
@@ -78,12 +83,19 @@ impl Template {
         format!("{http_method} {plain}")
     }
 
-    /// Returns whether a variable can hold more than one segment, and so keeps some escapes
-    /// (`Settings::path_unescape`).
-    pub(crate) fn is_multi_segment(&self, variable: &Variable) -> bool {
+    /// Returns whether a variable can hold more than one segment.
+    pub fn is_multi_segment(&self, variable: &Variable) -> bool {
         variable.span.len() > 1 || self.segments[variable.span.start] == Segment::DoubleStar
     }
 }
+
+impl fmt::Display for TemplateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at column {}", self.reason, self.column)
+    }
+}
+
+impl std::error::Error for TemplateError {}
 
 impl FromStr for Template {
     type Err = TemplateError;

@@ -175,6 +175,10 @@ fn says(it: &Edge) -> String {
             let names = it.request.iter().chain(&it.response).map(|it| it.name().to_owned());
             names.collect::<Vec<_>>().join(" ")
         }
+        Edge::Http(it) => {
+            let claims = it.rules().iter().flat_map(|rule| rule.bindings().map(weft_model::HttpBinding::claim));
+            claims.collect::<Vec<_>>().join(", ")
+        }
         Edge::Limits(it) => {
             let counts = [
                 ("max_request_bytes", it.max_request_bytes),
@@ -205,6 +209,7 @@ fn rules(it: &Edge) -> String {
     match it {
         Edge::Authentication(it) => it.rules.len().to_string(),
         Edge::RateLimit(it) => it.rules().len().to_string(),
+        Edge::Http(it) => it.rules().len().to_string(),
         Edge::Headers(it) => (it.request.len() + it.response.len()).to_string(),
         Edge::Cors(_) | Edge::ApiKey(_) | Edge::Cache(_) | Edge::Limits(_) => "-".to_owned(),
     }

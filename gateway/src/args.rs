@@ -26,7 +26,7 @@ pub struct Args {
     #[arg(long, value_name = "HOST:PORT", requires = "descriptor_set")]
     pub upstream: Option<String>,
 
-    /// TOML file with `[transcoding]`, `[limits]` and `[docs]`; without a registry also `[[policies]]`
+    /// TOML file with `[transcoding]`, `[limits]`, `[docs]` and `[[http]]`; without a registry also `[[policies]]`
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 

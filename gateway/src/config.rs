@@ -22,7 +22,9 @@ use weft_model::{DEFAULT_NAMESPACE, GATEWAY, Policy, PolicyKind};
 use weft_runtime::{Mistake, Usage, listen::ListenAddr};
 use weft_transcode::Settings;
 
-use crate::{Args, ClientFiles, Docs, ForwardedHeader, Network, RedisUrl, TlsFiles, TrustedProxies, protocol::chain};
+use crate::{
+    Args, ClientFiles, Docs, FileRule, ForwardedHeader, Network, RedisUrl, TlsFiles, TrustedProxies, protocol::chain,
+};
 
 /// Everything a gateway needs to know before it starts.
 #[derive(Debug, Clone)]
@@ -43,6 +45,8 @@ pub struct Config {
     pub limits: Limits,
     /// Edge policies of static mode, ordered by name; with a registry its own count.
     pub policies: Vec<Policy>,
+    /// How methods are called by REST, in the place of their annotations and of policies.
+    pub rules: Vec<FileRule>,
     /// Where rate limits are counted together with other gateways; none: this gateway counts for itself.
     pub redis: Option<RedisUrl>,
     /// The files of the port's TLS; none: it speaks plaintext.
@@ -94,7 +98,7 @@ impl Config {
     /// # Errors
     /// `Usage` for flags that contradict each other, a file that cannot be read, an unknown key, a value out of range.
     pub fn load(args: Args) -> Result<Self, Usage> {
-        let (file, policies) = args.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+        let Read { file, policies, rules } = args.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
         let tls = file.tls.map(|raw| raw.files(args.config.as_deref())).transpose()?;
         let mut credential = None;
         let source = match (args.descriptor_set, args.upstream) {
@@ -124,6 +128,7 @@ impl Config {
             transcoding: file.transcoding,
             limits: file.limits.into(),
             policies,
+            rules,
             redis: file.rate_limit.redis.map(|it| it.0),
             cache_bytes: file.cache.max_bytes.map_or(CACHE_BYTES, |it| it.0),
             proxies: file.proxies.into(),
@@ -138,7 +143,7 @@ impl Config {
     /// # Errors
     /// What [`Config::load`] would say of the file, and the gateway itself of those of its TLS.
     pub fn check_file(path: &Path) -> Result<(), Usage> {
-        let (file, policies) = File::read(path)?;
+        let Read { file, policies, .. } = File::read(path)?;
         without_policies(&policies)?;
         let Some(tls) = file.tls else { return Ok(()) };
         let files = tls.files(Some(path))?;
@@ -175,6 +180,8 @@ struct File {
     proxies: RawProxies,
     /// Read by `weft-policy`, which knows their schema.
     policies: IgnoredAny,
+    /// Likewise.
+    http: IgnoredAny,
     docs: RawDocs,
 }
 
@@ -336,14 +343,25 @@ impl<'de> Deserialize<'de> for Redis {
     }
 }
 
+/// All that a file says.
+#[derive(Debug, Default)]
+struct Read {
+    file: File,
+    policies: Vec<Policy>,
+    rules: Vec<FileRule>,
+}
+
 impl File {
-    /// Reads the file, and the policies in it.
-    fn read(path: &Path) -> Result<(Self, Vec<Policy>), Usage> {
+    /// Reads the file, and the policies and HTTP rules in it.
+    fn read(path: &Path) -> Result<Read, Usage> {
         let wrong = |e: &dyn std::fmt::Display| Usage::new(format!("{}: {e}", path.display()));
         let text = fs::read_to_string(path).map_err(|e| wrong(&e))?;
         let at = |problem: &str| Usage::new(format!("{}:{}", path.display(), problem.trim_start_matches("line ")));
         let file = text.parse().map_err(|e: toml::de::Error| at(&on_line(&text, &e)))?;
-        Ok((file, policies(&text).map_err(|e| at(&e))?))
+        let rule = |(line, rule)| FileRule { at: format!("{}:{line}", path.display()).into(), rule };
+        let rules = weft_policy::parse_http_among(&text).map_err(|e| at(&e.to_string()))?;
+        let policies = policies(&text).map_err(|e| at(&e))?;
+        Ok(Read { file, policies, rules: rules.into_iter().map(rule).collect() })
     }
 }
 
@@ -567,6 +585,52 @@ mod tests {
         assert!(wrong.starts_with("line 6: policies[0].cors.origins[0]"), "{wrong}");
         let file: File = "[[policies]]\nname = 7".parse().unwrap();
         assert_eq!(Limits::from(file.limits), Limits::default());
+    }
+
+    #[test]
+    fn http_rules_of_a_file_say_where_they_stand_and_what_is_wrong_with_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gateway.toml");
+        let read = |text: &str| {
+            fs::write(&path, text).unwrap();
+            File::read(&path).map_err(|error| error.to_string().replace(&path.display().to_string(), "gateway.toml"))
+        };
+        let text = "[limits]\n\n[[http]]\nselector = \"a.B.C\"\nget = \"/c/{id}\"\nadditional_bindings = [{ post = \"/c\", body = \"*\" }]\n
+            [[http]]\nselector = \"a.B.D\"\ncustom = { kind = \"head\", path = \"/d\" }\nresponse_body = \"it\"\n";
+        let rules = read(text).unwrap().rules;
+        assert_eq!(
+            (&*rules[0].at, &*rules[1].at),
+            (&*format!("{}:3", path.display()), &*format!("{}:8", path.display()))
+        );
+        let claims = |at: usize| rules[at].rule.bindings().map(weft_model::HttpBinding::claim).collect::<Vec<_>>();
+        assert_eq!((claims(0), claims(1)), (vec!["GET /c/*".to_owned(), "POST /c".into()], vec!["HEAD /d".into()]));
+        assert_eq!(rules[0].rule.additional[0].body.as_str(), "*");
+        assert_eq!(rules[1].rule.binding.response_body.as_str(), "it");
+        for (rule, told) in [
+            ("get = \"/c\"", "2: http[0].selector: is required"),
+            ("selector = \"a.B.C\"", "2: http[0]: names no path: give one of get, put, post, delete, patch, custom"),
+            ("selector = \"a.B/C\"\nget = \"/c\"", "3: http[0].selector: \"a.B/C\" has a slash"),
+            (
+                "selector = \"a.B.C\"\nget = \"c/{id\"",
+                "4: http[0].get: \"c/{id\" is no path template: expected '/', found 'c'",
+            ),
+            ("selector = \"a.B.C\"\nget = 7", "4: http[0].get: expected text, found a number"),
+            ("selector = \"a.B.C\"\nget = \"/c\"\nput = \"/d\"", "5: http[0].put: a binding has one path"),
+            ("selector = \"a.B.C\"\nget = \"/c\"\nbdy = \"*\"", "5: http[0].bdy: unknown key; did you mean body?"),
+            ("selector = \"a.B.C\"\nget = \"/c\"\nbody = \"a.b\"", "5: http[0].body: \"a.b\" is no name of a field"),
+            ("selector = \"a.B.C\"\ncustom = { kind = \"HEAD\" }", "4: http[0].custom.path: is required"),
+            (
+                "selector = \"a.B.C\"\nget = \"/c\"\nadditional_bindings = [{ get = \"/d\", selector = \"a.B.D\" }]",
+                "5: http[0].additional_bindings[0].selector: unknown key",
+            ),
+            (
+                "selector = \"a.B.C\"\nget = \"/c\"\n[[http]]\nselector = \"a.B.C\"\nget = \"/d\"",
+                "6: http[1].selector: a second rule for a.B.C",
+            ),
+        ] {
+            let error = read(&format!("\n[[http]]\n{rule}\n")).unwrap_err();
+            assert!(error.starts_with(&format!("gateway.toml:{told}")), "{error}");
+        }
     }
 
     #[test]

@@ -84,6 +84,10 @@ pub enum Error {
     /// The descriptor set of static mode does not link.
     #[error("--descriptor-set")]
     Link(#[source] SchemaError),
+    /// HTTP rules of the file cannot be served with the descriptor set of static mode; one a line, each with its place. With a registry descriptors come
+    /// and go, and such a rule is a warning.
+    #[error("{0}")]
+    Rules(String),
     /// The upstream of static mode has no address.
     #[error("--upstream {upstream}: no address")]
     Upstream {
@@ -158,6 +162,7 @@ impl Gateway {
         let wall = weft_runtime::clock::wall;
         let caching = Caching::new(config.cache_bytes, &meters, Clocks { ages: Instant::now, wall });
         let edge = Compiler::new(issuers, Refusals::new(context.metrics()), wall, shared, caching);
+        let edge = edge.with_rules(config.rules.clone());
         let tls = config.tls.as_ref().map(|files| tls::open(files, context.metrics())).transpose()?;
         Ok(Self {
             tls,
@@ -204,6 +209,10 @@ impl Gateway {
         self.edge.keys(policies.iter());
         let edge = self.edge.compile(&Told::from_policies(policies));
         let table = Table::of_upstream(entry, edge, &self.meters);
+        let mistakes: Vec<&str> = table.mistakes_of_file().collect();
+        if !mistakes.is_empty() {
+            return Err(Error::Rules(mistakes.join("\n")));
+        }
         for problem in table.problems() {
             tracing::warn!(problem, "route left out");
         }

@@ -27,6 +27,7 @@ pub use edge::{
 };
 pub use gateway::{Error, Gateway};
 pub use network::{Network, NotANetwork};
+pub use routes::rules::FileRule;
 pub use tls::{
     ClientFiles, TlsFiles,
     certificates::{TlsError, TlsFile},

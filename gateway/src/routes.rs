@@ -1,11 +1,14 @@
 //! The live table: what a request's path means, and whose service answers it.
 //!
 //! Lives here: the table as one immutable value, and which of a service's sets binds a method. Does not: making it anew when services change
-//! (`routes::keeper`), linking descriptors (`routes::sets`), reading the request (`protocol`), whose a name is (the registry's claims).
+//! (`routes::keeper`), rules in the place of annotations (`routes::rules`), linking descriptors (`routes::sets`), reading the request (`protocol`),
+//! whose a name is (the registry's claims).
 //! Invariants: a table never changes once it is published; a request loads it once and keeps it to its end; what the registry refused a
-//! service is not routed to it; a method's plain binding, by its gRPC path, is no template of another service.
+//! service is not routed to it; a method's plain binding, by its gRPC path, is no template of another service, and no path that an annotation
+//! claims is a rule's of another service.
 
 pub(crate) mod keeper;
+pub(crate) mod rules;
 pub(crate) mod sets;
 
 use std::{
@@ -16,8 +19,8 @@ use std::{
 use http::Uri;
 use weft_model::{ServiceInfo, ServiceName};
 use weft_transcode::{
-    RouteTable,
-    plan::MethodPlan,
+    RouteTable, Schema,
+    plan::{MethodPlan, Origin},
     routes::{Lookup, RouteProblem},
     schema::Idempotency,
     template::Segment,
@@ -31,7 +34,10 @@ use crate::{
         metrics::{Meters, MethodMeters, RouteMeter},
         policies::{EdgePlan, Scopes},
     },
-    routes::sets::LinkedSet,
+    routes::{
+        rules::{Problem, Ruled, Source},
+        sets::LinkedSet,
+    },
 };
 
 /// What the gateway knows of one service.
@@ -54,6 +60,7 @@ pub(crate) struct Table {
     edge: Scopes,
     /// By gRPC path.
     natures: HashMap<String, Nature>,
+    problems: Vec<Problem>,
     /// Whom native calls go to that nothing claims: the upstream of static mode.
     rest_of_native: Option<ServiceName>,
     /// Made when first asked for.
@@ -143,15 +150,7 @@ impl Table {
     }
 
     fn build_with(entries: Vec<Entry>, rest_of_native: Option<ServiceName>, edge: Scopes, meters: &Meters) -> Self {
-        let bound: Vec<(&Entry, Vec<&Arc<MethodPlan>>)> = entries.iter().map(|entry| (entry, entry.plans())).collect();
-        let mut builder = RouteTable::builder();
-        for plain in [true, false] {
-            for (entry, plans) in &bound {
-                let plans = plans.iter().copied().filter(|plan| plan.is_plain() == plain);
-                builder = builder.add_plans(plans, entry.name.clone());
-            }
-        }
-        let rest = builder.build();
+        let (rest, problems) = routed(&entries, &edge);
         let natures = natures(rest.plans().map(|(plan, _)| &**plan));
         let of = |path: &str| nature(&natures, path);
         let target = |plan: &Arc<MethodPlan>, owner: &ServiceName| {
@@ -166,7 +165,7 @@ impl Table {
             })
         });
         let native = native.collect();
-        Self { entries, rest, targets, native, edge, natures, rest_of_native, documents: Kept::default() }
+        Self { entries, rest, targets, native, edge, natures, problems, rest_of_native, documents: Kept::default() }
     }
 
     /// Resolves a REST request; `path` undecoded, without query.
@@ -245,17 +244,17 @@ impl Table {
 
     /// Returns what had to be left out, one line each.
     pub(crate) fn problems(&self) -> Vec<String> {
-        let routes = self.rest.problems().iter().map(describe);
         let refused = self.entries.iter().flat_map(|entry| entry.info.refused.iter().map(move |it| (entry, it)));
         let refused = refused.map(|(entry, it)| match it.method.as_str() {
             "" => format!("{} belongs to {}; that of {} is not routed", it.name, it.holder, entry.name),
             method => format!("{} belongs to {}; that of {method} of {} is not routed", it.name, it.holder, entry.name),
         });
-        let rules = self.entries.iter().flat_map(|entry| {
-            let problems = entry.sets.iter().flat_map(|set| set.schema().problems());
-            problems.map(move |problem| format!("{}: {problem}", entry.name))
-        });
-        routes.chain(refused).chain(rules).collect()
+        self.problems.iter().map(|it| it.text.clone()).chain(refused).collect()
+    }
+
+    /// Returns what had to be left out of the rules of the gateway's own file.
+    pub(crate) fn mistakes_of_file(&self) -> impl Iterator<Item = &str> {
+        self.problems.iter().filter(|it| it.of_file).map(|it| it.text.as_str())
     }
 
     /// Returns how many REST bindings are served.
@@ -264,18 +263,71 @@ impl Table {
     }
 }
 
+/// Routes what the entries say of themselves, then what rules add, and tells what is left out.
+fn routed(entries: &[Entry], edge: &Scopes) -> (RouteTable<ServiceName>, Vec<Problem>) {
+    let ruled = Ruled::of(entries, |entry| edge.said(&entry.name), edge.said_of_all());
+    let bound = entries.iter().enumerate().map(|(at, entry)| (entry, entry.plans(ruled.schemas(at).iter())));
+    let bound: Vec<(&Entry, Vec<&Arc<MethodPlan>>)> = bound.collect();
+    let mut builder = RouteTable::builder();
+    for origin in [Origin::Plain, Origin::Annotation] {
+        for (entry, plans) in &bound {
+            let plans = plans.iter().copied().filter(|plan| plan.origin() == origin);
+            builder = builder.add_plans(plans, entry.name.clone());
+        }
+    }
+    let mut problems = Vec::new();
+    if !ruled.is_empty() {
+        let claims = claims(entries);
+        let plans = bound.iter().flat_map(|(entry, plans)| plans.iter().map(move |plan| (*entry, *plan)));
+        let mut rules: Vec<(&Source, &Entry, &Arc<MethodPlan>)> =
+            plans.filter_map(|(entry, plan)| Some((ruled.source(plan)?, entry, plan))).collect();
+        rules.sort_by(|a, b| a.0.rank().cmp(&b.0.rank())); // every gateway meets services in an order of its own
+        for (source, entry, plan) in rules {
+            let claim = plan.claim();
+            match claims.get(&claim) {
+                Some(holder) if **holder != entry.name => {
+                    let method = plan.method().full_name();
+                    let text = format!("{claim} belongs to {holder}; that of {method} of {} is not routed", entry.name);
+                    problems.push(Problem::of(source, format!("{text}: give it another path")));
+                }
+                Some(_) | None => builder = builder.add_plans([plan], entry.name.clone()),
+            }
+        }
+    }
+    let table = builder.build();
+    problems.extend(table.problems().iter().map(|problem| described(problem, &ruled)));
+    problems.extend(ruled.problems);
+    (table, problems)
+}
+
+/// Whose the paths are that annotations name, whether they are called by them now or not.
+fn claims(entries: &[Entry]) -> HashMap<String, &ServiceName> {
+    let mut claims = HashMap::new();
+    for entry in entries {
+        claims.extend(entry.info.refused.iter().map(|it| (it.name.clone(), &it.holder)));
+    }
+    for entry in entries {
+        let plans = entry.plans(entry.sets.iter().map(|set| set.schema()));
+        for plan in plans.into_iter().filter(|plan| plan.origin() == Origin::Annotation) {
+            claims.entry(plan.claim()).or_insert(&entry.name);
+        }
+    }
+    claims
+}
+
 impl Entry {
-    /// The bindings of the service: each method as the first of its sets that declares it says, less what belongs to others.
-    fn plans(&self) -> Vec<&Arc<MethodPlan>> {
+    /// The bindings of the service: each method as the first of its sets that declares it says, less what belongs to others. `schemas` are those sets, with
+    /// rules or without.
+    fn plans<'s>(&self, schemas: impl Iterator<Item = &'s Schema>) -> Vec<&'s Arc<MethodPlan>> {
         let owned: HashSet<&str> = self.info.grpc_services.iter().map(|grpc| grpc.name.as_str()).collect();
         let refused: HashSet<&str> = self.info.refused.iter().map(|it| it.name.as_str()).collect();
         let mut bound: HashMap<&str, usize> = HashMap::new();
         let mut plans = Vec::new();
-        for (at, set) in self.sets.iter().enumerate() {
-            for plan in set.schema().plans().iter().filter(|plan| owned.contains(plan.method().service())) {
+        for (at, schema) in schemas.enumerate() {
+            for plan in schema.plans().iter().filter(|plan| owned.contains(plan.method().service())) {
                 let first = *bound.entry(plan.method().full_name()).or_insert(at);
-                let may =
-                    first == at && (plan.is_plain() || refused.is_empty() || !refused.contains(plan.claim().as_str()));
+                let is_claimed = plan.origin() == Origin::Annotation && !refused.is_empty();
+                let may = first == at && !(is_claimed && refused.contains(plan.claim().as_str()));
                 plans.extend(may.then_some(plan));
             }
         }
@@ -322,14 +374,20 @@ fn native<'a>(
     })
 }
 
-fn describe(problem: &RouteProblem<ServiceName>) -> String {
+fn described(problem: &RouteProblem<ServiceName>, ruled: &Ruled<'_>) -> Problem {
     match problem {
-        RouteProblem::Service { service, kept, refused } => {
-            format!("gRPC service {service} belongs to {kept}; that of {refused} is not routed")
+        RouteProblem::Service { service, kept, refused } => Problem::of_descriptors(format!(
+            "gRPC service {service} belongs to {kept}; that of {refused} is not routed"
+        )),
+        RouteProblem::Binding { http_method, template, origin, kept_method, kept, refused_method, refused } => {
+            let text = format!(
+                "{http_method} {template} belongs to {kept_method} of {kept}; that of {refused_method} of {refused} is not routed"
+            );
+            match ruled.said_of(refused_method, *origin) {
+                Some(source) => Problem::of(source, format!("{text}: give it another path")),
+                None => Problem::of_descriptors(text),
+            }
         }
-        RouteProblem::Binding { http_method, template, kept_method, kept, refused_method, refused, .. } => format!(
-            "{http_method} {template} belongs to {kept_method} of {kept}; that of {refused_method} of {refused} is not routed"
-        ),
     }
 }
 

@@ -5,6 +5,7 @@
 //! Unknown values: refused by `TryFrom`, as the registry reads them; read as strictly as their kind allows by `stored_policies`, as everybody else reads them.
 
 mod edge;
+mod http;
 mod route;
 
 use std::{str::FromStr, sync::Arc};
@@ -45,10 +46,11 @@ impl TryFrom<pb::Policy> for model::Policy {
                 Some(pb::policy::Kind::Cache(it)) => edge::cache(it).map_err(|e| e.within("cache"))?,
                 Some(pb::policy::Kind::Limits(it)) => edge::limits(it).map_err(|e| e.within("limits"))?,
                 Some(pb::policy::Kind::Headers(it)) => edge::headers(it).map_err(|e| e.within("headers"))?,
+                Some(pb::policy::Kind::Http(it)) => http::http(it).map_err(|e| e.within("http"))?,
                 None => {
                     return Err(Invalid::new(
                         "kind",
-                        "set one of access, plaintext_upstream, route, upstream, cors, authentication, rate_limit, api_key, cache, limits, headers",
+                        "set one of access, plaintext_upstream, route, upstream, cors, authentication, rate_limit, api_key, cache, limits, headers, http",
                     ));
                 }
             },
@@ -191,7 +193,7 @@ pub fn stored_policies(
             Some(pb::policy::Kind::Cache(_)) => {
                 Some(model::PolicyKind::Edge(model::Edge::Cache(model::Cache::closed())))
             }
-            Some(pb::policy::Kind::Headers(_)) => None, // it forbids nothing
+            Some(pb::policy::Kind::Headers(_) | pb::policy::Kind::Http(_)) => None, // they forbid nothing
             Some(pb::policy::Kind::Limits(_)) => {
                 Some(model::PolicyKind::Edge(model::Edge::Limits(model::Limits::closed())))
             }

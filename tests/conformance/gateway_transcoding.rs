@@ -114,6 +114,7 @@ impl Gateways {
             transcoding,
             limits,
             policies: Vec::new(),
+            rules: Vec::new(),
             redis: None,
             cache_bytes: 1 << 20,
             proxies: weft_gateway::TrustedProxies::default(),

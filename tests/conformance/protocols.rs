@@ -322,6 +322,7 @@ impl Running {
             workers: NonZeroUsize::new(2),
             transcoding: weft_transcode::Settings::default(),
             policies: Vec::new(),
+            rules: Vec::new(),
             redis: None,
             cache_bytes: 1 << 20,
             proxies: weft_gateway::TrustedProxies::default(),

@@ -212,3 +212,52 @@ async fn a_policy_of_each_kind_is_seen_at_the_port_and_gone_when_it_is_deleted()
 fn said<'a>(answer: &'a Answer, header: &str) -> &'a str {
     answer.headers.get(header).and_then(|it| it.to_str().ok()).unwrap_or_default()
 }
+
+#[tokio::test]
+async fn rules_of_a_policy_bind_methods_live_and_go_with_it() {
+    let _shared = ALONE.read().await;
+    let test = "rules_of_a_policy_bind_methods_live_and_go_with_it";
+    let Some(mesh) = Mesh::start(test, &[App::Users, App::Posts]).await else { return };
+    mesh.all_serving().await;
+    let gateway = mesh.gateway_at();
+    let ask = async |path: &str| send_with(gateway, Method::GET, path, &[], "").await.expect("a gateway answers");
+    let until = async |path: &str, status: StatusCode| {
+        let what = format!("{path} to answer {status}");
+        wait::until(&what, SOON, || async { (ask(path).await.status == status).then_some(()) }).await;
+    };
+    until("/api/users", StatusCode::OK).await;
+    until("/api/posts", StatusCode::OK).await;
+    assert_eq!(ask("/people").await.status, StatusCode::NOT_FOUND);
+    let rule = |path: &str| {
+        format!(
+            "name: paths\nservice: users\nhttp:\n  rules:\n    - selector: shop.users.v1.Users.ListUsers\n      get: {path}\n"
+        )
+    };
+    told(&mesh, &APPLY, &rule("/people")).await;
+    until("/people", StatusCode::OK).await;
+    let replaced = ask("/api/users").await;
+    assert_eq!(replaced.status, StatusCode::METHOD_NOT_ALLOWED, "the annotation is stood in for: {replaced:?}");
+    let document = ask("/openapi.json").await.json();
+    assert_eq!(document["paths"]["/people"]["get"]["operationId"], "shop.users.v1.Users.ListUsers");
+    assert!(document["paths"]["/api/users"]["get"].is_null());
+
+    let wrong = weft(&mesh, &APPLY, &rule("people/{id")).await;
+    let said = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    assert!(!wrong.status.success() && said.contains("stdin:6: http.rules[0].get"), "{said}");
+
+    // What posts claims is not users' by a rule, and whoever applies it is told.
+    let taken = weft(&mesh, &APPLY, &rule("/api/posts")).await;
+    let said = String::from_utf8_lossy(&taken.stderr).into_owned();
+    let doubt = "policy paths: rule shop.users.v1.Users.ListUsers: GET /api/posts belongs to posts.default";
+    assert!(taken.status.success() && said.contains(doubt), "{said}");
+    until("/people", StatusCode::NOT_FOUND).await;
+    assert!(ask("/api/posts").await.json()["users"].is_null(), "posts answers as before");
+    let log = mesh.gateway.log();
+    assert!(log.contains("policy paths: GET /api/posts belongs to posts"), "the gateway says what it leaves out");
+
+    told(&mesh, &APPLY, &rule("/people")).await;
+    until("/people", StatusCode::OK).await;
+    told(&mesh, &["delete", "policies", "paths"], "").await;
+    until("/people", StatusCode::NOT_FOUND).await;
+    until("/api/users", StatusCode::OK).await;
+}

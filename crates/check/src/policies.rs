@@ -7,11 +7,11 @@
 
 use std::collections::BTreeSet;
 
-use weft_model::GATEWAY;
+use weft_model::{self as model, GATEWAY, HttpBinding};
 use weft_proto::weft::{
     discovery::v1::{ClaimsResponse, ListResponse, ServiceUpdate},
     model::v1::ServiceInfo,
-    policy::v1::{Access, Callers, Policy, Route, Rule, policy::Kind, rule::Action},
+    policy::v1::{Access, Callers, Http, Policy, Route, Rule, policy::Kind, rule::Action},
 };
 
 use crate::{ids, registry, report::Outcome, services, target::Mesh, text::counted};
@@ -33,7 +33,7 @@ pub fn doubts(policies: &[Policy], list: &ListResponse, claims: &ClaimsResponse)
         let service = list.services.iter().find(|it| it.name == service).unwrap_or(&nobody);
         let beside = policies.iter().filter(|it| in_full(&it.service) == service.name); // of a dry run the list knows nothing
         let beside = beside.chain(of(service).iter().filter(|it| policies.iter().all(|new| new.name != it.name)));
-        let mut problems = problems(policy, service, beside, &registered);
+        let mut problems = problems(policy, service, beside, &registered, claims);
         problems.extend(left_to_clients(policy));
         (policy.name.clone(), problems.join("; "))
     });
@@ -64,7 +64,7 @@ pub(crate) fn check(mesh: &Mesh, list: &ListResponse, claims: &ClaimsResponse) -
     let (mut outcomes, mut well) = (Vec::new(), 0);
     for service in &list.services {
         for policy in of(service) {
-            let problems = problems(policy, service, of(service).iter(), &registered);
+            let problems = problems(policy, service, of(service).iter(), &registered, claims);
             match problems.is_empty() {
                 true => well += 1,
                 false => outcomes.push(ids::POLICIES.warning(&policy.name, problems.join("; "))),
@@ -131,6 +131,7 @@ fn problems<'a>(
     service: &ServiceUpdate,
     all: impl Iterator<Item = &'a Policy>,
     registered: &BTreeSet<&str>,
+    claims: &ClaimsResponse,
 ) -> Vec<String> {
     let mut problems = Vec::new();
     if service.name == gateway()
@@ -154,6 +155,7 @@ fn problems<'a>(
     match &policy.kind {
         Some(Kind::Access(access)) => of_access(access, service, registered, &mut problems),
         Some(Kind::Route(route)) => of_route(route, registered, &mut problems),
+        Some(Kind::Http(http)) => of_http(http, service, claims, &mut problems),
         _ => {}
     }
     problems
@@ -192,6 +194,9 @@ fn comes_first(first: &Policy, other: &Policy) -> bool {
         (Some(Kind::Limits(a)), Some(Kind::Limits(b))) => cover(&a.methods, &b.methods),
         (Some(Kind::Headers(a)), Some(Kind::Headers(b))) => cover(&a.methods, &b.methods),
         (Some(Kind::Route(a)), Some(Kind::Route(_))) => a.rules.iter().any(|rule| rule.r#match.is_none()),
+        (Some(Kind::Http(a)), Some(Kind::Http(b))) => {
+            b.rules.iter().all(|it| a.rules.iter().any(|first| first.selector == it.selector))
+        }
         _ => false,
     }
 }
@@ -217,6 +222,27 @@ fn of_route(route: &Route, registered: &BTreeSet<&str>, problems: &mut Vec<Strin
             if !registered.contains(to.as_str()) {
                 problems
                     .push(format!("rule {name}: it sends calls to {to}, which is nobody's{}", meant(&to, registered)));
+            }
+        }
+    }
+}
+
+/// A rule takes no path that another service claims: gateways would leave it out.
+fn of_http(http: &Http, service: &ServiceUpdate, claims: &ClaimsResponse, problems: &mut Vec<String>) {
+    let nothing = ServiceInfo::default();
+    let info = service.info.as_ref().unwrap_or(&nothing);
+    let holder = |name: &str| claims.claims.iter().find(|it| it.name == name).map(|it| it.holder.as_str());
+    for rule in http.rules.iter().filter_map(|it| model::HttpRule::try_from(it.clone()).ok()) {
+        let selector = &rule.selector;
+        if !declares(info, &format!("{}/{}", selector.grpc_service(), selector.method())) {
+            problems.push(format!("rule {selector}: {} has no such method", service.name));
+            continue;
+        }
+        let owner = holder(selector.grpc_service()).unwrap_or(&service.name);
+        for claim in rule.bindings().map(HttpBinding::claim) {
+            if let Some(other) = holder(&claim).filter(|it| *it != owner) {
+                let cure = "gateways leave it out: give it another path";
+                problems.push(format!("rule {selector}: {claim} belongs to {other}; {cure}"));
             }
         }
     }
@@ -267,7 +293,8 @@ mod tests {
         discovery::v1::{Claim, Full, ServicePolicies, service_update::Body},
         model::v1::{GrpcService, Instance, Method},
         policy::v1::{
-            Authentication, CallMatch, Callers, Fault, Limits, RouteRule, Rule, Upstream, route_rule::Target,
+            Authentication, CallMatch, Callers, Fault, HttpRule, Limits, RouteRule, Rule, Upstream, http_rule::Pattern,
+            route_rule::Target,
         },
     };
 
@@ -407,6 +434,14 @@ mod tests {
         assert_eq!(said(authentication("a", &[get]), authentication("b", &[all])), []);
         let limits = Policy { kind: Some(Kind::Limits(Limits::default())), ..authentication("a", &[]) };
         assert_eq!(said(limits, authentication("b", &[])), [], "another kind");
+        let http = |name: &str, selectors: &[&str]| {
+            let rule = |it: &&str| HttpRule { selector: (*it).to_owned(), ..HttpRule::default() };
+            let kind = Kind::Http(Http { rules: selectors.iter().map(rule).collect() });
+            Policy { kind: Some(kind), ..authentication(name, &[]) }
+        };
+        let (one, two) = ("shop.users.v1.Users.GetUser", "shop.users.v1.Users.DeleteUser");
+        assert_eq!(said(http("a", &[one, two]), http("b", &[one])), void);
+        assert_eq!(said(http("a", &[one]), http("b", &[one, two])), []);
         let route = |name: &str, rules: &[Option<CallMatch>]| {
             let rule =
                 |it: &Option<CallMatch>| RouteRule { r#match: it.clone(), timeout_ms: 9, ..RouteRule::default() };
@@ -439,6 +474,29 @@ mod tests {
         let rule = |fault| Kind::Route(Route { rules: vec![RouteRule { fault, ..RouteRule::default() }] });
         assert_eq!(said(rule(None)), []);
         assert_eq!(said(rule(Some(Fault::default()))).len(), 1);
+    }
+
+    #[test]
+    fn a_rule_about_no_method_or_on_a_path_of_another_service_is_named() {
+        let of = |service: &str, selector: &str, path: &str| {
+            let (selector, pattern) = (selector.to_owned(), Some(Pattern::Get(path.to_owned())));
+            let rules = vec![HttpRule { selector, pattern, ..HttpRule::default() }];
+            let kind = Some(Kind::Http(Http { rules }));
+            Policy { name: "p".into(), service: service.into(), kind, ..Policy::default() }
+        };
+        let claim = |name: &str, holder: &str| Claim { name: name.into(), holder: holder.into(), ..Claim::default() };
+        let held = [claim("shop.users.v1.Users", "users.default"), claim("GET /people/*", "posts.default")];
+        let claims = ClaimsResponse { claims: held.into(), ..ClaimsResponse::default() };
+        let list = ListResponse { services: vec![users(None)], ..ListResponse::default() };
+        let said = |policy| doubts(&[policy], &list, &claims).into_iter().map(|(_, it)| it).collect::<String>();
+        let get = "shop.users.v1.Users.GetUser";
+        assert_eq!(said(of("users", get, "/users/{id}")), "");
+        let other =
+            format!("rule {get}: GET /people/* belongs to posts.default; gateways leave it out: give it another path");
+        assert_eq!(said(of("users", get, "/people/{id}")), other);
+        assert_eq!(said(of("gateway", get, "/people/{name}")), other, "whoever says it");
+        let none = "rule shop.users.v1.Users.GetUsr: users.default has no such method";
+        assert_eq!(said(of("users", "shop.users.v1.Users.GetUsr", "/a")), none);
     }
 
     #[test]

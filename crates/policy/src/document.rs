@@ -43,6 +43,8 @@ struct Policy {
     limits: Option<edge::Limits>,
     #[serde(skip_serializing_if = "Option::is_none")]
     headers: Option<edge::Headers>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http: Option<edge::Http>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -112,6 +114,7 @@ impl Policy {
             PolicyKind::Edge(model::Edge::Cache(it)) => Self { cache: Some(edge::Cache::new(it)), ..named },
             PolicyKind::Edge(model::Edge::Limits(it)) => Self { limits: Some(edge::Limits::new(it)), ..named },
             PolicyKind::Edge(model::Edge::Headers(it)) => Self { headers: Some(edge::Headers::new(it)), ..named },
+            PolicyKind::Edge(model::Edge::Http(it)) => Self { http: Some(edge::Http::new(it)), ..named },
         }
     }
 }

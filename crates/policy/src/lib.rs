@@ -75,6 +75,15 @@
 //! headers:
 //!   request: [{ name: x-tenant-id, rename: tenant }, { name: cookie, remove: true }]
 //!   response: [{ name: x-served-by, set: weft }]                          # or append
+//! ---
+//! name: paths
+//! service: users
+//! http:                          # in the place of what the protos say, or where they say nothing; as google.api.HttpRule
+//!   rules:
+//!     - selector: shop.users.v1.Users.GetUser
+//!       get: /people/{id}        # or put, post, delete, patch, custom: { kind: HEAD, path: /people/{id} }
+//!       response_body: name      # a field; none: the whole reply
+//!       additional_bindings: [{ post: "/people:get", body: "*" }]
 //! ```
 //! A file holds one such document, or `policies:` with a list of them, `[[policies]]` in TOML; a YAML file may hold several of either,
 //! separated by `---`.
@@ -89,4 +98,4 @@ mod units;
 
 pub use document::Document;
 pub use files::{FileError, Written, load, read};
-pub use text::{Format, UnknownFormat, Wrong, parse, parse_among};
+pub use text::{Format, UnknownFormat, Wrong, parse, parse_among, parse_http_among};

@@ -8,13 +8,15 @@ mod route;
 use std::str::FromStr;
 
 use weft_model::{
-    Access, Action, Callers, Edge, Invalid, MethodPattern, PlaintextUpstream, Policy, PolicyKind, Rule, Version,
+    Access, Action, Callers, Edge, HttpRule, Invalid, MethodPattern, PlaintextUpstream, Policy, PolicyKind, Rule,
+    Version,
 };
 
 use crate::tree::{Entry, Node, Value};
 
 const POLICIES: &str = "policies";
-const KINDS: [&str; 11] = [
+const HTTP: &str = "http";
+const KINDS: [&str; 12] = [
     "access",
     "plaintext_upstream",
     "route",
@@ -26,6 +28,7 @@ const KINDS: [&str; 11] = [
     "cache",
     "limits",
     "headers",
+    HTTP,
 ];
 /// Reads a document: one policy, or a list of them; each with its path in the document. An empty one has none.
 pub(crate) fn policies(document: &Node) -> Result<Vec<(String, Policy)>, Invalid> {
@@ -47,6 +50,18 @@ pub(crate) fn policies_among(document: &Node) -> Result<Vec<(String, Policy)>, I
     let Value::Map(entries) = &document.value else { return Ok(Vec::new()) };
     let Some(entry) = entries.iter().find(|it| it.key == POLICIES) else { return Ok(Vec::new()) };
     listed(POLICIES, list(&entry.value).map_err(|e| e.within(POLICIES))?)
+}
+
+/// Reads the HTTP rules of a document that also says other things, which are left alone.
+pub(crate) fn http_among(document: &Node) -> Result<Vec<(String, HttpRule)>, Invalid> {
+    let Value::Map(entries) = &document.value else { return Ok(Vec::new()) };
+    let Some(node) = find(entries, HTTP) else { return Ok(Vec::new()) };
+    let nodes = list(node).map_err(|e| e.within(HTTP))?;
+    let place = |index| format!("{HTTP}[{index}]");
+    let read = |(index, node)| edge::http_rule(node).map_err(|e| e.within(&place(index)));
+    let rules = nodes.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
+    HttpRule::all_differ(&rules).map_err(|e| e.within(HTTP))?;
+    Ok(rules.into_iter().enumerate().map(|(index, rule)| (place(index), rule)).collect())
 }
 
 fn listed(path: &str, items: &[Node]) -> Result<Vec<(String, Policy)>, Invalid> {
@@ -84,7 +99,8 @@ fn kind(key: &str, node: &Node) -> Result<PolicyKind, Invalid> {
         "api_key" => PolicyKind::Edge(Edge::ApiKey(edge::api_key(node)?)),
         "cache" => PolicyKind::Edge(Edge::Cache(edge::cache(node)?)),
         "limits" => PolicyKind::Edge(Edge::Limits(edge::limits(node)?)),
-        _ => PolicyKind::Edge(Edge::Headers(edge::headers(node)?)),
+        "headers" => PolicyKind::Edge(Edge::Headers(edge::headers(node)?)),
+        _ => PolicyKind::Edge(Edge::Http(edge::http(node)?)),
     })
 }
 

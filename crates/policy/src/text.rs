@@ -8,7 +8,7 @@ use std::{fmt, path::Path, str::FromStr};
 
 use granit_parser::{Event, Parser, ScalarStyle, Span};
 use serde::de::IgnoredAny;
-use weft_model::{Invalid, Policy};
+use weft_model::{HttpRule, Invalid, Policy};
 
 use crate::{
     schema,
@@ -119,6 +119,16 @@ pub fn parse_among(text: &str) -> Result<Vec<(usize, Policy)>, Wrong> {
     let document = toml(text)?;
     let read = schema::policies_among(&document).map_err(|invalid| Wrong::within(&document, &invalid))?;
     Ok(read.into_iter().map(|(path, policy)| (document.line_of(&path), policy)).collect())
+}
+
+/// Reads the `[[http]]` of a TOML text that also holds other tables, which are left alone; each with the line it begins at.
+///
+/// # Errors
+/// The first thing that is wrong with the rules, or that the text is no TOML.
+pub fn parse_http_among(text: &str) -> Result<Vec<(usize, HttpRule)>, Wrong> {
+    let document = toml(text)?;
+    let read = schema::http_among(&document).map_err(|invalid| Wrong::within(&document, &invalid))?;
+    Ok(read.into_iter().map(|(path, rule)| (document.line_of(&path), rule)).collect())
 }
 
 fn toml(text: &str) -> Result<Node, Wrong> {

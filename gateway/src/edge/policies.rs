@@ -1,6 +1,7 @@
 //! Edge policies, compiled: what a call of each method meets before it becomes a call of the mesh.
 //!
-//! Lives here: which policy speaks of which method. Does not: what a kind does (`edge::cors`, …), following the mesh (`routes::keeper`).
+//! Lives here: which policy speaks of which method. Does not: what a kind does (`edge::cors`, …; `routes::rules` for `http`), following the mesh
+//! (`routes::keeper`).
 //! A policy of the service that owns a method comes before one of the service `gateway`, kind by kind; of several, the first by name counts. Rate limits
 //! add up instead: those of the service, then the gateway's.
 //! Invariants: made once a version, beside the calls; a route that no policy speaks of has no plan, and its calls pay nothing. What a policy has
@@ -26,6 +27,7 @@ use crate::edge::{
     rate_limit::{Counts, Limit},
     shared::SharedCounts,
 };
+use crate::routes::rules::{FileRule, Said};
 
 /// The edge policies as they were told, by service. Equal ones need no new table.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -75,6 +77,8 @@ fn all(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Policy>> {
 pub(crate) struct Scopes {
     gateway: Scope,
     services: HashMap<ServiceName, Scope>,
+    /// HTTP rules of the gateway's file.
+    rules: Arc<[FileRule]>,
 }
 
 /// The policies of one service, by name.
@@ -86,6 +90,7 @@ struct Scope {
     cache: Vec<(Methods, Arc<Rules>)>,
     limits_of_size: Vec<(Methods, Arc<Limits>)>,
     headers: Vec<(Methods, Arc<Headers>)>,
+    http: Vec<Arc<Policy>>,
 }
 
 impl Scopes {
@@ -108,6 +113,16 @@ impl Scopes {
         (!nothing).then(|| Arc::new(EdgePlan { cors, caller, limits, headers, limits_of_size, cache, writes }))
     }
 
+    /// The HTTP rules that may be about methods of a service.
+    pub(crate) fn said(&self, service: &ServiceName) -> Said<'_> {
+        Said { own: self.services.get(service).map_or(&[], |it| &it.http), ..self.said_of_all() }
+    }
+
+    /// Those that may be about any method.
+    pub(crate) fn said_of_all(&self) -> Said<'_> {
+        Said { file: &self.rules, own: &[], whole: &self.gateway.http }
+    }
+
     /// Which pages may read that nothing answers here: those that may call the gateway as a whole.
     pub(crate) fn cors_of_unmatched(&self) -> Option<&Arc<Cors>> {
         first(&self.gateway.cors, "")
@@ -124,7 +139,7 @@ pub(crate) struct Compiler {
     /// By policy and rule.
     counts: HashMap<(PolicyName, PolicyName), Arc<Counts>>,
     /// Cache policies as they were told last: what was kept by one is good while it says the same.
-    rules: HashMap<PolicyName, (weft_model::Cache, Arc<Rules>)>,
+    caches: HashMap<PolicyName, (weft_model::Cache, Arc<Rules>)>,
     /// Authentication policies as they were told last: which tokens one knows is good while it says the same.
     authentication: HashMap<PolicyName, (weft_model::Authentication, Arc<Authentication>)>,
     caching: Arc<Caching>,
@@ -132,6 +147,8 @@ pub(crate) struct Compiler {
     clock: fn() -> SystemTime,
     /// Where limits are counted together with other gateways.
     shared: Option<SharedCounts>,
+    /// HTTP rules of the gateway's file.
+    rules: Arc<[FileRule]>,
 }
 
 impl Compiler {
@@ -142,22 +159,37 @@ impl Compiler {
         shared: Option<SharedCounts>,
         caching: Arc<Caching>,
     ) -> Self {
-        let (api_keys, told_keys) = (ApiKeys::default(), Vec::new());
-        let (counts, rules, authentication) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { issuers, api_keys, told_keys, counts, rules, authentication, caching, refusals, clock, shared }
+        Self {
+            issuers,
+            api_keys: ApiKeys::default(),
+            told_keys: Vec::new(),
+            counts: HashMap::new(),
+            caches: HashMap::new(),
+            authentication: HashMap::new(),
+            caching,
+            refusals,
+            clock,
+            shared,
+            rules: Arc::default(),
+        }
+    }
+
+    /// Puts the HTTP rules of the gateway's file beside the policies.
+    pub(crate) fn with_rules(self, rules: Vec<FileRule>) -> Self {
+        Self { rules: rules.into(), ..self }
     }
 
     pub(crate) fn compile(&mut self, told: &Told) -> Scopes {
         // Those of policies that are gone stay behind.
         let before = Before {
             counts: std::mem::take(&mut self.counts),
-            rules: std::mem::take(&mut self.rules),
+            caches: std::mem::take(&mut self.caches),
             authentication: std::mem::take(&mut self.authentication),
         };
         let mut services: HashMap<ServiceName, Scope> =
             told.0.iter().map(|(name, policies)| (name.clone(), self.scope(policies, &before))).collect();
         let gateway: ServiceName = GATEWAY.parse().expect("a constant that is a name");
-        Scopes { gateway: services.remove(&gateway).unwrap_or_default(), services }
+        Scopes { gateway: services.remove(&gateway).unwrap_or_default(), services, rules: Arc::clone(&self.rules) }
     }
 
     /// Takes over which API keys count. They are in force when this returns, for calls on open connections, too.
@@ -196,6 +228,7 @@ impl Compiler {
                     scope.limits_of_size.push((it.methods.clone(), limits));
                 }
                 Edge::Cache(it) => scope.cache.push((it.methods.clone(), self.rules(&policy.name, it, before))),
+                Edge::Http(_) => scope.http.push(Arc::clone(policy)),
                 Edge::ApiKey(_) => {} // calls meet it through authentication
             }
         }
@@ -203,9 +236,9 @@ impl Compiler {
     }
 
     fn rules(&mut self, policy: &PolicyName, it: &weft_model::Cache, before: &Before) -> Arc<Rules> {
-        let known = before.rules.get(policy).filter(|(known, _)| known == it).map(|(_, rules)| Arc::clone(rules));
+        let known = before.caches.get(policy).filter(|(known, _)| known == it).map(|(_, rules)| Arc::clone(rules));
         let rules = known.unwrap_or_else(|| Arc::new(Rules::new(&self.caching, it)));
-        self.rules.insert(policy.clone(), (it.clone(), Arc::clone(&rules)));
+        self.caches.insert(policy.clone(), (it.clone(), Arc::clone(&rules)));
         rules
     }
 
@@ -250,7 +283,7 @@ impl Compiler {
 /// What outlives a version, as the version before left it.
 struct Before {
     counts: HashMap<(PolicyName, PolicyName), Arc<Counts>>,
-    rules: HashMap<PolicyName, (weft_model::Cache, Arc<Rules>)>,
+    caches: HashMap<PolicyName, (weft_model::Cache, Arc<Rules>)>,
     authentication: HashMap<PolicyName, (weft_model::Authentication, Arc<Authentication>)>,
 }
 
@@ -259,7 +292,7 @@ fn first<'s, T>(scope: &'s [(Methods, Arc<T>)], grpc_path: &str) -> Option<&'s A
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::{
         collections::BTreeSet,
         time::{Duration, Instant},
@@ -271,7 +304,7 @@ mod tests {
     use super::*;
     use crate::edge::{cache::Clocks, metrics::Meters};
 
-    fn compiler() -> Compiler {
+    pub(crate) fn compiler() -> Compiler {
         let (issuers, _) = crate::edge::issuers::issuers(Default::default());
         let metrics = Metrics::default();
         let clocks = Clocks { ages: Instant::now, wall: || SystemTime::UNIX_EPOCH };

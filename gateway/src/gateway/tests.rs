@@ -69,6 +69,7 @@ impl Mesh {
             transcoding: weft_transcode::Settings::default(),
             limits: Limits::default(),
             policies: Vec::new(),
+            rules: Vec::new(),
             redis: None,
             cache_bytes: 64 << 20,
             proxies: crate::TrustedProxies::default(),

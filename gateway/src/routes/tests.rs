@@ -1,10 +1,11 @@
-//! Tables of services with several descriptor sets, and of services that were refused what they claim.
+//! Tables of services with several descriptor sets, of services that were refused what they claim, and with rules beside annotations.
 
 use protox::file::{ChainFileResolver, DescriptorSetFileResolver, File, FileResolver};
 use weft_discovery::DescriptorSet;
 use weft_model::{GrpcService, RefusedClaim};
 
-use super::*;
+use super::{rules::FileRule, *};
+use crate::edge::policies::{Told, tests::compiler};
 
 struct Text(String);
 
@@ -14,10 +15,11 @@ impl FileResolver for Text {
     }
 }
 
-/// A set with one service of these methods, each with its rule.
+/// A set with one service of these methods, each with its annotation, if it has one.
 fn set(package: &str, methods: &[(&str, &str)]) -> Arc<LinkedSet> {
-    let rule = |(name, rule): &(&str, &str)| {
-        format!("rpc {name}(It) returns (It) {{ option (google.api.http) = {{ {rule} }}; }}")
+    let rule = |(name, rule): &(&str, &str)| match *rule {
+        "" => format!("rpc {name}(It) returns (It);"),
+        rule => format!("rpc {name}(It) returns (It) {{ option (google.api.http) = {{ {rule} }}; }}"),
     };
     let methods: String = methods.iter().map(rule).collect();
     let text = format!(
@@ -48,7 +50,25 @@ fn entry(name: &str, package: &str, sets: Vec<Arc<LinkedSet>>, refused: &[(&str,
 }
 
 fn table(entries: Vec<Entry>) -> Table {
-    Table::build(entries, Scopes::default(), &Meters::new(&weft_runtime::Metrics::default()))
+    table_with(entries, "", "")
+}
+
+/// A table with rules of a file, and of policies.
+fn table_with(entries: Vec<Entry>, toml: &str, yaml: &str) -> Table {
+    let rules = weft_policy::parse_http_among(toml).unwrap();
+    let rules = rules.into_iter().map(|(line, rule)| FileRule { at: format!("gateway.toml:{line}").into(), rule });
+    let mut policies = weft_policy::parse(yaml, weft_policy::Format::Yaml).unwrap();
+    policies.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name)); // as snapshots have them
+    let told = Told::from_policies(policies.into_iter().map(|(_, it)| Arc::new(it)));
+    let edge = compiler().with_rules(rules.collect()).compile(&told);
+    Table::build(entries, edge, &Meters::new(&weft_runtime::Metrics::default()))
+}
+
+/// An `http` policy with rules that bind methods to paths by GET.
+fn policy(name: &str, service: &str, rules: &[(&str, &str)]) -> String {
+    let rule = |(selector, path): &(&str, &str)| format!("{{ selector: {selector}, get: '{path}' }}");
+    let rules = rules.iter().map(rule).collect::<Vec<_>>().join(", ");
+    format!("name: {name}\nservice: {service}\nhttp: {{ rules: [{rules}] }}\n---\n")
 }
 
 /// Service and method that a path leads to.
@@ -95,4 +115,119 @@ fn no_template_takes_the_grpc_path_of_another_service() {
     let table = table(vec![entry("thief", "t.v1", vec![thief], &[]), entry("owner", "o.v1", vec![owner], &[])]);
     assert_eq!(leads(&table, "POST", "/o.v1.Api/It"), to("owner", "It"));
     assert_eq!(table.problems().len(), 1);
+}
+
+#[test]
+fn a_policys_rule_binds_what_has_no_annotation_and_stands_in_for_one() {
+    let entries = || {
+        let set = set("a.v1", &[("Bare", ""), ("Said", "get: \"/said\" additional_bindings { get: \"/again\" }")]);
+        vec![entry("a", "a.v1", vec![set], &[])]
+    };
+    let bare = table(entries());
+    assert_eq!(leads(&bare, "GET", "/bare/1"), None);
+    let rules = [("a.v1.Api.Bare", "/bare/{id}"), ("a.v1.Api.Said", "/other")];
+    let ruled = table_with(entries(), "", &policy("paths", "a", &rules));
+    assert_eq!(leads(&ruled, "GET", "/bare/1"), to("a", "Bare"));
+    assert_eq!(leads(&ruled, "GET", "/other"), to("a", "Said"));
+    assert_eq!(
+        (leads(&ruled, "GET", "/said"), leads(&ruled, "GET", "/again")),
+        (None, None),
+        "all of the annotation is gone"
+    );
+    assert_eq!(leads(&ruled, "POST", "/a.v1.Api/Said"), to("a", "Said"), "what every method has stays");
+    assert_eq!(ruled.problems(), [""; 0]);
+    let described: Vec<_> = ruled.plans().filter(|it| !it.is_plain()).map(|it| it.template().to_string()).collect();
+    assert_eq!(described, ["/bare/{id}", "/other"], "documents are made of these");
+}
+
+#[test]
+fn a_rule_of_the_file_comes_before_a_services_policies_and_these_before_the_gateways() {
+    let entries = vec![entry("a", "a.v1", vec![set("a.v1", &[("One", ""), ("Two", ""), ("Three", "")])], &[])];
+    let toml = "\n[[http]]\nselector = \"a.v1.Api.One\"\nget = \"/file\"\n";
+    let yaml = [
+        policy("whole", "gateway", &[("a.v1.Api.One", "/w1"), ("a.v1.Api.Two", "/w2"), ("a.v1.Api.Three", "/w3")]),
+        policy("own-b", "a", &[("a.v1.Api.Two", "/b2")]),
+        policy("own-a", "a", &[("a.v1.Api.Two", "/a2")]),
+    ];
+    let table = table_with(entries, toml, &yaml.concat());
+    assert_eq!(leads(&table, "GET", "/file"), to("a", "One"));
+    assert_eq!(leads(&table, "GET", "/a2"), to("a", "Two"), "the first by name");
+    assert_eq!(leads(&table, "GET", "/w3"), to("a", "Three"));
+    for nobodys in ["/w1", "/w2", "/b2"] {
+        assert_eq!(leads(&table, "GET", nobodys), None, "{nobodys}");
+    }
+    let expected = [
+        "policy own-b: a.v1.Api.Two: the rule of policy own-a comes first; this one is left out",
+        "policy whole: a.v1.Api.One: the rule of gateway.toml:2 comes first; this one is left out",
+    ];
+    assert_eq!(table.problems(), expected);
+}
+
+#[test]
+fn a_rule_takes_no_path_that_another_service_claims_even_where_it_is_not_called_by_it() {
+    let entries = || {
+        let (holder, other) = (set("h.v1", &[("It", "get: \"/x/{id}\"")]), set("o.v1", &[("It", ""), ("Too", "")]));
+        // Who wants the path was met first.
+        vec![entry("other", "o.v1", vec![other], &[]), entry("holder", "h.v1", vec![holder], &[])]
+    };
+    let wants = policy("wants", "other", &[("o.v1.Api.It", "/x/{id}"), ("o.v1.Api.Too", "/free")]);
+    let table = table_with(entries(), "", &wants);
+    assert_eq!(leads(&table, "GET", "/x/1"), to("holder", "It"));
+    assert_eq!(leads(&table, "GET", "/free"), to("other", "Too"), "the rest of it serves");
+    let left_out =
+        "policy wants: GET /x/* belongs to holder; that of o.v1.Api.It of other is not routed: give it another path";
+    assert_eq!(table.problems(), [left_out]);
+
+    let moved = policy("moved", "holder", &[("h.v1.Api.It", "/moved/{id}")]);
+    let table = table_with(entries(), "", &(wants + &moved));
+    assert_eq!(leads(&table, "GET", "/moved/1"), to("holder", "It"));
+    assert_eq!(leads(&table, "GET", "/x/1"), None, "the claim is the holder's as long as its descriptors make it");
+    assert_eq!(table.problems(), [left_out]);
+}
+
+#[test]
+fn what_the_registry_refused_a_service_no_rule_gives_it() {
+    let entries =
+        vec![entry("thief", "t.v1", vec![set("t.v1", &[("It", "get: \"/x/{id}\"")])], &[("GET /x/*", "away")])];
+    let table = table_with(entries, "", &policy("again", "thief", &[("t.v1.Api.It", "/x/{id}")]));
+    assert_eq!(leads(&table, "GET", "/x/1"), None);
+    assert!(
+        table.problems().iter().any(|it| it.starts_with("policy again: GET /x/* belongs to away;")),
+        "{:?}",
+        table.problems()
+    );
+}
+
+#[test]
+fn of_two_rules_with_one_path_the_policy_that_is_first_by_name_has_it_at_every_gateway() {
+    let yaml = policy("b", "one", &[("a.v1.Api.It", "/x")]) + &policy("a", "two", &[("b.v1.Api.It", "/x")]);
+    let one = || entry("one", "a.v1", vec![set("a.v1", &[("It", "")])], &[]);
+    let two = || entry("two", "b.v1", vec![set("b.v1", &[("It", "")])], &[]);
+    for entries in [vec![one(), two()], vec![two(), one()]] {
+        let table = table_with(entries, "", &yaml);
+        assert_eq!(leads(&table, "GET", "/x"), to("two", "It"));
+        let expected = "policy b: GET /x belongs to b.v1.Api.It of two; that of a.v1.Api.It of one is not routed: give it another path";
+        assert_eq!(table.problems(), [expected]);
+    }
+}
+
+#[test]
+fn what_a_rule_names_that_is_not_there_is_told_once_with_who_says_it() {
+    let sets = || vec![set("a.v1", &[("New", "")]), set("a.v1", &[("Old", "")])];
+    let yaml = policy(
+        "paths",
+        "a",
+        &[("a.v1.Api.Old", "/old"), ("a.v1.Api.Odl", "/odl"), ("a.v2.Api.Old", "/v2"), ("a.v1.Api.New", "/{no}")],
+    );
+    let toml = "[[http]]\nselector = \"b.v1.Api.It\"\nget = \"/b\"\n";
+    let table = table_with(vec![entry("a", "a.v1", sets(), &[])], toml, &yaml);
+    assert_eq!(leads(&table, "GET", "/old"), to("a", "Old"), "one of the sets declares it");
+    let expected = [
+        "policy paths: a.v2.Api.Old: a has no gRPC service a.v2.Api; it has a.v1.Api",
+        "policy paths: a.v1.Api.New: GET \"/{no}\": variable no names no, which is no field of a.v1.It; it has id",
+        "policy paths: a.v1.Api.Odl: a.v1.Api has no method Odl; it has New",
+        "gateway.toml:1: b.v1.Api.It: no service declares the gRPC service b.v1.Api",
+    ];
+    assert_eq!(table.problems(), expected);
+    assert_eq!(table.mistakes_of_file().collect::<Vec<_>>(), expected[3..]);
 }

@@ -22,6 +22,7 @@ mod native;
 mod own;
 mod policies;
 mod rest;
+mod rules;
 mod streams;
 mod support;
 mod tls;

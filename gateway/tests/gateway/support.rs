@@ -103,9 +103,9 @@ pub(crate) fn descriptor_set() -> Bytes {
     [descriptors::SHOP_USERS, descriptors::TESTKIT].concat().into()
 }
 
-/// Starts a gateway in front of any upstream that speaks for users and echo.
-pub(crate) async fn start_gateway(upstream: String, change: impl FnOnce(&mut Config)) -> Running {
-    let mut config = Config {
+/// What a gateway has in front of an upstream that speaks for users and echo.
+pub(crate) fn config(upstream: String) -> Config {
+    Config {
         listen: ListenAddr::loopback(0),
         credential: None,
         source: Source::Static { descriptor_set: descriptor_set(), upstream },
@@ -114,12 +114,18 @@ pub(crate) async fn start_gateway(upstream: String, change: impl FnOnce(&mut Con
         transcoding: weft_transcode::Settings::default(),
         limits: Limits::default(),
         policies: Vec::new(),
+        rules: Vec::new(),
         redis: None,
         cache_bytes: 64 << 20,
         proxies: weft_gateway::TrustedProxies::default(),
         tls: None,
         docs: weft_gateway::Docs::default(),
-    };
+    }
+}
+
+/// Starts a gateway in front of any upstream that speaks for users and echo.
+pub(crate) async fn start_gateway(upstream: String, change: impl FnOnce(&mut Config)) -> Running {
+    let mut config = config(upstream);
     change(&mut config);
     let context = Context::for_test("gateway", Env::default());
     let gateway = Gateway::bind(config, &context).await.unwrap();

@@ -154,7 +154,11 @@ fn header_rule_to_wire(it: &model::HeaderRule) -> pb::HeaderRule {
 }
 
 /// Reads the items of a list, with their place in what is wrong.
-fn indexed<T, U>(field: &str, items: Vec<T>, read: impl Fn(usize, T) -> Result<U, Invalid>) -> Result<Vec<U>, Invalid> {
+pub(super) fn indexed<T, U>(
+    field: &str,
+    items: Vec<T>,
+    read: impl Fn(usize, T) -> Result<U, Invalid>,
+) -> Result<Vec<U>, Invalid> {
     let read = |(index, item)| read(index, item).map_err(|e| e.within(&format!("{field}[{index}]")));
     items.into_iter().enumerate().map(read).collect()
 }
@@ -202,6 +206,7 @@ impl From<&model::Edge> for pb::policy::Kind {
                 request: it.request.iter().map(header_rule_to_wire).collect(),
                 response: it.response.iter().map(header_rule_to_wire).collect(),
             }),
+            model::Edge::Http(it) => Self::Http(it.into()),
             model::Edge::Limits(it) => Self::Limits(pb::Limits {
                 methods: texts(it.methods.patterns()),
                 max_request_bytes: it.max_request_bytes.unwrap_or_default(),

@@ -46,6 +46,8 @@ pub enum Edge {
     Limits(Limits),
     /// What of headers goes on, and under which names.
     Headers(Headers),
+    /// How methods are called by REST.
+    Http(HttpRules),
 }
 
 impl Edge {
@@ -59,6 +61,7 @@ impl Edge {
             Self::Cache(_) => "cache",
             Self::Limits(_) => "limits",
             Self::Headers(_) => "headers",
+            Self::Http(_) => "http",
         }
     }
 
@@ -69,6 +72,21 @@ impl Edge {
             Self::Cors(_)
             | Self::Authentication(_)
             | Self::RateLimit(_)
+            | Self::Cache(_)
+            | Self::Limits(_)
+            | Self::Headers(_)
+            | Self::Http(_) => None,
+        }
+    }
+
+    /// The rules that it is; none: it says what calls meet.
+    pub const fn http(&self) -> Option<&HttpRules> {
+        match self {
+            Self::Http(rules) => Some(rules),
+            Self::Cors(_)
+            | Self::Authentication(_)
+            | Self::RateLimit(_)
+            | Self::ApiKey(_)
             | Self::Cache(_)
             | Self::Limits(_)
             | Self::Headers(_) => None,

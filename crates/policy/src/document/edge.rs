@@ -313,6 +313,68 @@ impl HeaderRule {
     }
 }
 
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Http {
+    rules: Vec<HttpRule>,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+struct HttpRule {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    selector: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    get: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    put: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    post: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delete: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patch: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    custom: Option<Custom>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    body: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    response_body: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    additional_bindings: Vec<HttpRule>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Custom {
+    kind: String,
+    path: String,
+}
+
+impl Http {
+    pub(super) fn new(it: &model::HttpRules) -> Self {
+        let rule = |it: &model::HttpRule| HttpRule {
+            selector: Some(it.selector.to_string()),
+            additional_bindings: it.additional.iter().map(HttpRule::binding).collect(),
+            ..HttpRule::binding(&it.binding)
+        };
+        Self { rules: it.rules().iter().map(rule).collect() }
+    }
+}
+
+impl HttpRule {
+    fn binding(it: &model::HttpBinding) -> Self {
+        let path = it.template.to_string();
+        let (body, response_body) = (it.body.as_str().to_owned(), it.response_body.as_str().to_owned());
+        let said = Self { body, response_body, ..Self::default() };
+        match it.kind.field() {
+            Some("get") => Self { get: Some(path), ..said },
+            Some("put") => Self { put: Some(path), ..said },
+            Some("post") => Self { post: Some(path), ..said },
+            Some("delete") => Self { delete: Some(path), ..said },
+            Some("patch") => Self { patch: Some(path), ..said },
+            Some(_) | None => Self { custom: Some(Custom { kind: it.kind.as_str().to_owned(), path }), ..said },
+        }
+    }
+}
+
 fn texts<T: ToString>(items: &[T]) -> Vec<String> {
     items.iter().map(ToString::to_string).collect()
 }

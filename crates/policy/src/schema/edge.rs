@@ -5,8 +5,9 @@
 use std::{sync::Arc, time::Duration};
 
 use weft_model::{
-    ApiKey, Authentication, Cache, ClaimMatch, ClaimRule, ClaimToMetadata, Cors, HeaderChange, HeaderRule, Headers,
-    Invalid, Jwt, KeySource, LimitRule, Limits, Methods, Per, RateLimit, Rule,
+    ApiKey, Authentication, Cache, ClaimMatch, ClaimRule, ClaimToMetadata, Cors, FieldName, HeaderChange, HeaderRule,
+    Headers, HttpBinding, HttpKind, HttpRule, HttpRules, Invalid, Jwt, KeySource, LimitRule, Limits, Methods, Per,
+    RateLimit, Rule,
 };
 
 use super::{
@@ -209,6 +210,48 @@ fn header_rule(node: &Node) -> Result<HeaderRule, Invalid> {
         _ => written(node).map(|it| HeaderChange::Append(it.into())),
     };
     HeaderRule::new(&name, change.map_err(|e| e.within(key))?)
+}
+
+pub(super) fn http(node: &Node) -> Result<HttpRules, Invalid> {
+    let entries = fields(node, &["rules"])?;
+    required(entries, "rules")?;
+    HttpRules::new(items(entries, "rules", |_, node| http_rule(node))?)
+}
+
+pub(super) fn http_rule(node: &Node) -> Result<HttpRule, Invalid> {
+    let known: Vec<&str> = ["selector"].into_iter().chain(BINDING).chain(["additional_bindings"]).collect();
+    let entries = fields(node, &known)?;
+    let selector = parsed("selector", required(entries, "selector")?)?;
+    let additional = items(entries, "additional_bindings", |_, node| binding(fields(node, &BINDING)?))?;
+    HttpRule::new(selector, binding(entries)?, additional)
+}
+
+/// Where a rule says a method of HTTP and a path.
+const PATTERNS: [&str; 6] = ["get", "put", "post", "delete", "patch", "custom"];
+const BINDING: [&str; 8] = ["get", "put", "post", "delete", "patch", "custom", "body", "response_body"];
+
+fn binding(entries: &[Entry]) -> Result<HttpBinding, Invalid> {
+    let mut said = PATTERNS.into_iter().filter_map(|key| find(entries, key).map(|node| (key, node)));
+    let Some((key, node)) = said.next() else {
+        return Err(Invalid::new("", format!("names no path: give one of {}", PATTERNS.join(", "))));
+    };
+    if let Some((second, _)) = said.next() {
+        return Err(Invalid::new(second, "a binding has one path: put this one under additional_bindings"));
+    }
+    let (kind, template) = match HttpKind::of_field(key) {
+        Some(kind) => (kind, text(node).and_then(HttpBinding::template).map_err(|e| e.within(key))?),
+        None => custom(node).map_err(|e| e.within(key))?,
+    };
+    let field = |key: &str| -> Result<FieldName, Invalid> {
+        Ok(within(entries, key, |node| text(node)?.parse())?.unwrap_or_default())
+    };
+    Ok(HttpBinding { kind, template, body: field("body")?, response_body: field("response_body")? })
+}
+
+fn custom(node: &Node) -> Result<(HttpKind, weft_model::template::Template), Invalid> {
+    let entries = fields(node, &["kind", "path"])?;
+    let path = text(required(entries, "path")?).and_then(HttpBinding::template).map_err(|e| e.within("path"))?;
+    Ok((parsed("kind", required(entries, "kind")?)?, path))
 }
 
 /// Reads the items of a list that may be left out.

@@ -54,6 +54,16 @@ service: users
 headers:
   request: [{ name: X-Tenant-Id, rename: Tenant }, { name: cookie, remove: true }, { name: x-via, append: edge }]
   response: [{ name: x-served-by, set: weft }]
+---
+name: paths
+service: users
+http:
+  rules:
+    - selector: shop.users.v1.Users.GetUser
+      get: /people/{id}
+      response_body: name
+      additional_bindings: [{ post: "/people:get", body: "*" }, { custom: { kind: head, path: "/people/{id}" } }]
+    - { selector: a.B.C, patch: "/c/{it.id=x/**}", body: it }
 "#;
 
 fn yaml() -> String {
@@ -92,6 +102,7 @@ fn a_document_says_what_it_seems_to_say() {
         PolicyKind::Edge(Edge::Cache(not_kept)),
         PolicyKind::Edge(Edge::Limits(small)),
         PolicyKind::Edge(Edge::Headers(names)),
+        PolicyKind::Edge(Edge::Http(paths)),
     ] = rest
     else {
         panic!("{rest:?}")
@@ -103,6 +114,11 @@ fn a_document_says_what_it_seems_to_say() {
         ("x-tenant-id", &weft_model::HeaderChange::Rename("tenant".into()))
     );
     assert_eq!((names.request.len(), names.response.len()), (3, 1));
+    let claims: Vec<_> = paths.rules().iter().flat_map(|rule| rule.bindings().map(|it| it.claim())).collect();
+    assert_eq!(claims, ["GET /people/*", "POST /people:get", "HEAD /people/*", "PATCH /c/x/**"]);
+    let (get, patch) = (&paths.rules()[0], &paths.rules()[1]);
+    assert_eq!((get.selector.method(), get.binding.response_body.as_str()), ("GetUser", "name"));
+    assert_eq!((get.additional[0].body.as_str(), patch.binding.body.as_str()), ("*", "it"));
     assert_eq!(
         (small.max_request_bytes, small.max_depth, small.body_timeout),
         (Some(1000), Some(9), Some(Duration::from_millis(250)))
@@ -162,6 +178,12 @@ fn what_is_wrong_is_named_with_line_and_field() {
     assert_eq!(wrong("remove: true", "remove: false"), at(47, "headers.request[1].remove"));
     assert_eq!(wrong("set: weft", "remove: true, set: weft"), at(48, "headers.response[0].set"));
     assert_eq!(wrong("rename: Tenant", "rename: Host"), at(47, "headers.request[0].rename"));
+    assert_eq!(wrong("get: /people/{id}", "get: /people/{id"), at(55, "http.rules[0].get"));
+    assert_eq!(wrong("get: /people/{id}", "gte: /people/{id}"), at(55, "http.rules[0].gte"));
+    assert_eq!(wrong("Users.GetUser", "Users/GetUser"), at(54, "http.rules[0].selector"));
+    assert_eq!(wrong("kind: head", "kind: he ad"), at(57, "http.rules[0].additional_bindings[1].custom.kind"));
+    assert_eq!(wrong("post: \"/people:get\"", "pots: /people"), at(57, "http.rules[0].additional_bindings[0].pots"));
+    assert_eq!(wrong("selector: a.B.C", "selector: shop.users.v1.Users.GetUser"), at(58, "http.rules[1].selector"));
     assert_eq!(wrong("2027-01-31T12", "2027-01-32T12"), at(30, "api_key.expires"));
     assert_eq!(wrong("methods: [shop.users.v1.Users/*]", "methods: []"), at(9, "authentication.methods"));
 }

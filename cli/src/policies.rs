@@ -185,6 +185,7 @@ fn says(it: &Edge) -> String {
                 ("max_header_bytes", it.max_header_bytes),
                 ("max_uri_bytes", it.max_uri_bytes),
                 ("max_depth", it.max_depth),
+                ("max_elements", it.max_elements),
             ];
             let times = [("timeout", it.timeout), ("body_timeout", it.body_timeout)];
             let counts = counts.into_iter().filter_map(|(name, it)| it.map(|it| format!("{name} {it}")));

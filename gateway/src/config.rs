@@ -20,7 +20,7 @@ use weft_discovery::{Credential, RegistryUrls, Way};
 use weft_identity::Identity;
 use weft_model::{DEFAULT_NAMESPACE, GATEWAY, Policy, PolicyKind};
 use weft_runtime::{Mistake, Usage, listen::ListenAddr};
-use weft_transcode::Settings;
+use weft_transcode::{Elements, Settings};
 
 use crate::{
     Args, ClientFiles, Docs, FileRule, ForwardedHeader, Network, RedisUrl, TlsFiles, TrustedProxies, protocol::chain,
@@ -82,13 +82,23 @@ pub struct Limits {
     /// Longest REST request body in bytes, and longest message of a client stream; longer is 413. Of gRPC-Web and Connect the longest message; longer is
     /// RESOURCE_EXHAUSTED. Compressed or not. Default 4 MiB, at most 256 MiB.
     pub max_request_bytes: u64,
+    /// Most members and elements of one JSON document; more is 400. Default 1,000,000.
+    pub max_elements: u32,
     /// Deadline of a unary REST call that brings no `grpc-timeout`. Default 60 s. Streams and calls by gRPC, gRPC-Web and Connect get none.
     pub default_timeout: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_request_bytes: 4 << 20, default_timeout: Duration::from_secs(60) }
+        let default_timeout = Duration::from_secs(60);
+        Self { max_request_bytes: 4 << 20, max_elements: Elements::DEFAULT, default_timeout }
+    }
+}
+
+impl Limits {
+    /// How much one JSON document may have, for the codec.
+    pub(crate) fn elements(&self) -> Elements {
+        Elements::new(self.max_elements, || "the gateway's max_elements".to_owned())
     }
 }
 
@@ -236,6 +246,7 @@ impl From<RawProxies> for TrustedProxies {
 #[serde(default, deny_unknown_fields)]
 struct RawLimits {
     max_request_bytes: Option<RequestBytes>,
+    max_elements: Option<MostElements>,
     default_timeout: Option<HumanDuration>,
 }
 
@@ -408,6 +419,7 @@ impl From<RawLimits> for Limits {
         let default = Self::default();
         Self {
             max_request_bytes: raw.max_request_bytes.map_or(default.max_request_bytes, |bytes| bytes.0),
+            max_elements: raw.max_elements.map_or(default.max_elements, |most| most.0),
             default_timeout: raw.default_timeout.map_or(default.default_timeout, |d| d.0),
         }
     }
@@ -428,6 +440,19 @@ impl<'de> Deserialize<'de> for RequestBytes {
                 Err(D::Error::custom(format!("{bytes} is too much, at most {MOST_REQUEST_BYTES}")))
             }
             bytes => Ok(Self(bytes)),
+        }
+    }
+}
+
+/// How many members and elements: at least one, and no more than the longest body has room for.
+#[derive(Debug)]
+struct MostElements(u32);
+
+impl<'de> Deserialize<'de> for MostElements {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match u32::deserialize(deserializer)? {
+            most @ 1..=0x800_0000 => Ok(Self(most)),
+            _ => Err(D::Error::custom("expected 1 to 134217728")),
         }
     }
 }
@@ -470,6 +495,7 @@ mod tests {
             emit_defaults = true
             [limits]
             max_request_bytes = 2048
+            max_elements = 500
             default_timeout = "15s"
             [cache]
             max_bytes = 1048576
@@ -491,7 +517,8 @@ mod tests {
         assert_eq!(file.transcoding.path_unescape, PathUnescape::All);
         assert_eq!(file.transcoding.stream_format, StreamFormat::Sse);
         assert!(file.transcoding.json_output.emit_defaults && !file.transcoding.json_output.enums_as_ints);
-        let expected = Limits { max_request_bytes: 2048, default_timeout: Duration::from_secs(15) };
+        let default_timeout = Duration::from_secs(15);
+        let expected = Limits { max_request_bytes: 2048, max_elements: 500, default_timeout };
         assert_eq!(Limits::from(file.limits), expected);
         assert_eq!(file.cache.max_bytes.map(|it| it.0), Some(1 << 20));
         assert_eq!(Docs::from(file.docs), Docs { enabled: false, ..Docs::default() });
@@ -505,6 +532,9 @@ mod tests {
         assert!(error("[transcoding]\n\nunknown_querry = \"ignore\"").contains("line 3"));
         assert!(error("[transcoding.json_output]\nemit = true").contains("line 2"));
         assert!(error("[cache]\nmax_bytes = 1000").contains("line 2"));
+        for bad in ["0", "134217729", "-1"] {
+            assert!(error(&format!("[limits]\nmax_elements = {bad}")).contains("line 2"), "{bad}");
+        }
         assert!(error("[limit]").contains("line 1"));
         let network = error("[proxies]\ntrusted = [\"10.0.0.1/8\"]");
         assert!(network.contains("line 2") && network.contains("write \"10.0.0.0/8\""), "{network}");
@@ -525,9 +555,8 @@ mod tests {
         let at = |line: u8| format!("{}:{line}: ", path.display());
         let unknown = said("[limits]\n\nmax_bytes = 1\n").unwrap_err();
         assert!(unknown.starts_with(&at(3)) && !unknown.contains('\n'), "{unknown}");
-        assert!(
-            unknown.ends_with("[limits]: there is no key max_bytes; there are max_request_bytes and default_timeout")
-        );
+        let known = "max_request_bytes, max_elements and default_timeout";
+        assert!(unknown.ends_with(&format!("[limits]: there is no key max_bytes; there are {known}")), "{unknown}");
         let bare = said("[limits]\ndefault_timeout = 15\n").unwrap_err();
         let told = "[limits] default_timeout: expected a text in quotes, found the number 15";
         assert_eq!(bare, format!("{}{told}", at(2)), "and no advice that would be refused");
@@ -565,7 +594,7 @@ mod tests {
         assert_eq!(file.cache.max_bytes.map(|it| it.0), Some(CACHE_BYTES));
         let keys = block.lines().filter(|line| line.split('#').next().is_some_and(|it| it.contains(" = "))).count();
         assert_eq!(TrustedProxies::from(file.proxies), TrustedProxies::default());
-        assert_eq!(keys, 16, "2 limits, 2 of proxies, 1 of the cache, 8 of transcoding, 3 of its output");
+        assert_eq!(keys, 17, "3 limits, 2 of proxies, 1 of the cache, 8 of transcoding, 3 of its output");
         assert!(block.contains("\n[rate_limit]\n# redis = "), "the one without a default");
     }
 

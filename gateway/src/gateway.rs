@@ -243,7 +243,7 @@ impl Gateway {
         let health = MeshHealth::new(self.board.subscribe(), self.published.clone(), leaving.clone());
         let shared = Arc::new(Shared {
             table: self.published.clone(),
-            codec: Codec::new(self.config.transcoding),
+            codec: Codec::new(self.config.transcoding).bounded(self.config.limits.elements()),
             limits: self.config.limits,
             docs: self.config.docs,
             meters: self.meters.clone(),

@@ -68,7 +68,7 @@
 //! ---
 //! name: small
 //! service: gateway
-//! limits: { max_request_bytes: 65536, max_header_bytes: 8192, max_uri_bytes: 2048, max_depth: 20, timeout: 5s, body_timeout: 2s }
+//! limits: { max_request_bytes: 65536, max_header_bytes: 8192, max_uri_bytes: 2048, max_depth: 20, max_elements: 10000, timeout: 5s, body_timeout: 2s }
 //! ---
 //! name: names
 //! service: users

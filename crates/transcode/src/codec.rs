@@ -6,6 +6,7 @@
 
 mod connect;
 pub(crate) mod decode;
+mod elements;
 pub(crate) mod encode;
 pub(crate) mod json;
 pub(crate) mod mask;
@@ -30,11 +31,13 @@ use crate::status::{Detail, JSON, Status};
 use crate::stream::{ReplyStream, RequestStream};
 use crate::types::Types;
 use crate::wire::Malformed;
+pub use elements::Elements;
 
 /// Translates requests and replies under one set of settings. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Codec {
     settings: Arc<Settings>,
+    elements: Elements,
 }
 
 /// A translated reply.
@@ -79,7 +82,13 @@ impl EncodeError {
 impl Codec {
     /// Returns a codec with these settings.
     pub fn new(settings: Settings) -> Self {
-        Self { settings: Arc::new(settings) }
+        Self { settings: Arc::new(settings), elements: Elements::default() }
+    }
+
+    /// Returns the codec with another bound on members and elements of a document.
+    #[must_use]
+    pub fn bounded(self, elements: Elements) -> Self {
+        Self { elements, ..self }
     }
 
     /// Returns the settings.
@@ -253,7 +262,7 @@ impl Codec {
             if *plan.body() == Body::None || body.is_empty() {
                 return Ok(vec![0; room]);
             }
-            let mut json = Reader::new(body)?;
+            let mut json = Reader::new(body, &self.elements)?;
             let mut decoder = Decoder::behind(room, &self.settings, &method.types, body.len());
             match plan.body() {
                 Body::None => {}
@@ -295,7 +304,7 @@ impl Codec {
     ) -> Result<(), BindError> {
         let Some((mask, desc)) = self.mask_to_infer(plan, parts, bindings) else { return Ok(()) };
         let paths = || -> Read<Option<Vec<String>>> {
-            let mut json = Reader::new(body)?;
+            let mut json = Reader::new(body, &self.elements)?;
             if json.is_blank() || json.shape()? != Shape::Object {
                 return Ok(None);
             }

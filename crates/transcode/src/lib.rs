@@ -39,7 +39,7 @@ mod wire;
 mod fixture;
 
 pub use bind::{BindError, RequestParts};
-pub use codec::{Codec, EncodeError, Reply};
+pub use codec::{Codec, Elements, EncodeError, Reply};
 pub use plan::MethodPlan;
 pub use routes::{Lookup, Match, RouteTable};
 pub use schema::{Schema, SchemaError};

@@ -1,10 +1,12 @@
 //! Limits of a route: how large and how slow its calls may be.
 //!
-//! Lives here: one policy compiled, what of a request's head is too large, how deep JSON is. Does not: reading bodies (`protocol`), rates
-//! (`edge::rate_limit`), what no connection lets in (`listener`).
-//! Each has a status of its own, by RFC 9110 and 6585: 413, 414, 431, 408, 504; too deep is a 400 that names the field.
+//! Lives here: one policy compiled, what of a request's head is too large, how deep JSON is. Does not: reading bodies (`protocol`), counting what JSON has
+//! (`weft-transcode`), rates (`edge::rate_limit`), what no connection lets in (`listener`).
+//! Each has a status of its own, by RFC 9110 and 6585: 413, 414, 431, 408, 504; JSON that is too deep or has too much is a 400 that names the field.
 
 use std::{
+    borrow::Cow,
+    fmt,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -13,7 +15,7 @@ use http::{HeaderMap, StatusCode, Uri};
 use tokio::time::Instant;
 use weft_model::{Limits as Policy, PolicyName};
 use weft_traffic::Code;
-use weft_transcode::{BindError, Status};
+use weft_transcode::{BindError, Codec, Elements, Status};
 
 use crate::edge::{
     guard::{By, Refusal},
@@ -25,6 +27,8 @@ pub(crate) type Noted = Arc<OnceLock<By>>;
 
 /// The rule of how long a body may be.
 const BODY: &str = "max-request-bytes";
+/// The rule of how much JSON may have.
+const ELEMENTS: &str = "max-elements";
 
 /// One policy, ready to measure calls.
 #[derive(Debug)]
@@ -65,12 +69,26 @@ impl Limits {
     /// The longest body or message, where the gateway's is `whole`. Where the policy's word counts, it is noted that something was longer.
     pub(crate) fn most(limits: Option<&Self>, whole: u64, noted: impl FnOnce() -> Noted) -> Most {
         match limits.and_then(|it| Some((it.it.max_request_bytes?, it))) {
-            Some((bytes, it)) => {
-                let ruled = Ruled { policy: it.policy.clone(), refusals: it.refusals.clone(), noted: noted() };
-                Most { bytes: bytes.into(), ruled: Some(ruled) }
-            }
+            Some((bytes, it)) => Most { bytes: bytes.into(), ruled: Some(it.ruled(BODY, noted())) },
             None => Most { bytes: whole, ruled: None },
         }
+    }
+
+    /// The codec for a call's JSON, where others' is `codec`: the policy's word counts on members and elements.
+    pub(crate) fn codec<'c>(limits: Option<&Self>, codec: &'c Codec, noted: impl FnOnce() -> Noted) -> Cow<'c, Codec> {
+        let Some((most, it)) = limits.and_then(|it| Some((it.it.max_elements?, it))) else {
+            return Cow::Borrowed(codec);
+        };
+        let ruled = it.ruled(ELEMENTS, noted());
+        let whose = move || {
+            ruled.refuses();
+            ruled.to_string()
+        };
+        Cow::Owned(codec.clone().bounded(Elements::new(most, whose)))
+    }
+
+    fn ruled(&self, rule: &'static str, noted: Noted) -> Ruled {
+        Ruled { policy: self.policy.clone(), rule, refusals: self.refusals.clone(), noted }
     }
 
     /// How long a call may take that would else have so long.
@@ -103,8 +121,24 @@ pub(crate) struct Most {
 #[derive(Debug, Clone)]
 struct Ruled {
     policy: PolicyName,
+    rule: &'static str,
     refusals: Refusals,
     noted: Noted,
+}
+
+impl Ruled {
+    /// Counts the call once, however often something of it is too long.
+    fn refuses(&self) {
+        if self.noted.set(By { policy: self.policy.clone(), rule: self.rule.into() }).is_ok() {
+            self.refusals.of(&self.policy, self.rule).inc();
+        }
+    }
+}
+
+impl fmt::Display for Ruled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "policy {}, rule {}", self.policy, self.rule)
+    }
 }
 
 impl Most {
@@ -125,12 +159,9 @@ impl Most {
         Status::new(Code::ResourceExhausted.number().into(), self.exceeded_by(what))
     }
 
-    /// Counts the call once, however often something of it is too long.
     fn refuse(&self) {
-        if let Some(Ruled { policy, refusals, noted }) = &self.ruled
-            && noted.set(By { policy: policy.clone(), rule: BODY.into() }).is_ok()
-        {
-            refusals.of(policy, BODY).inc();
+        if let Some(ruled) = &self.ruled {
+            ruled.refuses();
         }
     }
 
@@ -138,7 +169,7 @@ impl Most {
     fn exceeded_by(&self, what: &str) -> String {
         let bytes = self.bytes;
         match &self.ruled {
-            Some(ruled) => format!("{what} is larger than {bytes} bytes: policy {}, rule {BODY}", ruled.policy),
+            Some(ruled) => format!("{what} is larger than {bytes} bytes: {ruled}"),
             None => format!("{what} is larger than {bytes} bytes, the gateway's max_request_bytes"),
         }
     }

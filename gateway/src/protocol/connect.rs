@@ -111,7 +111,8 @@ pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Cal
     };
     let method = rpc.plan.as_ref().map(|plan| plan.method().clone());
     let limits = rpc::limits_of_size(&rpc);
-    let messages = Messages { codec: shard.shared.codec.clone(), format, method, limits };
+    let codec = rpc::codec(shard, &rpc, call);
+    let messages = Messages { codec, format, method, limits };
     let (admitted, timeout) = match admitted.and_then(|it| Ok((it, timeout(&head.headers)?))) {
         Ok(both) => both,
         Err(rpc::Refused { status, headers }) => {

@@ -150,7 +150,8 @@ async fn run(
         .map_err(|unknown| Status::new(UNIMPLEMENTED, unknown.to_string()))?;
     let method = rpc.plan.as_ref().map(|plan| plan.method().clone());
     let limits = rpc::limits_of_size(&rpc);
-    let messages = Messages { codec: shard.shared.codec.clone(), format: spoken.format, method, limits };
+    let codec = rpc::codec(shard, &rpc, call);
+    let messages = Messages { codec, format: spoken.format, method, limits };
     let intake = Intake { messages: messages.clone(), encoding, limit: rpc::limit(shard, &rpc, call) };
     let body = match spoken.writes {
         Carriage::Binary => body,

@@ -179,7 +179,7 @@ impl Exchange<'_> {
 
     async fn run(&self, body: Body) -> Result<Response<Body>, Failure> {
         let plan = &self.found.plan;
-        let codec = &self.shard.shared.codec;
+        let codec = self.codec();
         codec.check_head(plan, self.parts())?;
         let form = self.check_content_type()?;
         let encoding = self.encoding()?;
@@ -226,7 +226,7 @@ impl Exchange<'_> {
     /// A client stream: messages go upstream as the body arrives; one that is wrong takes the call back.
     async fn stream_requests(&self, body: Body, timeout: Option<Duration>) -> Result<Response<Body>, Failure> {
         let plan = &self.found.plan;
-        let messages = self.shard.shared.codec.request_stream(plan, self.parts())?.checked(self.check_of_messages());
+        let messages = self.codec().request_stream(plan, self.parts())?.checked(self.check_of_messages());
         let (wrong, went_wrong) = oneshot::channel();
         let tag = self.head.headers.get(header::IF_MATCH).filter(|_| plan.takes_if_match());
         let tag = tag.map(|tag| Tag { plan: Arc::clone(plan), value: tag.clone() });

@@ -210,6 +210,11 @@ pub(crate) fn limit(shard: &Shard, rpc: &Rpc, call: &Call) -> Most {
     Limits::most(limits(rpc), shard.shared.limits.max_request_bytes, || call.noted())
 }
 
+/// Returns how a call's JSON is read and printed.
+pub(crate) fn codec(shard: &Shard, rpc: &Rpc, call: &Call) -> Codec {
+    Limits::codec(limits(rpc), &shard.shared.codec, || call.noted()).into_owned()
+}
+
 /// Returns what policies say of a call's size.
 pub(crate) fn limits_of_size(rpc: &Rpc) -> Option<Arc<Limits>> {
     rpc.edge.as_ref()?.limits_of_size.clone()

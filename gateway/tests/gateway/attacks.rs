@@ -230,15 +230,20 @@ async fn pings_and_settings_whose_answers_nobody_reads_are_not_kept() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn deep_documents_and_huge_numbers_are_bad_requests() {
-    let Some(gateway) = Attacked::start("deep_documents_and_huge_numbers_are_bad_requests").await else { return };
+async fn deep_and_large_documents_and_huge_numbers_are_bad_requests() {
+    let Some(gateway) = Attacked::start("deep_and_large_documents_and_huge_numbers_are_bad_requests").await else {
+        return;
+    };
     let deep = |levels: usize| format!(r#"{{"text": "deep", "other": {}{}}}"#, "[".repeat(levels), "]".repeat(levels));
     let digits = format!(r#"{{"count": {}}}"#, "9".repeat(1_000_000));
+    let much = |count: usize| format!(r#"{{"text": "much", "other": [{}0]}}"#, "0,".repeat(count - 1));
     let zeros = format!(r#"{{"count": 0.{}1}}"#, "0".repeat(1_000_000));
     let table = [
         (deep(25), StatusCode::OK),
         (deep(200), StatusCode::BAD_REQUEST),
         (deep(1_000_000), StatusCode::BAD_REQUEST),
+        (much(999_998), StatusCode::OK),
+        (much(999_999), StatusCode::BAD_REQUEST),
         (r#"{"count": 1e400000}"#.to_owned(), StatusCode::BAD_REQUEST),
         (r#"{"count": -1e400000}"#.to_owned(), StatusCode::BAD_REQUEST),
         (r#"{"count": 1e-400000}"#.to_owned(), StatusCode::BAD_REQUEST),
@@ -252,7 +257,7 @@ async fn deep_documents_and_huge_numbers_are_bad_requests() {
         assert_eq!(answer.status, expected, "{shown}: {}", &answer.body[..answer.body.len().min(300)]);
         assert!(answer.body.len() < 2_000, "the answer to {shown} repeats the question");
     }
-    others_are_served(&gateway, "deep documents and huge numbers").await;
+    others_are_served(&gateway, "deep and large documents and huge numbers").await;
 }
 
 /// What says how it ended: the status of the answer, of HTTP or gRPC.

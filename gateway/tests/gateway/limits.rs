@@ -154,6 +154,44 @@ async fn how_deep_json_may_be_holds_for_messages_of_streams_and_other_protocols(
 }
 
 #[tokio::test]
+async fn how_much_json_may_have_holds_for_each_message_by_any_protocol() {
+    let gateway = start("name: brief\nservice: gateway\nlimits: { max_elements: 4 }\n").await;
+    const MUCH: &str = r#"{"text": "a", "what": {"ever": [1, 2]}}"#;
+    const LITTLE: &str = r#"{"text": "a", "what": {"ever": [1]}}"#;
+    let told = |answer: &crate::support::Answer| {
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{answer:?}");
+        let message = answer.json()["message"].as_str().unwrap().to_owned();
+        let expected = "more than 4 members and elements at line 1 column ";
+        assert!(message.starts_with(&format!("what: {expected}")), "{message}");
+        let cure = ": policy brief, rule max-elements; send fewer of them in one message";
+        assert!(message.ends_with(cure), "{message}");
+    };
+    let rest = async |body: &str| send(gateway.addr, "POST", "/echo", &[], body).await;
+    let much = rest(MUCH).await;
+    told(&much);
+    assert_eq!(much.json()["details"][0]["fieldViolations"][0]["field"], "what", "{much:?}");
+    assert_eq!(rest(LITTLE).await.status, StatusCode::OK);
+
+    let stream = async |last: &str| {
+        let body = format!("[{LITTLE},{last}]");
+        send(gateway.addr, "POST", "/weft.testkit.v1.Echo/ClientStream", &[], &body).await
+    };
+    told(&stream(MUCH).await);
+    assert_eq!(stream(LITTLE).await.status, StatusCode::OK);
+
+    let connect = [("content-type", "application/json"), ("connect-protocol-version", "1")];
+    let unary = async |body: &str| send(gateway.addr, "POST", "/weft.testkit.v1.Echo/Unary", &connect, body).await;
+    let much = unary(MUCH).await;
+    told(&much);
+    assert_eq!(much.json()["code"], "invalid_argument", "{much:?}");
+    assert_eq!(unary(LITTLE).await.status, StatusCode::OK);
+
+    let metrics = send(gateway.admin, "GET", "/metrics", &[], "").await.body;
+    let counted = r#"weft_gateway_policy_refusals_total{policy="brief",rule="max-elements"} 3"#;
+    assert!(metrics.contains(counted), "{metrics}");
+}
+
+#[tokio::test]
 async fn what_is_too_slow_has_a_status_of_its_own() {
     let gateway = start("{name: quick, service: upstream, limits: {timeout: 600ms, body_timeout: 200ms}}").await;
     let late = send(gateway.addr, "POST", "/echo", &[], r#"{"delayMs": 60000}"#).await;

@@ -116,6 +116,7 @@ pub(super) fn limits(it: pb::Limits) -> Result<model::PolicyKind, Invalid> {
         max_header_bytes: count(it.max_header_bytes),
         max_uri_bytes: count(it.max_uri_bytes),
         max_depth: count(it.max_depth),
+        max_elements: count(it.max_elements),
         timeout: time(it.timeout_ms),
         body_timeout: time(it.body_timeout_ms),
     };
@@ -213,6 +214,7 @@ impl From<&model::Edge> for pb::policy::Kind {
                 max_header_bytes: it.max_header_bytes.unwrap_or_default(),
                 max_uri_bytes: it.max_uri_bytes.unwrap_or_default(),
                 max_depth: it.max_depth.unwrap_or_default(),
+                max_elements: it.max_elements.unwrap_or_default(),
                 timeout_ms: it.timeout.map_or(0, millis),
                 body_timeout_ms: it.body_timeout.map_or(0, millis),
             }),
@@ -372,6 +374,7 @@ mod tests {
             max_depth: 4,
             timeout_ms: 5,
             body_timeout_ms: 6,
+            max_elements: 7,
         }
     }
 

@@ -249,6 +249,8 @@ pub(super) struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     max_depth: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    max_elements: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     timeout: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     body_timeout: Option<String>,
@@ -262,6 +264,7 @@ impl Limits {
             max_header_bytes: it.max_header_bytes,
             max_uri_bytes: it.max_uri_bytes,
             max_depth: it.max_depth,
+            max_elements: it.max_elements,
             timeout: it.timeout.map(units::time_text),
             body_timeout: it.body_timeout.map(units::time_text),
         }

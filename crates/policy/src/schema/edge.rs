@@ -163,8 +163,16 @@ pub(super) fn cache(node: &Node) -> Result<Cache, Invalid> {
 }
 
 pub(super) fn limits(node: &Node) -> Result<Limits, Invalid> {
-    let known =
-        ["methods", "max_request_bytes", "max_header_bytes", "max_uri_bytes", "max_depth", "timeout", "body_timeout"];
+    let known = [
+        "methods",
+        "max_request_bytes",
+        "max_header_bytes",
+        "max_uri_bytes",
+        "max_depth",
+        "max_elements",
+        "timeout",
+        "body_timeout",
+    ];
     let entries = fields(node, &known)?;
     let limits = Limits {
         methods: methods(entries)?,
@@ -172,6 +180,7 @@ pub(super) fn limits(node: &Node) -> Result<Limits, Invalid> {
         max_header_bytes: count(entries, "max_header_bytes")?,
         max_uri_bytes: count(entries, "max_uri_bytes")?,
         max_depth: count(entries, "max_depth")?,
+        max_elements: count(entries, "max_elements")?,
         timeout: time(entries, "timeout")?,
         body_timeout: time(entries, "body_timeout")?,
     };

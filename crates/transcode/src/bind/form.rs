@@ -15,7 +15,7 @@ use super::{BindError, Bindings, RequestParts, escape, text};
 use crate::codec::decode::Decoder;
 use crate::codec::json::{Fault, Reader};
 use crate::codec::well_known::WellKnown;
-use crate::codec::{Codec, mask, raw};
+use crate::codec::{Codec, Elements, mask, raw};
 use crate::plan::{Body, MethodPlan};
 use crate::settings::Unknown;
 use crate::types::{Cardinality, Field, Kind, MessageType, TypeId};
@@ -315,7 +315,8 @@ impl Form {
             json = format!("[{json}]");
         }
         let mut decoder = Decoder::new(self.codec.settings(), types, json.len());
-        let read = Reader::new(json.as_bytes()).and_then(|mut reader| decoder.field(&mut reader, field));
+        let elements = Elements::default(); // one value has no more than one
+        let read = Reader::new(json.as_bytes(), &elements).and_then(|mut reader| decoder.field(&mut reader, field));
         read.map_err(Fault::into_reason)?;
         Ok(decoder.finish())
     }

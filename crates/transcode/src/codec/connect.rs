@@ -46,7 +46,7 @@ impl Codec {
     /// `BindError` with line, column and field of what is wrong.
     pub fn decode_json(&self, method: &Method, document: &[u8]) -> Result<Bytes, BindError> {
         let read = || -> Read<Vec<u8>> {
-            let mut json = Reader::new(document)?;
+            let mut json = Reader::new(document, &self.elements)?;
             let mut decoder = Decoder::new(self.settings(), &method.types, document.len());
             decoder.message(&mut json, method.input_type)?;
             json.end()?;

@@ -162,7 +162,7 @@ impl<'t> Decoder<'t> {
 
     fn unknown_member(&self, json: &mut Reader<'_>, ty: &MessageType, name: &str, at: usize) -> Read<()> {
         match self.settings.unknown_body {
-            Unknown::Ignore => json.skip(),
+            Unknown::Ignore => json.skip().map_err(|it| it.within(name)),
             Unknown::Reject => {
                 Err(Fault::new(at, format!("unknown member: {} has no such field", ty.name)).within(name))
             }

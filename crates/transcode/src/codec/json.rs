@@ -1,6 +1,7 @@
 //! A pull reader for strict JSON that knows where it is.
 //!
-//! Lives here: RFC 8259 syntax, the nesting limit. Does not: strings (`json::strings`), meaning (`decode`), what is said of a fault (`json::fault`).
+//! Lives here: RFC 8259 syntax, the nesting limit, counting members and elements. Does not: how many there may be (`elements`), strings (`json::strings`),
+//! meaning (`decode`), what is said of a fault (`json::fault`).
 //! Invariants: it accepts exactly RFC 8259 in UTF-8 without a byte order mark; it looks at a byte more than once only by
 //! `rewind`, before a string's first escape and in a number that is no plain integer; recursion of its callers is bounded by `DEPTH`.
 
@@ -9,6 +10,7 @@ mod strings;
 
 use std::borrow::Cow;
 
+use crate::codec::elements::Elements;
 pub(crate) use fault::{Fault, Position, Read};
 
 /// Nested arrays and objects accepted; protobuf's own usual limit.
@@ -49,6 +51,9 @@ pub(crate) struct Reader<'d> {
     text: &'d str,
     at: usize,
     depth: usize,
+    /// Members and elements that may still follow.
+    left: usize,
+    elements: &'d Elements,
 }
 
 /// A place to come back to.
@@ -56,12 +61,13 @@ pub(crate) struct Reader<'d> {
 pub(crate) struct Mark {
     at: usize,
     depth: usize,
+    left: usize,
 }
 
 impl<'d> Reader<'d> {
-    pub(crate) fn new(document: &'d [u8]) -> Read<Self> {
+    pub(crate) fn new(document: &'d [u8], elements: &'d Elements) -> Read<Self> {
         match std::str::from_utf8(document) {
-            Ok(text) => Ok(Self { text, at: 0, depth: 0 }),
+            Ok(text) => Ok(Self { text, at: 0, depth: 0, left: elements.most(), elements }),
             Err(error) => Err(Fault::new(error.valid_up_to(), "not UTF-8")),
         }
     }
@@ -74,11 +80,11 @@ impl<'d> Reader<'d> {
     }
 
     pub(crate) fn mark(&self) -> Mark {
-        Mark { at: self.at, depth: self.depth }
+        Mark { at: self.at, depth: self.depth, left: self.left }
     }
 
     pub(crate) fn rewind(&mut self, mark: Mark) {
-        (self.at, self.depth) = (mark.at, mark.depth);
+        (self.at, self.depth, self.left) = (mark.at, mark.depth, mark.left);
     }
 
     /// Returns whether nothing but space is left.
@@ -305,15 +311,23 @@ impl<'d> Reader<'d> {
         // Most documents were written by a program, without a space.
         match self.rest() {
             [b',', next, ..] if !first && *next > b' ' && *next != close => {
-                self.at += 1;
-                return Ok(true);
+                if let Some(left) = self.left.checked_sub(1) {
+                    self.left = left;
+                    self.at += 1;
+                    return Ok(true);
+                }
             }
             [next, ..] if *next == close => {
                 self.at += 1;
                 self.depth -= 1;
                 return Ok(false);
             }
-            [next, ..] if first && *next > b' ' => return Ok(true),
+            [next, ..] if first && *next > b' ' => {
+                if let Some(left) = self.left.checked_sub(1) {
+                    self.left = left;
+                    return Ok(true);
+                }
+            }
             _ => {}
         }
         self.continues_in_any_way(first, close, expected)
@@ -329,13 +343,22 @@ impl<'d> Reader<'d> {
                 self.depth -= 1;
                 return Ok(false);
             }
-            _ if first => return Ok(true),
+            _ if first => return self.count(),
             Some(b',') => self.at += 1,
             _ => return Err(self.unexpected(expected)),
         }
         self.skip_space();
         if self.peek() == Some(close) {
             return Err(Fault::new(self.at, format!("a comma cannot stand before {:?}", char::from(close))));
+        }
+        self.count()
+    }
+
+    /// Takes note of a member or an element that follows.
+    fn count(&mut self) -> Read<bool> {
+        match self.left.checked_sub(1) {
+            Some(left) => self.left = left,
+            None => return Err(Fault::beyond(self.at, self.elements.exceeded())),
         }
         Ok(true)
     }

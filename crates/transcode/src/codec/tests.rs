@@ -191,6 +191,42 @@ fn a_detail_that_cannot_be_shown_costs_neither_the_others_nor_the_status() {
 }
 
 #[test]
+fn every_member_and_element_counts_once_wherever_it_stands() {
+    let read = |text: &str, most: u32| {
+        let codec = Codec::new(Settings::default()).bounded(Elements::new(most, || "rule seven".to_owned()));
+        let parts =
+            RequestParts { http_method: "POST", variables: &PathVariables(vec![]), query: None, content_type: None };
+        codec.decode_request(&plan("/echo"), parts, text.as_bytes())
+    };
+    let documents = [
+        (r#"{"i32":1,"text":"a"}"#, 2, "body"),
+        (r#"{ "i32" : 1 , "text" : "a" }"#, 2, "body"),
+        (r#"{"listI32":[1,2,3]}"#, 4, "listI32"),
+        (r#"{"listNested":[{},{"name":"a"}]}"#, 4, "listNested[1]"),
+        (r#"{"mapText":{"a":"1","b":"2"}}"#, 3, "mapText"),
+        (r#"{"object":{"a":[1,{"b":null}]}}"#, 5, "object[\"a\"][1]"),
+        (r#"{"array":[[],[[1]]]}"#, 5, "array[1][0]"),
+        (r#"{"nobody":[1,{"knows":2}]}"#, 4, "nobody"),
+        (r#"{"any":{"name":"read for its type first","@type":"t/test.v1.Nested"}}"#, 3, "any"),
+        (r#"{"any":{"value":"1.5s","@type":"t/google.protobuf.Duration"}}"#, 3, "any"),
+    ];
+    for (text, count, path) in documents {
+        assert!(read(text, count).is_ok(), "{text} has {count}: {:?}", read(text, count));
+        let error = read(text, count - 1).unwrap_err();
+        assert_eq!((error.http_status, error.violations[0].field.as_str()), (400, path), "{text}: {error}");
+        let (most, told) = (count - 1, &error.violations[0].description);
+        assert!(told.starts_with(&format!("more than {most} members and elements at line 1 column ")), "{told}");
+        assert!(told.ends_with(": rule seven; send fewer of them in one message"), "{told}");
+    }
+    let many = |count: usize| format!("{{\"listI32\":[{}0]}}", "0,".repeat(count - 1));
+    let parts =
+        RequestParts { http_method: "POST", variables: &PathVariables(vec![]), query: None, content_type: None };
+    let read = |text: &str| Codec::default().decode_request(&plan("/echo"), parts, text.as_bytes());
+    assert!(read(&many(999_999)).is_ok(), "the list is a member, too");
+    assert!(read(&many(1_000_000)).unwrap_err().message.starts_with("listI32: more than 1000000 members and elements"));
+}
+
+#[test]
 fn the_deepest_documents_fit_half_a_thread_s_stack() {
     let work = || {
         let deep = |levels: usize| format!("{{\"value\":{}1{}}}", "[".repeat(levels), "]".repeat(levels));

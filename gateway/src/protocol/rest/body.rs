@@ -3,7 +3,7 @@
 //! Lives here: size, time, depth, compression and kind of the body, the deadline that the client asks for. Does not: making a message of it (`weft-transcode`,
 //! `rest::forms`), bodies that go upstream as they come (`rest::streams`).
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::header;
@@ -11,7 +11,7 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 use weft_model::timeout;
 use weft_traffic::{Body, caller_timeout};
-use weft_transcode::{BindError, RequestParts, Status, status, stream::Check};
+use weft_transcode::{BindError, Codec, RequestParts, Status, status, stream::Check};
 
 use super::{Exchange, Failure, forms};
 use crate::{
@@ -69,6 +69,11 @@ impl Exchange<'_> {
     /// How many bytes the body may have, or a message of it.
     pub(in crate::protocol) fn most(&self) -> Most {
         Limits::most(self.limits(), self.shard.shared.limits.max_request_bytes, || self.call.noted())
+    }
+
+    /// How JSON is read and printed.
+    pub(in crate::protocol) fn codec(&self) -> Cow<'_, Codec> {
+        Limits::codec(self.limits(), &self.shard.shared.codec, || self.call.noted())
     }
 
     pub(super) fn check_depth(&self, body: &[u8]) -> Result<(), BindError> {

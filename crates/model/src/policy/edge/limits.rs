@@ -13,6 +13,8 @@ const MOST_REQUEST_BYTES: u32 = 256 << 20;
 const MOST_HEAD_BYTES: u32 = 32 << 10;
 /// Levels beyond which the gateway reads no JSON.
 const DEEPEST: u32 = 100;
+/// As many members and elements as the longest body has room for.
+const MOST_ELEMENTS: u32 = MOST_REQUEST_BYTES / 2;
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// How large and how slow calls may be; what is left out is as the gateway has it for all calls.
@@ -28,6 +30,8 @@ pub struct Limits {
     pub max_uri_bytes: Option<u32>,
     /// Objects and lists of a JSON body within each other.
     pub max_depth: Option<u32>,
+    /// Members of objects and elements of lists of a JSON document, all together.
+    pub max_elements: Option<u32>,
     /// How long a call may take.
     pub timeout: Option<Duration>,
     /// How long the body of a request may take to arrive.
@@ -47,6 +51,7 @@ impl Limits {
             ("max_header_bytes", self.max_header_bytes, MOST_HEAD_BYTES),
             ("max_uri_bytes", self.max_uri_bytes, MOST_HEAD_BYTES),
             ("max_depth", self.max_depth, DEEPEST),
+            ("max_elements", self.max_elements, MOST_ELEMENTS),
         ];
         for (field, count, most) in counts {
             if count.is_some_and(|it| it == 0 || it > most) {
@@ -61,7 +66,7 @@ impl Limits {
         if self == (Self { methods: self.methods.clone(), ..Self::default() }) {
             return Err(Invalid::new(
                 "",
-                "limits nothing; give one of max_request_bytes, max_header_bytes, max_uri_bytes, max_depth, timeout, body_timeout",
+                "limits nothing; give one of max_request_bytes, max_header_bytes, max_uri_bytes, max_depth, max_elements, timeout, body_timeout",
             ));
         }
         Ok(self)
@@ -82,6 +87,8 @@ mod tests {
         assert_eq!(wrong(Limits { max_header_bytes: Some(0), ..it() }), "max_header_bytes");
         assert_eq!(wrong(Limits { max_uri_bytes: Some(40_000), ..it() }), "max_uri_bytes");
         assert_eq!(wrong(Limits { max_depth: Some(101), ..it() }), "max_depth");
+        assert_eq!(wrong(Limits { max_elements: Some(0), ..it() }), "max_elements");
+        assert_eq!(wrong(Limits { max_elements: Some((128 << 20) + 1), ..it() }), "max_elements");
         assert_eq!(wrong(Limits { timeout: Some(Duration::ZERO), ..it() }), "timeout");
         assert_eq!(wrong(Limits { body_timeout: Some(Duration::from_secs(86_401)), ..it() }), "body_timeout");
         assert!(Limits::closed().checked().is_err(), "nobody can write what lets nothing through");

@@ -47,7 +47,7 @@ cache: { off: true }
 ---
 name: small
 service: gateway
-limits: { max_request_bytes: 1000, max_header_bytes: 2000, max_uri_bytes: 300, max_depth: 9, timeout: 5s, body_timeout: 250ms }
+limits: { max_request_bytes: 1000, max_header_bytes: 2000, max_uri_bytes: 300, max_depth: 9, max_elements: 50, timeout: 5s, body_timeout: 250ms }
 ---
 name: names
 service: users
@@ -120,8 +120,8 @@ fn a_document_says_what_it_seems_to_say() {
     assert_eq!((get.selector.method(), get.binding.response_body.as_str()), ("GetUser", "name"));
     assert_eq!((get.additional[0].body.as_str(), patch.binding.body.as_str()), ("*", "it"));
     assert_eq!(
-        (small.max_request_bytes, small.max_depth, small.body_timeout),
-        (Some(1000), Some(9), Some(Duration::from_millis(250)))
+        (small.max_request_bytes, small.max_depth, small.max_elements, small.body_timeout),
+        (Some(1000), Some(9), Some(50), Some(Duration::from_millis(250)))
     );
 }
 
@@ -175,6 +175,7 @@ fn what_is_wrong_is_named_with_line_and_field() {
     assert_eq!(wrong("ttl: 30s", "ttl: 30"), at(34, "cache.ttl"));
     assert_eq!(wrong("ttl: 30s", "off: true"), at(34, "cache.off"));
     assert_eq!(wrong("max_depth: 9", "max_depth: 900"), at(42, "limits.max_depth"));
+    assert_eq!(wrong("max_elements: 50", "max_elements: 0"), at(42, "limits.max_elements"));
     assert_eq!(wrong("remove: true", "remove: false"), at(47, "headers.request[1].remove"));
     assert_eq!(wrong("set: weft", "remove: true, set: weft"), at(48, "headers.response[0].set"));
     assert_eq!(wrong("rename: Tenant", "rename: Host"), at(47, "headers.request[0].rename"));

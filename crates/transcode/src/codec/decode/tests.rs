@@ -8,8 +8,8 @@ use prost_reflect::{DynamicMessage, prost_types};
 
 use super::*;
 use crate::bind::BindError;
-use crate::codec::Codec;
 use crate::codec::json::Position;
+use crate::codec::{Codec, Elements};
 use crate::fixture::{assert_same, decode, kinds, plan, print};
 use crate::schema::Schema;
 
@@ -187,7 +187,8 @@ fn proto2_extensions_read_by_their_bracketed_name() {
         extend Base { optional int32 extra = 100; }
     "#;
     let types = Types::new(crate::fixture::schema(EXTENDED).pool(), Default::default());
-    let mut json = Reader::new(br#"{"[test.v1.extra]": 5}"#).unwrap();
+    let elements = Elements::default();
+    let mut json = Reader::new(br#"{"[test.v1.extra]": 5}"#, &elements).unwrap();
     let settings = strict();
     let mut decoder = Decoder::new(&settings, &types, 0);
     decoder.message(&mut json, types.id("test.v1.Base").unwrap()).unwrap();

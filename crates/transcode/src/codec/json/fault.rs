@@ -14,6 +14,8 @@ struct Inner {
     /// Byte offset in the document.
     at: usize,
     reason: String,
+    /// Whose bound it is that the document is beyond, and the cure; none: it is wrong by itself.
+    bound: Option<String>,
     /// Steps from the value at fault outwards.
     steps: Vec<String>,
 }
@@ -22,7 +24,12 @@ pub(crate) type Read<T> = Result<T, Fault>;
 
 impl Fault {
     pub(crate) fn new(at: usize, reason: impl Into<String>) -> Self {
-        Self(Box::new(Inner { at, reason: reason.into(), steps: Vec::new() }))
+        Self(Box::new(Inner { at, reason: reason.into(), bound: None, steps: Vec::new() }))
+    }
+
+    /// Says that a document is beyond a bound: how, then whose that is and the cure.
+    pub(crate) fn beyond(at: usize, (reason, bound): (String, String)) -> Self {
+        Self(Box::new(Inner { at, reason, bound: Some(bound), steps: Vec::new() }))
     }
 
     /// Says that the value at fault lies in a member.
@@ -51,11 +58,13 @@ impl Fault {
     /// Returns the client's error: field path where known, then what is wrong, then line and column in `document`,
     /// which starts at `origin` of the body.
     pub(crate) fn into_error(self, document: &[u8], origin: Position) -> BindError {
-        let Inner { at, reason, steps } = *self.0;
+        let Inner { at, reason, bound, steps } = *self.0;
         let position = origin.after(&document[..at.min(document.len())]);
-        let description = format!("{reason} at line {} column {}", position.line, position.column);
+        let whose = bound.as_ref().map(|it| format!(": {it}")).unwrap_or_default();
+        let description = format!("{reason} at line {} column {}{whose}", position.line, position.column);
         let path: String = steps.iter().rev().map(String::as_str).collect();
         match path.strip_prefix('.').unwrap_or(&path) {
+            "" if bound.is_some() => BindError::field("body", description),
             "" => BindError::invalid(format!("malformed request body: {description}")),
             path => BindError::field(path, description),
         }

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use super::*;
 
 fn check(text: &[u8]) -> Read<()> {
-    let mut json = Reader::new(text)?;
+    let elements = Elements::default();
+    let mut json = Reader::new(text, &elements)?;
     json.skip()?;
     json.end()
 }
@@ -120,7 +121,8 @@ proptest! {
 
     #[test]
     fn a_plain_fraction_is_the_double_that_the_standard_library_reads(text in "-?[0-9]{0,17}\\.?[0-9]{0,17}[e,x}]?") {
-        let mut json = Reader::new(text.as_bytes()).unwrap();
+        let elements = Elements::default();
+        let mut json = Reader::new(text.as_bytes(), &elements).unwrap();
         let whole = check(text.trim_end_matches([',', '}']).as_bytes()).is_ok();
         let digits = text.bytes().filter(u8::is_ascii_digit).count();
         match json.plain_fraction() {
@@ -139,7 +141,8 @@ proptest! {
     #[test]
     fn strings_are_what_serde_json_wrote(text in any::<String>()) {
         let written = serde_json::to_string(&text).unwrap();
-        let mut json = Reader::new(written.as_bytes()).unwrap();
+        let elements = Elements::default();
+        let mut json = Reader::new(written.as_bytes(), &elements).unwrap();
         prop_assert_eq!(json.string().unwrap().into_owned(), text);
         prop_assert!(json.end().is_ok());
     }

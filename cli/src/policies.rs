@@ -192,6 +192,21 @@ fn says(it: &Edge) -> String {
             let times = times.into_iter().filter_map(|(name, it)| it.map(|it| format!("{name} {it:?}")));
             counts.chain(times).collect::<Vec<_>>().join(" ")
         }
+        Edge::Transcoding(it) => {
+            let flags = [
+                ("infer_update_mask", it.infer_update_mask),
+                ("emit_defaults", it.json_output.emit_defaults),
+                ("preserve_proto_names", it.json_output.preserve_proto_names),
+                ("enums_as_ints", it.json_output.enums_as_ints),
+            ];
+            let flags = flags.into_iter().filter_map(|(name, it)| it.map(|it| format!("{name} {it}")));
+            let format = it.stream_format.map(|it| match it {
+                weft_model::StreamFormat::JsonArray => "stream_format json_array".to_owned(),
+                weft_model::StreamFormat::Ndjson => "stream_format ndjson".to_owned(),
+                weft_model::StreamFormat::Sse => "stream_format sse".to_owned(),
+            });
+            flags.chain(format).collect::<Vec<_>>().join(" ")
+        }
         Edge::Cache(it) if it.off => "off".to_owned(),
         Edge::Cache(it) => {
             let per_caller = it.per_caller.then(|| "per_caller".to_owned());
@@ -212,7 +227,7 @@ fn rules(it: &Edge) -> String {
         Edge::RateLimit(it) => it.rules().len().to_string(),
         Edge::Http(it) => it.rules().len().to_string(),
         Edge::Headers(it) => (it.request.len() + it.response.len()).to_string(),
-        Edge::Cors(_) | Edge::ApiKey(_) | Edge::Cache(_) | Edge::Limits(_) => "-".to_owned(),
+        Edge::Cors(_) | Edge::ApiKey(_) | Edge::Cache(_) | Edge::Limits(_) | Edge::Transcoding(_) => "-".to_owned(),
     }
 }
 

@@ -108,7 +108,8 @@ pub(crate) type Kept = OnceCell<Arc<Documents>>;
 
 impl Documents {
     fn of(table: &Table, codec: &Codec, about: About<'_>) -> Self {
-        let mut document = openapi::document(about, codec.settings(), table.plans());
+        let routes = table.plans(codec).map(|(plan, codec)| (plan, codec.settings()));
+        let mut document = openapi::document(about, codec.settings(), routes);
         openapi::secure(&mut document, |grpc_path| {
             let edge = table.native(grpc_path)?.edge?;
             edge.caller.as_ref().map(Caller::security)

@@ -23,3 +23,4 @@ pub(crate) mod quotes;
 pub(crate) mod rate_limit;
 pub(crate) mod shared;
 pub(crate) mod span;
+pub(crate) mod transcoding;

@@ -124,6 +124,7 @@ pub struct Gateway {
     published: Published,
     worlds: Worlds,
     traffic: weft_traffic::Metrics,
+    codec: Codec,
     edge: Compiler,
     fetcher: Fetcher,
     shared: Option<SharedTask>,
@@ -161,7 +162,8 @@ impl Gateway {
         let (shared, task) = shared.unzip();
         let wall = weft_runtime::clock::wall;
         let caching = Caching::new(config.cache_bytes, &meters, Clocks { ages: Instant::now, wall });
-        let edge = Compiler::new(issuers, Refusals::new(context.metrics()), wall, shared, caching);
+        let codec = Codec::new(config.transcoding.clone()).bounded(config.limits.elements());
+        let edge = Compiler::new(issuers, Refusals::new(context.metrics()), wall, shared, caching, codec.clone());
         let edge = edge.with_rules(config.rules.clone());
         let tls = config.tls.as_ref().map(|files| tls::open(files, context.metrics())).transpose()?;
         Ok(Self {
@@ -175,6 +177,7 @@ impl Gateway {
             published: Arc::new(ArcSwapOption::empty()),
             worlds,
             traffic,
+            codec,
             edge,
             fetcher,
             shared: task,
@@ -243,7 +246,7 @@ impl Gateway {
         let health = MeshHealth::new(self.board.subscribe(), self.published.clone(), leaving.clone());
         let shared = Arc::new(Shared {
             table: self.published.clone(),
-            codec: Codec::new(self.config.transcoding).bounded(self.config.limits.elements()),
+            codec: self.codec,
             limits: self.config.limits,
             docs: self.config.docs,
             meters: self.meters.clone(),

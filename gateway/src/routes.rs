@@ -19,7 +19,7 @@ use std::{
 use http::Uri;
 use weft_model::{ServiceInfo, ServiceName};
 use weft_transcode::{
-    RouteTable, Schema,
+    Codec, RouteTable, Schema,
     plan::{MethodPlan, Origin},
     routes::{Lookup, RouteProblem},
     schema::Idempotency,
@@ -131,6 +131,11 @@ pub(crate) enum Rest {
 }
 
 impl Found {
+    /// How its JSON is read and printed, where that of others is as `usual` does.
+    pub(crate) fn codec<'c>(&'c self, usual: &'c Codec) -> &'c Codec {
+        EdgePlan::codec(self.edge.as_deref(), usual)
+    }
+
     /// Whether the path is the template, word for word.
     pub(crate) fn is_literal(&self) -> bool {
         self.plan.template().segments().iter().all(|it| matches!(it, Segment::Literal(_)))
@@ -232,9 +237,10 @@ impl Table {
         &self.entries
     }
 
-    /// Returns what is served, in the order of the claims.
-    pub(crate) fn plans(&self) -> impl Iterator<Item = &Arc<MethodPlan>> {
-        self.rest.plans().map(|(plan, _)| plan)
+    /// Returns what is served, in the order of the claims, and how its JSON is read and printed where that of others is as `usual` does.
+    pub(crate) fn plans<'t>(&'t self, usual: &'t Codec) -> impl Iterator<Item = (&'t Arc<MethodPlan>, &'t Codec)> {
+        let codec = |plan| EdgePlan::codec(self.targets[&key(plan)].edge.as_deref(), usual);
+        self.rest.plans().map(move |(plan, _)| (plan, codec(plan)))
     }
 
     /// Returns where its description is kept.

@@ -47,10 +47,13 @@ impl TryFrom<pb::Policy> for model::Policy {
                 Some(pb::policy::Kind::Limits(it)) => edge::limits(it).map_err(|e| e.within("limits"))?,
                 Some(pb::policy::Kind::Headers(it)) => edge::headers(it).map_err(|e| e.within("headers"))?,
                 Some(pb::policy::Kind::Http(it)) => http::http(it).map_err(|e| e.within("http"))?,
+                Some(pb::policy::Kind::Transcoding(it)) => {
+                    edge::transcoding(it).map_err(|e| e.within("transcoding"))?
+                }
                 None => {
                     return Err(Invalid::new(
                         "kind",
-                        "set one of access, plaintext_upstream, route, upstream, cors, authentication, rate_limit, api_key, cache, limits, headers, http",
+                        "set one of access, plaintext_upstream, route, upstream, cors, authentication, rate_limit, api_key, cache, limits, headers, http, transcoding",
                     ));
                 }
             },
@@ -193,7 +196,7 @@ pub fn stored_policies(
             Some(pb::policy::Kind::Cache(_)) => {
                 Some(model::PolicyKind::Edge(model::Edge::Cache(model::Cache::closed())))
             }
-            Some(pb::policy::Kind::Headers(_) | pb::policy::Kind::Http(_)) => None, // they forbid nothing
+            Some(pb::policy::Kind::Headers(_) | pb::policy::Kind::Http(_) | pb::policy::Kind::Transcoding(_)) => None, // they forbid nothing
             Some(pb::policy::Kind::Limits(_)) => {
                 Some(model::PolicyKind::Edge(model::Edge::Limits(model::Limits::closed())))
             }

@@ -193,6 +193,7 @@ fn comes_first(first: &Policy, other: &Policy) -> bool {
         (Some(Kind::Cache(a)), Some(Kind::Cache(b))) => cover(&a.methods, &b.methods),
         (Some(Kind::Limits(a)), Some(Kind::Limits(b))) => cover(&a.methods, &b.methods),
         (Some(Kind::Headers(a)), Some(Kind::Headers(b))) => cover(&a.methods, &b.methods),
+        (Some(Kind::Transcoding(a)), Some(Kind::Transcoding(b))) => cover(&a.methods, &b.methods),
         (Some(Kind::Route(a)), Some(Kind::Route(_))) => a.rules.iter().any(|rule| rule.r#match.is_none()),
         (Some(Kind::Http(a)), Some(Kind::Http(b))) => {
             b.rules.iter().all(|it| a.rules.iter().any(|first| first.selector == it.selector))

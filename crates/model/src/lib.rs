@@ -25,8 +25,9 @@ pub use name::{DEFAULT_NAMESPACE, ServiceName, SpiffeId};
 pub use policy::{
     Access, Action, ApiKey, Authentication, Cache, CallMatch, Callers, ClaimMatch, ClaimRule, ClaimToMetadata, Cors,
     Edge, FailurePercentage, Fault, FieldName, GATEWAY, HeaderChange, HeaderMatch, HeaderRule, HeaderValue, Headers,
-    HttpBinding, HttpKind, HttpMethod, HttpRule, HttpRules, Jwt, KeyDigest, KeySource, LimitRule, Limits,
+    HttpBinding, HttpKind, HttpMethod, HttpRule, HttpRules, JsonOutput, Jwt, KeyDigest, KeySource, LimitRule, Limits,
     MethodPattern, Methods, Namespace, Origin, Outliers, Part, PathPattern, Per, PlaintextUpstream, Policy, PolicyKind,
-    PolicyName, RateLimit, RetryOn, RetryRule, Route, RouteRule, Rule, Selector, Split, SuccessRate, Target, Upstream,
+    PolicyName, RateLimit, RetryOn, RetryRule, Route, RouteRule, Rule, Selector, Split, StreamFormat, SuccessRate,
+    Target, Transcoding, Upstream,
 };
 pub use service::{GrpcService, Method, RefusedClaim, ServiceInfo, ServiceSnapshot, Snapshot, Version};

@@ -12,8 +12,8 @@ use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc};
 
 pub use edge::{
     ApiKey, Authentication, Cache, ClaimMatch, ClaimRule, ClaimToMetadata, Cors, Edge, FieldName, GATEWAY,
-    HeaderChange, HeaderRule, Headers, HttpBinding, HttpKind, HttpMethod, HttpRule, HttpRules, Jwt, KeyDigest,
-    KeySource, LimitRule, Limits, Methods, Origin, Per, RateLimit, Selector,
+    HeaderChange, HeaderRule, Headers, HttpBinding, HttpKind, HttpMethod, HttpRule, HttpRules, JsonOutput, Jwt,
+    KeyDigest, KeySource, LimitRule, Limits, Methods, Origin, Per, RateLimit, Selector, StreamFormat, Transcoding,
 };
 pub use route::{
     CallMatch, Fault, HeaderMatch, HeaderValue, Part, PathPattern, RetryOn, RetryRule, Route, RouteRule, Split, Target,

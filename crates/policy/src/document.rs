@@ -45,6 +45,8 @@ struct Policy {
     headers: Option<edge::Headers>,
     #[serde(skip_serializing_if = "Option::is_none")]
     http: Option<edge::Http>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transcoding: Option<edge::Transcoding>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -115,6 +117,9 @@ impl Policy {
             PolicyKind::Edge(model::Edge::Limits(it)) => Self { limits: Some(edge::Limits::new(it)), ..named },
             PolicyKind::Edge(model::Edge::Headers(it)) => Self { headers: Some(edge::Headers::new(it)), ..named },
             PolicyKind::Edge(model::Edge::Http(it)) => Self { http: Some(edge::Http::new(it)), ..named },
+            PolicyKind::Edge(model::Edge::Transcoding(it)) => {
+                Self { transcoding: Some(edge::Transcoding::new(it)), ..named }
+            }
         }
     }
 }

@@ -84,6 +84,14 @@
 //!       get: /people/{id}        # or put, post, delete, patch, custom: { kind: HEAD, path: /people/{id} }
 //!       response_body: name      # a field; none: the whole reply
 //!       additional_bindings: [{ post: "/people:get", body: "*" }]
+//! ---
+//! name: as-lines
+//! service: users
+//! transcoding:                   # what is left out is as the gateway's file says
+//!   methods: [shop.users.v1.Users/*]
+//!   infer_update_mask: true
+//!   stream_format: ndjson        # or json_array, sse
+//!   json_output: { emit_defaults: true, preserve_proto_names: false, enums_as_ints: false }
 //! ```
 //! A file holds one such document, or `policies:` with a list of them, `[[policies]]` in TOML; a YAML file may hold several of either,
 //! separated by `---`.

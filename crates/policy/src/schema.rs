@@ -16,7 +16,7 @@ use crate::tree::{Entry, Node, Value};
 
 const POLICIES: &str = "policies";
 const HTTP: &str = "http";
-const KINDS: [&str; 12] = [
+const KINDS: [&str; 13] = [
     "access",
     "plaintext_upstream",
     "route",
@@ -29,6 +29,7 @@ const KINDS: [&str; 12] = [
     "limits",
     "headers",
     HTTP,
+    "transcoding",
 ];
 /// Reads a document: one policy, or a list of them; each with its path in the document. An empty one has none.
 pub(crate) fn policies(document: &Node) -> Result<Vec<(String, Policy)>, Invalid> {
@@ -100,7 +101,8 @@ fn kind(key: &str, node: &Node) -> Result<PolicyKind, Invalid> {
         "cache" => PolicyKind::Edge(Edge::Cache(edge::cache(node)?)),
         "limits" => PolicyKind::Edge(Edge::Limits(edge::limits(node)?)),
         "headers" => PolicyKind::Edge(Edge::Headers(edge::headers(node)?)),
-        _ => PolicyKind::Edge(Edge::Http(edge::http(node)?)),
+        HTTP => PolicyKind::Edge(Edge::Http(edge::http(node)?)),
+        _ => PolicyKind::Edge(Edge::Transcoding(edge::transcoding(node)?)),
     })
 }
 

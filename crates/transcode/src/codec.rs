@@ -91,6 +91,12 @@ impl Codec {
         Self { elements, ..self }
     }
 
+    /// Returns a codec with other settings and the same bound.
+    #[must_use]
+    pub fn with(&self, settings: Settings) -> Self {
+        Self { settings: Arc::new(settings), elements: self.elements.clone() }
+    }
+
     /// Returns the settings.
     pub fn settings(&self) -> &Settings {
         &self.settings

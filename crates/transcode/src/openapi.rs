@@ -54,21 +54,22 @@ pub struct About<'a> {
     pub max_request_bytes: u64,
 }
 
-/// Returns the document. A method with bindings of its own is described by these; one without, by its gRPC path.
-pub fn document<'a>(
-    about: About<'_>,
-    settings: &Settings,
-    routes: impl IntoIterator<Item = &'a Arc<MethodPlan>>,
-) -> Value {
+/// A route, and the settings that its calls have.
+type Described<'a> = (&'a Arc<MethodPlan>, &'a Settings);
+
+/// Returns the document. A method with bindings of its own is described by these; one without, by its gRPC path. `usual` are the settings of routes that
+/// have none of their own: what is said of all goes by them, what differs is said at the operation.
+pub fn document<'a>(about: About<'_>, usual: &Settings, routes: impl IntoIterator<Item = Described<'a>>) -> Value {
     let routes = in_order(routes.into_iter().collect());
-    let mut scopes: Vec<Scope<'_>> = vec![Scope::new(settings, builtin::pool().clone())];
+    let mut scopes: Vec<Scope> = vec![Scope::new(usual.json_output, builtin::pool().clone())];
     let errors = responses::all(&mut scopes[0]);
     let mut tags = Tags::default();
     let mut operations = Vec::with_capacity(routes.len());
-    for plan in routes {
-        let at = scope_of(&mut scopes, settings, plan.method().output().parent_pool());
+    for (plan, settings) in routes {
+        let at = scope_of(&mut scopes, settings.json_output, plan.method().output().parent_pool());
         tags.add(plan, &mut scopes[at]);
-        operations.push((at, Operation::describe(plan, settings, &mut scopes[at])));
+        let own = own_ways(plan, settings, usual);
+        operations.push((at, Operation::describe(plan, settings, &own, &mut scopes[at])));
     }
     let mut components = Components::default();
     components.add_fixed(responses::STREAM_ERROR, responses::stream_error());
@@ -81,7 +82,7 @@ pub fn document<'a>(
     let (paths, unlisted) = paths.finish();
     let mut document = json!({
         "openapi": "3.1.1",
-        "info": { "title": about.title, "version": about.version, "description": prose(settings, about.max_request_bytes) },
+        "info": { "title": about.title, "version": about.version, "description": prose(usual, about.max_request_bytes) },
         "servers": [{ "url": "/" }],
         "tags": tags.list,
         "paths": paths,
@@ -94,29 +95,29 @@ pub fn document<'a>(
 }
 
 /// The routes to describe: services in the order they come, methods and their bindings as declared.
-fn in_order(mut routes: Vec<&Arc<MethodPlan>>) -> Vec<&Arc<MethodPlan>> {
+fn in_order(mut routes: Vec<Described<'_>>) -> Vec<Described<'_>> {
     let bound: HashSet<String> =
-        routes.iter().filter(|it| !it.is_plain()).map(|it| it.method().full_name().to_owned()).collect();
+        routes.iter().filter(|(it, _)| !it.is_plain()).map(|(it, _)| it.method().full_name().to_owned()).collect();
     let mut services: Vec<String> = Vec::new();
     let mut seen = HashSet::new();
-    for plan in &routes {
+    for (plan, _) in &routes {
         if seen.insert(plan.method().service()) {
             services.push(plan.method().service().to_owned());
         }
     }
-    routes.retain(|it| !it.is_plain() || !bound.contains(it.method().full_name()));
+    routes.retain(|(it, _)| !it.is_plain() || !bound.contains(it.method().full_name()));
     let place: std::collections::HashMap<&str, usize> =
         services.iter().enumerate().map(|(at, name)| (name.as_str(), at)).collect();
-    routes.sort_by_cached_key(|it| (place[it.method().service()], operations::declared_at(it)));
+    routes.sort_by_cached_key(|(it, _)| (place[it.method().service()], operations::declared_at(it)));
     routes
 }
 
-/// The scope of a pool, a new one if it has none; routes of one pool mostly follow one another.
-fn scope_of<'s>(scopes: &mut Vec<Scope<'s>>, settings: &'s Settings, pool: &DescriptorPool) -> usize {
-    match scopes.iter().rposition(|it| it.pool() == pool) {
+/// The scope of a pool that is printed so, a new one if it has none; routes of one pool mostly follow one another.
+fn scope_of(scopes: &mut Vec<Scope>, output: JsonOutput, pool: &DescriptorPool) -> usize {
+    match scopes.iter().rposition(|it| it.is_of(pool, output)) {
         Some(at) => at,
         None => {
-            scopes.push(Scope::new(settings, pool.clone()));
+            scopes.push(Scope::new(output, pool.clone()));
             scopes.len() - 1
         }
     }
@@ -130,7 +131,7 @@ struct Tags {
 }
 
 impl Tags {
-    fn add(&mut self, plan: &MethodPlan, scope: &mut Scope<'_>) {
+    fn add(&mut self, plan: &MethodPlan, scope: &mut Scope) {
         let name = plan.method().service();
         if !self.seen.insert(name.to_owned()) {
             return;
@@ -164,13 +165,9 @@ fn prose(settings: &Settings, max_request_bytes: u64) -> String {
         Unknown::Reject => "A member of a body that names no field is 400.".to_owned(),
         Unknown::Ignore => "A member of a body that names no field is ignored.".to_owned(),
     });
-    let default = match settings.stream_format {
-        StreamFormat::JsonArray => "one JSON array",
-        StreamFormat::Ndjson => "one JSON document a line",
-        StreamFormat::Sse => "server-sent events",
-    };
+    let framing = framing(settings.stream_format);
     lines.push(format!(
-        "A stream of replies is {default} unless `Accept` asks for `application/json`, `application/x-ndjson` or `text/event-stream`; a failure \
+        "A stream of replies is {framing} unless `Accept` asks for `application/json`, `application/x-ndjson` or `text/event-stream`; a failure \
          after the first message is its last element, `{{\"error\": status}}`."
     ));
     if settings.json_output != JsonOutput::default() {
@@ -183,6 +180,40 @@ fn prose(settings: &Settings, max_request_bytes: u64) -> String {
         lines.extend(said.into_iter().filter(|(on, _)| *on).map(|(_, text)| text.to_owned()));
     }
     lines.join("\n\n")
+}
+
+fn framing(format: StreamFormat) -> &'static str {
+    match format {
+        StreamFormat::JsonArray => "one JSON array",
+        StreamFormat::Ndjson => "one JSON document a line",
+        StreamFormat::Sse => "server-sent events",
+    }
+}
+
+/// What holds for an operation and not for every one, in sentences.
+fn own_ways(plan: &MethodPlan, settings: &Settings, usual: &Settings) -> Vec<String> {
+    let (own, all) = (settings.json_output, usual.json_output);
+    let printed = [
+        (
+            own.emit_defaults,
+            all.emit_defaults,
+            "Members at their default are printed.",
+            "Members at their default are left out.",
+        ),
+        (
+            own.preserve_proto_names,
+            all.preserve_proto_names,
+            "Members are printed by the names of the proto file.",
+            "Members are printed in camel case.",
+        ),
+        (own.enums_as_ints, all.enums_as_ints, "Enums are printed as numbers.", "Enums are printed by their names."),
+    ];
+    let printed = printed.into_iter().filter(|(own, all, ..)| own != all);
+    let printed = printed.map(|(own, _, on, off)| if own { on } else { off }.to_owned());
+    let framed = plan.method().streaming().server() && settings.stream_format != usual.stream_format;
+    let framed =
+        framed.then(|| format!("The replies are {} unless `Accept` asks otherwise.", framing(settings.stream_format)));
+    printed.chain(framed).collect()
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ use weft_model::{Cache as Policy, ServiceName};
 use weft_transcode::{
     MethodPlan,
     schema::{Idempotency, Method},
+    settings::JsonOutput,
 };
 
 use self::{
@@ -87,6 +88,8 @@ pub(crate) struct Rules {
 pub(crate) struct Cached {
     rules: Arc<Rules>,
     changes: Arc<Changes>,
+    /// How a policy has the route's replies printed: what was printed otherwise is no answer.
+    printed: Option<JsonOutput>,
     counters: [OnceLock<Counter>; RESULTS.len()],
 }
 
@@ -146,8 +149,9 @@ impl Rules {
 
 impl Cached {
     /// None if the policy keeps nothing.
-    pub(crate) fn new(rules: &Arc<Rules>, service: &ServiceName) -> Option<Self> {
-        let made = || Self { rules: Arc::clone(rules), changes: rules.changes(service), counters: Default::default() };
+    pub(crate) fn new(rules: &Arc<Rules>, service: &ServiceName, printed: Option<JsonOutput>) -> Option<Self> {
+        let changes = || rules.changes(service);
+        let made = || Self { rules: Arc::clone(rules), changes: changes(), printed, counters: Default::default() };
         (!rules.off).then(made)
     }
 

@@ -14,6 +14,7 @@ use std::{
 };
 
 use weft_model::{ApiKey, Edge, GATEWAY, Methods, Policy, PolicyName, RateLimit, ServiceName, Snapshot};
+use weft_transcode::Codec;
 
 use crate::edge::{
     api_keys::ApiKeys,
@@ -26,6 +27,7 @@ use crate::edge::{
     metrics::Refusals,
     rate_limit::{Counts, Limit},
     shared::SharedCounts,
+    transcoding,
 };
 use crate::routes::rules::{FileRule, Said};
 
@@ -62,10 +64,19 @@ pub(crate) struct EdgePlan {
     pub(crate) headers: Option<Arc<Headers>>,
     /// How large and how slow calls may be.
     pub(crate) limits_of_size: Option<Arc<Limits>>,
+    /// How JSON is read and printed; none: as all calls have it.
+    codec: Option<Arc<Codec>>,
     /// What answers are kept, and may be given again.
     pub(crate) cache: Option<Cached>,
     /// What a call may make untrue of the answers that are kept of its service.
     pub(crate) writes: Option<Writes>,
+}
+
+impl EdgePlan {
+    /// How the JSON of a call is read and printed, where that of others is as `usual` does.
+    pub(crate) fn codec<'c>(plan: Option<&'c Self>, usual: &'c Codec) -> &'c Codec {
+        plan.and_then(|it| it.codec.as_deref()).unwrap_or(usual)
+    }
 }
 
 fn all(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Policy>> {
@@ -91,6 +102,7 @@ struct Scope {
     limits_of_size: Vec<(Methods, Arc<Limits>)>,
     headers: Vec<(Methods, Arc<Headers>)>,
     http: Vec<Arc<Policy>>,
+    transcoding: Vec<(Methods, Arc<Codec>)>,
 }
 
 impl Scopes {
@@ -102,15 +114,19 @@ impl Scopes {
         let caller = caller.map(|it| Caller::new(it, service, grpc_path));
         let limits = scopes().flat_map(|it| &it.limits).filter(|(methods, _)| methods.include(grpc_path));
         let limits: Box<[Limit]> = limits.map(|(_, counts)| Limit::new(counts, grpc_path)).collect();
-        let cache = scopes().find_map(|it| first(&it.cache, grpc_path)).and_then(|it| Cached::new(it, service));
+        let codec = scopes().find_map(|it| first(&it.transcoding, grpc_path)).cloned();
+        let printed = codec.as_ref().map(|it| it.settings().json_output);
+        let cache = scopes().find_map(|it| first(&it.cache, grpc_path));
+        let cache = cache.and_then(|it| Cached::new(it, service, printed));
         let nature = Nature { reads: nature.reads || cache.as_ref().is_some_and(Cached::are_reads), ..nature };
         let writes = scopes().flat_map(|it| &it.cache).next().and_then(|(_, rules)| rules.writes(service, nature));
         let limits_of_size = scopes().find_map(|it| first(&it.limits_of_size, grpc_path)).cloned();
         let limited = !limits.is_empty() || limits_of_size.is_some();
         let headers = scopes().find_map(|it| first(&it.headers, grpc_path)).cloned();
         let kept = cache.is_some() || writes.is_some();
-        let nothing = cors.is_none() && caller.is_none() && !limited && headers.is_none() && !kept;
-        (!nothing).then(|| Arc::new(EdgePlan { cors, caller, limits, headers, limits_of_size, cache, writes }))
+        let written = headers.is_some() || codec.is_some();
+        let nothing = cors.is_none() && caller.is_none() && !limited && !written && !kept;
+        (!nothing).then(|| Arc::new(EdgePlan { cors, caller, limits, headers, limits_of_size, codec, cache, writes }))
     }
 
     /// The HTTP rules that may be about methods of a service.
@@ -149,6 +165,8 @@ pub(crate) struct Compiler {
     shared: Option<SharedCounts>,
     /// HTTP rules of the gateway's file.
     rules: Arc<[FileRule]>,
+    /// How JSON is read and printed where no policy speaks.
+    codec: Codec,
 }
 
 impl Compiler {
@@ -158,6 +176,7 @@ impl Compiler {
         clock: fn() -> SystemTime,
         shared: Option<SharedCounts>,
         caching: Arc<Caching>,
+        codec: Codec,
     ) -> Self {
         Self {
             issuers,
@@ -171,6 +190,7 @@ impl Compiler {
             clock,
             shared,
             rules: Arc::default(),
+            codec,
         }
     }
 
@@ -223,6 +243,10 @@ impl Compiler {
                 }
                 Edge::RateLimit(it) => scope.limits.extend(self.limits(&policy.name, it, before)),
                 Edge::Headers(it) => scope.headers.push((it.methods.clone(), Arc::new(Headers::new(it)))),
+                Edge::Transcoding(it) => {
+                    let codec = Arc::new(transcoding::codec(&self.codec, it));
+                    scope.transcoding.push((it.methods.clone(), codec));
+                }
                 Edge::Limits(it) => {
                     let limits = Arc::new(Limits::new(&policy.name, it, &self.refusals));
                     scope.limits_of_size.push((it.methods.clone(), limits));
@@ -309,7 +333,7 @@ pub(crate) mod tests {
         let metrics = Metrics::default();
         let clocks = Clocks { ages: Instant::now, wall: || SystemTime::UNIX_EPOCH };
         let caching = Caching::new(1 << 20, &Meters::new(&metrics), clocks);
-        Compiler::new(issuers, Refusals::new(&metrics), || SystemTime::UNIX_EPOCH, None, caching)
+        Compiler::new(issuers, Refusals::new(&metrics), || SystemTime::UNIX_EPOCH, None, caching, Codec::default())
     }
 
     fn policy(name: &str, service: &str, kind: PolicyKind) -> Arc<Policy> {

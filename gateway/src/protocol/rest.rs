@@ -61,7 +61,7 @@ pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Cal
         Ok(client) => client,
         Err(refusal) => {
             let status = Status::new(refusal.code.number().into(), refusal.message.as_str());
-            let mut response = failed(shard, status.into(), Some(&found.plan));
+            let mut response = failed(shard, status.into(), Some(&found));
             *response.status_mut() = refusal.http().unwrap_or(response.status());
             refusal.write(response.headers_mut());
             return without_body_for_head(&head.method, response);
@@ -86,7 +86,7 @@ pub(crate) async fn answer(shard: &Shard, request: Request<Body>, call: &mut Cal
             match Box::pin(asked.answer(deadline, exchange.answer(body))).await {
                 Ok(response) => response,
                 Err(error @ (Unanswered::Late | Unanswered::NotKept)) => {
-                    failed(shard, Status::new(DEADLINE_EXCEEDED, error.to_string()).into(), Some(&found.plan))
+                    failed(shard, Status::new(DEADLINE_EXCEEDED, error.to_string()).into(), Some(&found))
                 }
             }
         }
@@ -168,7 +168,7 @@ impl Exchange<'_> {
             Ok(response) => response,
             Err(failure) => {
                 let unmet = failure.is_unmet() && self.head.headers.contains_key(header::IF_MATCH);
-                let mut response = failed(self.shard, failure, Some(&self.found.plan));
+                let mut response = failed(self.shard, failure, Some(self.found));
                 if unmet {
                     *response.status_mut() = StatusCode::PRECONDITION_FAILED;
                 }
@@ -179,7 +179,7 @@ impl Exchange<'_> {
 
     async fn run(&self, body: Body) -> Result<Response<Body>, Failure> {
         let plan = &self.found.plan;
-        let codec = self.codec();
+        let codec = self.reader();
         codec.check_head(plan, self.parts())?;
         let form = self.check_content_type()?;
         let encoding = self.encoding()?;
@@ -226,7 +226,7 @@ impl Exchange<'_> {
     /// A client stream: messages go upstream as the body arrives; one that is wrong takes the call back.
     async fn stream_requests(&self, body: Body, timeout: Option<Duration>) -> Result<Response<Body>, Failure> {
         let plan = &self.found.plan;
-        let messages = self.codec().request_stream(plan, self.parts())?.checked(self.check_of_messages());
+        let messages = self.reader().request_stream(plan, self.parts())?.checked(self.check_of_messages());
         let (wrong, went_wrong) = oneshot::channel();
         let tag = self.head.headers.get(header::IF_MATCH).filter(|_| plan.takes_if_match());
         let tag = tag.map(|tag| Tag { plan: Arc::clone(plan), value: tag.clone() });
@@ -310,7 +310,7 @@ impl Exchange<'_> {
         if status.code != 0 {
             return Err(Failure::Call(Box::new(Failed { status, head, trailers: replies.trailers().clone() })));
         }
-        let encoded = self.shard.shared.codec.encode_owned(&self.found.plan, message);
+        let encoded = self.printer().encode_owned(&self.found.plan, message);
         let reply = encoded.map_err(|error| Status::new(INTERNAL, error.to_string()))?;
         let mut response = Response::new(Body::full(reply.body));
         *response.status_mut() = metadata::success_status(&head, replies.trailers());
@@ -343,7 +343,7 @@ impl Exchange<'_> {
         went_wrong: Option<oneshot::Receiver<BindError>>,
     ) -> Response<Body> {
         let accept = self.head.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-        let framing = self.shard.shared.codec.reply_stream(&self.found.plan, accept);
+        let framing = self.printer().reply_stream(&self.found.plan, accept);
         let framed = FramedReplies::new(framing, first, replies, went_wrong);
         let mut response = Response::new(Body::empty());
         *response.status_mut() = metadata::success_status(&head, &HeaderMap::new());

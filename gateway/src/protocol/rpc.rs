@@ -26,6 +26,7 @@ use crate::{
         call::Call,
         guard,
         limits::{Limits, Most},
+        policies::EdgePlan,
     },
     protocol::{
         Shard,
@@ -212,7 +213,8 @@ pub(crate) fn limit(shard: &Shard, rpc: &Rpc, call: &Call) -> Most {
 
 /// Returns how a call's JSON is read and printed.
 pub(crate) fn codec(shard: &Shard, rpc: &Rpc, call: &Call) -> Codec {
-    Limits::codec(limits(rpc), &shard.shared.codec, || call.noted()).into_owned()
+    let codec = EdgePlan::codec(rpc.edge.as_deref(), &shard.shared.codec);
+    Limits::codec(limits(rpc), codec, || call.noted()).into_owned()
 }
 
 /// Returns what policies say of a call's size.

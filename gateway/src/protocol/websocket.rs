@@ -92,7 +92,7 @@ async fn granted(shard: &Shard, head: &mut request::Parts, call: &mut Call) -> R
         call.take_writes(); // as safe as the GET
     }
     let exchange = Exchange { shard, head, found: &found, call };
-    let reader = MessageReader::new(&exchange.codec(), &found.plan, exchange.parts());
+    let reader = MessageReader::new(&exchange.reader(), &found.plan, exchange.parts());
     let reader = reader.map(|reader| reader.checked(exchange.check_of_messages()));
     let reader = reader.and_then(|reader| exchange.timeout().map(|_| reader)).map_err(|error| refused(error.into()))?;
     Ok(Granted { handshake, upgrade, found, reader })

@@ -136,7 +136,9 @@ fn a_policys_rule_binds_what_has_no_annotation_and_stands_in_for_one() {
     );
     assert_eq!(leads(&ruled, "POST", "/a.v1.Api/Said"), to("a", "Said"), "what every method has stays");
     assert_eq!(ruled.problems(), [""; 0]);
-    let described: Vec<_> = ruled.plans().filter(|it| !it.is_plain()).map(|it| it.template().to_string()).collect();
+    let usual = Codec::default();
+    let plans = ruled.plans(&usual).map(|(plan, _)| plan).filter(|it| !it.is_plain());
+    let described: Vec<_> = plans.map(|it| it.template().to_string()).collect();
     assert_eq!(described, ["/bare/{id}", "/other"], "documents are made of these");
 }
 

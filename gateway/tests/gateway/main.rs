@@ -26,4 +26,5 @@ mod rules;
 mod streams;
 mod support;
 mod tls;
+mod transcoding;
 mod websocket;

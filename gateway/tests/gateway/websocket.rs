@@ -300,6 +300,18 @@ async fn a_message_nested_deeper_than_a_policy_lets_it_be_ends_the_session() {
 }
 
 #[tokio::test]
+async fn messages_are_printed_as_a_policy_says() {
+    let gateway = policies::start(
+        "name: names\nservice: gateway\ntranscoding: { json_output: { preserve_proto_names: true, emit_defaults: true } }\n",
+    )
+    .await;
+    let mut socket = open(&gateway, BIDI).await;
+    say(&mut socket, r#"{"text": "a"}"#).await;
+    let reply = next_json(&mut socket).await;
+    assert!(reply.get("deadline_ms").is_some() && reply.get("deadlineMs").is_none(), "{reply}");
+}
+
+#[tokio::test]
 async fn a_client_that_leaves_takes_its_call_back_and_has_not_said_all() {
     let gateway = start().await;
     for close in [true, false] {

@@ -132,6 +132,28 @@ pub(super) fn headers(it: pb::Headers) -> Result<model::PolicyKind, Invalid> {
     Ok(model::PolicyKind::Edge(model::Edge::Headers(headers.checked()?)))
 }
 
+pub(super) fn transcoding(it: pb::Transcoding) -> Result<model::PolicyKind, Invalid> {
+    let stream_format = match pb::transcoding::StreamFormat::try_from(it.stream_format) {
+        Ok(pb::transcoding::StreamFormat::Unspecified) => None,
+        Ok(pb::transcoding::StreamFormat::JsonArray) => Some(model::StreamFormat::JsonArray),
+        Ok(pb::transcoding::StreamFormat::Ndjson) => Some(model::StreamFormat::Ndjson),
+        Ok(pb::transcoding::StreamFormat::Sse) => Some(model::StreamFormat::Sse),
+        Err(_) => return Err(Invalid::new("stream_format", format!("{} is not known here", it.stream_format))),
+    };
+    let output = it.json_output.unwrap_or_default();
+    let transcoding = model::Transcoding {
+        methods: methods(&it.methods)?,
+        infer_update_mask: it.infer_update_mask,
+        stream_format,
+        json_output: model::JsonOutput {
+            emit_defaults: output.emit_defaults,
+            preserve_proto_names: output.preserve_proto_names,
+            enums_as_ints: output.enums_as_ints,
+        },
+    };
+    Ok(model::PolicyKind::Edge(model::Edge::Transcoding(transcoding.checked()?)))
+}
+
 fn header_rule(it: pb::HeaderRule) -> Result<model::HeaderRule, Invalid> {
     let change = match it.change {
         Some(pb::header_rule::Change::Remove(true)) => model::HeaderChange::Remove,
@@ -218,6 +240,7 @@ impl From<&model::Edge> for pb::policy::Kind {
                 timeout_ms: it.timeout.map_or(0, millis),
                 body_timeout_ms: it.body_timeout.map_or(0, millis),
             }),
+            model::Edge::Transcoding(it) => Self::Transcoding(it.into()),
             model::Edge::Cache(it) => Self::Cache(pb::Cache {
                 methods: texts(it.methods.patterns()),
                 ttl_ms: millis(it.ttl),
@@ -225,6 +248,25 @@ impl From<&model::Edge> for pb::policy::Kind {
                 epoch: it.epoch,
                 off: it.off,
             }),
+        }
+    }
+}
+
+impl From<&model::Transcoding> for pb::Transcoding {
+    fn from(it: &model::Transcoding) -> Self {
+        let stream_format = match it.stream_format {
+            None => pb::transcoding::StreamFormat::Unspecified,
+            Some(model::StreamFormat::JsonArray) => pb::transcoding::StreamFormat::JsonArray,
+            Some(model::StreamFormat::Ndjson) => pb::transcoding::StreamFormat::Ndjson,
+            Some(model::StreamFormat::Sse) => pb::transcoding::StreamFormat::Sse,
+        };
+        let model::JsonOutput { emit_defaults, preserve_proto_names, enums_as_ints } = it.json_output;
+        let output = pb::transcoding::JsonOutput { emit_defaults, preserve_proto_names, enums_as_ints };
+        Self {
+            methods: texts(it.methods.patterns()),
+            infer_update_mask: it.infer_update_mask,
+            stream_format: stream_format.into(),
+            json_output: (it.json_output != model::JsonOutput::default()).then_some(output),
         }
     }
 }
@@ -365,6 +407,20 @@ mod tests {
         }
     }
 
+    fn transcoding(stream_format: pb::transcoding::StreamFormat) -> pb::Transcoding {
+        let json_output = pb::transcoding::JsonOutput {
+            emit_defaults: Some(true),
+            preserve_proto_names: Some(false),
+            enums_as_ints: None,
+        };
+        pb::Transcoding {
+            methods: vec!["a.B/C".into()],
+            infer_update_mask: Some(true),
+            stream_format: stream_format.into(),
+            json_output: Some(json_output),
+        }
+    }
+
     fn limits() -> pb::Limits {
         pb::Limits {
             methods: vec!["a.B/C".into()],
@@ -434,6 +490,12 @@ mod tests {
         let mut wrong = headers();
         wrong.response[1].change = Some(pb::header_rule::Change::Remove(false));
         assert_eq!(of(pb::policy::Kind::Headers(wrong)), "headers.response[1].remove");
+        let transcoding = transcoding(pb::transcoding::StreamFormat::Unspecified);
+        let later = pb::Transcoding { stream_format: 9, ..transcoding.clone() };
+        assert_eq!(of(pb::policy::Kind::Transcoding(later)), "transcoding.stream_format");
+        let wrong = pb::Transcoding { methods: vec!["B".into()], ..transcoding };
+        assert_eq!(of(pb::policy::Kind::Transcoding(wrong)), "transcoding.methods[0]");
+        assert_eq!(of(pb::policy::Kind::Transcoding(pb::Transcoding::default())), "transcoding");
     }
 
     #[test]
@@ -451,6 +513,13 @@ mod tests {
             pb::policy::Kind::Cache(cache()),
             pb::policy::Kind::Limits(limits()),
             pb::policy::Kind::Headers(headers()),
+            pb::policy::Kind::Transcoding(transcoding(pb::transcoding::StreamFormat::Sse)),
+            pb::policy::Kind::Transcoding(transcoding(pb::transcoding::StreamFormat::Ndjson)),
+            pb::policy::Kind::Transcoding(transcoding(pb::transcoding::StreamFormat::JsonArray)),
+            pb::policy::Kind::Transcoding(pb::Transcoding {
+                infer_update_mask: Some(false),
+                ..pb::Transcoding::default()
+            }),
             pb::policy::Kind::Cache(pb::Cache { off: true, ..pb::Cache::default() }),
         ] {
             let model = model::Policy::try_from(policy(kind.clone())).unwrap();
@@ -488,6 +557,7 @@ mod tests {
             pb::policy::Kind::ApiKey(pb::ApiKey::default()),
             pb::policy::Kind::Cache(pb::Cache { off: true, ..cache() }),
             pb::policy::Kind::Limits(pb::Limits::default()),
+            pb::policy::Kind::Transcoding(pb::Transcoding { stream_format: 9, ..pb::Transcoding::default() }),
         ];
         let policies = unread.into_iter().map(policy).collect();
         let said = crate::weft::discovery::v1::ServicePolicies { policies };
@@ -499,6 +569,6 @@ mod tests {
             model::PolicyKind::Edge(model::Edge::Cache(model::Cache::closed())),
             model::PolicyKind::Edge(model::Edge::Limits(model::Limits::closed())),
         ];
-        assert_eq!((kinds.as_slice(), problems.len()), (closed.as_slice(), 5));
+        assert_eq!((kinds.as_slice(), problems.len()), (closed.as_slice(), 6));
     }
 }

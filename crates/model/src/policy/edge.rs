@@ -13,6 +13,7 @@ mod http;
 mod limits;
 mod names;
 mod rate_limit;
+mod transcoding;
 
 pub use api_key::{ApiKey, KeyDigest};
 pub use authentication::{Authentication, ClaimMatch, ClaimRule, ClaimToMetadata, Jwt, KeySource};
@@ -22,6 +23,7 @@ pub use headers::{HeaderChange, HeaderRule, Headers};
 pub use http::{FieldName, HttpBinding, HttpKind, HttpRule, HttpRules, Selector};
 pub use limits::Limits;
 pub use rate_limit::{LimitRule, Per, RateLimit};
+pub use transcoding::{JsonOutput, StreamFormat, Transcoding};
 
 use super::{MethodPattern, few};
 use crate::Invalid;
@@ -48,6 +50,8 @@ pub enum Edge {
     Headers(Headers),
     /// How methods are called by REST.
     Http(HttpRules),
+    /// How JSON is read and printed.
+    Transcoding(Transcoding),
 }
 
 impl Edge {
@@ -62,6 +66,7 @@ impl Edge {
             Self::Limits(_) => "limits",
             Self::Headers(_) => "headers",
             Self::Http(_) => "http",
+            Self::Transcoding(_) => "transcoding",
         }
     }
 
@@ -75,7 +80,8 @@ impl Edge {
             | Self::Cache(_)
             | Self::Limits(_)
             | Self::Headers(_)
-            | Self::Http(_) => None,
+            | Self::Http(_)
+            | Self::Transcoding(_) => None,
         }
     }
 
@@ -89,7 +95,8 @@ impl Edge {
             | Self::ApiKey(_)
             | Self::Cache(_)
             | Self::Limits(_)
-            | Self::Headers(_) => None,
+            | Self::Headers(_)
+            | Self::Transcoding(_) => None,
         }
     }
 }

@@ -272,6 +272,45 @@ impl Limits {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Transcoding {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    methods: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    infer_update_mask: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream_format: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    json_output: Option<JsonOutput>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct JsonOutput {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    emit_defaults: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preserve_proto_names: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    enums_as_ints: Option<bool>,
+}
+
+impl Transcoding {
+    pub(super) fn new(it: &model::Transcoding) -> Self {
+        let model::JsonOutput { emit_defaults, preserve_proto_names, enums_as_ints } = it.json_output;
+        let output = JsonOutput { emit_defaults, preserve_proto_names, enums_as_ints };
+        Self {
+            methods: texts(it.methods.patterns()),
+            infer_update_mask: it.infer_update_mask,
+            stream_format: it.stream_format.map(|it| match it {
+                StreamFormat::JsonArray => "json_array",
+                StreamFormat::Ndjson => "ndjson",
+                StreamFormat::Sse => "sse",
+            }),
+            json_output: (it.json_output != model::JsonOutput::default()).then_some(output),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Headers {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     methods: Vec<String>,

@@ -6,8 +6,8 @@ use std::{sync::Arc, time::Duration};
 
 use weft_model::{
     ApiKey, Authentication, Cache, ClaimMatch, ClaimRule, ClaimToMetadata, Cors, FieldName, HeaderChange, HeaderRule,
-    Headers, HttpBinding, HttpKind, HttpRule, HttpRules, Invalid, Jwt, KeySource, LimitRule, Limits, Methods, Per,
-    RateLimit, Rule,
+    Headers, HttpBinding, HttpKind, HttpRule, HttpRules, Invalid, JsonOutput, Jwt, KeySource, LimitRule, Limits,
+    Methods, Per, RateLimit, Rule, StreamFormat, Transcoding,
 };
 
 use super::{
@@ -195,6 +195,35 @@ pub(super) fn headers(node: &Node) -> Result<Headers, Invalid> {
         response: items(entries, "response", |_, node| header_rule(node))?,
     };
     headers.checked()
+}
+
+pub(super) fn transcoding(node: &Node) -> Result<Transcoding, Invalid> {
+    let entries = fields(node, &["methods", "infer_update_mask", "stream_format", "json_output"])?;
+    let transcoding = Transcoding {
+        methods: methods(entries)?,
+        infer_update_mask: within(entries, "infer_update_mask", flag)?,
+        stream_format: within(entries, "stream_format", stream_format)?,
+        json_output: within(entries, "json_output", json_output)?.unwrap_or_default(),
+    };
+    transcoding.checked()
+}
+
+fn stream_format(node: &Node) -> Result<StreamFormat, Invalid> {
+    match text(node)? {
+        "json_array" => Ok(StreamFormat::JsonArray),
+        "ndjson" => Ok(StreamFormat::Ndjson),
+        "sse" => Ok(StreamFormat::Sse),
+        other => Err(one_of(other, &["json_array", "ndjson", "sse"])),
+    }
+}
+
+fn json_output(node: &Node) -> Result<JsonOutput, Invalid> {
+    let entries = fields(node, &["emit_defaults", "preserve_proto_names", "enums_as_ints"])?;
+    Ok(JsonOutput {
+        emit_defaults: within(entries, "emit_defaults", flag)?,
+        preserve_proto_names: within(entries, "preserve_proto_names", flag)?,
+        enums_as_ints: within(entries, "enums_as_ints", flag)?,
+    })
 }
 
 fn header_rule(node: &Node) -> Result<HeaderRule, Invalid> {

@@ -60,7 +60,7 @@ pub(super) fn annotate(schema: &mut Value, field: &FieldDescriptor) {
 }
 
 /// Adds to the schema of a request's message what it needs; `bound` are fields that something else gives.
-pub(super) fn require(schema: Value, desc: &MessageDescriptor, bound: &[FieldDescriptor], scope: &Scope<'_>) -> Value {
+pub(super) fn require(schema: Value, desc: &MessageDescriptor, bound: &[FieldDescriptor], scope: &Scope) -> Value {
     let wanted = desc.fields().filter(|it| is_required(it) && !bound.contains(it));
     let names: Vec<String> = wanted.map(|it| scope.name(&it)).collect();
     if names.is_empty() {

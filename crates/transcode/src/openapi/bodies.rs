@@ -27,7 +27,7 @@ pub(super) const WEBSOCKET: &str = "GET with `Upgrade: websocket` at this path, 
     message of either kind), an empty one ends the request; a failure is `{\"error\": status}` and close code 4000 + gRPC code, success 1000.";
 
 /// Returns the request body, if there is one.
-pub(super) fn request(plan: &MethodPlan, settings: &Settings, scope: &mut Scope<'_>) -> Option<Value> {
+pub(super) fn request(plan: &MethodPlan, settings: &Settings, scope: &mut Scope) -> Option<Value> {
     let input = plan.method().input();
     let bound = bound_in_body(plan);
     let (schema, example) = {
@@ -79,7 +79,7 @@ fn message_of(plan: &MethodPlan) -> Option<MessageDescriptor> {
 }
 
 /// Adds the body as a form: the fields that a text or a file can be. Those of messages within are read, too, and not listed.
-fn add_forms(plan: &MethodPlan, bound: &[FieldDescriptor], scope: &mut Scope<'_>, content: &mut Value) {
+fn add_forms(plan: &MethodPlan, bound: &[FieldDescriptor], scope: &mut Scope, content: &mut Value) {
     let Some(desc) = message_of(plan) else { return };
     let is_file = |field: &FieldDescriptor| match field.kind() {
         Kind::Bytes => true,
@@ -103,7 +103,7 @@ fn add_forms(plan: &MethodPlan, bound: &[FieldDescriptor], scope: &mut Scope<'_>
             parts.insert(name, schema);
         }
     }
-    let as_form = |properties: Map<String, Value>, scope: &Scope<'_>| {
+    let as_form = |properties: Map<String, Value>, scope: &Scope| {
         let names = properties.clone();
         let wanted = desc.fields().filter(behavior::is_required).map(|it| scope.name(&it));
         let wanted: Vec<String> = wanted.filter(|it| names.contains_key(it)).collect();
@@ -122,7 +122,7 @@ fn add_forms(plan: &MethodPlan, bound: &[FieldDescriptor], scope: &mut Scope<'_>
 }
 
 /// Adds what the message needs that the body is.
-fn required(schema: Value, plan: &MethodPlan, bound: &[FieldDescriptor], scope: &Scope<'_>) -> Value {
+fn required(schema: Value, plan: &MethodPlan, bound: &[FieldDescriptor], scope: &Scope) -> Value {
     match message_of(plan) {
         Some(desc) => behavior::require(schema, &desc, bound, scope),
         None => schema,
@@ -145,7 +145,7 @@ fn bound_in_body(plan: &MethodPlan) -> Vec<FieldDescriptor> {
 pub(super) fn add_success(
     plan: &MethodPlan,
     settings: &Settings,
-    scope: &mut Scope<'_>,
+    scope: &mut Scope,
     responses: &mut Map<String, Value>,
 ) {
     let content = reply(plan, settings, scope);
@@ -162,7 +162,7 @@ pub(super) fn add_success(
     responses.insert("2XX".to_owned(), success);
 }
 
-fn reply(plan: &MethodPlan, settings: &Settings, scope: &mut Scope<'_>) -> Value {
+fn reply(plan: &MethodPlan, settings: &Settings, scope: &mut Scope) -> Value {
     if plan.returns_raw_body() {
         return json!({ "*/*": {} });
     }
@@ -192,7 +192,7 @@ fn reply(plan: &MethodPlan, settings: &Settings, scope: &mut Scope<'_>) -> Value
 }
 
 /// A field as the whole document: where its type has no empty form, unset is null.
-fn alone(scope: &mut Scope<'_>, field: &FieldDescriptor) -> Value {
+fn alone(scope: &mut Scope, field: &FieldDescriptor) -> Value {
     let schema = scope.member(field);
     let no_empty_form = ["format", "pattern"].iter().any(|it| schema.get(it).is_some());
     match field.supports_presence() && no_empty_form && field.kind().as_message().is_some() {

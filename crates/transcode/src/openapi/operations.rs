@@ -35,7 +35,8 @@ pub(super) struct Operation {
 }
 
 impl Operation {
-    pub(super) fn describe(plan: &MethodPlan, settings: &Settings, scope: &mut Scope<'_>) -> Self {
+    /// `own` is what holds for this operation and not for every one.
+    pub(super) fn describe(plan: &MethodPlan, settings: &Settings, own: &[String], scope: &mut Scope) -> Self {
         let slots = parameters::slots(plan, scope);
         let in_path = slots.iter().map(|it| parameters::in_path(plan, it, scope)).collect();
         let segments = plan.template().segments().iter();
@@ -51,19 +52,23 @@ impl Operation {
             pieces: pieces.collect(),
             verb: plan.template().verb().map(str::to_owned),
             in_path,
-            value: value(plan, settings, scope),
+            value: value(plan, settings, own, scope),
         }
     }
 }
 
-fn value(plan: &MethodPlan, settings: &Settings, scope: &mut Scope<'_>) -> Value {
+fn value(plan: &MethodPlan, settings: &Settings, own: &[String], scope: &mut Scope) -> Value {
     let method = plan.method();
     let mut operation = json!({ "tags": [method.service()] });
     let descriptor = descriptor(plan);
     let said = descriptor.as_ref().and_then(|it| scope.comments().of(&it.parent_file(), it.path()));
-    if let Some(text) = said {
-        operation["summary"] = json!(first_sentence(&text));
-        operation["description"] = json!(text);
+    if let Some(text) = &said {
+        operation["summary"] = json!(first_sentence(text));
+    }
+    let own = (!own.is_empty()).then(|| own.join(" "));
+    let text: Vec<String> = said.into_iter().chain(own).collect();
+    if !text.is_empty() {
+        operation["description"] = json!(text.join("\n\n"));
     }
     let deprecated =
         |it: &MethodDescriptor| it.method_descriptor_proto().options.as_ref().is_some_and(|it| it.deprecated());

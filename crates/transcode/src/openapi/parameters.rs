@@ -30,7 +30,7 @@ pub(super) struct Slot<'p> {
 }
 
 /// Returns what varies in a plan's path, in order.
-pub(super) fn slots<'p>(plan: &'p MethodPlan, scope: &Scope<'_>) -> Vec<Slot<'p>> {
+pub(super) fn slots<'p>(plan: &'p MethodPlan, scope: &Scope) -> Vec<Slot<'p>> {
     let template = plan.template();
     let mut slots: Vec<Slot<'p>> = Vec::new();
     for (segment, it) in template.segments().iter().enumerate() {
@@ -60,7 +60,7 @@ pub(super) fn slots<'p>(plan: &'p MethodPlan, scope: &Scope<'_>) -> Vec<Slot<'p>
 }
 
 /// Returns the parameter of a slot.
-pub(super) fn in_path(plan: &MethodPlan, slot: &Slot<'_>, scope: &mut Scope<'_>) -> Value {
+pub(super) fn in_path(plan: &MethodPlan, slot: &Slot<'_>, scope: &mut Scope) -> Value {
     let mut schema = match slot.leaf {
         Some(field) => scope.text(&field.kind()),
         None => json!({ "type": "string" }),
@@ -92,7 +92,7 @@ pub(super) fn in_path(plan: &MethodPlan, slot: &Slot<'_>, scope: &mut Scope<'_>)
 }
 
 /// Returns the query parameters.
-pub(super) fn in_query(plan: &MethodPlan, settings: &Settings, scope: &mut Scope<'_>) -> Vec<Value> {
+pub(super) fn in_query(plan: &MethodPlan, settings: &Settings, scope: &mut Scope) -> Vec<Value> {
     if *plan.body() == Body::Whole {
         return Vec::new();
     }
@@ -117,7 +117,7 @@ struct Query<'p> {
 }
 
 impl Query<'_> {
-    fn collect(&mut self, desc: &MessageDescriptor, scope: &mut Scope<'_>) {
+    fn collect(&mut self, desc: &MessageDescriptor, scope: &mut Scope) {
         if self.within.len() > DEPTH || self.within.iter().any(|it| it == desc.full_name()) {
             return;
         }
@@ -145,7 +145,7 @@ impl Query<'_> {
         self.within.pop();
     }
 
-    fn parameter(&self, field: &FieldDescriptor, scope: &mut Scope<'_>) -> Value {
+    fn parameter(&self, field: &FieldDescriptor, scope: &mut Scope) -> Value {
         let name = self.path.iter().map(|it| scope.name(it)).collect::<Vec<_>>().join(".");
         let one = scope.text(&field.kind());
         let mut said: Vec<String> = scope.comments().of(&field.parent_file(), field.path()).into_iter().collect();

@@ -76,7 +76,7 @@ pub(super) fn header(description: &str) -> Value {
 }
 
 /// Returns all of them, for `components.responses`.
-pub(super) fn all(scope: &mut Scope<'_>) -> Value {
+pub(super) fn all(scope: &mut Scope) -> Value {
     let status = builtin::pool().get_message_by_name("google.rpc.Status").expect("it is built in");
     let schema = scope.message(&status);
     let mut responses = Map::new();

@@ -2,7 +2,8 @@
 //!
 //! Lives here: what each kind of field looks like in ProtoJSON, the components that operations refer to, and what becomes of two types of one
 //! name. Does not: parameters and bodies.
-//! A scope is one descriptor pool: two services may each own a `common.v1.Money`. Where these differ, the later one is `common.v1.Money-2`.
+//! A scope is one descriptor pool in one way of printing: two services may each own a `common.v1.Money`, and a policy may have one of them printed by other
+//! names. Where these differ, the later one is `common.v1.Money-2`.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -12,15 +13,15 @@ use serde_json::{Map, Value, json};
 use super::behavior;
 use super::comments::Comments;
 use crate::codec::well_known::WellKnown;
-use crate::settings::{JsonOutput, Settings};
+use crate::settings::JsonOutput;
 
 const PREFIX: &str = "#/components/schemas/";
 /// Members of a oneof that are worth telling apart by schema; more make it longer than the message.
 const MOST_MEMBERS: usize = 12;
 
-/// The types of one pool, as far as something refers to them.
-pub(super) struct Scope<'s> {
-    settings: &'s Settings,
+/// The types of one pool, printed in one way, as far as something refers to them.
+pub(super) struct Scope {
+    output: JsonOutput,
     pool: DescriptorPool,
     comments: Comments,
     known: HashSet<String>,
@@ -32,13 +33,14 @@ enum Type {
     Enum(EnumDescriptor),
 }
 
-impl<'s> Scope<'s> {
-    pub(super) fn new(settings: &'s Settings, pool: DescriptorPool) -> Self {
-        Self { settings, pool, comments: Comments::default(), known: HashSet::new(), due: Vec::new() }
+impl Scope {
+    pub(super) fn new(output: JsonOutput, pool: DescriptorPool) -> Self {
+        Self { output, pool, comments: Comments::default(), known: HashSet::new(), due: Vec::new() }
     }
 
-    pub(super) fn pool(&self) -> &DescriptorPool {
-        &self.pool
+    /// Whether it is about a pool that is printed so.
+    pub(super) fn is_of(&self, pool: &DescriptorPool, output: JsonOutput) -> bool {
+        self.output == output && self.pool == *pool
     }
 
     pub(super) fn comments(&mut self) -> &mut Comments {
@@ -47,7 +49,7 @@ impl<'s> Scope<'s> {
 
     /// Returns the name by which a member is printed.
     pub(super) fn name(&self, field: &FieldDescriptor) -> String {
-        name(field, self.settings.json_output)
+        name(field, self.output)
     }
 
     /// Returns the schema of a field with what is said about it.
@@ -198,7 +200,7 @@ impl<'s> Scope<'s> {
         let mut declared: Vec<_> = desc.values().collect();
         declared.sort_by_key(|it| it.path().last().copied()); // they come by number
         for value in declared {
-            let shown = match self.settings.json_output.enums_as_ints {
+            let shown = match self.output.enums_as_ints {
                 true => json!(value.number()),
                 false => json!(value.name()),
             };
@@ -209,7 +211,7 @@ impl<'s> Scope<'s> {
                 values.push(shown); // two names of one number
             }
         }
-        let kind = if self.settings.json_output.enums_as_ints { "integer" } else { "string" };
+        let kind = if self.output.enums_as_ints { "integer" } else { "string" };
         let mut schema = json!({ "type": kind, "enum": values });
         if !said.is_empty() {
             schema["description"] = json!(said.join("\n"));
@@ -259,7 +261,7 @@ impl Components {
 
     /// Adds the types of a scope. One that is there already and the same is not added again; one that differs gets another name, and so
     /// does each that refers to it.
-    pub(super) fn add(&mut self, scope: Scope<'_>) -> Renamed {
+    pub(super) fn add(&mut self, scope: Scope) -> Renamed {
         let described = scope.describe_all();
         let differs = |(name, schema): &(&String, &Value)| self.schemas.get(*name).is_some_and(|it| !same(it, schema));
         let mut other: BTreeSet<String> = described.iter().filter(differs).map(|(name, _)| name.clone()).collect();

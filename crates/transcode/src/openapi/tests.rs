@@ -6,7 +6,7 @@ use crate::schema::Schema;
 
 fn describe_with(schemas: &[&Schema], settings: &Settings) -> Value {
     let about = About { title: "test", version: "1", max_request_bytes: 1024 };
-    document(about, settings, schemas.iter().flat_map(|it| it.plans()))
+    document(about, settings, schemas.iter().flat_map(|it| it.plans()).map(|it| (it, settings)))
 }
 
 fn describe(text: &'static str) -> Value {
@@ -235,6 +235,37 @@ fn printing_settings_change_names_and_enums() {
     assert!(schemas["test.v1.Kinds"]["properties"].get("list_text").is_some());
     assert_eq!(schemas["test.v1.Color"], json!({ "type": "integer", "enum": [0, 1, 7, -1] }));
     assert!(document["info"]["description"].as_str().unwrap().contains("Enums are printed as numbers"));
+}
+
+#[test]
+fn an_operation_with_settings_of_its_own_says_so_and_has_types_of_its_own() {
+    let json_output = JsonOutput { preserve_proto_names: true, enums_as_ints: true, ..JsonOutput::default() };
+    let own = Settings { json_output, stream_format: StreamFormat::Sse, ..Settings::default() };
+    let (usual, schema) = (Settings::default(), schema(KINDS));
+    let own_names = ["test.v1.Api.Echo", "test.v1.Api.Collect"];
+    let routes =
+        schema.plans().iter().map(|it| (it, if own_names.contains(&it.method().full_name()) { &own } else { &usual }));
+    let document = document(About { title: "t", version: "", max_request_bytes: 1 }, &usual, routes);
+    let echo = at(&document, &["paths", "/echo", "post"]);
+    let said = echo["description"].as_str().unwrap();
+    assert!(said.contains("by the names of the proto file") && said.contains("Enums are printed as numbers"), "{said}");
+    assert!(!said.contains("The replies are"), "it does not stream: {said}");
+    let reference = |of: &Value| {
+        let schema = &of["responses"]["200"]["content"]["application/json"]["schema"];
+        schema["$ref"].as_str().unwrap().rsplit('/').next().unwrap().to_owned()
+    };
+    let schemas = at(&document, &["components", "schemas"]);
+    let (own, usual) = (reference(echo), reference(at(&document, &["paths", "/get/{text}", "get"])));
+    assert_ne!(own, usual);
+    let member = |name: &str, member: &str| schemas[name]["properties"].get(member).is_some();
+    assert!(member(&own, "list_text") && !member(&own, "listText"), "{own}");
+    assert!(member(&usual, "listText") && !member(&usual, "list_text"), "{usual}");
+    let collect = at(&document, &["paths", "/collect/{text}", "post"]);
+    let said = collect["description"].as_str().unwrap();
+    assert!(said.contains("The replies are server-sent events unless `Accept` asks otherwise."), "{said}");
+    assert!(at(&document, &["paths", "/get/{text}", "get"]).get("description").is_none());
+    let prose = document["info"]["description"].as_str().unwrap();
+    assert!(prose.contains("is one JSON array unless") && !prose.contains("as numbers"), "{prose}");
 }
 
 /// Two services that each have a type of one name; in `other` it differs or not.

@@ -207,7 +207,8 @@ pub(crate) fn schema(set: &[u8]) {
     let Ok(schema) = Schema::decode(set) else { return };
     let table = RouteTable::builder().add(&schema, ()).build();
     let about = About { title: "t", version: "1", max_request_bytes: 1 };
-    let document = openapi::document(about, &Settings::default(), table.plans().map(|(plan, ())| plan));
+    let settings = Settings::default();
+    let document = openapi::document(about, &settings, table.plans().map(|(plan, ())| (plan, &settings)));
     drop(openapi::to_yaml(&document));
     let codec = Codec::default();
     for plan in schema.plans() {

@@ -189,7 +189,7 @@ impl Asked<'_> {
         let Rules { caching, number, .. } = self.rules();
         let changes = self.cached.changes.last(self.by);
         let holds = |it: &Resource| {
-            let same = it.rules == *number && it.changes == changes;
+            let same = it.rules == *number && it.changes == changes && it.printed == self.cached.printed;
             same && it.plan.upgrade().is_some_and(|it| Arc::ptr_eq(&it, self.plan))
         };
         caching.store.resource(&self.path, holds, || self.made(Box::default(), changes))
@@ -197,7 +197,8 @@ impl Asked<'_> {
 
     fn made(&self, vary: Box<[HeaderName]>, changes: u64) -> Resource {
         let Rules { caching, number, .. } = self.rules();
-        Resource { number: caching.store.number(), vary, plan: Arc::downgrade(self.plan), rules: *number, changes }
+        let (plan, printed) = (Arc::downgrade(self.plan), self.cached.printed);
+        Resource { number: caching.store.number(), vary, plan, rules: *number, printed, changes }
     }
 
     /// What an answer of a resource lies under: parts of known length, or with their length before them. Host and scheme are those that the service is

@@ -21,7 +21,7 @@ use bytes::Bytes;
 use hashlink::LinkedHashMap;
 use http::{HeaderMap, HeaderName, StatusCode};
 use prometheus_client::metrics::gauge::Gauge;
-use weft_transcode::MethodPlan;
+use weft_transcode::{MethodPlan, settings::JsonOutput};
 
 /// Parts, so that threads seldom meet.
 const PARTS: usize = 16;
@@ -42,6 +42,8 @@ pub(super) struct Resource {
     pub(super) plan: Weak<MethodPlan>,
     /// By which version of which policy.
     pub(super) rules: u64,
+    /// How a policy had it printed.
+    pub(super) printed: Option<JsonOutput>,
     /// After which change of its service.
     pub(super) changes: u64,
 }
@@ -262,8 +264,14 @@ mod tests {
     #[test]
     fn a_resource_is_made_once_and_replaced_only_by_who_knows_it() {
         let store = Store::new(1 << 20, Gauge::default());
-        let make =
-            || Resource { number: store.number(), vary: Box::default(), plan: Weak::new(), rules: 0, changes: 0 };
+        let make = || Resource {
+            number: store.number(),
+            vary: Box::default(),
+            plan: Weak::new(),
+            rules: 0,
+            printed: None,
+            changes: 0,
+        };
         let first = store.resource(b"/a", |_| true, make);
         assert_eq!(store.resource(b"/a", |_| true, make).number, first.number);
         let other = store.resource(b"/a", |_| false, make);

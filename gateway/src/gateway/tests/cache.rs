@@ -160,7 +160,7 @@ impl Kept {
             let refusals = Refusals::new(&weft_runtime::Metrics::default());
             let (issuers, fetcher) = issuers(Default::default());
             gateway.fetcher = fetcher;
-            gateway.edge = Compiler::new(issuers, refusals, wall, None, caching);
+            gateway.edge = Compiler::new(issuers, refusals, wall, None, caching, gateway.codec.clone());
         })
         .await;
         let [may_answer, may_write] = [(); 2].map(|()| Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)));
@@ -278,6 +278,24 @@ async fn an_answer_is_given_again_while_it_is_fresh() {
         assert!(metrics.contains(&line), "{line} in {metrics}");
     }
     assert!(!metrics.contains("weft_gateway_cache_bytes 0\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn an_answer_that_a_transcoding_policy_has_printed_otherwise_is_forgotten() {
+    let mut kept = Kept::start(FOR_A_DAY).await;
+    let first = kept.get(ADA, &[]).await;
+    assert!(first.call() == 1 && first.body.contains("\"name\"") && !first.body.contains("\"createTime\""));
+    let with = |output: &str| {
+        format!("{FOR_A_DAY}\n---\n{{name: shown, service: users, transcoding: {{json_output: {output}}}}}")
+    };
+    kept.apply(&with("{emit_defaults: true}")).await;
+    let all = kept.get(ADA, &[]).await;
+    assert_eq!((all.call(), all.body.contains("\"email\":\"\"")), (2, true), "{}", all.body);
+    kept.apply(&with("{emit_defaults: true, enums_as_ints: false}")).await;
+    assert_eq!(kept.get(ADA, &[]).await.call(), 2, "what is printed the same is kept");
+    kept.apply(FOR_A_DAY).await;
+    let again = kept.get(ADA, &[]).await;
+    assert_eq!((again.call(), again.body.contains("\"email\"")), (3, false), "{}", again.body);
 }
 
 #[tokio::test]

@@ -71,9 +71,14 @@ impl Exchange<'_> {
         Limits::most(self.limits(), self.shard.shared.limits.max_request_bytes, || self.call.noted())
     }
 
-    /// How JSON is read and printed.
-    pub(in crate::protocol) fn codec(&self) -> Cow<'_, Codec> {
-        Limits::codec(self.limits(), &self.shard.shared.codec, || self.call.noted())
+    /// How requests are read.
+    pub(in crate::protocol) fn reader(&self) -> Cow<'_, Codec> {
+        Limits::codec(self.limits(), self.printer(), || self.call.noted())
+    }
+
+    /// How replies are printed.
+    pub(in crate::protocol) fn printer(&self) -> &Codec {
+        self.found.codec(&self.shard.shared.codec)
     }
 
     pub(super) fn check_depth(&self, body: &[u8]) -> Result<(), BindError> {

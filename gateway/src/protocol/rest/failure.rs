@@ -4,10 +4,10 @@
 
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use weft_traffic::Body;
-use weft_transcode::{BindError, MethodPlan, Status, etag, status};
+use weft_transcode::{BindError, Status, etag, status};
 
 use super::{metadata, set_content_type};
-use crate::protocol::Shard;
+use crate::{protocol::Shard, routes::Found};
 
 /// A call that has no reply to translate.
 pub(in crate::protocol) enum Failure {
@@ -55,7 +55,7 @@ impl From<Status> for Failure {
 }
 
 /// The answer that says so.
-pub(in crate::protocol) fn failed(shard: &Shard, failure: Failure, plan: Option<&MethodPlan>) -> Response<Body> {
+pub(in crate::protocol) fn failed(shard: &Shard, failure: Failure, found: Option<&Found>) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     let (http, status) = match &failure {
         Failure::Request(error) | Failure::Method { error, .. } => (error.http_status, error.status()),
@@ -72,6 +72,7 @@ pub(in crate::protocol) fn failed(shard: &Shard, failure: Failure, plan: Option<
     }
     *response.status_mut() = StatusCode::from_u16(http).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     set_content_type(response.headers_mut(), status::JSON);
-    *response.body_mut() = Body::full(shard.shared.codec.encode_status(&status, plan));
+    let codec = found.map_or(&shard.shared.codec, |it| it.codec(&shard.shared.codec));
+    *response.body_mut() = Body::full(codec.encode_status(&status, found.map(|it| &*it.plan)));
     response
 }

@@ -79,7 +79,7 @@ pub(super) fn is_json(body: &[u8]) -> bool {
 impl Exchange<'_> {
     /// Returns the request message of a form with escapes.
     pub(super) fn urlencoded(&self, body: &[u8]) -> Result<Bytes, BindError> {
-        let mut form = Form::new(&self.shard.shared.codec, &self.found.plan)?;
+        let mut form = Form::new(&self.reader(), &self.found.plan)?;
         form.urlencoded(body)?;
         form.finish(self.parts())
     }
@@ -91,7 +91,7 @@ impl Exchange<'_> {
         boundary: String,
         timeout: Option<Duration>,
     ) -> Result<Response<Body>, Failure> {
-        let form = Form::new(&self.shard.shared.codec, &self.found.plan)?;
+        let form = Form::new(&self.reader(), &self.found.plan)?;
         let limit = self.most();
         let streams = self.found.plan.method().streaming().client();
         let mut parts = Parts::new(body, boundary, limit, streams);

@@ -33,7 +33,7 @@ use tokio_tungstenite::{
 };
 use weft_runtime::Shutdown;
 use weft_traffic::{Body, BodySender};
-use weft_transcode::{Status, stream::MessageReader};
+use weft_transcode::{Codec, Status, stream::MessageReader};
 
 use crate::{
     edge::{call::Call, limits::Most, metrics},
@@ -158,9 +158,13 @@ impl Session {
         }
     }
 
+    fn codec(&self) -> &Codec {
+        self.found.codec(&self.shard.shared.codec)
+    }
+
     async fn say_reply(&self, outward: &mut Outward, reply: &Bytes) -> Result<(), End> {
         let plan = &self.found.plan;
-        let encoded = self.shard.shared.codec.encode_owned(plan, reply).map_err(|error| End::Call(error.status()))?;
+        let encoded = self.codec().encode_owned(plan, reply).map_err(|error| End::Call(error.status()))?;
         let message = match plan.returns_raw_body() {
             true => Message::Binary(encoded.body),
             false => Message::Text(text(encoded.body)),
@@ -181,7 +185,7 @@ impl Session {
             End::Leaving => (Status::new(UNAVAILABLE, "the gateway is leaving; connect anew"), CloseCode::Away),
         };
         if status.code != 0 {
-            let status = self.shard.shared.codec.encode_status(&status, Some(&self.found.plan));
+            let status = self.codec().encode_status(&status, Some(&self.found.plan));
             let error = [b"{\"error\":", &status[..], b"}"].concat();
             outward.send(Message::Text(text(error.into()))).await?;
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use weft_model::{Action, Authentication, Edge, KeySource, Per, PolicyKind};
+use weft_model::{Action, Authentication, Edge, JsonOutput, KeySource, Per, PolicyKind, StreamFormat};
 
 use super::*;
 
@@ -55,6 +55,14 @@ headers:
   request: [{ name: X-Tenant-Id, rename: Tenant }, { name: cookie, remove: true }, { name: x-via, append: edge }]
   response: [{ name: x-served-by, set: weft }]
 ---
+name: as-numbers
+service: users
+transcoding: { methods: [a.B/C], infer_update_mask: false, stream_format: ndjson, json_output: { emit_defaults: true, enums_as_ints: false } }
+---
+name: as-events
+service: gateway
+transcoding: { stream_format: sse }
+---
 name: paths
 service: users
 http:
@@ -102,6 +110,8 @@ fn a_document_says_what_it_seems_to_say() {
         PolicyKind::Edge(Edge::Cache(not_kept)),
         PolicyKind::Edge(Edge::Limits(small)),
         PolicyKind::Edge(Edge::Headers(names)),
+        PolicyKind::Edge(Edge::Transcoding(numbers)),
+        PolicyKind::Edge(Edge::Transcoding(events)),
         PolicyKind::Edge(Edge::Http(paths)),
     ] = rest
     else {
@@ -119,6 +129,10 @@ fn a_document_says_what_it_seems_to_say() {
     let (get, patch) = (&paths.rules()[0], &paths.rules()[1]);
     assert_eq!((get.selector.method(), get.binding.response_body.as_str()), ("GetUser", "name"));
     assert_eq!((get.additional[0].body.as_str(), patch.binding.body.as_str()), ("*", "it"));
+    let output = JsonOutput { emit_defaults: Some(true), preserve_proto_names: None, enums_as_ints: Some(false) };
+    assert_eq!((numbers.json_output, numbers.infer_update_mask), (output, Some(false)));
+    assert_eq!((numbers.stream_format, events.stream_format), (Some(StreamFormat::Ndjson), Some(StreamFormat::Sse)));
+    assert_eq!((events.json_output, events.infer_update_mask), (JsonOutput::default(), None));
     assert_eq!(
         (small.max_request_bytes, small.max_depth, small.max_elements, small.body_timeout),
         (Some(1000), Some(9), Some(50), Some(Duration::from_millis(250)))
@@ -177,14 +191,18 @@ fn what_is_wrong_is_named_with_line_and_field() {
     assert_eq!(wrong("max_depth: 9", "max_depth: 900"), at(42, "limits.max_depth"));
     assert_eq!(wrong("max_elements: 50", "max_elements: 0"), at(42, "limits.max_elements"));
     assert_eq!(wrong("remove: true", "remove: false"), at(47, "headers.request[1].remove"));
+    assert_eq!(wrong("stream_format: ndjson", "stream_format: xml"), at(52, "transcoding.stream_format"));
+    assert_eq!(wrong("emit_defaults: true", "emit_defaults: 1"), at(52, "transcoding.json_output.emit_defaults"));
+    assert_eq!(wrong("emit_defaults: true", "emit: true"), at(52, "transcoding.json_output.emit"));
+    assert_eq!(wrong("stream_format: sse", "json_output: {}"), at(56, "transcoding"));
     assert_eq!(wrong("set: weft", "remove: true, set: weft"), at(48, "headers.response[0].set"));
     assert_eq!(wrong("rename: Tenant", "rename: Host"), at(47, "headers.request[0].rename"));
-    assert_eq!(wrong("get: /people/{id}", "get: /people/{id"), at(55, "http.rules[0].get"));
-    assert_eq!(wrong("get: /people/{id}", "gte: /people/{id}"), at(55, "http.rules[0].gte"));
-    assert_eq!(wrong("Users.GetUser", "Users/GetUser"), at(54, "http.rules[0].selector"));
-    assert_eq!(wrong("kind: head", "kind: he ad"), at(57, "http.rules[0].additional_bindings[1].custom.kind"));
-    assert_eq!(wrong("post: \"/people:get\"", "pots: /people"), at(57, "http.rules[0].additional_bindings[0].pots"));
-    assert_eq!(wrong("selector: a.B.C", "selector: shop.users.v1.Users.GetUser"), at(58, "http.rules[1].selector"));
+    assert_eq!(wrong("get: /people/{id}", "get: /people/{id"), at(63, "http.rules[0].get"));
+    assert_eq!(wrong("get: /people/{id}", "gte: /people/{id}"), at(63, "http.rules[0].gte"));
+    assert_eq!(wrong("Users.GetUser", "Users/GetUser"), at(62, "http.rules[0].selector"));
+    assert_eq!(wrong("kind: head", "kind: he ad"), at(65, "http.rules[0].additional_bindings[1].custom.kind"));
+    assert_eq!(wrong("post: \"/people:get\"", "pots: /people"), at(65, "http.rules[0].additional_bindings[0].pots"));
+    assert_eq!(wrong("selector: a.B.C", "selector: shop.users.v1.Users.GetUser"), at(66, "http.rules[1].selector"));
     assert_eq!(wrong("2027-01-31T12", "2027-01-32T12"), at(30, "api_key.expires"));
     assert_eq!(wrong("methods: [shop.users.v1.Users/*]", "methods: []"), at(9, "authentication.methods"));
 }

@@ -35,6 +35,7 @@ use crate::{
     routes::{Found, Rest, Table},
 };
 use failure::Failed;
+use metadata::Trailing;
 use streams::{FramedReplies, RequestMessages, Tag};
 
 /// Answers a REST request.
@@ -344,10 +345,11 @@ impl Exchange<'_> {
     ) -> Response<Body> {
         let accept = self.head.headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
         let framing = self.printer().reply_stream(&self.found.plan, accept);
-        let framed = FramedReplies::new(framing, first, replies, went_wrong);
         let mut response = Response::new(Body::empty());
         *response.status_mut() = metadata::success_status(&head, &HeaderMap::new());
         metadata::downstream(&head, &HeaderMap::new(), response.headers_mut());
+        let trailing = Trailing::of(self.head, &head, response.headers_mut());
+        let framed = FramedReplies::new(framing, trailing, first, replies, went_wrong);
         set_content_type(response.headers_mut(), framed.content_type());
         response.map(|_| Body::boxed(framed))
     }

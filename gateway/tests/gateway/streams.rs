@@ -1,16 +1,26 @@
 //! Streams over REST: framings, what arrives while it is made, and failures in the middle.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::{BodyExt, Full, channel::Channel};
-use hyper::{body::Incoming, client::conn::http1};
-use hyper_util::rt::TokioIo;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody, channel::Channel};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+    server::conn::http2::Builder,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
-use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::timeout,
+};
 
-use crate::support::{Running, send, start, start_with};
+use crate::support::{Running, framed, send, start, start_gateway, start_with};
 
 const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
 const SERVER_STREAM: &str = "/weft.testkit.v1.Echo/ServerStream";
@@ -125,4 +135,84 @@ async fn both_sides_of_a_bidirectional_call_stream_at_once() {
     let error: Value = serde_json::from_str(&next_text(&mut body).await).unwrap();
     assert_eq!(error["error"]["code"], 3, "{error}");
     assert!(body.frame().await.is_none());
+}
+
+/// An upstream whose streams are one message and metadata behind it, one name of which it announces.
+async fn with_trailers() -> (Running, JoinSet<()>) {
+    async fn serve(
+        _: Request<Incoming>,
+    ) -> Result<Response<impl http_body::Body<Data = Bytes, Error = Infallible>>, Infallible> {
+        let trailers = [("grpc-status", "0"), ("total", "3"), ("shard", "7")];
+        let trailers = trailers.map(|(name, it)| (HeaderName::from_static(name), HeaderValue::from_static(it)));
+        let message = Frame::data(Bytes::from(framed(0, b"\x0a\x01a")));
+        let frames = [Ok(message), Ok(Frame::trailers(HeaderMap::from_iter(trailers)))];
+        let mut response = Response::new(StreamBody::new(futures_util::stream::iter(frames)));
+        response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+        response.headers_mut().insert("trailer", HeaderValue::from_static("total"));
+        Ok(response)
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let upstream = listener.local_addr().unwrap().to_string();
+    let mut backend = JoinSet::new();
+    backend.spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            let serving = Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service_fn(serve));
+            connections.spawn(async move { drop(serving.await) });
+        }
+    });
+    (start_gateway(upstream, |_| {}).await, backend)
+}
+
+/// Asks for the stream; returns its head, its bytes and what comes behind them.
+async fn whole(gateway: &Running, http2: bool, headers: &[(&str, &str)]) -> (HeaderMap, Bytes, HeaderMap) {
+    let stream = TokioIo::new(TcpStream::connect(gateway.addr).await.unwrap());
+    let mut request = Request::post(format!("http://{}{SERVER_STREAM}", gateway.addr)).header("host", "a");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(Bytes::from_static(b"{}"))).unwrap();
+    let mut driver = JoinSet::new();
+    let response = if http2 {
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+        driver.spawn(async move { drop(connection.await) });
+        sender.send_request(request).await.unwrap()
+    } else {
+        let (mut sender, connection) = http1::handshake(stream).await.unwrap();
+        driver.spawn(async move { drop(connection.await) });
+        sender.send_request(request).await.unwrap()
+    };
+    let (head, body) = response.into_parts();
+    let body = timeout(Duration::from_secs(10), body.collect()).await.expect("an end").unwrap();
+    let trailers = body.trailers().cloned().unwrap_or_default();
+    (head.headers, body.to_bytes(), trailers)
+}
+
+#[tokio::test]
+async fn metadata_behind_a_stream_is_trailers_where_the_protocol_has_room() {
+    let (gateway, _backend) = with_trailers().await;
+    let names = |trailers: &HeaderMap| {
+        let mut names: Vec<_> = trailers.keys().map(ToString::to_string).collect();
+        names.sort_unstable();
+        names.join(" ")
+    };
+    let gzip = ("accept-encoding", "gzip");
+    for coding in [None, Some(gzip)] {
+        let headers: Vec<_> = coding.into_iter().collect();
+        let (head, body, trailers) = whole(&gateway, true, &headers).await;
+        assert_eq!(head["trailer"], "grpc-metadata-total", "as the service has announced");
+        assert_eq!(names(&trailers), "grpc-metadata-shard grpc-metadata-total", "{coding:?}");
+        assert_eq!(trailers["grpc-metadata-total"], "3");
+        assert_eq!(head.contains_key("content-encoding"), coding.is_some());
+        assert!(coding.is_some() || *body == br#"[{"text":"a"}]"#[..], "{body:?}");
+
+        let te = [&headers[..], &[("te", "trailers"), ("connection", "te")]].concat();
+        let (head, _, trailers) = whole(&gateway, false, &te).await;
+        assert_eq!(
+            (head["trailer"].to_str().unwrap(), names(&trailers).as_str()),
+            ("grpc-metadata-total", "grpc-metadata-total")
+        );
+        let (head, _, trailers) = whole(&gateway, false, &headers).await;
+        assert_eq!((head.get("trailer"), trailers.len()), (None, 0), "a client that does not say that it takes them");
+    }
 }

@@ -91,7 +91,7 @@ fn stream(accepted: &str, response: Response<Body>) -> Response<Body> {
     };
     let (mut head, body) = response.into_parts();
     encoded(&mut head.headers, encoder.encoding());
-    Response::from_parts(head, Body::boxed(Compressed { body, encoder: Some(encoder) }))
+    Response::from_parts(head, Body::boxed(Compressed { body, encoder: Some(encoder), trailers: None }))
 }
 
 fn encoded(headers: &mut HeaderMap, encoding: Encoding) {
@@ -104,6 +104,8 @@ struct Compressed {
     body: Body,
     /// None once the body has ended.
     encoder: Option<Encoder>,
+    /// What comes behind it.
+    trailers: Option<HeaderMap>,
 }
 
 /// A compressor that hands out what it has so far.
@@ -152,6 +154,12 @@ impl Encoder {
     }
 }
 
+impl Compressed {
+    fn finish(&mut self) -> io::Result<Bytes> {
+        self.encoder.take().map_or_else(|| Ok(Bytes::new()), Encoder::finish)
+    }
+}
+
 impl http_body::Body for Compressed {
     type Data = Bytes;
     type Error = BodyError;
@@ -159,18 +167,22 @@ impl http_body::Body for Compressed {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         loop {
             if self.encoder.is_none() {
-                return Poll::Ready(None);
+                return Poll::Ready(self.trailers.take().map(|it| Ok(Frame::trailers(it))));
             }
             let made = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 Some(Ok(frame)) => match (frame.into_data(), &mut self.encoder) {
                     (Ok(data), Some(encoder)) => encoder.feed(&data),
-                    _ => continue, // trailers: REST has none
+                    (Ok(_), None) => continue,
+                    (Err(frame), _) => {
+                        self.trailers = frame.into_trailers().ok();
+                        self.finish()
+                    }
                 },
                 Some(Err(error)) => {
                     self.encoder = None;
                     return Poll::Ready(Some(Err(error)));
                 }
-                None => self.encoder.take().map_or_else(|| Ok(Bytes::new()), Encoder::finish),
+                None => self.finish(),
             };
             let made = made.expect("writing to memory does not fail");
             if !made.is_empty() {
@@ -180,7 +192,7 @@ impl http_body::Body for Compressed {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.encoder.is_none()
+        self.encoder.is_none() && self.trailers.is_none()
     }
 }
 
@@ -235,8 +247,9 @@ mod tests {
                 let so_far = so_far(accepted, &read);
                 assert!(so_far.ends_with(text), "{so_far:?}");
             }
-            drop(sender);
+            sender.trailers(HeaderMap::from_iter([(header::TE, HeaderValue::from_static("1"))])).await.unwrap();
             read.extend_from_slice(&body.frame().await.unwrap().unwrap().into_data().unwrap());
+            assert!(body.frame().await.unwrap().unwrap().is_trailers(), "they come behind the last byte");
             assert!(body.frame().await.is_none());
             let encoding = Encoding::preferred(accepted.trim_start_matches("zstd, ")).unwrap();
             assert_eq!(encoding.decompress(&read, 100).unwrap(), "data: 1\n\ndata: 2\n\n");

@@ -5,9 +5,10 @@
 //! Request → metadata: every header but those about the connection or named by `connection`, the HTTP body, and those gRPC or the gateway writes itself
 //! (`weft_transcode::metadata::is_forwarded`). `Grpc-Metadata-X` arrives as `x`. Added: `x-forwarded-for`, `-host`, `-proto` (`edge::forwarded`).
 //! Metadata → response: names that mean something in HTTP as they are ([`HTTP_NAMES`]); any other `x` as `Grpc-Metadata-X`; of trailers too, where
-//! they come before the body. `grpc-*` and `weft-*` stay inside.
+//! they come before the body. Where they come after it, as of streams, they are trailers here ([`Trailing`]), but for those names: they speak of the
+//! whole answer, and who reads it has read its head (RFC 9110, 6.5.1). `grpc-*` and `weft-*` stay inside.
 
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header, request};
 use weft_transcode::metadata::is_forwarded;
 
 use crate::edge::{forwarded, names};
@@ -52,14 +53,16 @@ pub(in crate::protocol) fn upstream(head: &request::Parts) -> HeaderMap {
 }
 
 /// Ends the hop that a request came by: takes out what its `connection` names, before anything goes by these headers. What a policy writes later is not the
-/// client's to name, and nobody sees a head that the service does not (RFC 9110, 7.6.1). What the gateway says of the call's way stays: it is not the client's.
+/// client's to name, and nobody sees a head that the service does not (RFC 9110, 7.6.1). What the gateway says of the call's way stays: it is not the client's;
+/// and `te`, which the answer is made by.
 pub(in crate::protocol) fn end_hop(headers: &mut HeaderMap) {
     if !headers.contains_key(header::CONNECTION) {
         return;
     }
     let named = headers.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(|it| *it == b','));
     let named: Vec<_> = named.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).collect();
-    for name in named.iter().filter(|name| **name != header::HOST && !forwarded::is_about_the_way(name)) {
+    let stays = |name: &HeaderName| [header::HOST, header::TE].contains(name) || forwarded::is_about_the_way(name);
+    for name in named.iter().filter(|name| !stays(name)) {
         headers.remove(name);
     }
     headers.remove(header::CONNECTION);
@@ -76,6 +79,60 @@ pub(super) fn downstream(head: &HeaderMap, trailers: &HeaderMap, headers: &mut H
             headers.append(name, value.clone());
         }
     }
+}
+
+/// What a client can be told behind a body of the metadata that comes there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Trailing {
+    /// All of it.
+    All,
+    /// What the answer's head announces: over HTTP/1.1 hyper sends nothing else. Empty for a client that does not say that it takes trailers.
+    Announced(Vec<HeaderName>),
+}
+
+impl Trailing {
+    /// Returns what the client of this request can be told. What the service announces in its head, the answer announces, too.
+    pub(super) fn of(request: &request::Parts, head: &HeaderMap, answer: &mut HeaderMap) -> Self {
+        let takes = request.version >= Version::HTTP_2 || has_token(&request.headers, &header::TE, "trailers");
+        let lists = head.get_all(header::TRAILER).iter().filter(|_| takes).filter_map(|it| it.to_str().ok());
+        let names = lists.flat_map(|it| it.split(',')).filter_map(|it| it.trim().parse().ok());
+        let names: Vec<HeaderName> = names.filter_map(|it: HeaderName| trailing_name(&it)).collect();
+        if let Ok(list) = HeaderValue::try_from(names.iter().map(HeaderName::as_str).collect::<Vec<_>>().join(", "))
+            && !names.is_empty()
+        {
+            answer.insert(header::TRAILER, list);
+        }
+        if request.version >= Version::HTTP_2 { Self::All } else { Self::Announced(names) }
+    }
+
+    /// Returns the trailers of the body for those of the call; none if nothing of them can be told.
+    pub(super) fn trailers(&self, trailers: &HeaderMap) -> Option<HeaderMap> {
+        let mut told = HeaderMap::new();
+        for (name, value) in trailers {
+            let name = trailing_name(name).filter(|it| match self {
+                Self::All => true,
+                Self::Announced(names) => names.contains(it),
+            });
+            if let Some(name) = name {
+                told.append(name, value.clone());
+            }
+        }
+        (!told.is_empty()).then_some(told)
+    }
+}
+
+/// The name by which metadata stands behind a body; none if it does not.
+fn trailing_name(name: &HeaderName) -> Option<HeaderName> {
+    let tells = is_own(name) && !HTTP_NAMES.contains(name);
+    tells.then(|| names::prefixed(name.as_str()).ok()).flatten()
+}
+
+/// Whether a header that lists has this word, without its parameters.
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    let lists = headers.get_all(name).iter().filter_map(|it| it.to_str().ok());
+    lists
+        .flat_map(|it| it.split(','))
+        .any(|it| it.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(token))
 }
 
 /// Whether metadata is the backend's own word, not that of gRPC, HTTP/2 or the mesh.
@@ -153,6 +210,37 @@ mod tests {
         downstream(&head, &trailers, &mut headers);
         let expected = map(&[("etag", "\"1\""), ("grpc-metadata-shard", "7"), ("grpc-metadata-cost", "3")]);
         assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn behind_a_body_stands_what_the_protocol_lets_stand_there() {
+        let trailers =
+            map(&[("grpc-status", "0"), ("weft-x", "1"), ("cost", "3"), ("shard", "7"), ("set-cookie", "a=b")]);
+        let told = |version, te: &[&'static str], announced: &'static str| {
+            let mut request = Request::new(()).into_parts().0;
+            (request.version, request.headers) =
+                (version, te.iter().map(|it| (header::TE, it.parse().unwrap())).collect());
+            let (head, mut answer) = (map(&[("trailer", announced)]), HeaderMap::new());
+            let told = Trailing::of(&request, &head, &mut answer).trailers(&trailers);
+            let mut names: Vec<_> = told.unwrap_or_default().keys().map(|it| it.to_string()).collect();
+            names.sort_unstable();
+            (names.join(" "), answer.get(header::TRAILER).map(|it| it.to_str().unwrap().to_owned()))
+        };
+        let said = |names: &str| Some(names.to_owned());
+        let both = "grpc-metadata-cost grpc-metadata-shard".to_owned();
+        assert_eq!(told(Version::HTTP_2, &[], ""), (both.clone(), None));
+        let announced = "cost, Grpc-Status, set-cookie, Shard, later";
+        let list = said("grpc-metadata-cost, grpc-metadata-shard, grpc-metadata-later");
+        assert_eq!(told(Version::HTTP_2, &[], announced), (both.clone(), list.clone()));
+        for te in [&["trailers"][..], &["gzip;q=0.5, Trailers"], &["gzip", "trailers"]] {
+            assert_eq!(told(Version::HTTP_11, te, announced), (both.clone(), list.clone()), "{te:?}");
+        }
+        assert_eq!(
+            told(Version::HTTP_11, &["trailers"], "cost"),
+            ("grpc-metadata-cost".into(), said("grpc-metadata-cost"))
+        );
+        assert_eq!(told(Version::HTTP_11, &["trailers"], ""), (String::new(), None));
+        assert_eq!(told(Version::HTTP_11, &["gzip"], "cost"), (String::new(), None), "it does not take any");
     }
 
     #[test]

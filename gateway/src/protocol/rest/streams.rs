@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Frame;
 use tokio::{
     sync::oneshot,
@@ -25,6 +25,7 @@ use weft_transcode::{
     stream::{ReplyStream, RequestStream},
 };
 
+use super::metadata::Trailing;
 use crate::edge::limits::Most;
 use crate::protocol::{
     chain,
@@ -190,12 +191,15 @@ impl Together {
     }
 }
 
-/// The replies of a server stream as one HTTP body. A failure after the first message is its last element.
+/// The replies of a server stream as one HTTP body. A failure after the first message is its last element; metadata that the call ends with comes behind it.
 pub(super) struct FramedReplies {
     framing: ReplyStream,
     first: Option<Bytes>,
     /// None once the body has ended: dropping it takes the call back.
     replies: Option<Replies>,
+    trailing: Trailing,
+    /// What comes behind the body, once the call has ended.
+    trailers: Option<HeaderMap>,
     went_wrong: Option<oneshot::Receiver<BindError>>,
     /// A failure that the framing has no words for: the body breaks off, so that nobody takes what came for all.
     untold: Option<Status>,
@@ -207,13 +211,23 @@ impl FramedReplies {
     /// `first` was waited for, so that a call that fails before it is answered by its status; `went_wrong` tells of a client stream that turns out wrong.
     pub(super) fn new(
         framing: ReplyStream,
+        trailing: Trailing,
         first: Next,
         replies: Replies,
         went_wrong: Option<oneshot::Receiver<BindError>>,
     ) -> Self {
         let went_wrong = went_wrong.filter(|it| !it.is_terminated()); // the client's stream may have ended well already
         let quiet = framing.keep_alive().map(|_| Box::pin(sleep(QUIET)));
-        let mut it = Self { framing, first: None, replies: Some(replies), went_wrong, untold: None, quiet };
+        let mut it = Self {
+            framing,
+            first: None,
+            replies: Some(replies),
+            trailing,
+            trailers: None,
+            went_wrong,
+            untold: None,
+            quiet,
+        };
         it.first = Some(it.next(first));
         it
     }
@@ -228,8 +242,10 @@ impl FramedReplies {
                 Ok(framed) => framed,
                 Err(error) => self.end(Some(Status::new(INTERNAL, error.to_string()))),
             },
-            Next::End(status) if status.code == 0 => self.end(None),
-            Next::End(status) => self.end(Some(status)),
+            Next::End(status) => {
+                self.trailers = self.replies.as_ref().and_then(|it| self.trailing.trailers(it.trailers()));
+                self.end(Some(status).filter(|it| it.code != 0))
+            }
         }
     }
 
@@ -239,6 +255,15 @@ impl FramedReplies {
         let told = self.framing.fail(&status);
         self.untold = told.is_empty().then_some(status);
         told
+    }
+
+    /// What comes behind the last byte.
+    fn last(&mut self) -> Option<Result<Frame<Bytes>, BrokenOff>> {
+        if let Some(status) = self.untold.take() {
+            self.trailers = None;
+            return Some(Err(BrokenOff(status)));
+        }
+        self.trailers.take().map(|it| Ok(Frame::trailers(it)))
     }
 
     fn is_over(&self) -> bool {
@@ -298,7 +323,7 @@ impl http_body::Body for FramedReplies {
         }
         let framed = match together.finish() {
             Some(framed) => framed,
-            None if self.is_over() => return Poll::Ready(self.untold.take().map(|status| Err(BrokenOff(status)))),
+            None if self.is_over() => return Poll::Ready(self.last()),
             None => ready!(self.poll_quiet(cx)),
         };
         if let Some(quiet) = &mut self.quiet {
@@ -341,7 +366,8 @@ mod tests {
         let answer = http::Response::builder().header("content-type", "application/grpc");
         let (_, replies) = Replies::new(answer.body(Body::boxed(body)).unwrap());
         let framing = Codec::new(Settings::default()).reply_stream(&watch(), Some(accept));
-        (FramedReplies::new(framing, Next::Message(Bytes::from_static(b"\x0a\x01a")), replies, None), sender)
+        let first = Next::Message(Bytes::from_static(b"\x0a\x01a"));
+        (FramedReplies::new(framing, Trailing::All, first, replies, None), sender)
     }
 
     async fn text(body: &mut FramedReplies) -> String {
@@ -376,6 +402,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn metadata_that_ends_the_call_comes_behind_the_body_once() {
+        for (status, ending) in [("0", None), ("13", Some("{\"error\":{\"code\":13}}\n"))] {
+            let (mut body, mut sender) = framed("application/x-ndjson");
+            assert_eq!(text(&mut body).await, "{\"text\":\"a\"}\n");
+            let trailers = [("grpc-status", status), ("cost", "3")];
+            let trailers = trailers.map(|(name, it)| (name.parse().unwrap(), it.parse().unwrap()));
+            sender.send_trailers(trailers.into_iter().collect()).await.unwrap();
+            if let Some(ending) = ending {
+                assert_eq!(text(&mut body).await, ending);
+            }
+            let trailers = body.frame().await.expect("trailers").unwrap().into_trailers().unwrap();
+            assert_eq!((trailers.len(), &trailers["grpc-metadata-cost"]), (1, &"3".parse().unwrap()));
+            assert!(body.frame().await.is_none());
+        }
+    }
+
+    #[tokio::test]
     async fn raw_bytes_break_off_where_the_call_fails() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("files.proto"), FILES).unwrap();
@@ -388,18 +431,21 @@ mod tests {
         let answer = http::Response::builder().header("content-type", "application/grpc");
         let (_, replies) = Replies::new(answer.body(Body::boxed(body)).unwrap());
         let framing = Codec::new(Settings::default()).reply_stream(&plan, None);
-        let mut body = FramedReplies::new(framing, Next::Message(Bytes::from_static(b"\x12\x01a")), replies, None);
+        let first = Next::Message(Bytes::from_static(b"\x12\x01a"));
+        let mut body = FramedReplies::new(framing, Trailing::All, first, replies, None);
         assert_eq!(text(&mut body).await, "a");
-        let trailers = http::HeaderMap::from_iter([("grpc-status".parse().unwrap(), "13".parse().unwrap())]);
-        sender.send_trailers(trailers).await.unwrap();
+        let trailers =
+            [("grpc-status", "13"), ("cost", "3")].map(|(name, it)| (name.parse().unwrap(), it.parse().unwrap()));
+        sender.send_trailers(trailers.into_iter().collect()).await.unwrap();
         assert!(body.frame().await.expect("it is no end").is_err());
-        assert!(body.frame().await.is_none());
+        assert!(body.frame().await.is_none(), "nothing makes an end of what broke off");
 
         // Also where the first message is none.
         let framing = Codec::new(Settings::default()).reply_stream(&plan, None);
         let answer = http::Response::builder().header("content-type", "application/grpc");
         let (_, replies) = Replies::new(answer.body(Body::empty()).unwrap());
-        let mut body = FramedReplies::new(framing, Next::Message(Bytes::from_static(b"\xff")), replies, None);
+        let first = Next::Message(Bytes::from_static(b"\xff"));
+        let mut body = FramedReplies::new(framing, Trailing::All, first, replies, None);
         assert!(body.frame().await.expect("it is no end").is_err());
     }
 

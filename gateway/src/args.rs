@@ -18,8 +18,8 @@ pub struct Args {
     #[command(flatten)]
     pub join: JoinArgs,
 
-    /// Without a registry: file with an encoded FileDescriptorSet, imports included
-    #[arg(long, value_name = "FILE", requires = "upstream", conflicts_with_all = ["registry", "token_file", "token_fd"])]
+    /// Without a registry: file with an encoded FileDescriptorSet, imports included, or a directory of such files; changes are followed
+    #[arg(long, value_name = "PATH", requires = "upstream", conflicts_with_all = ["registry", "token_file", "token_fd"])]
     pub descriptor_set: Option<PathBuf>,
 
     /// Without a registry: where every call goes

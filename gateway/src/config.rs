@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use serde::{
     Deserialize, Deserializer,
     de::{Error as _, IgnoredAny},
@@ -23,7 +22,8 @@ use weft_runtime::{Mistake, Usage, listen::ListenAddr};
 use weft_transcode::{Elements, Settings};
 
 use crate::{
-    Args, ClientFiles, Docs, FileRule, ForwardedHeader, Network, RedisUrl, TlsFiles, TrustedProxies, protocol::chain,
+    Args, ClientFiles, DescriptorFiles, Docs, FileRule, ForwardedHeader, Network, RedisUrl, TlsFiles, TrustedProxies,
+    protocol::chain,
 };
 
 /// Everything a gateway needs to know before it starts.
@@ -67,10 +67,10 @@ pub(crate) const UPSTREAM: &str = "upstream";
 pub enum Source {
     /// Registries, by URL; live.
     Registry(RegistryUrls),
-    /// A descriptor set and one upstream; fixed.
+    /// Descriptors and one upstream.
     Static {
-        /// Encoded `google.protobuf.FileDescriptorSet`.
-        descriptor_set: Bytes,
+        /// What it serves.
+        descriptor_set: DescriptorFiles,
         /// `host:port` that every call goes to, plaintext HTTP/2.
         upstream: String,
     },
@@ -112,10 +112,11 @@ impl Config {
         let tls = file.tls.map(|raw| raw.files(args.config.as_deref())).transpose()?;
         let mut credential = None;
         let source = match (args.descriptor_set, args.upstream) {
-            (Some(path), Some(upstream)) => Source::Static {
-                descriptor_set: fs::read(&path).map_err(|e| Usage::new(format!("{}: {e}", path.display())))?.into(),
-                upstream: plaintext(&upstream)?,
-            },
+            (Some(path), Some(upstream)) => {
+                let descriptor_set = DescriptorFiles::Path(path);
+                descriptor_set.read().map_err(|error| Usage::new(format!("--descriptor-set: {}", chain(&error))))?;
+                Source::Static { descriptor_set, upstream: plaintext(&upstream)? }
+            }
             (None, None) => match args.join.load().map_err(|error| Usage::of(&error))? {
                 Way::Plaintext(urls) => Source::Registry(urls),
                 Way::Secured(found) => Source::Registry(credential.insert(*found).registries().clone()),

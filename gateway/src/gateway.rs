@@ -7,6 +7,7 @@
 //! ```
 
 mod entry;
+mod fixed;
 mod parts;
 #[cfg(test)]
 mod tests;
@@ -28,8 +29,8 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use weft_discovery::{BadDescriptors, DescriptorSet, IdentityError, Topic, WatchConfig};
-use weft_model::{Endpoint, Protocol, ServiceName, Transport};
+use weft_discovery::{IdentityError, Topic, WatchConfig};
+use weft_model::{Endpoint, Protocol, Transport};
 use weft_reflection::Reflection;
 use weft_runtime::{
     Context, Shutdown,
@@ -37,19 +38,19 @@ use weft_runtime::{
     listen::{self, BindError},
     threads::{Connection, DataThreads, ThreadEnded},
 };
-use weft_traffic::{Claims, Outbound, OutboundConfig, Pool, PoolConfig, StaticCluster, Worlds};
-use weft_transcode::{Codec, SchemaError};
+use weft_traffic::{Outbound, OutboundConfig, Pool, PoolConfig, Worlds};
+use weft_transcode::Codec;
 
 use crate::{
     Config,
-    config::{Source, UPSTREAM},
+    config::Source,
     edge::{
         access_log::access_log,
         cache::{Caching, Clocks},
         issuers::{Fetcher, issuers},
         metrics::{Meters, Refusals},
         outside::Outside,
-        policies::{Compiler, Told},
+        policies::Compiler,
         shared::{SharedTask, shared_counts},
         span::Tracing,
     },
@@ -60,10 +61,12 @@ use crate::{
         own::Own,
         reflection::MeshSets,
     },
-    routes::{self, Table, keeper::Published, sets::LinkedSet},
+    routes::keeper::Published,
     tls::{self, Door, Follower, certificates::TlsError, peer::Peer},
 };
 use entry::{Entered, Entry, Who};
+pub use fixed::{DescriptorError, DescriptorFiles};
+use fixed::{Fixed, Places};
 use parts::{Feed, Parts, Watched};
 
 /// How long calls in flight may take once the gateway drains.
@@ -78,13 +81,10 @@ pub enum Error {
     /// A port cannot be had.
     #[error(transparent)]
     Listen(#[from] BindError),
-    /// The descriptor set of static mode is not one.
+    /// The descriptors of static mode cannot be used.
     #[error("--descriptor-set")]
-    Descriptors(#[source] BadDescriptors),
-    /// The descriptor set of static mode does not link.
-    #[error("--descriptor-set")]
-    Link(#[source] SchemaError),
-    /// HTTP rules of the file cannot be served with the descriptor set of static mode; one a line, each with its place. With a registry descriptors come
+    Descriptors(#[source] DescriptorError),
+    /// HTTP rules of the file cannot be served with the descriptors of static mode; one a line, each with its place. With a registry descriptors come
     /// and go, and such a rule is a warning.
     #[error("{0}")]
     Rules(String),
@@ -142,9 +142,10 @@ impl Gateway {
     pub async fn bind(config: Config, context: &Context) -> Result<Self, Error> {
         let mut gateway = Self::listen(config, context)?;
         if let Source::Static { descriptor_set, upstream } = gateway.config.source.clone() {
-            gateway.set_static(&descriptor_set, &upstream).await?;
+            gateway.feed = gateway.set_static(descriptor_set, &upstream).await?;
+        } else {
+            gateway.feed = gateway.feed();
         }
-        gateway.feed = gateway.feed();
         listen::announce(context, "http", gateway.local_addr());
         listen::announce(context, "admin", gateway.admin_addr());
         Ok(gateway)
@@ -195,34 +196,23 @@ impl Gateway {
         Feed::Registry(Box::new(Watched { urls: urls.clone(), config }))
     }
 
-    async fn set_static(&mut self, descriptor_set: &[u8], upstream: &str) -> Result<(), Error> {
-        let files = DescriptorSet::from_encoded_set(descriptor_set).map_err(Error::Descriptors)?;
-        let set = LinkedSet::link(&files).map_err(Error::Link)?;
-        let info = set.info();
-        let name: ServiceName = UPSTREAM.parse().expect("a constant that is a name");
-        self.worlds.set_static(vec![StaticCluster {
-            name: name.clone(),
-            endpoints: resolve(upstream).await?,
-            info: info.clone(),
-            claims: Claims::Everything,
-        }]);
-        self.board.send_replace(Arc::new(Board::serving(&name, &info)));
-        let entry = routes::Entry { name, info: Arc::new(info), sets: vec![Arc::new(set)] };
-        let policies: Vec<_> = self.config.policies.iter().cloned().map(Arc::new).collect();
-        self.edge.keys(policies.iter());
-        let edge = self.edge.compile(&Told::from_policies(policies));
-        let table = Table::of_upstream(entry, edge, &self.meters);
-        let mistakes: Vec<&str> = table.mistakes_of_file().collect();
-        if !mistakes.is_empty() {
-            return Err(Error::Rules(mistakes.join("\n")));
-        }
-        for problem in table.problems() {
-            tracing::warn!(problem, "route left out");
-        }
-        self.meters.routes.set(i64::try_from(table.len()).unwrap_or(i64::MAX));
-        self.published.store(Some(Arc::new(table)));
+    async fn set_static(&mut self, files: DescriptorFiles, upstream: &str) -> Result<Feed, Error> {
+        let endpoints = resolve(upstream).await?;
+        let policies = self.config.policies.iter().cloned().map(Arc::new).collect();
+        let mut places = Places {
+            worlds: &self.worlds,
+            published: &self.published,
+            board: &self.board,
+            meters: &self.meters,
+            edge: &mut self.edge,
+        };
+        let fixed =
+            Fixed::open(files, endpoints, policies, &self.outside, &mut places).map_err(|error| match error {
+                DescriptorError::Rules { mistakes } => Error::Rules(mistakes),
+                error => Error::Descriptors(error),
+            })?;
         self.readiness.ready();
-        Ok(())
+        Ok(if fixed.is_followed() { Feed::Files(Box::new(fixed)) } else { Feed::Fixed })
     }
 
     /// Where REST and gRPC are served.

@@ -25,7 +25,7 @@ pub use edge::{
     forwarded::{ForwardedHeader, TrustedProxies},
     shared::RedisUrl,
 };
-pub use gateway::{Error, Gateway};
+pub use gateway::{DescriptorError, DescriptorFiles, Error, Gateway};
 pub use network::{Network, NotANetwork};
 pub use routes::rules::FileRule;
 pub use tls::{

@@ -316,7 +316,7 @@ impl Running {
     async fn start(upstream: SocketAddr, descriptor_set: Bytes, tls: Option<TlsFiles>) -> Self {
         let config = Config {
             listen: ListenAddr::loopback(0),
-            source: Source::Static { descriptor_set, upstream: upstream.to_string() },
+            source: Source::Static { descriptor_set: descriptor_set.into(), upstream: upstream.to_string() },
             credential: None,
             identity: None,
             workers: NonZeroUsize::new(2),

@@ -1,7 +1,7 @@
-//! What outside of the mesh the edge rests on, and whether it is there: issuers of tokens, the Redis of shared limits.
+//! What outside of the mesh the edge rests on, and whether it is there: issuers of tokens, the Redis of shared limits, the descriptors of static mode.
 //!
 //! Lives here: one state for each, held by whoever follows it, and the page of them at `/outside` of the admin port, which `weft check` reads. Does not: following
-//! any (`edge::issuers`, `edge::shared`).
+//! any (`edge::issuers`, `edge::shared`, `gateway::fixed`).
 //! What nobody follows any more is forgotten. Readiness does not hang on any of these: calls that need none of them go on.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -37,6 +37,8 @@ pub(crate) enum Kind {
     Issuer,
     /// The Redis that rate limits are counted in.
     Redis,
+    /// The files that describe the upstream of static mode.
+    Descriptors,
 }
 
 /// Whether it is there.
@@ -45,7 +47,7 @@ pub(crate) enum Kind {
 pub(crate) enum State {
     /// Not known yet.
     Unknown,
-    /// It answered when it was asked last.
+    /// It answered when it was asked last, or could be used.
     Well,
     /// It did not, for this reason; calls go on without it.
     Without(String),

@@ -17,7 +17,7 @@ use weft_traffic::Worlds;
 
 use super::{
     Error,
-    parts::{Feed, Parts},
+    parts::{Feed, Parts, Tables},
 };
 use crate::{
     Config,
@@ -110,6 +110,12 @@ impl Entered {
         if let Some(task) = task {
             parts.keep_identity(task);
         }
-        parts.follow(feed, identity, worlds, |fetch| Keeper::new(published, board, readiness, meters, edge, fetch));
+        match feed {
+            Feed::Files(files) => parts.follow_files(*files, Tables { worlds, published, board, meters, edge }),
+            feed => {
+                let keeper = |fetch| Keeper::new(published, board, readiness, meters, edge, fetch);
+                parts.follow(feed, identity, worlds, keeper);
+            }
+        }
     }
 }

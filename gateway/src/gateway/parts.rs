@@ -21,9 +21,13 @@ use weft_runtime::{
 };
 use weft_traffic::Worlds;
 
+use super::fixed::{Fixed, Places};
 use crate::{
-    edge::{access_log::Writer, issuers::Fetcher, outside::Outside, shared::SharedTask},
-    routes::keeper::{Fetch, Keeper},
+    edge::{
+        access_log::Writer, issuers::Fetcher, metrics::Meters, outside::Outside, policies::Compiler, shared::SharedTask,
+    },
+    protocol::health::Board,
+    routes::keeper::{Fetch, Keeper, Published},
     tls::Follower,
 };
 
@@ -38,11 +42,22 @@ const END: Duration = Duration::from_secs(2);
 pub(super) enum Feed {
     /// Nothing more to come.
     Fixed,
+    /// Files, to be looked at.
+    Files(Box<Fixed>),
     /// Registries, to be watched so.
     Registry(Box<Watched>),
     /// Snapshots and descriptor sets made by a test.
     #[cfg(test)]
     Test { snapshots: tokio::sync::mpsc::Receiver<Arc<Snapshot>>, fetch: Fetch },
+}
+
+/// Where tables are published.
+pub(super) struct Tables {
+    pub(super) worlds: Worlds,
+    pub(super) published: Published,
+    pub(super) board: watch::Sender<Arc<Board>>,
+    pub(super) meters: Meters,
+    pub(super) edge: Compiler,
 }
 
 /// Whom to watch, and what for.
@@ -137,7 +152,7 @@ impl Parts {
         keeper: impl FnOnce(Fetch) -> Keeper,
     ) {
         match feed {
-            Feed::Fixed => {}
+            Feed::Fixed | Feed::Files(_) => {} // the latter has no mesh to follow: [`Parts::follow_files`]
             Feed::Registry(watched) => {
                 let Watched { urls, config } = *watched;
                 let registries = match &identity {
@@ -151,6 +166,15 @@ impl Parts {
             #[cfg(test)]
             Feed::Test { snapshots, fetch } => self.apply(snapshots, worlds, keeper(fetch)),
         }
+    }
+
+    /// Keeps world and route table in step with files.
+    pub(super) fn follow_files(&mut self, files: Fixed, tables: Tables) {
+        self.run("descriptors", async move {
+            let Tables { worlds, published, board, meters, mut edge } = tables;
+            let (worlds, published, board, meters) = (&worlds, &*published, &board, &meters);
+            files.follow(Places { worlds, published, board, meters, edge: &mut edge }).await;
+        });
     }
 
     fn apply(&mut self, mut updates: impl Updates, worlds: Worlds, keeper: Keeper) {

@@ -19,16 +19,20 @@ use hyper_util::rt::TokioIo;
 use prost::Message;
 use tokio::{sync::mpsc, task::JoinSet};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use weft_discovery::{BadDescriptors, DescriptorSet};
 use weft_model::{
-    Digest, GrpcService, Instance, InstanceId, Locality, ServiceInfo, ServiceSnapshot, Snapshot, Status, Version,
-    Weight,
+    Digest, GrpcService, Instance, InstanceId, Locality, ServiceInfo, ServiceName, ServiceSnapshot, Snapshot, Status,
+    Version, Weight,
 };
 use weft_proto::descriptors;
 use weft_runtime::{Env, listen::ListenAddr};
 use weft_testkit::wait::until;
 
 use super::*;
-use crate::{Limits, routes::keeper::Fetch};
+use crate::{
+    Limits,
+    routes::{keeper::Fetch, sets::LinkedSet},
+};
 
 impl parts::Updates for mpsc::Receiver<Arc<Snapshot>> {
     async fn next(&mut self) -> Option<Arc<Snapshot>> {

@@ -9,6 +9,7 @@ mod attacks;
 mod callers;
 mod compression;
 mod connect;
+mod descriptors;
 mod docs;
 mod errors;
 mod forms;

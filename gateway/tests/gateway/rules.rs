@@ -35,7 +35,7 @@ fn without_annotations() -> bytes::Bytes {
 async fn start_bare(change: impl FnOnce(&mut Config)) -> (Running, crate::support::Backend) {
     let backend = backend().await;
     let gateway = start_gateway(backend.addr.clone(), |config: &mut Config| {
-        config.source = Source::Static { descriptor_set: without_annotations(), upstream: backend.addr.clone() };
+        config.source = Source::Static { descriptor_set: without_annotations().into(), upstream: backend.addr.clone() };
         change(config);
     })
     .await;

@@ -108,7 +108,7 @@ pub(crate) fn config(upstream: String) -> Config {
     Config {
         listen: ListenAddr::loopback(0),
         credential: None,
-        source: Source::Static { descriptor_set: descriptor_set(), upstream },
+        source: Source::Static { descriptor_set: descriptor_set().into(), upstream },
         identity: None,
         workers: std::num::NonZeroUsize::new(2),
         transcoding: weft_transcode::Settings::default(),

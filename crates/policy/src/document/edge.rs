@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
-use weft_model::{self as model, Action, HeaderChange, Per};
+use weft_model::{self as model, Action, HeaderChange, Per, StreamFormat};
 
 use super::is_false;
 use crate::units;

@@ -5,4 +5,5 @@
 mod any_mesh;
 mod cases;
 mod knockouts;
+mod policies;
 pub(crate) mod rules;

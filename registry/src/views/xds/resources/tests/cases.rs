@@ -51,7 +51,7 @@ fn secured(n: u16) -> Instance {
     it
 }
 
-fn users(instances: impl IntoIterator<Item = Instance>) -> ServiceSnapshot {
+pub(super) fn users(instances: impl IntoIterator<Item = Instance>) -> ServiceSnapshot {
     ServiceSnapshot {
         instances: instances.into_iter().map(|it| (it.id, Arc::new(it))).collect(),
         ..ServiceSnapshot::empty("users".parse().unwrap(), Version(1))
@@ -110,8 +110,12 @@ impl std::str::FromStr for Said {
     }
 }
 
-fn nobody() -> Profile {
+pub(super) fn nobody() -> Profile {
     Profile::default()
+}
+
+pub(super) fn envoy() -> Profile {
+    Profile { family: Family::Envoy, listen: Some("127.0.0.1:10000".parse().unwrap()), ..nobody() }
 }
 
 fn certified() -> Profile {
@@ -119,7 +123,12 @@ fn certified() -> Profile {
     Profile { providers: ["weft".to_owned()].into(), trust_domain, ..Profile::default() }
 }
 
-fn get<M: prost::Message + prost::Name + Default>(world: &XdsWorld, profile: &Profile, kind: Kind, name: &str) -> M {
+pub(super) fn get<M: prost::Message + prost::Name + Default>(
+    world: &XdsWorld,
+    profile: &Profile,
+    kind: Kind,
+    name: &str,
+) -> M {
     let built = build(world, &profile.relevant(kind, name), kind, name);
     decode(&built.resource.unwrap_or_else(|| panic!("no {name}")))
 }
@@ -214,8 +223,7 @@ fn weights_are_localities_for_grpc_and_weights_for_envoy() {
         (addresses(&it), weights),
         (vec![vec!["127.0.0.1:1".to_owned()], vec!["127.0.0.1:2".into(), "127.0.0.1:3".into()]], vec![1, 6])
     );
-    let envoy = Profile { family: Family::Envoy, ..nobody() };
-    let it: ClusterLoadAssignment = get(&world, &envoy, Kind::Endpoint, "users.default");
+    let it: ClusterLoadAssignment = get(&world, &envoy(), Kind::Endpoint, "users.default");
     let weights: Vec<_> =
         it.endpoints[0].lb_endpoints.iter().map(|it| it.load_balancing_weight.unwrap().value).collect();
     assert_eq!((it.endpoints.len(), weights), (1, vec![1, 3, 3]));
@@ -430,7 +438,7 @@ fn a_fault_brings_its_filter_along() {
 #[test]
 fn an_envoy_has_one_listener_and_routes_by_authority_and_by_grpc_service() {
     let world = world_of([with_methods(users([instance(1)]))]);
-    let envoy = Profile { family: Family::Envoy, listen: Some("127.0.0.1:10000".parse().unwrap()), ..nobody() };
+    let envoy = envoy();
     let all = |kind| super::super::names(&world, &envoy, kind).iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(
         (all(Kind::Listener), all(Kind::Cluster)),
@@ -460,7 +468,7 @@ fn an_envoy_has_one_listener_and_routes_by_authority_and_by_grpc_service() {
 fn an_envoy_tries_again_what_our_own_proxies_do_and_elsewhere() {
     let service = with_policies(with_methods(users([instance(1)])), &["method=u.Users/Create retry=3"]);
     let world = world_of([service]);
-    let envoy = Profile { family: Family::Envoy, listen: Some("127.0.0.1:10000".parse().unwrap()), ..nobody() };
+    let envoy = envoy();
     let it: RouteConfiguration = get(&world, &envoy, Kind::Route, "weft/outbound");
     let on = it.virtual_hosts[1].routes.iter().map(|it| {
         let Some(route::route::Action::Route(action)) = &it.action else { panic!("{it:?}") };

@@ -13,6 +13,7 @@ use envoy_types::pb::{
                 client_status_discovery_service_client::ClientStatusDiscoveryServiceClient,
             },
         },
+        r#type::matcher::v3::{NodeMatcher, RegexMatcher, StringMatcher, string_matcher::MatchPattern},
     },
     google::rpc,
 };
@@ -250,6 +251,44 @@ async fn a_rejection_is_told_with_the_clients_words() {
     assert_eq!(ads.endpoints("users").await.len(), 2, "what changed is told, and accepted");
     assert!(ads.is_quiet().await);
     assert!(clients(&mut world, "web-1").await[0].subscriptions[0].rejection.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn csds_answers_on_a_stream_as_often_as_it_is_asked_of_nodes_by_name() {
+    use MatchPattern::{Contains, Exact, Prefix, SafeRegex, Suffix};
+
+    let mut world = World::new().await;
+    world.users(1).await;
+    let mut all = Vec::new();
+    for node in ["web-1", "web-2", "App-1"] {
+        let mut ads = Ads::open(&world, node).await;
+        ads.ask::<Listener>(&["users"], None, None).await;
+        ads.next().await;
+        all.push(ads);
+    }
+    let (asks, stream) = mpsc::channel(1);
+    let mut csds = ClientStatusDiscoveryServiceClient::new(world.channel.clone());
+    let mut answers = csds.stream_client_status(ReceiverStream::new(stream)).await.unwrap().into_inner();
+    let mut asked = async |patterns: Vec<(MatchPattern, bool)>| {
+        let matcher = |(pattern, ignore_case)| {
+            let node_id = Some(StringMatcher { match_pattern: Some(pattern), ignore_case });
+            NodeMatcher { node_id, ..NodeMatcher::default() }
+        };
+        let node_matchers = patterns.into_iter().map(matcher).collect();
+        asks.send(ClientStatusRequest { node_matchers, ..ClientStatusRequest::default() }).await.unwrap();
+        let answer = answers.message().await?.expect("the stream goes on");
+        Ok::<_, Status>(answer.config.into_iter().map(|it| it.node.unwrap().id).collect::<Vec<_>>())
+    };
+    assert_eq!(asked(vec![]).await.unwrap(), ["App-1", "web-1", "web-2"]);
+    assert_eq!(asked(vec![(Exact("web-1".into()), false)]).await.unwrap(), ["web-1"]);
+    assert_eq!(asked(vec![(Prefix("web".into()), false)]).await.unwrap(), ["web-1", "web-2"]);
+    assert_eq!(asked(vec![(Suffix("-1".into()), false)]).await.unwrap(), ["App-1", "web-1"]);
+    assert_eq!(asked(vec![(Contains("app".into()), false)]).await.unwrap(), [""; 0]);
+    let either = vec![(Contains("app".into()), true), (Exact("web-2".into()), false)];
+    assert_eq!(asked(either).await.unwrap(), ["App-1", "web-2"]);
+    let refused = asked(vec![(SafeRegex(RegexMatcher::default()), false)]).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("node_matchers[0].node_id"), "{refused:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,10 @@ mod knockout;
 mod server;
 mod stock;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use rustix::process::Signal;
 use weft_model::metadata;
@@ -282,18 +285,54 @@ async fn a_java_client_obeys_route_policies() {
     obeys_policies(Lang::Java, "a_java_client_obeys_route_policies").await;
 }
 
+/// Where IPv6 is spoken, one of the instances is told by such an address.
+fn loopback() -> &'static str {
+    if std::net::TcpListener::bind("[::1]:0").is_ok() { "[::1]:0" } else { "127.0.0.1:0" }
+}
+
 async fn calls_by_mutual_tls(lang: Lang, test: &str) {
     if !stock::there(lang, test) {
         return;
     }
     let _shared = ALONE.read().await;
     // Nobody gets in without a certificate.
-    let Some(mut mesh) = Mesh::start(test, &[App::Echo, App::Echo]).await else { return };
-    let certificates = stock::identity(&mesh, "web").await;
-    let mut client = Client::start(lang, &mut mesh, "xds:///echo", Some(&certificates)).await;
-    let both = serving(&mesh).await;
-    reaches(&mut client, &both).await;
+    let Some(mut mesh) = Mesh::start(test, &[App::Echo]).await else { return };
+    for _ in 0..2 {
+        mesh.add_with(App::Echo, &["--locality", "eu/a"]);
+    }
+    mesh.add_with(App::Echo, &["--locality", "eu/b"]);
+    mesh.add_with(App::Echo, &["--locality", "eu/b", "--weight", "3", "--inbound", loopback()]);
+    mesh.all_serving().await;
+    let slots: BTreeMap<_, _> =
+        mesh.instances().await.into_iter().map(|it| (it.metadata[metadata::SLOT].clone(), it.id)).collect();
+    let ids: Vec<_> = mesh.members.iter().map(|it| slots[&it.slot].clone()).collect();
+    let [far, near, too, light, heavy] = ids.as_slice() else { panic!("{ids:?}") };
+    let set = |ids: &[&String]| ids.iter().copied().cloned().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>();
+
+    let (certificates, place) = (stock::identity(&mesh, "web").await, ["--locality", "eu/a"]);
+    let mut client = Client::start_in(lang, &mut mesh, "xds:///echo", Some(&certificates), &place).await;
+    reaches(&mut client, &set(&[near, too])).await;
     balanced(&client.calls(100, "").await, 2);
+
+    // With nobody left in its zone, those of the region take the calls, as their weights say.
+    client.start_calls().await;
+    leave(&mut mesh, 1).await;
+    leave(&mut mesh, 1).await;
+    reaches(&mut client, &set(&[light, heavy])).await;
+    let told = client.calls(1_000, "").await;
+    no_failure(&told);
+    let share = told.answered.get(heavy).copied().unwrap_or_default() as f64 / 1_000.0;
+    assert!((share - 0.75).abs() < 0.06, "{told:?}");
+
+    // A kill gives no notice, and costs the calls in flight at most; then there is nobody in the region.
+    let kill = |mesh: &mut Mesh| mesh.members.pop().expect("it is one of three").sidecar.kill();
+    kill(&mut mesh);
+    reaches(&mut client, &set(&[light])).await;
+    kill(&mut mesh);
+    reaches(&mut client, &set(&[far])).await;
+    let told = client.stop_calls().await;
+    assert!(told.failed.values().sum::<u64>() <= 8, "more than two times four calls in flight: {told:?}");
+    assert_eq!(told.answered.len(), 5, "{told:?}");
     assert_eq!(rejections(&mut mesh).await, 0);
 }
 

@@ -85,6 +85,17 @@ impl Client {
     /// Starts a client of a target. With certificates it asks the registry by TLS if its library can, and calls by mutual TLS; else it asks the
     /// sidecar of the mesh's first instance, and calls in plaintext.
     pub(super) async fn start(lang: Lang, mesh: &mut Mesh, target: &str, certificates: Option<&Path>) -> Self {
+        Self::start_in(lang, mesh, target, certificates, &[]).await
+    }
+
+    /// The same with further flags of `weft bootstrap`.
+    pub(super) async fn start_in(
+        lang: Lang,
+        mesh: &mut Mesh,
+        target: &str,
+        certificates: Option<&Path>,
+        flags: &[&str],
+    ) -> Self {
         let server = match certificates {
             Some(_) if lang.speaks_tls_to_its_server() => format!("https://{}", mesh.registry_at()),
             Some(_) | None => {
@@ -92,17 +103,24 @@ impl Client {
                 format!("http://{}", sidecar.address("outbound").await)
             }
         };
-        Self::start_with(lang, mesh, target, &server, certificates).await
+        Self::start_with(lang, mesh, target, &server, certificates, flags).await
     }
 
     /// Starts a client that asks this server, and calls in plaintext.
     pub(super) async fn start_at(lang: Lang, mesh: &Mesh, target: &str, server: &str) -> Self {
-        Self::start_with(lang, mesh, target, server, None).await
+        Self::start_with(lang, mesh, target, server, None, &[]).await
     }
 
-    async fn start_with(lang: Lang, mesh: &Mesh, target: &str, server: &str, certificates: Option<&Path>) -> Self {
+    async fn start_with(
+        lang: Lang,
+        mesh: &Mesh,
+        target: &str,
+        server: &str,
+        certificates: Option<&Path>,
+        flags: &[&str],
+    ) -> Self {
         let files = TempDir::new().expect("a temporary directory can be made");
-        let bootstrap = bootstrap(lang, mesh, files.path(), server, certificates, &[]).await;
+        let bootstrap = bootstrap(lang, mesh, files.path(), server, certificates, flags).await;
         let mut command = program(lang, files.path()).await;
         command.arg(target);
         if lang == Lang::Node {

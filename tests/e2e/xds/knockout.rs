@@ -2,7 +2,8 @@
 //! wrong, if anything, is what the field is for; that nothing goes wrong without the relay is what the other tests show.
 //!
 //! Lives here: the faults, the relay, what each client is known to make of each. Does not: rules on what we send (the registry's tests).
-//! A client's refusal goes on to the registry, which counts it and shows it in `weft clients`.
+//! `rds.config_source` has no row: the routes of a gRPC client are inline.
+//! A client's refusal goes on to the registry, which counts it and shows it in `weft clients`, in the client's words.
 
 use std::{
     net::SocketAddr,
@@ -35,10 +36,12 @@ use envoy_types::pb::{
     google::protobuf::Any,
 };
 use prost::{Message, Name};
-use tokio::{net::TcpListener, time::Instant};
+use serde_json::Value;
+use tokio::{net::TcpListener, process::Command, time::Instant};
 use tokio_stream::{Stream, StreamExt, wrappers::TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, transport::Channel};
+use weft_testkit::{mesh::Mesh, wait};
 
 use super::{
     mesh, rejections,
@@ -294,8 +297,26 @@ async fn knocked_out(lang: Lang, test: &str) {
             counted = rejections(&mut mesh).await - before;
         }
         assert_eq!(counted > 0, made == Rejects, "without {}: the registry counted {counted}", knockout.what);
+        if made == Rejects {
+            wait::until(&format!("`weft clients` to say what {:?} rejects", knockout.what), COUNTED, async || {
+                let said = heard.reasons().pop()?;
+                shown(&mesh).await.iter().any(|it| !it.is_empty() && said.starts_with(it)).then_some(())
+            })
+            .await;
+        }
         ended.cancel();
     }
+}
+
+/// Why xDS clients rejected something, as `weft clients` shows it to an operator: the words of each, or as much of them as the registry keeps.
+async fn shown(mesh: &Mesh) -> Vec<String> {
+    let mut command = Command::new(mesh.weft());
+    command.args(["clients", "--output", "json", "--token-file"]).arg(mesh.operator_token());
+    let said: Value = serde_json::from_str(&stock::succeed(&mut command).await).expect("it says JSON");
+    let all = |it: &Value, field: &str| it[field].as_array().expect("a list").clone();
+    let subscriptions = all(&said, "clients").iter().flat_map(|it| all(it, "subscriptions")).collect::<Vec<_>>();
+    let errors = subscriptions.iter().filter_map(|it| it["rejection"]["error"].as_str());
+    errors.map(str::to_owned).collect()
 }
 
 #[tokio::test]

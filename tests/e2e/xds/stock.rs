@@ -197,10 +197,12 @@ fn protos() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../proto")
 }
 
-pub(super) async fn succeed(command: &mut Command) {
+/// Runs a tool to its end, which must be good; returns what it says.
+pub(super) async fn succeed(command: &mut Command) -> String {
     let done = command.kill_on_drop(true).output().await.expect("the tool starts");
     let (stdout, stderr) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     assert!(done.status.success(), "{command:?} failed: {stdout}{stderr}");
+    stdout.into_owned()
 }
 
 /// Writes the file by which a client finds the mesh, as a person would.

@@ -19,7 +19,10 @@ use envoy_types::pb::{
     envoy::{
         config::{
             cluster::v3::{Cluster, cluster},
-            core::v3::{HealthStatus, address::Address},
+            core::v3::{
+                ApiVersion, ConfigSource, HealthStatus, SelfConfigSource, address::Address,
+                config_source::ConfigSourceSpecifier,
+            },
             endpoint::v3::{ClusterLoadAssignment, lb_endpoint::HostIdentifier},
             listener::v3::Listener,
             route::v3::{Route, VirtualHost},
@@ -68,11 +71,32 @@ enum Makes {
 
 use Makes::{Fails, Nothing, Rejects};
 
+/// What the first row takes out.
+const NOTHING: &str = "nothing";
+
 struct Knockout {
     what: &'static str,
     /// Of Python, Node, Go and Java.
     makes: [Makes; 4],
-    out: fn(&mut Any),
+    out: Out,
+}
+
+/// What is done to responses.
+#[derive(Clone, Copy)]
+enum Out {
+    /// To each as a whole.
+    Response(fn(&mut DiscoveryResponse)),
+    /// To each of its resources.
+    Resource(fn(&mut Any)),
+}
+
+impl Out {
+    fn of(self, response: &mut DiscoveryResponse) {
+        match self {
+            Self::Response(out) => out(response),
+            Self::Resource(out) => response.resources.iter_mut().for_each(out),
+        }
+    }
 }
 
 impl Knockout {
@@ -89,9 +113,13 @@ impl Knockout {
 
 /// The matrix.
 fn knockouts() -> Vec<Knockout> {
-    let row = |what, makes, out| Knockout { what, makes, out };
+    let row = |what, makes, out| Knockout { what, makes, out: Out::Resource(out) };
+    let whole = |what, makes, out| Knockout { what, makes, out: Out::Response(out) };
+    let harmless = [Nothing; 4];
     vec![
-        row("nothing", [Nothing, Nothing, Nothing, Nothing], |_| {}),
+        row(NOTHING, harmless, |_| {}),
+        whole("version_info", harmless, |it| it.version_info.clear()),
+        whole("nonce", harmless, |it| it.nonce.clear()),
         row("Listener.name is another", [Fails, Fails, Fails, Fails], |any| {
             change(any, |it: &mut Listener| it.name = "other".into())
         }),
@@ -116,6 +144,19 @@ fn knockouts() -> Vec<Knockout> {
         row("eds_config", [Rejects, Rejects, Rejects, Rejects], |any| {
             change(any, |it: &mut Cluster| it.eds_cluster_config.as_mut().expect("it is set").eds_config = None);
         }),
+        row("eds_config.resource_api_version", harmless, |any| {
+            source(any, |it| it.resource_api_version = ApiVersion::Auto.into());
+        }),
+        row("eds_config is self instead of ads", harmless, |any| {
+            source(any, |it| {
+                it.config_source_specifier = Some(ConfigSourceSpecifier::Self_(SelfConfigSource::default()));
+            });
+        }),
+        row("eds_cluster_config.service_name", harmless, |any| {
+            change(any, |it: &mut Cluster| {
+                it.eds_cluster_config.as_mut().expect("it is set").service_name.clear();
+            });
+        }),
         row("cluster_name is another", [Fails, Fails, Fails, Fails], |any| {
             change(any, |it: &mut ClusterLoadAssignment| it.cluster_name = "other".into());
         }),
@@ -127,12 +168,8 @@ fn knockouts() -> Vec<Knockout> {
                 it.endpoints.iter_mut().for_each(|it| it.load_balancing_weight = None);
             });
         }),
-        row("health is DRAINING", [Fails, Fails, Fails, Fails], |any| {
-            change(any, |it: &mut ClusterLoadAssignment| {
-                let all = it.endpoints.iter_mut().flat_map(|it| &mut it.lb_endpoints);
-                all.for_each(|it| it.health_status = HealthStatus::Draining.into());
-            });
-        }),
+        row("health is DRAINING", [Fails, Fails, Fails, Fails], |any| health(any, HealthStatus::Draining)),
+        row("health is UNHEALTHY", [Fails, Fails, Fails, Fails], |any| health(any, HealthStatus::Unhealthy)),
         row("an address is a host's name", [Rejects, Rejects, Nothing, Rejects], |any| {
             change(any, |it: &mut ClusterLoadAssignment| {
                 for endpoint in it.endpoints.iter_mut().flat_map(|it| &mut it.lb_endpoints) {
@@ -178,10 +215,24 @@ fn routes(any: &mut Any, how: impl Fn(&mut Route)) {
     host(any, |it| it.routes.iter_mut().for_each(&how));
 }
 
+fn source(any: &mut Any, how: impl FnOnce(&mut ConfigSource)) {
+    change(any, |it: &mut Cluster| {
+        let eds = it.eds_cluster_config.as_mut().expect("it is set");
+        how(eds.eds_config.as_mut().expect("it is set"));
+    });
+}
+
+fn health(any: &mut Any, is: HealthStatus) {
+    change(any, |it: &mut ClusterLoadAssignment| {
+        let all = it.endpoints.iter_mut().flat_map(|it| &mut it.lb_endpoints);
+        all.for_each(|it| it.health_status = is.into());
+    });
+}
+
 /// Stands between, for one client.
 struct Relay {
     registry: Channel,
-    out: fn(&mut Any),
+    out: Out,
     heard: Heard,
 }
 
@@ -222,11 +273,9 @@ impl AggregatedDiscoveryService for Relay {
         let responses = registry.stream_aggregated_resources(requests).await?.into_inner();
         let responses = responses.map(move |response| {
             response.map(|mut it| {
-                for resource in &mut it.resources {
-                    let before = resource.value.clone();
-                    out(resource);
-                    without.fetch_or(resource.value != before, Relaxed);
-                }
+                let before = it.clone();
+                out.of(&mut it);
+                without.fetch_or(it != before, Relaxed);
                 it
             })
         });
@@ -241,7 +290,7 @@ impl AggregatedDiscoveryService for Relay {
     }
 }
 
-async fn relay(registry: Channel, out: fn(&mut Any), ended: CancellationToken) -> (SocketAddr, Heard) {
+async fn relay(registry: Channel, out: Out, ended: CancellationToken) -> (SocketAddr, Heard) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
     let (at, heard) = (listener.local_addr().expect("it is bound"), Heard::default());
     let relay = Relay { registry, out, heard: heard.clone() };
@@ -276,7 +325,7 @@ async fn knocked_out(lang: Lang, test: &str) {
                 }
             }
         };
-        assert!(expected == Nothing || heard.without.load(Relaxed), "{:?} was not told in time", knockout.what);
+        assert_eq!(heard.without.load(Relaxed), knockout.what != NOTHING, "without {}: {told:?}", knockout.what);
         // A client may fail its call before it has told what it rejects.
         let until = Instant::now() + COUNTED;
         while expected == Rejects && heard.reasons().is_empty() && Instant::now() < until {

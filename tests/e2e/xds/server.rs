@@ -1,6 +1,6 @@
-//! A stock gRPC server (grpc-go) with xDS credentials: it takes connections of the mesh alone, and enforces its access policies itself (gRFC A36, A41).
+//! Stock gRPC servers with xDS credentials: they take connections of the mesh alone, and enforce their access policies themselves (gRFC A36, A41).
 //!
-//! Lives here: what its callers must see. Does not: the server (`go/serve.go`), how policies become RBAC (the registry's own tests).
+//! Lives here: what their callers must see. Does not: the servers (`go/serve.go`, `server.py`), how policies become RBAC (the registry's own tests).
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -16,8 +16,9 @@ use weft_proto::weft::{
 use weft_testkit::{mesh::Mesh, secure};
 
 use super::{
-    LIMIT, apply, no_failure,
+    apply, fails_with, no_failure,
     stock::{self, Client, Lang, Server, Told},
+    until_told,
 };
 use crate::ALONE;
 
@@ -51,16 +52,9 @@ fn services(names: &[&str]) -> policy::Callers {
     policy::Callers { services: names.iter().map(|it| (*it).to_owned()).collect(), ..policy::Callers::default() }
 }
 
-/// Calls until they come out so: a server hears of policies in its own time.
+/// Calls until they come out so.
 async fn until(client: &mut Client, what: &str, is: impl Fn(&Told) -> bool) {
-    let deadline = tokio::time::Instant::now() + LIMIT;
-    loop {
-        let told = client.calls(5, "").await;
-        if is(&told) {
-            return;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "timed out waiting for {what}; last {told:?}");
-    }
+    until_told(client, what, (5, ""), is).await;
 }
 
 fn all_pass(told: &Told) -> bool {
@@ -68,26 +62,24 @@ fn all_pass(told: &Told) -> bool {
 }
 
 fn all_refused(told: &Told) -> bool {
-    told.answered.is_empty() && told.failed.keys().all(|it| it.starts_with("PermissionDenied"))
+    told.answered.is_empty() && fails_with(told, "PermissionDenied")
 }
 
-#[tokio::test]
-async fn a_go_server_takes_the_mesh_alone_and_enforces_access_policies() {
+async fn takes_the_mesh_alone_and_enforces_access_policies(lang: Lang, test: &str) {
     use policy::rule::Action::{Allow, Deny};
 
-    let test = "a_go_server_takes_the_mesh_alone_and_enforces_access_policies";
-    if !stock::there(Lang::Go, test) {
+    if !stock::there(lang, test) {
         return;
     }
     let _shared = ALONE.read().await;
     let Some(mut mesh) = Mesh::start(test, &[]).await else { return };
     let certificates = stock::identity(&mesh, "vault").await;
     let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let _server = Server::start(&mesh, "vault", &certificates, at, NAME).await;
+    let _server = Server::start(lang, &mesh, "vault", &certificates, at, NAME).await;
     register(&mesh, at).await;
 
     let web = stock::identity(&mesh, "web").await;
-    let mut client = Client::start(Lang::Go, &mut mesh, "xds:///vault", Some(&web)).await;
+    let mut client = Client::start(lang, &mut mesh, "xds:///vault", Some(&web)).await;
     until(&mut client, "calls without a policy", all_pass).await;
 
     apply(&mesh, access(vec![rule(Allow, services(&["posts"]), &[])])).await;
@@ -119,6 +111,18 @@ async fn a_go_server_takes_the_mesh_alone_and_enforces_access_policies() {
     assert_eq!(super::rejections(&mut mesh).await, 0, "neither rejects what it is told");
 
     assert!(!lets_in(at).await, "without a certificate nobody gets as far as HTTP/2");
+}
+
+#[tokio::test]
+async fn a_go_server_takes_the_mesh_alone_and_enforces_access_policies() {
+    let test = "a_go_server_takes_the_mesh_alone_and_enforces_access_policies";
+    takes_the_mesh_alone_and_enforces_access_policies(Lang::Go, test).await;
+}
+
+#[tokio::test]
+async fn a_python_server_takes_the_mesh_alone_and_enforces_access_policies() {
+    let test = "a_python_server_takes_the_mesh_alone_and_enforces_access_policies";
+    takes_the_mesh_alone_and_enforces_access_policies(Lang::Python, test).await;
 }
 
 /// Whether a stranger without a certificate is answered on a connection: the first frame of a server is its SETTINGS.

@@ -160,20 +160,35 @@ impl Client {
     }
 }
 
-/// A running server of Go. It ends with this value.
+/// A running server. It ends with this value.
 pub(super) struct Server {
     _process: Child,
     _files: TempDir,
 }
 
 impl Server {
-    /// Starts a server of a service, and waits until the registry told it to take connections.
-    pub(super) async fn start(mesh: &Mesh, service: &str, certificates: &Path, at: SocketAddr, name: &str) -> Self {
+    /// Starts a server of a service, and waits until it asks the registry; one of Go says when it was told to take connections.
+    pub(super) async fn start(
+        lang: Lang,
+        mesh: &Mesh,
+        service: &str,
+        certificates: &Path,
+        at: SocketAddr,
+        name: &str,
+    ) -> Self {
         let files = TempDir::new().expect("a temporary directory can be made");
         let (registry, service) = (format!("https://{}", mesh.registry_at()), ["--service", service]);
-        let bootstrap = bootstrap(Lang::Go, mesh, files.path(), &registry, Some(certificates), &service).await;
-        let mut command = program(Lang::Go, files.path()).await;
-        command.args(["serve", &at.to_string(), name]).env("GRPC_XDS_BOOTSTRAP", bootstrap).kill_on_drop(true);
+        let bootstrap = bootstrap(lang, mesh, files.path(), &registry, Some(certificates), &service).await;
+        let mut command = match lang {
+            Lang::Python => python("server.py", files.path()).await,
+            Lang::Go => {
+                let mut command = program(Lang::Go, files.path()).await;
+                command.arg("serve");
+                command
+            }
+            Lang::Node | Lang::Java => panic!("{lang:?} has no server here"),
+        };
+        command.args([&at.to_string(), name]).env("GRPC_XDS_BOOTSTRAP", bootstrap).kill_on_drop(true);
         let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("the server starts");
         let mut said = BufReader::new(process.stdout.take().expect("it was piped")).lines();
         let serves = async {
@@ -235,18 +250,7 @@ pub(super) async fn identity(mesh: &Mesh, service: &str) -> PathBuf {
 
 async fn program(lang: Lang, files: &Path) -> Command {
     match lang {
-        Lang::Python => {
-            let python = outside::python().expect("asked for before");
-            let mut generate = Command::new(&python);
-            let out = files.to_string_lossy().into_owned();
-            generate.args(["-m", "grpc_tools.protoc", "-I"]).arg(protos());
-            generate.arg(format!("--python_out={out}")).arg(format!("--grpc_python_out={out}"));
-            let protos = ["google/api/http.proto", "google/api/annotations.proto", "weft/testkit/v1/echo.proto"];
-            succeed(generate.args(protos)).await;
-            let mut command = Command::new(python);
-            command.arg(here().join("client.py")).env("PYTHONPATH", out).env("PYTHONDONTWRITEBYTECODE", "1");
-            command
-        }
+        Lang::Python => python("client.py", files).await,
         Lang::Node => {
             let mut command = Command::new("node");
             command.arg(here().join("client.js")).env("NODE_PATH", outside::node_modules().expect("asked for before"));
@@ -267,4 +271,18 @@ async fn program(lang: Lang, files: &Path) -> Command {
             command
         }
     }
+}
+
+/// A program of Python, with stubs of its own.
+async fn python(script: &str, files: &Path) -> Command {
+    let python = outside::python().expect("asked for before");
+    let mut generate = Command::new(&python);
+    let out = files.to_string_lossy().into_owned();
+    generate.args(["-m", "grpc_tools.protoc", "-I"]).arg(protos());
+    generate.arg(format!("--python_out={out}")).arg(format!("--grpc_python_out={out}"));
+    let protos = ["google/api/http.proto", "google/api/annotations.proto", "weft/testkit/v1/echo.proto"];
+    succeed(generate.args(protos)).await;
+    let mut command = Command::new(python);
+    command.arg(here().join(script)).env("PYTHONPATH", out).env("PYTHONDONTWRITEBYTECODE", "1");
+    command
 }

@@ -161,6 +161,26 @@ pub(crate) fn canary_policy() -> policy::Policy {
     policy::Policy { name: "echo-route".into(), service: "echo".into(), version: 0, kind }
 }
 
+/// Every call of echo goes to echo.
+fn harmless() -> policy::Policy {
+    let itself = policy::route_rule::Target { service: "echo".into(), weight: 1 };
+    rule(policy::RouteRule { to: vec![itself], ..policy::RouteRule::default() })
+}
+
+/// Every call of echo ends with FAILED_PRECONDITION instead of being sent.
+fn failing() -> policy::Policy {
+    let abort = policy::fault::Abort { status: 9, millionths: 1_000_000 };
+    let fault = Some(policy::Fault { abort: Some(abort), ..policy::Fault::default() });
+    rule(policy::RouteRule { fault, ..policy::RouteRule::default() })
+}
+
+/// Every call of echo is to wait for an hour before it is sent, and may take two seconds.
+fn waiting() -> policy::Policy {
+    let delay = policy::fault::Delay { time_ms: 3_600_000, millionths: 1_000_000 };
+    let fault = Some(policy::Fault { delay: Some(delay), ..policy::Fault::default() });
+    rule(policy::RouteRule { fault, timeout_ms: 2_000, ..policy::RouteRule::default() })
+}
+
 /// Applies as the operator.
 pub(crate) async fn apply(mesh: &Mesh, policies: Vec<policy::Policy>) {
     let mut registry = policy::policies_client::PoliciesClient::new(mesh.registry_channel());
@@ -224,6 +244,16 @@ async fn obeys_policies(lang: Lang, test: &str) {
     let before = inbound_calls(&mesh).await;
     client.calls(1, "fail=13").await;
     assert_eq!(inbound_calls(&mesh).await - before, 1, "another status is not tried again");
+
+    // Calls that end in the client, at once or while they wait to be sent.
+    apply(&mesh, vec![failing()]).await;
+    until_told(&mut client, "calls that are made to fail", (1, ""), |it| fails_with(it, "FailedPrecondition")).await;
+    let before = inbound_calls(&mesh).await;
+    apply(&mesh, vec![waiting()]).await;
+    until_told(&mut client, "calls that are made to wait", (1, ""), |it| fails_with(it, "DeadlineExceeded")).await;
+    assert_eq!(inbound_calls(&mesh).await, before, "they got to no instance");
+    apply(&mesh, vec![harmless()]).await;
+    until_told(&mut client, "calls as before", (1, ""), |it| it.failed.is_empty()).await;
     assert_eq!(rejections(&mut mesh).await, 0);
 }
 

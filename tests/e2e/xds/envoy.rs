@@ -19,13 +19,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Status,
+    Code, Request, Status,
     transport::{Channel, Endpoint},
 };
 use weft_proto::{
     shop::users::v1::{ListUsersRequest, users_client::UsersClient},
     weft::{
         model::v1::Status as Health,
+        policy::v1 as policy,
         testkit::v1::{EchoRequest, echo_client::EchoClient},
     },
 };
@@ -34,7 +35,9 @@ use weft_testkit::{
     outside, wait,
 };
 
-use super::{LIMIT, leave, serving, stock};
+use super::{
+    LIMIT, apply, canary_policy, failing, harmless, inbound_calls, leave, rule, services, serving, stock, waiting,
+};
 use crate::ALONE;
 
 /// A caller's pause between calls.
@@ -179,7 +182,6 @@ async fn envoy_follows(delta: bool, test: &str) {
     reaches("echo", one).await;
     callers.lost_none().await;
 
-    // A kill gives no notice: what can be repeated is, elsewhere.
     let callers = {
         let users = UsersClient::new(envoy.channel("users"));
         Callers::start(move || {
@@ -187,7 +189,10 @@ async fn envoy_follows(delta: bool, test: &str) {
             async move { users.list_users(ListUsersRequest::default()).await.map(drop) }
         })
     };
+    // Nobody else's calls are cut, also while the listener changes.
+    obeys_policies(&envoy, &mut mesh).await;
     callers.go_on(200).await;
+    // A kill gives no notice: what can be repeated is, elsewhere.
     let users = mesh.members.iter().position(|it| it.app == App::Users).expect("three were started");
     let mut killed = mesh.members.remove(users);
     killed.sidecar.kill();
@@ -202,6 +207,70 @@ async fn envoy_follows(delta: bool, test: &str) {
     assert!(envoy.sum("update_success").await > 0);
     assert_eq!(envoy.sum("update_rejected").await, 0, "{}", metrics_page(envoy.admin).await);
     assert_eq!(super::rejections(&mut mesh).await, 0);
+}
+
+/// Shares and headers, a limit, more tries, faults: of calls to echo, which one instance takes, and a canary.
+async fn obeys_policies(envoy: &Envoy, mesh: &mut Mesh) {
+    let token = mesh.token_for("canary").await;
+    mesh.add_with(App::Echo, &["--service", "canary", "--token-file", &token.to_string_lossy()]);
+    mesh.all_serving().await;
+    let of = services(mesh).await;
+    let echo = EchoClient::new(envoy.channel("echo"));
+    // The service whose instance answers; calls that it should tell from others have a header.
+    let send = async |request: EchoRequest, marked: bool| {
+        let mut request = Request::new(request);
+        if marked {
+            request.metadata_mut().insert("x-canary", "yes".parse().expect("a value"));
+        }
+        let answer = echo.clone().unary(request).await?.into_inner();
+        Ok::<_, Status>(of[&answer.instance].as_str())
+    };
+    let call = async |marked| send(EchoRequest::default(), marked).await;
+    let fails = async |what: &str, code: Code, request: EchoRequest| {
+        wait::until(&format!("{what}: {code:?}"), LIMIT, async || {
+            send(request.clone(), false).await.err().filter(|it| it.code() == code).map(drop)
+        })
+        .await;
+    };
+
+    apply(mesh, vec![canary_policy()]).await;
+    wait::until("a marked call at the canary", LIMIT, async || {
+        (call(true).await.expect("somebody answers") == "canary.default").then_some(())
+    })
+    .await;
+    let mut canary = 0;
+    for _ in 0..1_000 {
+        canary += usize::from(call(false).await.expect("somebody answers") == "canary.default");
+    }
+    assert!((60..=140).contains(&canary), "one in ten of the others, not {canary} of 1000");
+    assert_eq!(call(true).await.expect("it answers"), "canary.default");
+
+    apply(mesh, vec![rule(policy::RouteRule { timeout_ms: 1_000, ..policy::RouteRule::default() })]).await;
+    let slow = EchoRequest { delay_ms: 10_000, ..EchoRequest::default() };
+    fails("a call beyond its limit", Code::DeadlineExceeded, slow).await;
+
+    let retry = policy::RetryRule { on: vec!["resource-exhausted".into()], retries: 3, ..policy::RetryRule::default() };
+    apply(mesh, vec![rule(policy::RouteRule { retry: Some(retry), ..policy::RouteRule::default() })]).await;
+    let tries = async |code: Code| {
+        let before = inbound_calls(mesh).await;
+        let failing = EchoRequest { fail_with: (code as i32).cast_unsigned(), ..EchoRequest::default() };
+        let failed = send(failing, false).await.expect_err("it was asked to fail");
+        assert_eq!(failed.code(), code, "{failed:?}");
+        inbound_calls(mesh).await - before
+    };
+    wait::until("four tries of a call", LIMIT, async || (tries(Code::ResourceExhausted).await == 4).then_some(()))
+        .await;
+    assert_eq!(tries(Code::Internal).await, 1, "another status is not tried again");
+
+    // Calls that end in Envoy, at once or while they wait to be sent.
+    apply(mesh, vec![failing()]).await;
+    fails("a call that is made to fail", Code::FailedPrecondition, EchoRequest::default()).await;
+    let before = inbound_calls(mesh).await;
+    apply(mesh, vec![waiting()]).await;
+    fails("a call that is made to wait", Code::DeadlineExceeded, EchoRequest::default()).await;
+    assert_eq!(inbound_calls(mesh).await, before, "they got to no instance");
+    apply(mesh, vec![harmless()]).await;
+    wait::until("calls as before", LIMIT, async || call(true).await.ok().filter(|it| *it == "echo.default")).await;
 }
 
 #[tokio::test]

@@ -18,12 +18,12 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost_reflect::{FieldDescriptor, MessageDescriptor};
 
 use crate::bind::{BindError, Bindings, RequestParts};
 use crate::codec::decode::Decoder;
 use crate::codec::encode::{Encoder, Failure};
 use crate::codec::json::{Position, Read, Reader, Shape};
+use crate::codec::mask::{Inferred, Paths};
 use crate::plan::{Body, MethodPlan};
 use crate::schema::builtin;
 use crate::settings::Settings;
@@ -285,18 +285,15 @@ impl Codec {
         read().map_err(|fault| fault.into_error(body, origin))
     }
 
-    /// Returns the update mask of a PATCH whose body is a field, and that field's type; none if the query brings a mask.
-    pub(crate) fn mask_to_infer(
-        &self,
-        plan: &MethodPlan,
+    /// Returns the update mask of a PATCH whose body is a field; none if the query brings a mask.
+    pub(crate) fn mask_to_infer<'p>(
+        &'p self,
+        plan: &'p MethodPlan,
         parts: RequestParts<'_>,
         bindings: &Bindings,
-    ) -> Option<(FieldDescriptor, MessageDescriptor)> {
-        let Body::Field(field) = plan.body() else { return None };
+    ) -> Option<Inferred<'p>> {
         let asked = self.settings.infer_update_mask && parts.http_method == "PATCH" && !plan.takes_raw_body();
-        let desc = field.kind().as_message().filter(|_| asked && !field.is_list() && !field.is_map()).cloned()?;
-        let mask = mask::field(plan.method().input()).filter(|it| !bindings.has_query_for(it))?;
-        Some((mask, desc))
+        Inferred::of(plan, &self.settings).filter(|it| asked && !bindings.has_query_for(it.field()))
     }
 
     /// Fills the update mask that a JSON body implies.
@@ -308,17 +305,16 @@ impl Codec {
         body: &[u8],
         wire: &mut Vec<u8>,
     ) -> Result<(), BindError> {
-        let Some((mask, desc)) = self.mask_to_infer(plan, parts, bindings) else { return Ok(()) };
-        let paths = || -> Read<Option<Vec<String>>> {
+        let Some(mask) = self.mask_to_infer(plan, parts, bindings) else { return Ok(()) };
+        let paths = || -> Read<Option<Paths>> {
             let mut json = Reader::new(body, &self.elements)?;
             if json.is_blank() || json.shape()? != Shape::Object {
                 return Ok(None);
             }
-            mask::paths(&mut json, &desc).map(Some)
+            mask.paths(&mut json).map(Some)
         };
         let Some(paths) = paths().map_err(|fault| fault.into_error(body, Position::START))? else { return Ok(()) };
-        mask::put(wire, &mask, paths);
-        Ok(())
+        mask.put(wire, paths)
     }
 }
 

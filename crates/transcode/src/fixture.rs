@@ -39,6 +39,18 @@ pub(crate) fn schema(text: &'static str) -> Schema {
     Schema::decode(&compile(files, true)).expect("the test's schema links")
 }
 
+/// The option by which authors say who sets a field; no descriptor of ours brings it.
+pub(crate) const FIELD_BEHAVIOR: (&str, &str) = (
+    "google/api/field_behavior.proto",
+    r#"
+    syntax = "proto3";
+    package google.api;
+    import "google/protobuf/descriptor.proto";
+    enum FieldBehavior { FIELD_BEHAVIOR_UNSPECIFIED = 0; OPTIONAL = 1; REQUIRED = 2; OUTPUT_ONLY = 3; INPUT_ONLY = 4; IMMUTABLE = 5; }
+    extend google.protobuf.FieldOptions { repeated FieldBehavior field_behavior = 1052 [packed = false]; }
+    "#,
+);
+
 /// An API with every kind of field.
 pub(crate) const KINDS: &str = r#"
     syntax = "proto3";

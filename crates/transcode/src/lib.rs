@@ -32,6 +32,7 @@ pub mod etag;
 pub mod metadata;
 pub mod status;
 
+mod behavior;
 mod types;
 mod wire;
 

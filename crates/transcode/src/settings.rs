@@ -17,11 +17,13 @@ pub struct Settings {
     pub unknown_query: Unknown,
     /// Query parameters skipped before anything else looks at them, for instance API keys. Default none.
     pub ignored_query_params: Vec<String>,
-    /// What becomes of a JSON member that names no field (and of an enum name that names no value). Default: ignored.
+    /// What becomes of what a body names and the schema does not have: members that are no field, and names of enum values, with the value that they are.
+    /// Default: ignored, as the protobuf conformance suite has it. A field of whose value something was ignored is in no inferred `update_mask`.
     pub unknown_body: Unknown,
     /// Whether enum names are matched without regard to case. Default false.
     pub case_insensitive_enums: bool,
-    /// Whether a PATCH whose body is one field gets its `update_mask` from the members present. Default false.
+    /// Whether a PATCH whose body is one field gets its `update_mask` from the members present, less what the path binds and what only the service sets.
+    /// Default false.
     pub infer_update_mask: bool,
     /// How the replies of a server stream are framed when `Accept` does not say. Default one JSON array.
     pub stream_format: StreamFormat,

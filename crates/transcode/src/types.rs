@@ -14,6 +14,7 @@ use prost_reflect::{
     DescriptorPool, EnumDescriptor, ExtensionDescriptor, FieldDescriptor, Kind as Described, MessageDescriptor,
 };
 
+use crate::behavior;
 use crate::codec::well_known::WellKnown;
 use crate::schema::editions::Implicit;
 use crate::settings::JsonOutput;
@@ -110,6 +111,8 @@ pub(crate) struct Field {
     /// Whether unset differs from the default.
     pub(crate) presence: bool,
     pub(crate) is_extension: bool,
+    /// Whether only the service sets it (`google.api.field_behavior`).
+    pub(crate) output_only: bool,
     /// Index of its oneof in the message type.
     pub(crate) oneof: Option<u32>,
     /// What stands before a value on the wire; before the whole list if it is packed.
@@ -243,7 +246,8 @@ impl Field {
         };
         let presence =
             field.supports_presence() && !types.implicit.has(field.parent_message().full_name(), field.number());
-        Self::assemble(field.number(), field.name(), field.json_name(), kind, cardinality, presence)
+        let it = Self::assemble(field.number(), field.name(), field.json_name(), kind, cardinality, presence);
+        Self { output_only: behavior::of(field).contains(&behavior::OUTPUT_ONLY), ..it }
     }
 
     fn of_extension(field: &ExtensionDescriptor, types: &Types) -> Self {
@@ -283,6 +287,7 @@ impl Field {
             cardinality,
             presence,
             is_extension: false,
+            output_only: false,
             oneof: None,
             key: key.into(),
             printed,

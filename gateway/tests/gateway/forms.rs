@@ -392,7 +392,11 @@ async fn a_patch_by_a_form_leaves_what_it_does_not_name() {
 async fn the_fields_before_a_file_that_streams_are_bounded_together() {
     let forms = forms().await;
     let note = [b'x'; 8 << 10];
-    let notes = |count| parts(&vec![("name=\"note\"", None, &note[..]); count]);
+    let names: Vec<String> = (0..9).map(|at| format!("name=\"unknown{at}\"")).collect();
+    let notes = |count| {
+        let fields: Vec<_> = names.iter().take(count).map(|name| (&**name, None, &note[..])).collect();
+        parts(&fields)
+    };
     assert_eq!(forms.post("/streams/x", MULTIPART, notes(7)).await.status, 200);
     let told = forms.post("/streams/x", MULTIPART, notes(9)).await;
     assert_eq!((told.status.as_u16(), told.json()["code"].clone()), (413, json!(8)), "{told:?}");

@@ -3,8 +3,9 @@
 //! Lives here: `application/x-www-form-urlencoded`, what a named text or a file is to a message, uploads into `google.api.HttpBody`. Does not: the parts of
 //! `multipart/form-data` (the gateway's), JSON (`codec`).
 //! A name is that of a query parameter: JSON names or proto names joined by dots, from where a JSON body would begin. A name again is a further element of a
-//! list; else the last one counts, as checkboxes want it. What no field is called is treated as in a JSON body. A file is the bytes of a field, not
-//! their base64. Values go through the JSON decoder, so a form accepts what JSON accepts as a string.
+//! list; of a boolean the last one counts, as pages want it that put a hidden `false` before a checkbox; anything else is there once. What no field is
+//! called is treated as in a JSON body. A file is the bytes of a field, not their base64. Values go through the JSON decoder, so a form accepts what JSON
+//! accepts as a string.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use super::{BindError, Bindings, RequestParts, escape, text};
 use crate::codec::decode::Decoder;
 use crate::codec::json::{Fault, Reader};
 use crate::codec::well_known::WellKnown;
-use crate::codec::{Codec, Elements, mask, raw};
+use crate::codec::{Codec, Elements, mask::Paths, raw};
 use crate::plan::{Body, MethodPlan};
 use crate::settings::Unknown;
 use crate::types::{Cardinality, Field, Kind, MessageType, TypeId};
@@ -58,6 +59,8 @@ struct Entry {
     path: Path,
     /// The field's key and value, as often as it was named.
     wire: Vec<u8>,
+    /// Whether a text that it was given was ignored.
+    dropped: bool,
 }
 
 /// What a name leads to.
@@ -132,10 +135,10 @@ impl Form {
         self.count_one()?;
         let plan = Arc::clone(&self.plan);
         let Some(named) = self.find(&plan, name)? else { return Ok(()) };
-        let mut wire = self
+        let (mut wire, dropped) = self
             .leaf(named.field, value)
             .map_err(|reason| BindError::field(name, format!("form value {}: {reason}", text::quoted(value))))?;
-        self.put(&plan, name, named, &mut wire)
+        self.put(&plan, name, named, &mut wire, dropped)
     }
 
     /// Takes a file: the bytes of a field, a `google.api.HttpBody`, or, as text, a string. Where the body is raw it is the body, whatever its name.
@@ -173,7 +176,7 @@ impl Form {
             }
         }
         self.count_one()?;
-        self.put(&plan, name, named, &mut wire)
+        self.put(&plan, name, named, &mut wire, false)
     }
 
     /// Returns the request message, with path and query.
@@ -221,32 +224,31 @@ impl Form {
         wire.extend_from_slice(&upload);
         // A form without a field says as little as a body without a byte.
         if self.count > 0
-            && let Some((mask, _)) = self.codec.mask_to_infer(&self.plan, parts, &bindings)
+            && let Some(mask) = self.codec.mask_to_infer(&self.plan, parts, &bindings)
         {
-            mask::put(&mut wire, &mask, self.mask_paths());
+            mask.put(&mut wire, Paths { paths: self.mask_paths(), named: true })?;
         }
         bindings.apply(self.plan.method().input(), wire).map(Bytes::from)
     }
 
-    /// Returns the sorted paths of the fields that were named; they stop at well-known types, as those of JSON do.
+    /// Returns the paths of the fields that were named and can be changed; they stop at well-known types, as those of JSON do.
     fn mask_paths(&self) -> Vec<String> {
         let Root::Message(root) = self.root else { return Vec::new() };
         let types = &self.plan.method().types;
         let of = |entry: &Entry| {
+            let mut settable = !entry.dropped;
             let mut scope = Some(root);
             let mut names = Vec::new();
             for index in &entry.path {
                 let Some(ty) = scope.map(|id| types.get(id)).filter(|ty| ty.well_known.is_none()) else { break };
                 let field = &ty.fields[*index as usize];
+                settable &= !field.output_only;
                 names.push(&*field.name);
                 scope = if let Kind::Message(id) | Kind::Group(id) = field.kind { Some(id) } else { None };
             }
-            names.join(".")
+            settable.then(|| names.join("."))
         };
-        let mut paths: Vec<String> = self.entries.iter().map(of).collect();
-        paths.sort_unstable();
-        paths.dedup();
-        paths
+        self.entries.iter().filter_map(of).collect()
     }
 
     /// Writes the fields, each within the messages that lead to it: on the wire they are merged.
@@ -268,16 +270,29 @@ impl Form {
         }
     }
 
-    fn put(&mut self, plan: &MethodPlan, name: &str, named: Named<'_>, wire: &mut Vec<u8>) -> Result<(), BindError> {
+    fn put(
+        &mut self,
+        plan: &MethodPlan,
+        name: &str,
+        named: Named<'_>,
+        wire: &mut Vec<u8>,
+        dropped: bool,
+    ) -> Result<(), BindError> {
         self.check_oneofs(plan, name, &named.path)?;
         match self.places.get(&named.path) {
             Some(place) if matches!(named.field.cardinality, Cardinality::List { .. }) => {
-                self.entries[*place].wire.append(wire);
+                let entry = &mut self.entries[*place];
+                entry.wire.append(wire);
+                entry.dropped |= dropped;
             }
-            Some(place) => self.entries[*place].wire = std::mem::take(wire),
+            Some(place) if is_bool(plan, &named.field.kind) => {
+                let entry = &mut self.entries[*place];
+                (entry.wire, entry.dropped) = (std::mem::take(wire), dropped);
+            }
+            Some(_) => return Err(BindError::field(name, "is there twice, and takes one value")),
             None => {
                 self.places.insert(named.path.clone(), self.entries.len());
-                self.entries.push(Entry { path: named.path, wire: std::mem::take(wire) });
+                self.entries.push(Entry { path: named.path, wire: std::mem::take(wire), dropped });
             }
         }
         Ok(())
@@ -304,8 +319,8 @@ impl Form {
         Ok(())
     }
 
-    /// Returns key and value of a field for its text.
-    fn leaf<'t>(&'t self, field: &'t Field, value: &str) -> Result<Vec<u8>, String> {
+    /// Returns key and value of a field for its text, and whether that was ignored.
+    fn leaf<'t>(&'t self, field: &'t Field, value: &str) -> Result<(Vec<u8>, bool), String> {
         let types = &self.plan.method().types;
         let mut json = match json_value(types, &field.kind, value) {
             None => return Err("expected true or false".to_owned()),
@@ -318,7 +333,8 @@ impl Form {
         let elements = Elements::default(); // one value has no more than one
         let read = Reader::new(json.as_bytes(), &elements).and_then(|mut reader| decoder.field(&mut reader, field));
         read.map_err(Fault::into_reason)?;
-        Ok(decoder.finish())
+        let dropped = decoder.dropped();
+        Ok((decoder.finish(), dropped))
     }
 
     /// Finds a field that text can be.
@@ -377,6 +393,17 @@ impl Form {
             return Err(BindError::invalid(format!("a form of more than {MOST_FIELDS} fields")));
         }
         Ok(())
+    }
+}
+
+/// Whether a field is true or false, also in a wrapper.
+fn is_bool(plan: &MethodPlan, kind: &Kind) -> bool {
+    match kind {
+        Kind::Message(id) | Kind::Group(id) => {
+            let ty = plan.method().types.get(*id);
+            ty.well_known == Some(WellKnown::Wrapper) && ty.by_number(1).is_some_and(|it| it.kind == Kind::Bool)
+        }
+        kind => *kind == Kind::Bool,
     }
 }
 

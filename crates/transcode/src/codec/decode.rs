@@ -27,6 +27,8 @@ pub(crate) struct Decoder<'t> {
     out: Vec<u8>,
     /// Messages around the one at hand.
     depth: usize,
+    /// Whether something of the JSON is not in `out`, since nothing of the schema has its name.
+    dropped: bool,
 }
 
 /// What stands before a value, and whether a default is written at all.
@@ -46,11 +48,16 @@ impl<'t> Decoder<'t> {
     pub(crate) fn behind(room: usize, settings: &'t Settings, types: &'t Types, json: usize) -> Self {
         let mut out = Vec::with_capacity(room + json + 16);
         out.resize(room, 0);
-        Self { settings, types, out, depth: 0 }
+        Self { settings, types, out, depth: 0, dropped: false }
     }
 
     pub(crate) fn finish(self) -> Vec<u8> {
         self.out
+    }
+
+    /// Returns whether a member or the name of an enum value was ignored so far.
+    pub(crate) fn dropped(&self) -> bool {
+        self.dropped
     }
 
     /// Reads a message of any type and writes its fields.
@@ -160,9 +167,12 @@ impl<'t> Decoder<'t> {
         Ok(())
     }
 
-    fn unknown_member(&self, json: &mut Reader<'_>, ty: &MessageType, name: &str, at: usize) -> Read<()> {
+    fn unknown_member(&mut self, json: &mut Reader<'_>, ty: &MessageType, name: &str, at: usize) -> Read<()> {
         match self.settings.unknown_body {
-            Unknown::Ignore => json.skip().map_err(|it| it.within(name)),
+            Unknown::Ignore => {
+                self.dropped = true;
+                json.skip().map_err(|it| it.within(name))
+            }
             Unknown::Reject => {
                 Err(Fault::new(at, format!("unknown member: {} has no such field", ty.name)).within(name))
             }
@@ -309,7 +319,10 @@ impl<'t> Decoder<'t> {
             (Kind::Bytes, _) => return Err(mismatch(at, "base64 in a string", shape)),
             (Kind::Enum(ty), _) => match self.enumerator(json, shape, ty)? {
                 Some(number) => Scalar::Varint(i64::from(number) as u64),
-                None => return Ok(false),
+                None => {
+                    self.dropped = true;
+                    return Ok(false);
+                }
             },
             (_, Shape::Number) => self.number(json, kind)?,
             (_, Shape::String) => {

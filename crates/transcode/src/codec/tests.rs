@@ -117,6 +117,77 @@ fn an_update_mask_is_inferred_from_the_members_present() {
 }
 
 #[test]
+fn a_field_of_whose_value_something_was_ignored_is_in_no_mask() {
+    let infer = || Settings { infer_update_mask: true, ..Settings::default() };
+    let read = |body: &str| request(infer(), "PATCH", "/kinds/{id}", "", body);
+    let mask = |body: &str| read(body).map(|it| it["updateMask"].clone());
+    let any = r#"{"any":{"@type":"t/test.v1.Kinds","color":"BLUE"},"i32":1}"#;
+    for (body, expected) in [
+        (r#"{"color":"BLUE","text":"a"}"#, "text"),
+        (r#"{"color":"COLOR_BLUE","text":"a"}"#, "color,text"),
+        (r#"{"color":null,"text":"a"}"#, "color,text"),
+        (r#"{"color":5,"text":"a"}"#, "color,text"),
+        (r#"{"listColor":["COLOR_RED","BLUE"],"text":"a"}"#, "text"),
+        (r#"{"mapColor":{"a":"COLOR_RED","b":"BLUE"},"text":"a"}"#, "text"),
+        (r#"{"nested":{"nmae":"a"},"text":"a"}"#, "text"),
+        (r#"{"nested":{"nmae":"a","amount":1}}"#, "nested.amount"),
+        (r#"{"nested":{"child":{"nmae":"a"},"amount":1}}"#, "nested.amount"),
+        (r#"{"listNested":[{"name":"a"},{"nmae":"a"}],"text":"a"}"#, "text"),
+        (r#"{"mapNested":{"true":{"nmae":"a"}},"listNested":[{"name":"a"}]}"#, "listNested"),
+        (any, "i32"),
+    ] {
+        assert_eq!(mask(body), Ok(json!(expected)), "{body}");
+    }
+    // A mask without a path means every field to many services: nobody asked for that.
+    for body in [r#"{"color":"BLUE"}"#, r#"{"nope":1}"#, r#"{"nested":{"nmae":"a"}}"#] {
+        let refused = read(body).unwrap_err();
+        assert!(refused.contains("kinds: names no field that can be changed"), "{body}: {refused}");
+    }
+    assert_eq!(mask("{}"), Ok(json!("")), "that names nothing");
+    let lenient = Settings { case_insensitive_enums: true, ..infer() };
+    let message = request(lenient, "PATCH", "/kinds/{id}", "", r#"{"color":"color_blue"}"#).unwrap();
+    assert_eq!(message["updateMask"], "color");
+}
+
+#[test]
+fn what_the_path_binds_or_only_the_service_sets_is_in_no_mask() {
+    const THINGS: &str = r#"
+        syntax = "proto3";
+        package test.v1;
+        import "google/api/annotations.proto";
+        import "google/api/field_behavior.proto";
+        import "google/protobuf/field_mask.proto";
+        message Spec { string key = 1; string text = 2; string made = 3 [(google.api.field_behavior) = OUTPUT_ONLY]; }
+        message Thing {
+          string id = 1; string name = 2; Spec spec = 3;
+          Spec status = 4 [(google.api.field_behavior) = IMMUTABLE, (google.api.field_behavior) = OUTPUT_ONLY];
+        }
+        message Update { Thing thing = 1; google.protobuf.FieldMask mask = 2; }
+        service Things {
+          rpc Up(Update) returns (Thing) { option (google.api.http) = { patch: "/things/{thing.id}/{thing.spec.key}" body: "thing" }; }
+        }
+    "#;
+    let files = &[crate::fixture::FIELD_BEHAVIOR, ("test.proto", THINGS)];
+    let schema = crate::Schema::decode(&crate::fixture::compile(files, true)).unwrap();
+    let plan = schema.plans().iter().find(|it| !it.is_plain()).unwrap();
+    let codec = Codec::new(Settings { infer_update_mask: true, ..Settings::default() });
+    let variables = PathVariables(vec!["7".to_owned(), "k".to_owned()]);
+    let parts = RequestParts { http_method: "PATCH", variables: &variables, query: None, content_type: None };
+    let mask = |body: &str| {
+        let wire = codec.decode_request(plan, parts, body.as_bytes())?;
+        Ok::<_, BindError>(print(&decode(plan.method().input(), &wire))["mask"].clone())
+    };
+    let got = r#"{"id":"7","name":"n","spec":{"key":"k","text":"t","made":"m"},"status":{"text":"x"}}"#;
+    assert_eq!(mask(got), Ok(json!("name,spec.text")), "what GET answers can be sent");
+    assert_eq!(mask(r#"{"spec":{}}"#), Ok(json!("spec")));
+    assert_eq!(mask(r#"{"id":"7","status":null}"#).unwrap_err().violations[0].field, "thing");
+    let mut form = crate::bind::Form::new(&codec, plan).unwrap();
+    form.urlencoded(b"id=7&name=n&spec.key=k&spec.text=t&spec.made=m&status.text=x").unwrap();
+    let wire = form.finish(parts).unwrap();
+    assert_eq!(print(&decode(plan.method().input(), &wire))["mask"], "name,spec.text");
+}
+
+#[test]
 fn a_response_body_is_printed_alone() {
     let wire = kinds(r#"{"nested":{"name":"n"},"listText":["a","b"]}"#).encode_to_vec();
     let alone = |template: &str| {

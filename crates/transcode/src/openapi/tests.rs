@@ -349,16 +349,7 @@ fn yaml_is_block_style_and_leaves_nothing_to_guess() {
 }
 
 const BEHAVIORS: &[(&str, &str)] = &[
-    (
-        "google/api/field_behavior.proto",
-        r#"
-        syntax = "proto3";
-        package google.api;
-        import "google/protobuf/descriptor.proto";
-        enum FieldBehavior { FIELD_BEHAVIOR_UNSPECIFIED = 0; OPTIONAL = 1; REQUIRED = 2; OUTPUT_ONLY = 3; INPUT_ONLY = 4; IMMUTABLE = 5; }
-        extend google.protobuf.FieldOptions { repeated FieldBehavior field_behavior = 1052 [packed = false]; }
-        "#,
-    ),
+    crate::fixture::FIELD_BEHAVIOR,
     (
         "test.proto",
         r#"

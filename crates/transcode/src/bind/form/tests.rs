@@ -47,10 +47,9 @@ fn a_form_says_what_a_json_body_says() {
             r#"{"ts":"2024-01-02T03:04:05Z","dur":"1.5s","mask":"a.b,c","wText":"","wFlag":true,"wI64":"9"}"#,
         ),
         ("optI32=0&choiceText=", r#"{"optI32":0,"choiceText":""}"#),
-        // The last one counts, also if it is a default; what no field is called is ignored.
-        ("flag=true&flag=false&text=a&text=b&csrf=xyz&=&nested.x.y=1", r#"{"text":"b"}"#),
-        ("ts=2024-01-02T03%3A04%3A05.5Z&ts=2024-01-02T03%3A04%3A05Z", r#"{"ts":"2024-01-02T03:04:05Z"}"#),
-        ("choiceText=a&choiceText=b", r#"{"choiceText":"b"}"#),
+        // Of a checkbox the last one counts, also if it is a default; what no field is called is ignored.
+        ("flag=true&flag=false&text=b&csrf=xyz&=&nested.x.y=1", r#"{"text":"b"}"#),
+        ("flag=false&flag=true&wFlag=true&wFlag=false", r#"{"flag":true,"wFlag":false}"#),
     ];
     for (form, json) in table {
         assert_same(&read("/echo", form).unwrap_or_else(|error| panic!("{form}: {error}")), &kinds(json));
@@ -74,19 +73,25 @@ fn a_form_begins_where_a_json_body_would_and_path_and_query_are_as_ever() {
 #[test]
 fn a_patch_by_a_form_changes_the_fields_that_it_names() {
     let plan = plan("/kinds/{id}");
-    let mask = |infer: bool, http_method: &str, query: Option<&str>, body: &str| {
+    let read = |infer: bool, http_method: &str, query: Option<&str>, body: &str| {
         let mut form = Form::new(&codec(|it| it.infer_update_mask = infer), &plan).unwrap();
         form.urlencoded(body.as_bytes()).unwrap();
         let variables = PathVariables(vec!["v".to_owned()]);
         let parts = RequestParts { http_method, variables: &variables, query, content_type: None };
-        print(&decode(plan.method().input(), &form.finish(parts).unwrap())).get("updateMask").cloned()
+        form.finish(parts).map(|it| print(&decode(plan.method().input(), &it)).get("updateMask").cloned())
     };
+    let mask = |infer, http_method, query, body| read(infer, http_method, query, body).unwrap();
     let body = "nested.name=n&otherName=r&nested.child.amount=3&listI32=1&listI32=2&text=&ts=2024-01-02T03%3A04%3A05Z\
         &ts.nanos=1&nope=1";
     let inferred = "listI32,nested.child.amount,nested.name,renamed,text,ts";
     assert_eq!(mask(true, "PATCH", None, body), Some(inferred.into()));
     assert_eq!(mask(true, "PATCH", Some("updateMask=i64"), body), Some("i64".into()), "who names a mask means it");
-    assert_eq!(mask(true, "PATCH", None, "nope=1"), Some("".into()), "as a JSON body of unknown members");
+    for unchanging in ["nope=1", "color=BLUE", "listColor=COLOR_RED&listColor=BLUE"] {
+        let error = read(true, "PATCH", None, unchanging).unwrap_err();
+        assert_eq!((error.http_status, &*error.violations[0].field), (400, "kinds"), "{unchanging}: as a JSON body");
+    }
+    let partly = "text=a&listColor=BLUE&listColor=COLOR_RED&color=COLOR_RED";
+    assert_eq!(mask(true, "PATCH", None, partly), Some("color,text".into()), "what was not taken is not cleared");
     assert_eq!(mask(true, "PATCH", None, ""), None);
     assert_eq!(mask(true, "PUT", None, body), None);
     assert_eq!(mask(false, "PATCH", None, body), None);
@@ -106,6 +111,11 @@ fn what_cannot_be_is_refused_by_its_name() {
         ("mapText.a=b", "mapText.a"),
         ("listNested.name=a", "listNested.name"),
         ("choiceText=a&choiceI32=1", "choiceI32"),
+        ("i32=1&i32=2", "i32"),
+        ("text=a&text=a", "text"),
+        ("ts=2024-01-02T03%3A04%3A05.5Z&ts=2024-01-02T03%3A04%3A05Z", "ts"),
+        ("choiceText=a&choiceText=b", "choiceText"),
+        ("nested.amount=1&nested.amount=1", "nested.amount"),
         ("nested.amount=1.5", "nested.amount"),
         ("text=%zz", "text"),
         ("text=%ff", "text"),
@@ -137,8 +147,7 @@ fn a_file_is_the_bytes_of_its_field() {
     let mut form = Form::new(&codec(|_| {}), &plan).unwrap();
     assert_eq!(form.file("text", None, b"\xff").unwrap_err().violations[0].field, "text");
     form.file("data", None, b"a").unwrap();
-    form.file("data", None, b"").unwrap();
-    assert_same(&finish(form, &plan, None).unwrap(), &kinds("{}"));
+    assert_eq!(form.file("data", None, b"").unwrap_err().violations[0].field, "data", "which of the two?");
 }
 
 const UPLOADS: &str = r#"

@@ -3,9 +3,12 @@
 //! Lives here: which field of request and reply it is, its form in a header. Does not: deciding whether a tag is the current one (the service's), headers.
 //! A string field `etag` (AIP-154) of the reply is the answer's `ETag`. `If-Match` is the field `etag` of the message that the body is, or else of the
 //! request. In a header a tag stands in quotes; what a quoted tag cannot hold, quotes among it, is escaped as in a URL, so that what comes back is what
-//! was told. Source: RFC 9110, 8.8.3 and 13.1.1.
+//! was told. A field that has the quotes already, as AIP-154 asks for, is the header as it is. `"v1"` in a header may then be either; how the service wrote
+//! the last tag that it told decides (`TagStyle`). Who guesses wrong is refused and reads again, never taken for another.
+//! Source: RFC 9110, 8.8.3 and 13.1.1.
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
@@ -26,6 +29,23 @@ pub(crate) struct Etags {
     /// Of the request: the body's field, if it is in there, and whether that is a group; and the tag's.
     request: Option<(Option<(u32, bool)>, u32)>,
     reply: Option<u32>,
+}
+
+/// Whether a service has the quotes of its tags in their field, by the last reply with a tag; not so, until there is one.
+#[derive(Debug, Default)]
+pub(crate) struct TagStyle(AtomicBool);
+
+impl TagStyle {
+    fn is_quoted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Written only when it changes: every reply with a tag comes by.
+    fn learn(&self, quoted: bool) {
+        if self.is_quoted() != quoted {
+            self.0.store(quoted, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Etags {
@@ -61,7 +81,9 @@ impl MethodPlan {
     /// Returns the value of `ETag` for a reply; none if it has no tag.
     pub fn etag(&self, reply: &[u8]) -> Option<String> {
         let tag = last_text(reply, self.etags.reply?)?;
-        (!tag.is_empty()).then(|| quoted(tag))
+        let as_it_is = is_entity_tag(tag);
+        self.method().tags.learn(as_it_is);
+        (!tag.is_empty()).then(|| if as_it_is { tag.to_owned() } else { quoted(tag) })
     }
 
     /// Writes the value of `If-Match` into an encoded request; `*` says nothing that the service would not find out by itself.
@@ -77,16 +99,24 @@ impl MethodPlan {
         if value.starts_with("W/") {
             return Err(Status::new(FAILED_PRECONDITION, "if-match: a weak tag never matches (RFC 9110, 13.1.1)"));
         }
-        let Some(tag) = unquoted(value) else {
-            return Ok(Err(BindError::field(IF_MATCH, "expected one tag in quotes, or *")));
-        };
+        let as_it_is = is_entity_tag(value).then_some(Cow::Borrowed(value));
         let said = match body {
             None => last_text(&request, field),
             Some((body, _)) => fields(&request, body).filter_map(|inner| last_text(inner, field)).last(),
         };
-        if said.is_some_and(|said| !said.is_empty() && said != tag) {
-            return Ok(Err(BindError::field(IF_MATCH, "is not the tag that the request has in its field etag")));
-        }
+        let tag = match (said.filter(|it| !it.is_empty()), unquoted(value)) {
+            (Some(said), tag) if as_it_is.as_deref() == Some(said) || tag.as_deref() == Some(said) => {
+                Cow::Borrowed(said)
+            }
+            (Some(_), Some(_)) => {
+                return Ok(Err(BindError::field(IF_MATCH, "is not the tag that the request has in its field etag")));
+            }
+            (None, tag) => match as_it_is.filter(|_| self.method().tags.is_quoted()).or(tag) {
+                Some(tag) => tag,
+                None => return Ok(Err(BindError::field(IF_MATCH, "expected one tag in quotes, or *"))),
+            },
+            (Some(_), None) => return Ok(Err(BindError::field(IF_MATCH, "expected one tag in quotes, or *"))),
+        };
         let mut wire = Vec::with_capacity(request.len() + tag.len() + 16);
         wire.extend_from_slice(&request);
         let within = body.map(|(body, is_group)| wire::open_message(&mut wire, body, is_group));
@@ -120,6 +150,12 @@ fn last_text(wire: &[u8], number: u32) -> Option<&str> {
 /// Whether a byte may stand in a tag as it is: RFC 9110 has it as `etagc`, of which `%` is our escape.
 fn is_plain(byte: u8) -> bool {
     matches!(byte, 0x21 | 0x23..=0x7E) && byte != b'%'
+}
+
+/// Whether a text is a strong tag as headers have it, quotes and all.
+fn is_entity_tag(text: &str) -> bool {
+    let inner = text.strip_prefix('"').and_then(|it| it.strip_suffix('"')).unwrap_or_default();
+    !inner.is_empty() && inner.bytes().all(|byte| is_plain(byte) || byte == b'%')
 }
 
 fn quoted(tag: &str) -> String {
@@ -209,6 +245,35 @@ mod tests {
         }
         let other = update.put_if_match(Bytes::from_static(b"\x0a\x03\x12\x01v"), "\"w\"").unwrap();
         assert!(other.unwrap_err().message.contains("field etag"));
+    }
+
+    #[test]
+    fn a_tag_that_has_its_quotes_already_is_the_header_as_it_is() {
+        let schema = schema(TAGGED);
+        let plan = |name: &str| schema.plans().iter().find(|it| it.method().name() == name && !it.is_plain()).unwrap();
+        let (update, delete) = (plan("Up"), plan("Del"));
+        let aip_154 = b"\x12\x04\"v1\"";
+        let wanted = |tag: &str| serde_json::json!({"id": "1", "etag": tag}).to_string();
+        assert_eq!(put(delete, b"\x0a\x011", "\"v1\""), wanted("v1"), "nothing is known of the service yet");
+        assert_eq!(update.etag(aip_154).as_deref(), Some("\"v1\""));
+        assert_eq!(put(delete, b"\x0a\x011", "\"v1\""), wanted("\"v1\""), "what one method told another takes");
+        assert_eq!(put(delete, b"\x0a\x011", " \"a%20b\" "), wanted("\"a%20b\""), "nothing was escaped");
+        assert_eq!(update.etag(b"\x12\x02v1").as_deref(), Some("\"v1\""));
+        assert_eq!(put(delete, b"\x0a\x011", "\"v1\""), wanted("v1"), "the service has changed its mind");
+        // What the body says is known without any of that.
+        assert_eq!(put(update, b"\x0a\x06\x12\x04\"v1\"", "\"v1\""), r#"{"thing":{"etag":"\"v1\""}}"#);
+        update.etag(aip_154);
+        assert_eq!(put(update, b"\x0a\x04\x12\x02v1", "\"v1\""), r#"{"thing":{"etag":"v1"}}"#);
+        let other = update.put_if_match(Bytes::from_static(b"\x0a\x06\x12\x04\"v1\""), "\"v2\"").unwrap();
+        assert!(other.unwrap_err().message.contains("field etag"));
+        // What only looks like one is escaped, so that no header breaks.
+        for (tag, header) in
+            [("\"a\"b\"", "\"%22a%22b%22\""), ("\"a\r\n\"", "\"%22a%0D%0A%22\""), ("\"\"", "\"%22%22\"")]
+        {
+            let reply = [b"\x12", &[u8::try_from(tag.len()).unwrap()][..], tag.as_bytes()].concat();
+            assert_eq!(update.etag(&reply).as_deref(), Some(header));
+            assert_eq!(put(delete, b"\x0a\x011", header), wanted(tag));
+        }
     }
 
     proptest! {

@@ -23,6 +23,7 @@ use prost_reflect::{DescriptorPool, Kind, MessageDescriptor, MethodDescriptor, S
 
 use weft_model::{HttpRule, Selector};
 
+use crate::etag::TagStyle;
 use crate::plan::{MethodPlan, Origin};
 use crate::types::{TypeId, Types};
 pub use editions::in_proto2;
@@ -98,6 +99,8 @@ pub struct Method {
     pub(crate) output_type: TypeId,
     pub(crate) streaming: Streaming,
     pub(crate) idempotency: Idempotency,
+    /// How its service writes the tags of resources; shared by its methods, since one tells a tag and another takes it.
+    pub(crate) tags: Arc<TagStyle>,
 }
 
 /// Which sides of a method send more than one message.
@@ -155,9 +158,11 @@ impl Schema {
         let mut plans = Vec::new();
         let mut problems = Vec::new();
         for service in pool.services().filter(|it| !files.supplied.contains(it.parent_file().name())) {
+            let tags = Arc::<TagStyle>::default();
             for descriptor in service.methods() {
                 let options = files.options.get(descriptor.full_name());
-                let method = Arc::new(Method::new(&service, &descriptor, options, &types));
+                let method = Method::new(&service, &descriptor, options, &types);
+                let method = Arc::new(Method { tags: Arc::clone(&tags), ..method });
                 plans.push(Arc::new(MethodPlan::plain(&method)));
                 for rule in options.and_then(|it| it.http.as_ref()).into_iter().flat_map(rules) {
                     match bind_rule(&method, rule) {
@@ -298,6 +303,7 @@ impl Method {
                 Some(2) => Idempotency::Idempotent,
                 _ => Idempotency::Unknown,
             },
+            tags: Arc::default(),
         }
     }
 

@@ -267,20 +267,37 @@ fn resolve(message: &MessageDescriptor, name: &str) -> Result<FieldPath, Unresol
             let reason = format!("names more than {} fields, each within the one before it", wire::DEPTH);
             return Err(Unresolved::Unbindable(reason)); // the last may be a message as well
         }
-        if path.last().is_some_and(|it| it.is_list() || it.is_map()) {
+        if path.last().is_some_and(FieldDescriptor::is_map) {
+            return Err(Unresolved::Unbindable(
+                "goes through a map, which a query cannot address; send a body".to_owned(),
+            ));
+        }
+        if path.last().is_some_and(FieldDescriptor::is_list) {
             return Err(Unresolved::Unbindable(
                 "goes through a repeated field, which a query cannot address".to_owned(),
             ));
         }
-        let field = find_field(&message, part).ok_or(Unresolved::Unknown)?;
+        let field =
+            find_field(&message, part).ok_or_else(|| entry_of(&message, part).unwrap_or(Unresolved::Unknown))?;
         scope = field.kind().as_message().cloned();
         path.push(field);
     }
     let leaf = path.last().ok_or(Unresolved::Unknown)?;
-    if leaf.is_map() || !text::is_bindable(&leaf.kind()) {
+    if leaf.is_map() {
+        return Err(Unresolved::Unbindable("is a map, which a query cannot address; send a body".to_owned()));
+    }
+    if !text::is_bindable(&leaf.kind()) {
         return Err(Unresolved::Unbindable("is a message; name one of its fields".to_owned()));
     }
     Ok(path)
+}
+
+/// Tells `map[key]`, as grpc-gateway's clients write an entry, from what nothing is called.
+fn entry_of(message: &MessageDescriptor, part: &str) -> Option<Unresolved> {
+    let (name, _) = part.split_once('[')?;
+    let field = find_field(message, name).filter(FieldDescriptor::is_map)?;
+    let reason = format!("is an entry of {}, a map, which a query cannot address; send a body", field.json_name());
+    Some(Unresolved::Unbindable(reason))
 }
 
 /// Finds a field by JSON name or by proto name.

@@ -162,12 +162,17 @@ fn prose(settings: &Settings, max_request_bytes: u64) -> String {
         Unknown::Ignore => "A query parameter that names no field is ignored.".to_owned(),
     });
     lines.push(match settings.unknown_body {
-        Unknown::Reject => "A member of a body that names no field is 400.".to_owned(),
-        Unknown::Ignore => "A member of a body that names no field is ignored.".to_owned(),
+        Unknown::Reject => "A member of a body that names no field is 400, and so is the name of an enum value that there is none of.".to_owned(),
+        Unknown::Ignore => "A member of a body that names no field is ignored, and so is the name of an enum value that there is none of.".to_owned(),
     });
-    let framing = framing(settings.stream_format);
+    let default = framing(settings.stream_format);
+    let others = match settings.stream_format {
+        StreamFormat::JsonArray => "`application/x-ndjson` (a document a line) or `text/event-stream`",
+        StreamFormat::Ndjson => "`application/json` (one array) or `text/event-stream`",
+        StreamFormat::Sse => "`application/json` (one array) or `application/x-ndjson` (a document a line)",
+    };
     lines.push(format!(
-        "A stream of replies is {framing} unless `Accept` asks for `application/json`, `application/x-ndjson` or `text/event-stream`; a failure \
+        "A stream of replies is {default} unless `Accept` asks for {others}; a failure \
          after the first message is its last element, `{{\"error\": status}}`."
     ));
     if settings.json_output != JsonOutput::default() {

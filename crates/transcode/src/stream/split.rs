@@ -100,7 +100,9 @@ impl Splitter {
             State::Within { depth, text } => self.within(byte, depth, text, documents),
             _ if space => {}
             State::Start if byte == b'[' => self.state = State::First,
-            State::Start => return Err(self.fault("a client stream is a JSON array of messages: expected '['")),
+            State::Start => return Err(self.fault(
+                "a client stream is a JSON array of messages (or one a line, as application/x-ndjson): expected '['",
+            )),
             State::First if byte == b']' => self.state = State::End,
             State::First | State::Next if matches!(byte, b',' | b']') => return Err(self.fault("expected a message")),
             State::First | State::Next => self.within(byte, 0, Text::Outside, documents),

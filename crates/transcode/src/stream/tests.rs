@@ -60,7 +60,7 @@ fn broken_streams_say_where() {
     let table = [
         (
             "{\"name\":\"a\"}",
-            "malformed request body: a client stream is a JSON array of messages: expected '[' at line 1 column 1",
+            "malformed request body: a client stream is a JSON array of messages (or one a line, as application/x-ndjson): expected '[' at line 1 column 1",
         ),
         (" \n", "malformed request body: expected '[', found the end of the body at line 2 column 1"),
         ("[{\"name\":\"a\"},", "malformed request body: the array does not end at line 1 column 15"),

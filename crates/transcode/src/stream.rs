@@ -291,7 +291,7 @@ fn after(format: StreamFormat) -> &'static [u8] {
 }
 
 /// Returns whether a body is JSON documents on lines of their own.
-fn is_ndjson(content_type: Option<&str>) -> bool {
+pub fn is_ndjson(content_type: Option<&str>) -> bool {
     let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     matches!(
         essence.as_str(),

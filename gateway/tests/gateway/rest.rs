@@ -84,6 +84,32 @@ async fn a_body_without_a_content_type_or_with_that_of_a_form_is_read_as_json() 
 }
 
 #[tokio::test]
+async fn a_body_that_calls_itself_something_else_is_refused_as_a_page_may_send_it_without_asking() {
+    let gateway = start().await;
+    let paths = ["/api/users", "/echo", "/weft.testkit.v1.Echo/Unary", "/weft.testkit.v1.Echo/ClientStream"];
+    for content_type in ["text/plain", "text/plain;charset=UTF-8", "application/xml", "application/jsonx", "x"] {
+        for path in paths {
+            let headers = [("content-type", content_type), ("origin", "https://evil.example"), ("cookie", "session=1")];
+            let refused = send(gateway.addr, "POST", path, &headers, "{}").await;
+            let told = (refused.status.as_u16(), refused.json()["code"].clone());
+            assert_eq!(told, (415, json!(3)), "{content_type} {path}: {refused:?}");
+            assert!(refused.body.contains("application/json"), "{refused:?}");
+        }
+    }
+    for content_type in
+        ["application/json; charset=utf-8", "Application/JSON", "application/merge-patch+json", "text/json", ""]
+    {
+        let answer = send(gateway.addr, "POST", "/echo", &[("content-type", content_type)], r#"{"text": "a"}"#).await;
+        assert_eq!(answer.status, 200, "{content_type}: {answer:?}");
+    }
+    let streamed = [("content-type", "application/x-www-form-urlencoded")];
+    let answer = send(gateway.addr, "POST", paths[3], &streamed, r#"[{"text": "a"}]"#).await;
+    assert_eq!(answer.status, 200, "curl -d: {answer:?}");
+    let read = send(gateway.addr, "GET", "/api/users", &[("content-type", "text/plain")], "").await;
+    assert_eq!(read.status, 200, "there is no body: {read:?}");
+}
+
+#[tokio::test]
 async fn headers_reach_the_backend_with_trace_and_request_id() {
     let gateway = start().await;
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";

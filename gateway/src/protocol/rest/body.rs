@@ -11,7 +11,10 @@ use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 use weft_model::timeout;
 use weft_traffic::{Body, caller_timeout};
-use weft_transcode::{BindError, Codec, RequestParts, Status, status, stream::Check};
+use weft_transcode::{
+    BindError, Codec, RequestParts, Status, status,
+    stream::{Check, is_ndjson},
+};
 
 use super::{Exchange, Failure, forms};
 use crate::{
@@ -130,33 +133,24 @@ impl Exchange<'_> {
         }
     }
 
-    /// Refuses bodies that say they are something that JSON cannot be; a body without a type, or with one that tools set by habit, is read as JSON. Returns
-    /// what kind of form a body is.
+    /// Refuses bodies that say they are something else than is read here: a page of another origin may send those that browsers take for harmless, `text/plain`
+    /// among them, without asking first. A body without a type is JSON. Returns what kind of form a body is.
     pub(super) fn check_content_type(&self) -> Result<Option<forms::Kind>, BindError> {
-        const NEVER_JSON: [&str; 6] = [
-            "application/grpc",
-            "application/connect",
-            "application/proto",
-            "application/x-protobuf",
-            "multipart/",
-            "image/",
-        ];
         let plan = &self.found.plan;
-        let Some(sent) = self.content_type().filter(|_| plan.has_body()) else { return Ok(None) };
-        if sent.starts_with(status::JSON) {
-            return Ok(None);
-        }
-        let form = forms::Kind::of(sent, plan)?;
-        if form.is_some() || plan.takes_raw_body() {
+        let sent = self.head.headers.get(header::CONTENT_TYPE).filter(|it| plan.has_body() && !it.is_empty());
+        let Some(sent) = sent else { return Ok(None) };
+        let text = sent.to_str().unwrap_or_default();
+        let form = forms::Kind::of(text, plan)?;
+        if form.is_some() || plan.takes_raw_body() || is_json(text) {
             return Ok(form);
-        }
-        if !NEVER_JSON.iter().any(|prefix| sent.starts_with(prefix)) {
-            return Ok(None);
         }
         Err(BindError {
             http_status: 415,
             code: INVALID_ARGUMENT,
-            message: format!("content type {sent:?} is not served here; send application/json"),
+            message: format!(
+                "content type {:?} is not served here; send application/json, or a form",
+                String::from_utf8_lossy(sent.as_bytes())
+            ),
             violations: Vec::new(),
         })
     }
@@ -179,6 +173,14 @@ impl Exchange<'_> {
 pub(in crate::protocol) fn check_depth(limits: Option<&Limits>, json: &[u8]) -> Result<(), BindError> {
     match limits.and_then(|limits| limits.too_deep(json)) {
         Some((path, most)) => Err(BindError::field(path, format!("nested deeper than {most} levels"))),
+/// Whether a body of this type is read as JSON: `curl -d` calls JSON a form, also where no form can be.
+fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let of_another_protocol = ["application/grpc", "application/connect"].iter().any(|it| essence.starts_with(it));
+    let named = [status::JSON, "text/json", forms::URLENCODED].contains(&&*essence) || essence.ends_with("+json");
+    (named && !of_another_protocol) || is_ndjson(Some(&essence))
+}
+
         None => Ok(()),
     }
 }

@@ -33,7 +33,7 @@ use crate::{
     protocol::{chain, frames::frame},
 };
 
-const URLENCODED: &str = "application/x-www-form-urlencoded";
+pub(super) const URLENCODED: &str = "application/x-www-form-urlencoded";
 const MULTIPART: &str = "multipart/form-data";
 /// Longest boundary (RFC 2046, 5.1.1).
 const BOUNDARY: usize = 70;

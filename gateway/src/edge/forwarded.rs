@@ -15,13 +15,39 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue, header, request};
 
-use crate::{edge::quotes, network::Network, tls::peer::Peer};
+use crate::{
+    edge::{names, quotes},
+    network::Network,
+    tls::peer::Peer,
+};
 
 const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// What headers about the way of a call begin with, beside `Forwarded`.
 const ABOUT_THE_WAY: &str = "x-forwarded-";
+
+/// By which products and their users tell the same in words of their own: what a caller says by them nobody has checked.
+const CLAIMS: [&str; 16] = [
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "client-ip",
+    "fastly-client-ip",
+    "true-client-ip",
+    "x-azure-clientip",
+    "x-azure-socketip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-host",
+    "x-original-forwarded-for",
+    "x-original-host",
+    "x-original-uri",
+    "x-original-url",
+    "x-real-ip",
+    "x-rewrite-url",
+];
+/// What Envoy begins its own with, which it believes of whoever is before it.
+const OF_ENVOY: &str = "x-envoy-";
 
 /// Whose word on callers' addresses counts, and where they say it. By default nobody's.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -114,14 +140,16 @@ impl TrustedProxies {
 
 impl Downstream {
     /// Replaces all that a head says of its way by what the service is told: from whom on it comes and, where a trusted proxy says so, for which host and by
-    /// which scheme. Returns whom it comes from.
+    /// which scheme. What proxies say of it in words of their own (`x-real-ip`) stays if a trusted one says it. Returns whom it comes from.
     pub(crate) fn settle(&self, headers: &mut HeaderMap) -> IpAddr {
         let said = self.among.as_ref().map(|it| it.read(headers)).unwrap_or_default();
         let caller = said.hops.first().and_then(|it| address(it.node));
         let way = self.way(&said.hops);
         let host = said.host.and_then(|it| HeaderValue::try_from(it).ok());
         let proto = said.proto.map(|it| scheme_name(it.eq_ignore_ascii_case("https")));
-        let claims: Vec<_> = headers.keys().filter(|it| is_about_the_way(it)).cloned().collect();
+        let trusted = self.among.is_some();
+        let goes = |it: &&HeaderName| is_about_the_way(it) || is_claim(it.as_str()) && !trusted;
+        let claims: Vec<_> = headers.keys().filter(goes).cloned().collect();
         for name in claims {
             headers.remove(name);
         }
@@ -146,6 +174,12 @@ impl Downstream {
 /// Whether a header is about the way of a call: proxies', and in a settled head ours.
 pub(crate) fn is_about_the_way(name: &HeaderName) -> bool {
     *name == header::FORWARDED || name.as_str().starts_with(ABOUT_THE_WAY)
+}
+
+/// Whether a header tells services of addresses, hosts or paths as a proxy before the gateway would; also as metadata that is named by the prefix.
+fn is_claim(name: &str) -> bool {
+    let plain = names::plain(name);
+    CLAIMS.contains(&plain) || plain.starts_with(OF_ENVOY)
 }
 
 /// Writes what the service of a call is told of its way, out of its settled head: also host and scheme as they came, if no proxy says them.

@@ -100,3 +100,31 @@ async fn what_a_proxy_says_reaches_services_whatever_the_header_and_the_hop() {
     let (status, heard) = echo(&gateway, &said).await;
     assert!(told.iter().all(|(name, value)| heard[*name] == *value), "{status} {heard}");
 }
+
+#[tokio::test]
+async fn what_callers_claim_in_the_words_of_other_products_is_passed_on_for_proxies_alone() {
+    let claims = [
+        ("x-real-ip", "203.0.113.7"),
+        ("true-client-ip", "203.0.113.7"),
+        ("cf-connecting-ip", "203.0.113.7"),
+        ("x-envoy-external-address", "203.0.113.7"),
+        ("x-envoy-original-path", "/admin"),
+        ("x-original-host", "bank.example"),
+    ];
+    let prefixed =
+        [("grpc-metadata-x-real-ip", "203.0.113.7"), ("grpc-metadata-x-forwarded-port", "1"), ("x-custom", "1")];
+    let said = [&claims[..], &prefixed].concat();
+    let gateway = start(&["10.0.0.0/8"]).await;
+    let (status, heard) = echo(&gateway, &said).await;
+    assert_eq!((status, &heard["x-custom"]), (StatusCode::OK, &"1".into()), "{heard}");
+    let by_grpc = native(&gateway, &claims).await;
+    for name in claims.iter().map(|(name, _)| *name).chain(["x-forwarded-port"]) {
+        assert_eq!((&heard[name], by_grpc.get(name)), (&Value::Null, None), "{name}");
+    }
+    let gateway = start(&["127.0.0.0/8"]).await;
+    let (_, heard) = echo(&gateway, &said).await;
+    let by_grpc = native(&gateway, &claims).await;
+    for (name, value) in claims {
+        assert_eq!((heard[name].as_str(), by_grpc.get(name).map(String::as_str)), (Some(value), Some(value)), "{name}");
+    }
+}

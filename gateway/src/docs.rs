@@ -99,7 +99,8 @@ struct Served {
 impl Served {
     fn new(body: impl Into<Bytes>) -> Self {
         let body = body.into();
-        Self { tag: format!("\"{}\"", hex(&Sha256::digest(&body), 16)), body }
+        // Weak, since it names the page and not its bytes: those may be compressed.
+        Self { tag: format!("W/\"{}\"", hex(&Sha256::digest(&body), 16)), body }
     }
 }
 
@@ -209,7 +210,8 @@ fn failure(shared: &Shared, status: &Status) -> Response<Body> {
 /// Whether the client has what we would send (RFC 9110, 13.1.2).
 fn is_known(headers: &HeaderMap, tag: &str) -> bool {
     let named = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|it| it.to_str().ok());
-    named.flat_map(|it| it.split(',')).map(|it| it.trim().trim_start_matches("W/")).any(|it| it == tag || it == "*")
+    let opaque = tag.trim_start_matches("W/");
+    named.flat_map(|it| it.split(',')).map(|it| it.trim().trim_start_matches("W/")).any(|it| it == opaque || it == "*")
 }
 
 fn hex(digest: &[u8], bytes: usize) -> String {

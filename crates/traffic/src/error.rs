@@ -192,17 +192,10 @@ impl Error {
         response
     }
 
-    /// What the caller is told: the error, and for an endpoint that cannot be reached also why, down to the rule that forbids it.
+    /// What the caller is told: the error, and of an endpoint that cannot be reached or does not answer also why, down to the rule that forbids it.
     pub fn message(&self) -> String {
-        let mut message = self.to_string();
-        if let Self::Connect { source, .. } = self {
-            let causes = std::iter::successors(Some(&**source as &dyn std::error::Error), |cause| cause.source());
-            for cause in causes {
-                message.push_str(": ");
-                message.push_str(&cause.to_string());
-            }
-        }
-        message
+        let causes = std::iter::successors(std::error::Error::source(self), |cause| cause.source());
+        causes.fold(self.to_string(), |message, cause| format!("{message}: {cause}"))
     }
 
     /// What a caller from outside of the mesh is told: what failed, and of an endpoint that cannot be reached the kind of cause, or the rule that forbids it;

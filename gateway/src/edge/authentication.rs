@@ -196,7 +196,10 @@ impl Authentication {
             return Err(self.bad_token(TokenError::Issuer));
         };
         let (jwt, keys) = &self.issuers[at];
-        let keys = keys.with(token.key_id()).await.map_err(|error| Refusal::unavailable(error.to_string()))?;
+        let keys = keys.with(token.key_id()).await.map_err(|error| {
+            // No rule refuses the call, but whose wish it is that keys are asked for helps whoever looks into it.
+            Refusal::unavailable(format!("{error}: policy {}", self.policy))
+        })?;
         let claims = Arc::new(token.verify(&keys, jwt, (self.clock)()).map_err(|e| self.bad_token(e))?);
         let subject = claims.get("sub").and_then(Value::as_str).unwrap_or_default();
         let client: Arc<str> = format!("jwt {} {subject}", jwt.issuer()).into();

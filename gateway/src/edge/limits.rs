@@ -25,10 +25,18 @@ use crate::edge::{
 /// Policy and rule that refused what was read of a call's body; empty while none did.
 pub(crate) type Noted = Arc<OnceLock<By>>;
 
-/// The rule of how long a body may be.
+/// The rules of how long a body may be, how long a call may take, and how long its body may be on the way.
 const BODY: &str = "max-request-bytes";
 /// The rule of how much JSON may have.
 const ELEMENTS: &str = "max-elements";
+const TIMEOUT: &str = "timeout";
+const BODY_TIMEOUT: &str = "body-timeout";
+
+/// What is told of a deadline that no word explains which the gateway itself reads: the rule is met where the call is routed.
+pub(crate) const BY_ROUTE: &str = "deadline exceeded: the timeout of a rule of the service's route policy";
+
+/// By how much the next hop, which has what is left, may find that a deadline has passed before we do.
+const SOONER: Duration = Duration::from_millis(50);
 
 /// One policy, ready to measure calls.
 #[derive(Debug)]
@@ -97,6 +105,43 @@ impl Limits {
         [asked, most].into_iter().flatten().min()
     }
 
+    /// What a caller is told whose deadline passed after so long: how long it had, and by whose word. None: it was not by a word that is known here.
+    pub(crate) fn late(
+        limits: Option<&Self>,
+        has: Has,
+        took: Duration,
+        noted: impl FnOnce() -> Noted,
+    ) -> Option<String> {
+        let policy = limits.and_then(|it| Some((it.it.timeout?, it)));
+        let without = has.asked.or(has.usual);
+        match (policy, without) {
+            (Some((most, it)), without) if most <= took + SOONER && without.is_none_or(|without| most < without) => {
+                it.refuse(TIMEOUT, &noted());
+                Some(format!("deadline exceeded: {most:?}: policy {}, rule {TIMEOUT}", it.policy))
+            }
+            (_, Some(had)) if had <= took + SOONER => Some(match has.asked {
+                Some(asked) => format!("deadline exceeded: {asked:?}, as the caller asked"),
+                None => format!("deadline exceeded: {had:?}, the gateway's default_timeout"),
+            }),
+            _ => None,
+        }
+    }
+
+    /// What a caller is told whose body was not there in time.
+    pub(crate) fn body_late(&self, noted: &Noted) -> String {
+        self.refuse(BODY_TIMEOUT, noted);
+        let most = self.it.body_timeout.unwrap_or_default();
+        let policy = &self.policy;
+        format!("the request body took too long to arrive, longer than {most:?}: policy {policy}, rule {BODY_TIMEOUT}")
+    }
+
+    /// Counts a call that is refused after it was admitted, once.
+    fn refuse(&self, rule: &'static str, noted: &Noted) {
+        if noted.set(By { policy: self.policy.clone(), rule: rule.into() }).is_ok() {
+            self.refusals.of(&self.policy, rule).inc();
+        }
+    }
+
     /// When the body has to be there of a request whose head was there at `received`.
     pub(crate) fn body_due(limits: Option<&Self>, received: Instant) -> Option<Instant> {
         limits.and_then(|it| it.it.body_timeout).and_then(|it| received.checked_add(it))
@@ -106,6 +151,22 @@ impl Limits {
     pub(crate) fn too_deep(&self, json: &[u8]) -> Option<(String, u32)> {
         let most = self.it.max_depth?;
         deeper(json, most).map(|at| (path(&json[..at]), most))
+    }
+}
+
+/// How long a call may take, but for policies.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Has {
+    /// What its caller asked for.
+    pub(crate) asked: Option<Duration>,
+    /// What it has if its caller does not say.
+    pub(crate) usual: Option<Duration>,
+}
+
+impl Has {
+    /// As its caller says, if it does.
+    pub(crate) fn timeout(self) -> Option<Duration> {
+        self.asked.or(self.usual)
     }
 }
 
@@ -285,6 +346,31 @@ mod tests {
         assert_eq!(refusals.of(&limits.policy, BODY).get(), 1, "a call is refused once");
         assert_eq!(noted.get().map(|by| &*by.rule), Some(BODY));
         assert_eq!(told(None).message, "the request body is larger than 20 bytes, the gateway's max_request_bytes");
+    }
+
+    #[test]
+    fn what_took_too_long_is_told_with_whose_limit_struck() {
+        let refusals = Refusals::new(&weft_runtime::Metrics::default());
+        let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+        let policy = Policy { timeout: Some(second * 5), body_timeout: Some(second), ..Policy::default() };
+        let limits = Limits::new(&"quick".parse().unwrap(), &policy, &refusals);
+        let noted = Noted::default();
+        let told = |limits, asked, took| {
+            let late = Limits::late(limits, Has { asked, usual: Some(minute) }, took, || Arc::clone(&noted));
+            late.unwrap_or_default()
+        };
+        assert_eq!(told(Some(&limits), Some(second), second), "deadline exceeded: 1s, as the caller asked");
+        assert_eq!(told(None, None, minute), "deadline exceeded: 60s, the gateway's default_timeout");
+        assert_eq!(told(Some(&limits), None, second), "", "none of these has passed");
+        assert_eq!(Limits::late(None, Has::default(), second, Noted::default), None);
+        assert_eq!(noted.get(), None, "no policy of limits has refused anything");
+        let quick = "deadline exceeded: 5s: policy quick, rule timeout";
+        assert_eq!(told(Some(&limits), Some(minute), second * 5), quick);
+        assert_eq!(told(Some(&limits), None, second * 5 - SOONER), quick, "the next hop says so a little sooner");
+        assert_eq!(refusals.of(&limits.policy, TIMEOUT).get(), 1, "a call is refused once");
+        let body = limits.body_late(&Noted::default());
+        assert_eq!(body, "the request body took too long to arrive, longer than 1s: policy quick, rule body-timeout");
+        assert_eq!(refusals.of(&limits.policy, BODY_TIMEOUT).get(), 1);
     }
 
     #[test]

@@ -7,10 +7,16 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use weft_model::{InstanceId, ServiceName};
-use weft_traffic::{Body, CallOptions, Code, Dialect, caller_timeout};
+use weft_traffic::{Body, CallOptions, Code, Dialect, Error, caller_timeout};
 
 use crate::{
-    edge::{call::Call, guard, limits::Limits, metrics::Status, policies::EdgePlan},
+    edge::{
+        call::Call,
+        guard,
+        limits::{BY_ROUTE, Has, Limits},
+        metrics::Status,
+        policies::EdgePlan,
+    },
     protocol::{Shard, health, own},
 };
 
@@ -57,11 +63,18 @@ async fn forward(shard: &Shard, mut request: Request<Body>, call: &mut Call) -> 
     }
     call.mark(request.headers_mut());
     call.goes_upstream();
-    let timeout = Limits::timeout(edge.as_ref().and_then(|edge| edge.limits_of_size.as_deref()), None);
+    let limits = edge.as_ref().and_then(|edge| edge.limits_of_size.as_deref());
+    let timeout = Limits::timeout(limits, None);
+    let has = Has { asked: caller_timeout(request.headers()).ok().flatten(), usual: None };
     let options = CallOptions { received: call.received, timeout, service: Some(service), instance: None };
     match shard.outbound.call_with(request, options).await {
         Ok(response) => response,
-        Err(error) => error.to_response_saying(&call.unanswered(&error)),
+        Err(error) => {
+            let told = call.unanswered(&error);
+            let late = || Limits::late(limits, has, call.received.elapsed(), || call.noted());
+            let late = || late().unwrap_or_else(|| BY_ROUTE.to_owned());
+            error.to_response_saying(&if matches!(error, Error::Deadline) { late() } else { told })
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request};
 use tokio::sync::oneshot;
-use weft_traffic::{Body, CallOptions};
+use weft_traffic::{Body, CallOptions, Error};
 use weft_transcode::{BindError, Status, status};
 
 use crate::{
@@ -25,6 +25,7 @@ use crate::{
         call::Call,
         cors::Asked,
         guard,
+        limits::BY_ROUTE,
     },
     protocol::{
         Shard,
@@ -278,7 +279,25 @@ impl Exchange<'_> {
         };
         match self.shard.outbound.call_with(request, options).await {
             Ok(response) => Ok(Replies::new(response)),
-            Err(error) => Err(Status::new(error.grpc_code().number().into(), self.call.unanswered(&error)).into()),
+            Err(error) => {
+                let status = Status::new(error.grpc_code().number().into(), self.call.unanswered(&error));
+                let by_route = |status: Status| match error {
+                    Error::Deadline => Status { message: BY_ROUTE.to_owned(), ..status },
+                    _ => status,
+                };
+                Err(self.with_limit(status).unwrap_or_else(by_route).into())
+            }
+        }
+    }
+
+    /// Names the limit to a client whose deadline has passed, whichever hop says so first: all have the same deadline.
+    fn with_limit(&self, status: Status) -> Result<Status, Status> {
+        if status.code != DEADLINE_EXCEEDED {
+            return Err(status);
+        }
+        match self.late() {
+            Some(message) => Ok(Status { message, ..status }),
+            None => Err(status),
         }
     }
 
@@ -290,6 +309,7 @@ impl Exchange<'_> {
     ) -> Result<Response<Body>, Failure> {
         match (replies.next().await, self.found.plan.method().streaming().server()) {
             (Next::End(status), _) if status.code != 0 => {
+                let status = self.with_limit(status).unwrap_or_else(|status| status);
                 Err(Failure::Call(Box::new(Failed { status, head, trailers: replies.trailers().clone() })))
             }
             (first, true) => Ok(self.stream_replies(head, first, replies, went_wrong)),

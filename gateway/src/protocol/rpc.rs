@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, Request, Version, header, request};
 use tokio::sync::oneshot;
-use weft_traffic::{Body, CallOptions};
+use weft_traffic::{Body, CallOptions, Error};
 use weft_transcode::{Codec, Status, schema::Method};
 
 pub(crate) use crate::protocol::codes::{
@@ -25,7 +25,7 @@ use crate::{
         cache::{self, Shown},
         call::Call,
         guard,
-        limits::{Limits, Most},
+        limits::{BY_ROUTE, Has, Limits, Most},
         policies::EdgePlan,
     },
     protocol::{
@@ -140,8 +140,18 @@ impl Exchange<'_> {
                 let (head, replies) = Replies::new(response);
                 Ok(Answered { head, replies, went_wrong: None })
             }
-            Err(error) => Err(Status::new(error.grpc_code().number().into(), self.call.unanswered(&error))),
+            Err(error) => {
+                let told = self.call.unanswered(&error);
+                let told = if matches!(error, Error::Deadline) { self.late() } else { told };
+                Err(Status::new(error.grpc_code().number().into(), told))
+            }
         }
+    }
+
+    fn late(&self) -> String {
+        let has = Has { asked: self.timeout, usual: None };
+        let late = Limits::late(limits(self.rpc), has, self.call.received.elapsed(), || self.call.noted());
+        late.unwrap_or_else(|| BY_ROUTE.to_owned())
     }
 
     pub(crate) fn deadline(&self) -> Option<tokio::time::Instant> {

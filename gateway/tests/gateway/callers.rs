@@ -141,7 +141,7 @@ async fn without_any_keys_of_its_issuer_a_token_is_neither_good_nor_bad() {
     let answer = get(&gateway, &token).await;
     assert_eq!((answer.status.as_u16(), &answer.json()["code"]), (503, &json!(14)), "{answer:?}");
     // The token names its issuer; what stands behind it is nobody's outside.
-    let told = format!("the keys of {} cannot be had now", issuer.url());
+    let told = format!("the keys of {} cannot be had now: policy callers", issuer.url());
     assert_eq!(answer.json()["message"], json!(told), "{answer:?}");
     // The call gives up before the fetch does on a busy machine.
     let failing = async || (outside(&gateway).await["state"] == json!("failing")).then_some(());

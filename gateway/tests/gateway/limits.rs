@@ -196,6 +196,10 @@ async fn what_is_too_slow_has_a_status_of_its_own() {
     let gateway = start("{name: quick, service: upstream, limits: {timeout: 600ms, body_timeout: 200ms}}").await;
     let late = send(gateway.addr, "POST", "/echo", &[], r#"{"delayMs": 60000}"#).await;
     assert_eq!((late.status, &late.json()["code"]), (StatusCode::GATEWAY_TIMEOUT, &4.into()), "{late:?}");
+    let by_policy = "deadline exceeded: 600ms: policy quick, rule timeout";
+    assert_eq!(late.json()["message"], by_policy);
+    let sooner = send(gateway.addr, "POST", "/echo", &[("grpc-timeout", "100m")], r#"{"delayMs": 60000}"#).await;
+    assert_eq!(sooner.json()["message"], "deadline exceeded: 100ms, as the caller asked");
     let longer = [("grpc-timeout", "60S")];
     let late = send(gateway.addr, "POST", "/echo", &longer, r#"{"delayMs": 60000}"#).await;
     assert_eq!(late.status, StatusCode::GATEWAY_TIMEOUT, "a caller cannot have longer: {late:?}");
@@ -212,4 +216,10 @@ async fn what_is_too_slow_has_a_status_of_its_own() {
     timeout(SOON, client.read_to_end(&mut answer)).await.expect("the gateway answers and closes").unwrap();
     let answer = String::from_utf8(answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("took too long"), "{answer}");
+    assert!(answer.contains("longer than 200ms: policy quick, rule body-timeout"), "{answer}");
+    let metrics = send(gateway.admin, "GET", "/metrics", &[], "").await.body;
+    for counted in [r#"rule="timeout"} "#, r#"rule="body-timeout"} 1"#] {
+        let counted = format!(r#"weft_gateway_policy_refusals_total{{policy="quick",{counted}"#);
+        assert!(metrics.contains(&counted), "{counted} in {metrics}");
+    }
 }

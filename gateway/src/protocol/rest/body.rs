@@ -18,7 +18,7 @@ use weft_transcode::{
 
 use super::{Exchange, Failure, forms};
 use crate::{
-    edge::limits::{Limits, Most},
+    edge::limits::{Has, Limits, Most},
     protocol::{
         chain,
         codes::{DEADLINE_EXCEEDED, INVALID_ARGUMENT},
@@ -60,9 +60,9 @@ impl Exchange<'_> {
     }
 
     /// Until when a body that is read whole is waited for.
-    pub(super) fn until(&self, timeout: Option<Duration>) -> Until {
+    pub(super) fn until(&self, timeout: Option<Duration>) -> Until<'_> {
         let deadline = timeout.map(|timeout| self.call.received + timeout);
-        Until { deadline, due: Limits::body_due(self.limits(), self.call.received) }
+        Until { exchange: self, deadline, due: Limits::body_due(self.limits(), self.call.received) }
     }
 
     fn limits(&self) -> Option<&Limits> {
@@ -122,15 +122,19 @@ impl Exchange<'_> {
         let asked = caller_timeout(&self.head.headers).map_err(|_| {
             BindError::field(timeout::NAME, "expected one to eight digits and a unit of H, M, S, m, u or n")
         })?;
-        match asked {
-            Some(asked) => Ok(Limits::timeout(self.limits(), Some(asked))),
-            None => {
-                let streaming = self.found.plan.method().streaming();
-                let bounded = !streaming.client() && !streaming.server();
-                let usual = bounded.then_some(self.shard.shared.limits.default_timeout);
-                Ok(Limits::timeout(self.limits(), usual))
-            }
-        }
+        Ok(Limits::timeout(self.limits(), self.has(asked).timeout()))
+    }
+
+    fn has(&self, asked: Option<Duration>) -> Has {
+        let streaming = self.found.plan.method().streaming();
+        let bounded = !streaming.client() && !streaming.server();
+        Has { asked, usual: bounded.then_some(self.shard.shared.limits.default_timeout) }
+    }
+
+    /// What the client is told whose deadline has passed.
+    pub(super) fn late(&self) -> Option<String> {
+        let has = self.has(caller_timeout(&self.head.headers).ok().flatten());
+        Limits::late(self.limits(), has, self.call.received.elapsed(), || self.call.noted())
     }
 
     /// Refuses bodies that say they are something else than is read here: a page of another origin may send those that browsers take for harmless, `text/plain`
@@ -169,10 +173,6 @@ impl Exchange<'_> {
     }
 }
 
-/// Refuses JSON that is nested deeper than a policy lets it be.
-pub(in crate::protocol) fn check_depth(limits: Option<&Limits>, json: &[u8]) -> Result<(), BindError> {
-    match limits.and_then(|limits| limits.too_deep(json)) {
-        Some((path, most)) => Err(BindError::field(path, format!("nested deeper than {most} levels"))),
 /// Whether a body of this type is read as JSON: `curl -d` calls JSON a form, also where no form can be.
 fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
@@ -181,18 +181,23 @@ fn is_json(content_type: &str) -> bool {
     (named && !of_another_protocol) || is_ndjson(Some(&essence))
 }
 
+/// Refuses JSON that is nested deeper than a policy lets it be.
+pub(in crate::protocol) fn check_depth(limits: Option<&Limits>, json: &[u8]) -> Result<(), BindError> {
+    match limits.and_then(|limits| limits.too_deep(json)) {
+        Some((path, most)) => Err(BindError::field(path, format!("nested deeper than {most} levels"))),
         None => Ok(()),
     }
 }
 
 /// The call's deadline, and when a body has to be there.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Until {
+#[derive(Clone, Copy)]
+pub(super) struct Until<'e> {
+    pub(super) exchange: &'e Exchange<'e>,
     pub(super) deadline: Option<Instant>,
     pub(super) due: Option<Instant>,
 }
 
-impl Until {
+impl Until<'_> {
     /// Waits for something of a body.
     pub(super) async fn wait<T>(self, work: impl Future<Output = T>) -> Result<T, Failure> {
         match [self.deadline, self.due].into_iter().flatten().min() {
@@ -203,18 +208,24 @@ impl Until {
 
     fn passed(self) -> Failure {
         match self.due {
-            Some(due) if self.deadline.is_none_or(|deadline| due < deadline) => Failure::Request(BindError {
-                http_status: 408,
-                code: DEADLINE_EXCEEDED,
-                message: "the request body took too long to arrive".to_owned(),
-                violations: Vec::new(),
-            }),
-            _ => Status::new(DEADLINE_EXCEEDED, "deadline exceeded while the request body was read").into(),
+            Some(due) if self.deadline.is_none_or(|deadline| due < deadline) => {
+                let late = self.exchange.limits().map(|it| it.body_late(&self.exchange.call.noted()));
+                Failure::Request(BindError {
+                    http_status: 408,
+                    code: DEADLINE_EXCEEDED,
+                    message: late.unwrap_or_default(),
+                    violations: Vec::new(),
+                })
+            }
+            _ => {
+                let late = self.exchange.late().unwrap_or_else(|| "deadline exceeded".to_owned());
+                Status::new(DEADLINE_EXCEEDED, format!("{late}; the request body is not all there")).into()
+            }
         }
     }
 }
 
-async fn next_data(body: &mut Body, until: Until) -> Result<Option<Bytes>, Failure> {
+async fn next_data(body: &mut Body, until: Until<'_>) -> Result<Option<Bytes>, Failure> {
     loop {
         match until.wait(body.frame()).await? {
             None => return Ok(None),

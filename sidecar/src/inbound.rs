@@ -5,17 +5,42 @@
 //! call is decided in `weft-traffic`, by the policies of the app's service and the caller that the listener noted at the request.
 //! The app cannot be reached: REFUSED_STREAM, since nothing was processed and callers of any make may send the call again. The app died
 //! over the call: UNAVAILABLE, since it may have been processed. A policy refuses it: PERMISSION_DENIED, which no caller tries again.
+//! The app is told who calls: `x-forwarded-client-cert: URI=spiffe://…`, as Envoy writes it, of a caller whose certificate proved it, and of no other.
 
 use std::collections::HashMap;
 
-use http::{Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
+use weft_model::Caller;
 use weft_traffic::{Body, CallOptions, Denied, Dialect, Error, Reset, ToApp};
 
 /// `reason` of google.rpc.ErrorInfo in a refusal by policy.
 const REFUSED_BY_POLICY: &str = "REFUSED_BY_POLICY";
+
+const CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+
+/// What the app hears of the caller of a connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Introduction(Option<HeaderValue>);
+
+impl Introduction {
+    pub(crate) fn of(caller: &Caller) -> Self {
+        Self(match caller {
+            Caller::Anonymous => None,
+            Caller::Identity(id) => HeaderValue::try_from(format!("URI={id}")).ok(),
+        })
+    }
+
+    /// Writes it into a call's head, in place of what the caller says of itself.
+    pub(crate) fn write(&self, headers: &mut HeaderMap) {
+        match &self.0 {
+            Some(who) => drop(headers.insert(CLIENT_CERT, who.clone())),
+            None => drop(headers.remove(CLIENT_CERT)),
+        }
+    }
+}
 
 pub(crate) async fn call(app: ToApp, request: Request<Incoming>) -> Result<Response<Body>, Reset> {
     let dialect = Dialect::of(request.headers());
@@ -44,8 +69,6 @@ fn refusal(denied: &Denied) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
-    use weft_model::Caller;
-
     use super::*;
 
     #[test]

@@ -30,6 +30,7 @@ use weft_runtime::threads::{Connection, DataThreads, ThreadEnded};
 use weft_traffic::{Body, Reset};
 
 use crate::door::{Bond, Door, Entered, Unbound, Wire};
+use crate::inbound::Introduction;
 
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
@@ -103,7 +104,7 @@ impl Side {
         drop(self.carry(Wire::Left(stream), remains, self.words(None), call).await);
     }
 
-    /// Like [`Side::serve`], for a connection that `door` lets in. Each request says who sent it, by a [`Caller`] among its extensions.
+    /// Like [`Side::serve`], for a connection that `door` lets in. Each request says who sent it, by a [`Caller`] among its extensions, and by its head.
     pub(crate) async fn serve_from<S, F>(self, connection: Connection, door: &Door, call: S)
     where
         S: Fn(Request<Incoming>) -> F,
@@ -116,7 +117,9 @@ impl Side {
             () = self.last_call() => return,
         };
         let Some(Entered { wire, remains, caller, bond }) = entered else { return };
+        let introduction = Introduction::of(&caller);
         let call = move |mut request: Request<Incoming>| {
+            introduction.write(request.headers_mut());
             request.extensions_mut().insert(caller.clone());
             call(request)
         };

@@ -94,6 +94,8 @@ struct Inbound {
     at: SocketAddr,
     side: Side,
     callers: Arc<Mutex<Vec<Option<Caller>>>>,
+    /// What their heads say of who sent them.
+    told: Arc<Mutex<Vec<Option<String>>>>,
     context: Context,
     open: TaskTracker,
     _accepting: JoinSet<()>,
@@ -106,16 +108,19 @@ impl Inbound {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
         let (side, callers, open) = (Side::default(), Arc::<Mutex<Vec<_>>>::default(), TaskTracker::new());
+        let told = Arc::<Mutex<Vec<_>>>::default();
         let accept = {
-            let (side, callers, open) = (side.clone(), callers.clone(), open.clone());
+            let (side, callers, told, open) = (side.clone(), callers.clone(), told.clone(), open.clone());
             async move {
                 loop {
                     let (stream, downstream) = listener.accept().await.unwrap();
                     let connection = Connection { stream, downstream, load: Load::default() };
-                    let (side, door, callers) = (side.clone(), door.clone(), callers.clone());
+                    let (side, door, callers, told) = (side.clone(), door.clone(), callers.clone(), told.clone());
                     open.spawn(async move {
                         side.serve_from(connection, &door, |request: Request<Incoming>| {
                             callers.lock().unwrap().push(request.extensions().get().cloned());
+                            let said = request.headers().get("x-forwarded-client-cert");
+                            told.lock().unwrap().push(said.map(|it| it.to_str().unwrap().to_owned()));
                             answer(request)
                         })
                         .await;
@@ -123,13 +128,17 @@ impl Inbound {
                 }
             }
         };
-        Self { at, side, callers, context, open, _accepting: JoinSet::from_iter([accept]) }
+        Self { at, side, callers, told, context, open, _accepting: JoinSet::from_iter([accept]) }
     }
 
     fn counted(&self, rule: &str) -> u64 {
         let line = format!("weft_sidecar_inbound_refusals_total{{rule=\"{rule}\"}} ");
         let text = self.context.metrics().encode();
         text.lines().find_map(|it| it.strip_prefix(&line)).map_or(0, |count| count.parse().unwrap())
+    }
+
+    fn told(&self) -> Vec<Option<String>> {
+        std::mem::take(&mut *self.told.lock().unwrap())
     }
 
     fn callers(&self) -> Vec<Option<Caller>> {
@@ -177,6 +186,8 @@ impl Client {
     /// Calls and returns status and message; none if the connection ends first.
     async fn call(&mut self) -> Option<(Code, String)> {
         let request = Request::post("http://users/a.B/C").header("content-type", "application/grpc");
+        let forged = "URI=spiffe://weft.local/ns/default/svc/operator";
+        let request = request.header("x-forwarded-client-cert", forged).header("x-forwarded-client-cert", forged);
         let request = request.body(Body::empty()).unwrap();
         let answer = soon("an answer", self.sender.send_request(request)).await.ok()?;
         let message = answer.headers().get("grpc-message").map_or("", |it| it.to_str().unwrap()).to_owned();
@@ -230,10 +241,12 @@ async fn a_request_carries_who_sent_it() {
     let inbound = Inbound::start(Some(&users), Plaintext::Loopback).await;
     assert!(Client::dial(inbound.at, &posts, &users.id()).await.unwrap().good().await);
     assert_eq!(inbound.callers(), [Some(Caller::Identity(posts.id()))]);
+    assert_eq!(inbound.told(), [Some(format!("URI={}", posts.id()))], "and not what it says of itself");
 
     assert!(Client::with(inbound.at, without_certificate(&posts, &users.id())).await.unwrap().good().await);
     assert!(Client::plain(inbound.at).await.good().await);
     assert_eq!(inbound.callers(), [Some(Caller::Anonymous), Some(Caller::Anonymous)]);
+    assert_eq!(inbound.told(), [None, None], "nobody proved anything");
 
     let without = Inbound::start(None, Plaintext::Allow).await;
     assert!(Client::plain(without.at).await.good().await);

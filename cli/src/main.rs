@@ -197,8 +197,9 @@ Examples:
   weft restart users         each replacement serves before the old instance drains
   weft restart users-2       one slot only
 
-The gateway and the registry have one instance and a fixed port here, so that these two are away for a second or two: calls to the
-gateway are refused meanwhile; calls between services go on.";
+The gateway and the registry have one instance and fixed ports here: the old one ends before the new one starts. That takes a second or two,
+or as long as calls last that the old one has begun, streams among them: half a minute at most. Calls to the gateway are refused meanwhile;
+calls between services go on.";
 const STOP: &str = "\
 Examples:
   weft stop users            drains all its instances; `weft scale users=2` brings it back

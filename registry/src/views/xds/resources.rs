@@ -57,10 +57,10 @@ const OTHER_TLS: &str = "they speak TLS with a certificate from outside of the m
 pub(crate) fn build(world: &XdsWorld, profile: &Profile, kind: Kind, name: &str) -> Built {
     match (kind, profile.family) {
         (Kind::Listener, _) if name.starts_with(SERVER_LISTENER) => servers_listener(world, profile, name),
-        (Kind::Listener, Family::Envoy) => envoys_listener(world, profile, name),
+        (Kind::Listener, Family::Envoy) => envoys_listener(profile, name),
         (Kind::Listener, Family::Grpc) => of_service(world, profile, name, |service| {
             let routes = routes::of_service(service.name.full(), service);
-            let filters = rules::filters(std::iter::once(service));
+            let filters = rules::filters(service);
             Resource::of(&listeners::for_channel(name, routes, filters))
         }),
         (Kind::Route, _) if name == routes::ALL => all_routes(world, profile),
@@ -99,11 +99,10 @@ fn of_service(
     Built { resource, depends_on: [service, own].into(), is_guess, ..Built::default() }
 }
 
-/// The one listener of an Envoy. Whether it has the filter of faults depends on all services, as its routes do.
-fn envoys_listener(world: &XdsWorld, profile: &Profile, name: &str) -> Built {
+/// The one listener of an Envoy. It has every filter that a route may ever refer to: one that came with the first policy would change it, and cut calls.
+fn envoys_listener(profile: &Profile, name: &str) -> Built {
     let Some(at) = profile.listen.filter(|_| name == routes::ALL) else { return Built::default() };
-    let filters = rules::filters(world.services());
-    of_list(Resource::of(&listeners::for_envoy(name, at, routes::ALL, filters)))
+    of_list(Resource::of(&listeners::for_envoy(name, at, routes::ALL, rules::all_filters())))
 }
 
 fn all_routes(world: &XdsWorld, profile: &Profile) -> Built {

@@ -3,7 +3,8 @@
 //! Lives here: the listener of a gRPC channel, and that of an Envoy. Does not: routes (`routes`), listeners of gRPC servers (`servers`).
 //! A gRPC channel has its routes inline, so that both change at once and one round trip is saved; the name is as it was asked for, port and suffix
 //! included. It exists for every name that a service could have: whether there is one is said by its endpoints, and a service that is forgotten or
-//! not known yet takes no listener away. An Envoy has one listener, for all services, with routes from RDS: a changed listener would cut calls.
+//! not known yet takes no listener away. An Envoy has one listener, for all services, with routes from RDS
+//! and every filter that these may refer to: a changed listener would cut calls.
 
 use std::net::SocketAddr;
 

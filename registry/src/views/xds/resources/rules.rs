@@ -52,9 +52,14 @@ pub(super) fn within(prefix: &str, service: &ServiceSnapshot, family: Family) ->
 }
 
 /// Filters that the routes of a service refer to.
-pub(super) fn filters(mut services: impl Iterator<Item = impl AsRef<ServiceSnapshot>>) -> Vec<HttpFilter> {
-    let faulty = services.any(|it| routes::policies(it.as_ref()).any(|rule| rule.fault.is_some()));
-    if faulty { vec![http_filter(FAULT, &fault::HttpFault::default())] } else { Vec::new() }
+pub(super) fn filters(service: &ServiceSnapshot) -> Vec<HttpFilter> {
+    let faulty = routes::policies(service).any(|rule| rule.fault.is_some());
+    if faulty { all_filters() } else { Vec::new() }
+}
+
+/// Filters that routes may refer to.
+pub(super) fn all_filters() -> Vec<HttpFilter> {
+    vec![http_filter(FAULT, &fault::HttpFault::default())]
 }
 
 /// Paths of the methods that may run twice.

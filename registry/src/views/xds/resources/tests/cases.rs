@@ -436,6 +436,16 @@ fn a_fault_brings_its_filter_along() {
 }
 
 #[test]
+fn no_policy_changes_the_listener_of_an_envoy() {
+    let listener = |service| {
+        let (world, envoy) = (world_of([service]), envoy());
+        let name = super::super::names(&world, &envoy, Kind::Listener).swap_remove(0);
+        get::<Listener>(&world, &envoy, Kind::Listener, &name)
+    };
+    assert_eq!(listener(users([])), listener(with_policies(users([]), &["abort=14"])));
+}
+
+#[test]
 fn an_envoy_has_one_listener_and_routes_by_authority_and_by_grpc_service() {
     let world = world_of([with_methods(users([instance(1)]))]);
     let envoy = envoy();

@@ -70,11 +70,11 @@ fn render<const N: usize>(heading: &[&str], rows: &[[String; N]], columns: Optio
         Some(columns) if all(&whole) > columns => {
             let words = widest(|text| text.split(' ').map(width).max().unwrap_or_default());
             match columns.checked_sub(all(&words)) {
-                Some(spare) => stretched(words, &whole, spare),
+                Some(spare) => Some(stretched(words, &whole, spare)),
                 None => return blocks(heading, rows, columns),
             }
         }
-        _ => whole,
+        _ => None, // as wide as they are
     };
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(heading);
@@ -82,7 +82,9 @@ fn render<const N: usize>(heading: &[&str], rows: &[[String; N]], columns: Optio
         table.add_row(&row[..heading.len()]);
     }
     let fixed = |width| ColumnConstraint::Absolute(Width::Fixed(u16::try_from(width + PADDING).unwrap_or(u16::MAX)));
-    table.set_constraints(widths.into_iter().map(fixed));
+    if let Some(widths) = widths {
+        table.set_constraints(widths.into_iter().map(fixed));
+    }
     table.trim_fmt()
 }
 

@@ -287,16 +287,16 @@ fn routed(entries: &[Entry], edge: &Scopes) -> (RouteTable<ServiceName>, Vec<Pro
         let plans = bound.iter().flat_map(|(entry, plans)| plans.iter().map(move |plan| (*entry, *plan)));
         let mut rules: Vec<(&Source, &Entry, &Arc<MethodPlan>)> =
             plans.filter_map(|(entry, plan)| Some((ruled.source(plan)?, entry, plan))).collect();
-        rules.sort_by(|a, b| a.0.rank().cmp(&b.0.rank())); // every gateway meets services in an order of its own
+        // Every gateway meets services in an order of its own.
+        rules.sort_by(|a, b| (a.0.rank(), a.2.method().full_name()).cmp(&(b.0.rank(), b.2.method().full_name())));
         for (source, entry, plan) in rules {
-            let claim = plan.claim();
-            match claims.get(&claim) {
-                Some(holder) if **holder != entry.name => {
+            match claimed_by_another(plan, &entry.name, &claims) {
+                Some((claim, holder)) => {
                     let method = plan.method().full_name();
                     let text = format!("{claim} belongs to {holder}; that of {method} of {} is not routed", entry.name);
                     problems.push(Problem::of(source, format!("{text}: give it another path")));
                 }
-                Some(_) | None => builder = builder.add_plans([plan], entry.name.clone()),
+                None => builder = builder.add_plans([plan], entry.name.clone()),
             }
         }
     }
@@ -304,6 +304,26 @@ fn routed(entries: &[Entry], edge: &Scopes) -> (RouteTable<ServiceName>, Vec<Pro
     problems.extend(table.problems().iter().map(|problem| described(problem, &ruled)));
     problems.extend(ruled.problems);
     (table, problems)
+}
+
+/// A claim of another service that calls of this rule would be taken from: on its path, by its method of HTTP, by any, or by GET where HEAD is asked for.
+fn claimed_by_another<'c>(
+    plan: &MethodPlan,
+    own: &ServiceName,
+    claims: &'c HashMap<String, &'c ServiceName>,
+) -> Option<(&'c String, &'c ServiceName)> {
+    let claim = plan.claim();
+    let (method, path) = claim.split_once(' ')?;
+    if claims.get(&claim).is_some_and(|holder| *holder == own) {
+        return None;
+    }
+    let of_another = |claim: &str| claims.get_key_value(claim).filter(|(_, holder)| **holder != own);
+    let met = match method {
+        "*" => claims.iter().find(|(it, holder)| **holder != own && it.split_once(' ').is_some_and(|it| it.1 == path)),
+        "HEAD" => of_another(&claim).or_else(|| of_another(&format!("GET {path}"))),
+        _ => of_another(&claim),
+    };
+    met.or_else(|| of_another(&format!("* {path}"))).map(|(claim, holder)| (claim, *holder))
 }
 
 /// Whose the paths are that annotations name, whether they are called by them now or not.

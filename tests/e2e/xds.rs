@@ -368,14 +368,18 @@ async fn calls_by_mutual_tls(lang: Lang, test: &str) {
     let share = told.answered.get(heavy).copied().unwrap_or_default() as f64 / 1_000.0;
     assert!((share - 0.75).abs() < 0.06, "{told:?}");
 
-    // A kill gives no notice, and costs the calls in flight at most; then there is nobody in the region.
+    // A kill gives no notice: it costs the calls in flight, and those that come before the client finds that their connection is gone. Then there is nobody in
+    // the region.
     let kill = |mesh: &mut Mesh| mesh.members.pop().expect("it is one of three").sidecar.kill();
     kill(&mut mesh);
     reaches(&mut client, &set(&[light])).await;
     kill(&mut mesh);
     reaches(&mut client, &set(&[far])).await;
     let told = client.stop_calls().await;
-    assert!(told.failed.values().sum::<u64>() <= 8, "more than two times four calls in flight: {told:?}");
+    assert!(
+        told.failed.values().sum::<u64>() <= 16,
+        "more than two calls of each of four callers at each of two kills: {told:?}"
+    );
     assert_eq!(told.answered.len(), 5, "{told:?}");
     assert_eq!(rejections(&mut mesh).await, 0);
 }

@@ -108,12 +108,23 @@ impl Codec {
     /// `BindError`, which is the answer to the client.
     pub fn decode_request(&self, plan: &MethodPlan, parts: RequestParts<'_>, body: &[u8]) -> Result<Bytes, BindError> {
         let bindings = Bindings::read(plan, parts, &self.settings)?;
+        self.bound(plan, parts, bindings, body).map(Bytes::from)
+    }
+
+    /// The message of a body and of what path and query bind.
+    fn bound(
+        &self,
+        plan: &MethodPlan,
+        parts: RequestParts<'_>,
+        bindings: Bindings,
+        body: &[u8],
+    ) -> Result<Vec<u8>, BindError> {
         let mut wire = match plan.takes_raw_body() {
             true => raw::message(plan, parts.content_type, body),
             false => self.json_message(plan, body, Position::START)?,
         };
         self.infer_mask(plan, parts, &bindings, body, &mut wire)?;
-        bindings.apply(plan.method().input(), wire).map(Bytes::from)
+        bindings.apply(plan.method().input(), wire)
     }
 
     /// As `decode_request`, behind so many bytes that the caller fills: a frame's head need not be put before the message by moving it.
@@ -131,7 +142,7 @@ impl Codec {
         if bindings.is_empty() && !plan.takes_raw_body() && self.mask_to_infer(plan, parts, &bindings).is_none() {
             return self.json_message_behind(room, plan, body, Position::START);
         }
-        let message = self.decode_request(plan, parts, body)?;
+        let message = self.bound(plan, parts, bindings, body)?;
         let mut out = Vec::with_capacity(room + message.len());
         out.resize(room, 0);
         out.extend_from_slice(&message);
@@ -292,8 +303,10 @@ impl Codec {
         parts: RequestParts<'_>,
         bindings: &Bindings,
     ) -> Option<Inferred<'p>> {
-        let asked = self.settings.infer_update_mask && parts.http_method == "PATCH" && !plan.takes_raw_body();
-        Inferred::of(plan, &self.settings).filter(|it| asked && !bindings.has_query_for(it.field()))
+        if !self.settings.infer_update_mask || parts.http_method != "PATCH" || plan.takes_raw_body() {
+            return None;
+        }
+        Inferred::of(plan, &self.settings).filter(|it| !bindings.has_query_for(it.field()))
     }
 
     /// Fills the update mask that a JSON body implies.

@@ -80,10 +80,10 @@ impl MethodPlan {
 
     /// Returns the value of `ETag` for a reply; none if it has no tag.
     pub fn etag(&self, reply: &[u8]) -> Option<String> {
-        let tag = last_text(reply, self.etags.reply?)?;
+        let tag = last_text(reply, self.etags.reply?).filter(|it| !it.is_empty())?;
         let as_it_is = is_entity_tag(tag);
         self.method().tags.learn(as_it_is);
-        (!tag.is_empty()).then(|| if as_it_is { tag.to_owned() } else { quoted(tag) })
+        Some(if as_it_is { tag.to_owned() } else { quoted(tag) })
     }
 
     /// Writes the value of `If-Match` into an encoded request; `*` says nothing that the service would not find out by itself.

@@ -22,7 +22,7 @@ pub struct Settings {
     pub unknown_body: Unknown,
     /// Whether enum names are matched without regard to case. Default false.
     pub case_insensitive_enums: bool,
-    /// Whether a PATCH whose body is one field gets its `update_mask` from the members present, less what the path binds and what only the service sets.
+    /// Whether a PATCH whose body is one field gets its `update_mask` from the members present, less what only the service sets.
     /// Default false.
     pub infer_update_mask: bool,
     /// How the replies of a server stream are framed when `Accept` does not say. Default one JSON array.

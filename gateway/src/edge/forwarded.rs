@@ -28,22 +28,31 @@ const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const ABOUT_THE_WAY: &str = "x-forwarded-";
 
 /// By which products and their users tell the same in words of their own: what a caller says by them nobody has checked.
-const CLAIMS: [&str; 16] = [
+const CLAIMS: [&str; 25] = [
     "cf-connecting-ip",
     "cf-connecting-ipv6",
     "client-ip",
+    "do-connecting-ip",
     "fastly-client-ip",
+    "fly-client-ip",
+    "forwarded-for",
     "true-client-ip",
+    "x-appengine-user-ip",
     "x-azure-clientip",
     "x-azure-socketip",
     "x-client-ip",
     "x-cluster-client-ip",
+    "x-forwarded",
     "x-host",
+    "x-http-host-override",
     "x-original-forwarded-for",
     "x-original-host",
     "x-original-uri",
     "x-original-url",
+    "x-originating-ip",
     "x-real-ip",
+    "x-remote-addr",
+    "x-remote-ip",
     "x-rewrite-url",
 ];
 /// What Envoy begins its own with, which it believes of whoever is before it.

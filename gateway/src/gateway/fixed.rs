@@ -62,6 +62,12 @@ pub enum DescriptorError {
         /// Why not.
         source: io::Error,
     },
+    /// There is nothing in a file: it is being written, or a disk was full.
+    #[error("{}: the file is empty; write a set beside its place and rename it", path.display())]
+    Empty {
+        /// Which.
+        path: PathBuf,
+    },
     /// The directory holds no file, or far too many.
     #[error("{}: a directory with {files} files; 1 to {} descriptor sets are expected", path.display(), MOST)]
     Number {
@@ -118,6 +124,7 @@ impl DescriptorFiles {
             true => files_of(path)?,
         };
         let read = |path: PathBuf| match fs::read(&path) {
+            Ok(bytes) if bytes.is_empty() => Err(DescriptorError::Empty { path }),
             Ok(bytes) => Ok((path.to_string_lossy().into(), bytes.into())),
             Err(source) => Err(DescriptorError::Read { path, source }),
         };

@@ -50,7 +50,7 @@ impl Source {
     /// Of two that want one path, the lower has it.
     pub(crate) fn rank(&self) -> (u8, &str) {
         match self {
-            Self::File(_) => (0, ""), // in the order of the file
+            Self::File(_) => (0, ""), // then by the names of methods, as those of one policy
             Self::Own(name) => (1, name.as_str()),
             Self::Whole(name) => (2, name.as_str()),
         }
@@ -123,7 +123,7 @@ impl<'r> Ruled<'r> {
                 // What no set declares is told once.
                 let unknown = |rule: &HttpRule| entry.sets.iter().all(|it| !it.schema().declares(&rule.selector));
                 let meant = |rule: &&&HttpRule| set.schema().declares(&rule.selector) || (at == 0 && unknown(rule));
-                set.schema().with_rules(rules.iter().filter(meant).copied())
+                set.ruled(&rules.iter().filter(meant).copied().collect::<Vec<_>>())
             });
             let schemas: Vec<Schema> = schemas.collect();
             for problem in schemas.iter().flat_map(|it| it.problems()) {

@@ -5,14 +5,14 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bytes::Bytes;
 use prost::Message;
 use prost_reflect::prost_types::FileDescriptorProto;
 use weft_discovery::DescriptorSet;
-use weft_model::{Digest, GrpcService, Method, ServiceInfo};
+use weft_model::{Digest, GrpcService, HttpRule, Method, ServiceInfo};
 use weft_reflection::Descriptors;
 use weft_transcode::{
     Schema, SchemaError,
@@ -25,13 +25,16 @@ pub(crate) struct LinkedSet {
     digest: Digest,
     schema: Schema,
     files: Arc<Descriptors>,
+    /// With the rules that were asked for last.
+    ruled: Mutex<Option<(Vec<HttpRule>, Schema)>>,
 }
 
 impl LinkedSet {
     /// Links the files of a service into a pool of their own.
     pub(crate) fn link(set: &DescriptorSet) -> Result<Self, SchemaError> {
         let schema = Schema::from_files(set.files())?;
-        Ok(Self { digest: set.digest(), files: Arc::new(index(&schema, set)), schema })
+        let files = Arc::new(index(&schema, set));
+        Ok(Self { digest: set.digest(), files, schema, ruled: Mutex::default() })
     }
 
     pub(crate) fn digest(&self) -> Digest {
@@ -40,6 +43,20 @@ impl LinkedSet {
 
     pub(crate) fn schema(&self) -> &Schema {
         &self.schema
+    }
+
+    /// Returns the schema with these rules. Asked for the same again it has the same plans, by which answers are kept: a table that changes elsewhere
+    /// costs none of them.
+    pub(crate) fn ruled(&self, rules: &[&HttpRule]) -> Schema {
+        let mut last = self.ruled.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, schema)) = &*last
+            && known.iter().eq(rules.iter().copied())
+        {
+            return schema.clone();
+        }
+        let schema = self.schema.with_rules(rules.iter().copied());
+        *last = Some((rules.iter().map(|it| (*it).clone()).collect(), schema.clone()));
+        schema
     }
 
     /// Returns the files, for reflection.

@@ -189,7 +189,7 @@ async fn envoy_follows(delta: bool, test: &str) {
             async move { users.list_users(ListUsersRequest::default()).await.map(drop) }
         })
     };
-    // Nobody else's calls are cut, also while the listener changes.
+    // Nobody else's calls are cut: no policy changes the listener.
     obeys_policies(&envoy, &mut mesh).await;
     callers.go_on(200).await;
     // A kill gives no notice: what can be repeated is, elsewhere.

@@ -6,7 +6,7 @@
 //! types, but for a Struct or a Value, whose members are steps like any other. An empty object is a path itself: it was
 //! sent, so it is meant.
 //! Invariant: a path means that the message holds all that the client said of it. A field of whose value something was ignored has none, or the service
-//! would clear what the client wanted to set; nor has one that the path of the request binds, or that only the service sets.
+//! would clear what the client wanted to set; nor has one that only the service sets.
 
 use prost_reflect::{FieldDescriptor, MessageDescriptor};
 
@@ -28,8 +28,6 @@ pub(crate) struct Inferred<'p> {
     root: TypeId,
     types: &'p Types,
     settings: &'p Settings,
-    /// Paths of what the request's path binds.
-    bound: Vec<String>,
 }
 
 /// Paths of a body's members.
@@ -51,9 +49,7 @@ impl<'p> Inferred<'p> {
         else {
             return None;
         };
-        let within = plan.variables().iter().filter(|it| it.first() == Some(body) && it.len() > 1);
-        let bound = within.map(|it| it[1..].iter().map(FieldDescriptor::name).collect::<Vec<_>>().join("."));
-        Some(Self { field, body, root: *root, types: &method.types, settings, bound: bound.collect() })
+        Some(Self { field, body, root: *root, types: &method.types, settings })
     }
 
     pub(crate) fn field(&self) -> &FieldDescriptor {
@@ -72,7 +68,6 @@ impl<'p> Inferred<'p> {
     /// # Errors
     /// `BindError` if the body names things, and none that can be changed: to many services a mask without a path means all.
     pub(crate) fn put(&self, wire: &mut Vec<u8>, Paths { mut paths, named }: Paths) -> Result<(), BindError> {
-        paths.retain(|it| !self.bound.contains(it));
         paths.sort_unstable();
         paths.dedup();
         if paths.is_empty() && named {

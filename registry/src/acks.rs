@@ -168,14 +168,14 @@ impl Table {
         }
     }
 
-    /// Starts waiting for everyone who may still send calls to an instance that is drained as of `version`.
+    /// Starts waiting for everyone who may still send calls to an instance that is drained as of `version`. Who did and has acknowledged that
+    /// version by now is named with them: a keep-alive may have brought the status before the question.
     pub(crate) fn drain(&self, service: &ServiceName, instance: &InstanceId, version: Version, now: Instant) -> Drain {
         let holds = |w: &Watcher| {
-            w.acked < version
-                && w.sent(service).any(|(since, latest)| {
-                    let told = latest.version >= version;
-                    if told { since < version } else { latest.instances.contains_key(instance) }
-                })
+            w.sent(service).any(|(since, latest)| {
+                let told = latest.version >= version;
+                if told { since < version } else { latest.instances.contains_key(instance) }
+            })
         };
         let mut held: Vec<(WatcherId, String)> =
             self.watchers.iter().filter(|(_, w)| holds(w)).map(|(id, w)| (*id, w.name.clone())).collect();
@@ -192,6 +192,7 @@ impl Table {
 pub(crate) struct Drain {
     version: Version,
     began: Instant,
+    /// Who held the instance, whether it has acknowledged since or not.
     held: Vec<(WatcherId, String)>,
     /// Views that told of the instance, and until when it may be used.
     polled: Vec<(&'static str, Instant)>,
@@ -224,7 +225,7 @@ impl Drain {
         open.min().map_or(Standing::Over, Standing::Until)
     }
 
-    /// Names of those who were waited for.
+    /// Names of those who held the instance.
     pub(crate) fn waited_for(&self) -> Vec<String> {
         let polled = self.polled.iter().map(|(view, _)| (*view).to_owned());
         self.held.iter().map(|(_, name)| name.clone()).chain(polled).collect()
@@ -312,6 +313,18 @@ mod tests {
         table.sent(GATEWAY, Version(3), [&users(3, true)]);
         table.sent(GATEWAY, Version(5), [&users(5, true)]);
         assert_eq!(drain(&table, 5, now).waited_for(), ["gateway"]);
+    }
+
+    #[test]
+    fn one_that_acknowledged_before_the_question_is_named_and_not_waited_for() {
+        let now = Instant::now();
+        let mut table = opened(now);
+        table.sent(GATEWAY, Version(3), [&users(3, true)]);
+        table.sent(GATEWAY, Version(5), [&users(5, true)]);
+        assert!(table.acked(GATEWAY, Version(5), now));
+        let drain = drain(&table, 5, now);
+        assert_eq!((drain.waited_for(), drain.waiting(&table, now)), (vec!["gateway".to_owned()], vec![]));
+        assert_eq!(drain.standing(&table, now), Standing::Over);
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(crate) struct Drained {
     pub(crate) acknowledged: bool,
     /// Who did not, by name.
     pub(crate) waiting: Vec<String>,
-    /// Who was waited for, by name.
+    /// Who held it, by name; xDS clients only if they had to be waited for.
     pub(crate) waited_for: Vec<String>,
 }
 

@@ -451,7 +451,7 @@ async fn done<T>(slot: &mut Option<Pin<Box<dyn Future<Output = T> + Send>>>) -> 
 fn how_it_went(answer: &Result<Drained, CallError>) -> String {
     match answer {
         Ok(Drained { acknowledged: true, waited_for, .. }) if waited_for.is_empty() => {
-            "no caller knew this instance".to_owned()
+            "no caller had to be waited for".to_owned()
         }
         Ok(Drained { acknowledged: true, waited_for, .. }) => format!("acknowledged by {}", waited_for.join(", ")),
         Ok(Drained { waiting, .. }) => format!("not acknowledged in time by {}", waiting.join(", ")),

@@ -100,7 +100,7 @@ pub struct Drained {
     pub acknowledged: bool,
     /// Watchers that had not when time was up, by name.
     pub waiting: Vec<String>,
-    /// Watchers that were waited for, by name.
+    /// Watchers that held the instance, by name, also those that had acknowledged before they had to be waited for.
     pub waited_for: Vec<String>,
 }
 

@@ -15,6 +15,7 @@
 //! Suspended: when more than max(2, 30 %) of a service's instances in one zone would go within one ttl, the network is likelier to have
 //! failed than they are. They count as lost from their second missed beat. A loss that was made good by as many new registrations is none,
 //! so a restarted machine does not leave its ghosts behind.
+//! What is known of a service in a zone goes with its last lease there, or a ttl later: zones are named by whoever registers.
 //! Simplifying assumption: renewals go through one task; ten thousand beats a second cost it a few per cent of a core.
 
 mod wheel;
@@ -45,6 +46,8 @@ const JUMP: Duration = Duration::from_secs(2);
 /// Losses of up to this many instances, or this share, are believed.
 const BELIEVED: usize = 2;
 const BELIEVED_PERCENT: usize = 30;
+/// Groups without leases whose losses are remembered; those of more are forgotten with their last lease.
+const VACANT: usize = 1_024;
 
 /// A service and a zone; one in memory for all of its leases.
 type Group = Arc<(ServiceName, String)>;
@@ -136,7 +139,10 @@ pub(crate) struct Leases {
     wheel: Wheel<InstanceId>,
     leases: HashMap<InstanceId, Lease>,
     streams: HashMap<StreamId, HashSet<InstanceId>>,
+    /// Those that somebody is in, and the vacant.
     groups: HashMap<Group, Members>,
+    /// Groups that nobody is in any more, and until when their losses count for who comes next.
+    vacant: HashMap<Group, At>,
     /// Ran out, but not believed yet.
     overdue: BTreeSet<InstanceId>,
     began: Instant,
@@ -153,6 +159,7 @@ impl Leases {
             leases: HashMap::new(),
             streams: HashMap::new(),
             groups: HashMap::new(),
+            vacant: HashMap::new(),
             overdue: BTreeSet::new(),
             began: now,
             frozen_from: At(0),
@@ -174,6 +181,7 @@ impl Leases {
         let known = self.groups.get_key_value(&group).map(|(known, _)| known.clone());
         let group = known.unwrap_or_else(|| Arc::new(group));
         self.groups.entry(group.clone()).or_default().ids.insert(id);
+        self.vacant.remove(&group);
         let now = self.at(now);
         let lease = Lease { epoch, ttl, expiring: false, group, granted: now, renewed: now, held: Held::Granted };
         self.wheel.schedule(id, self.deadline(&lease));
@@ -181,13 +189,14 @@ impl Leases {
     }
 
     fn end(&mut self, id: InstanceId, why: RemovalReason, now: Instant) {
-        let Some(lease) = self.forget(&id) else { return };
         let now = self.at(now);
         if why == RemovalReason::Expired
+            && let Some(lease) = self.leases.get(&id)
             && let Some(members) = self.groups.get_mut(&lease.group)
         {
             members.lost.push_back(now);
         }
+        self.forget(&id);
     }
 
     /// The catalog would not take the removal: look again at the next tick.
@@ -200,11 +209,11 @@ impl Leases {
 
     /// Ends a lease that no word and no silence ended: its instance does not live by one any more.
     pub(crate) fn withdraw(&mut self, id: &InstanceId) {
-        let _ = self.forget(id);
+        self.forget(id);
     }
 
-    fn forget(&mut self, id: &InstanceId) -> Option<Lease> {
-        let lease = self.leases.remove(id)?;
+    fn forget(&mut self, id: &InstanceId) {
+        let Some(lease) = self.leases.remove(id) else { return };
         self.wheel.cancel(id);
         self.overdue.remove(id);
         if let Some(held) = lease.stream().and_then(|s| self.streams.get_mut(&s)) {
@@ -212,8 +221,35 @@ impl Leases {
         }
         if let Some(members) = self.groups.get_mut(&lease.group) {
             members.ids.remove(id);
+            if members.ids.is_empty() {
+                self.vacate(lease.group, lease.ttl);
+            }
         }
-        Some(lease)
+    }
+
+    /// Forgets a group that nobody is in: at once if it lost nobody, else after a ttl, so that one that comes back and goes again is a second loss.
+    fn vacate(&mut self, group: Group, ttl: LeaseTtl) {
+        let last = self.groups.get(&group).and_then(|members| members.lost.back().copied());
+        match last {
+            Some(last) if self.vacant.len() < VACANT => {
+                self.vacant.insert(group, last + ttl.get());
+            }
+            Some(_) | None => {
+                self.groups.remove(&group);
+            }
+        }
+    }
+
+    fn forget_vacant(&mut self, now: Instant) {
+        let now = self.at(now);
+        let groups = &mut self.groups;
+        self.vacant.retain(|group, until| {
+            let counts = now < *until;
+            if !counts {
+                groups.remove(group);
+            }
+            counts
+        });
     }
 
     /// Takes a beat of a lease whose epoch the catalog found to be the present one.
@@ -267,6 +303,7 @@ impl Leases {
         population: &dyn Fn(&ServiceName) -> usize,
     ) -> (Vec<(InstanceId, Epoch)>, Doubt) {
         self.watch_the_clock(now, wall);
+        self.forget_vacant(now);
         for id in self.wheel.advance(now) {
             let Some(lease) = self.leases.get(&id) else { continue };
             let deadline = self.deadline(lease);

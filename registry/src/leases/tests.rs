@@ -43,6 +43,11 @@ impl World {
         id
     }
 
+    fn move_to(&mut self, zone: &str, id: InstanceId) {
+        let (epoch, ttl) = (Epoch(1), LeaseTtl::DEFAULT);
+        self.leases.apply(LeaseChange::Granted { id, epoch, ttl, service: users(), zone: zone.into() }, self.now);
+    }
+
     fn grant_many(&mut self, count: usize) -> Vec<InstanceId> {
         (0..count).map(|_| self.grant("")).collect()
     }
@@ -260,6 +265,54 @@ fn a_beat_for_a_lease_that_is_on_its_way_out_is_gone() {
     assert_eq!(world.leases.renew(ids[0], STREAM, world.now), Renewal::Gone);
     world.leases.expiry_failed();
     assert_eq!(world.leases.renew(ids[0], STREAM, world.now), Renewal::Renewed);
+}
+
+#[test]
+fn a_zone_that_nobody_is_in_is_forgotten() {
+    let mut world = World::warm();
+    let stays = world.grant("stays");
+    for zone in 0..100 {
+        let id = world.grant(&zone.to_string());
+        match zone % 3 {
+            0 => world.leases.apply(LeaseChange::Ended { id, why: RemovalReason::Deregistered }, world.now),
+            1 => world.leases.withdraw(&id),
+            _ => world.move_to("stays", id),
+        }
+    }
+    assert_eq!((world.leases.groups.len(), world.leases.vacant.len()), (1, 0));
+    assert!(world.leases.groups.values().all(|it| it.ids.contains(&stays) && it.ids.len() == 34));
+}
+
+#[test]
+fn what_a_zone_lost_counts_for_one_ttl_after_everyone_left_it() {
+    let mut world = World::warm();
+    let west: Vec<_> = (0..3).map(|_| world.grant("west")).collect();
+    let mut east: Vec<_> = (0..2).map(|_| world.grant("east")).collect();
+    east.iter().for_each(|id| world.break_stream(*id));
+    world.pass_beating(secs(6.0), &west);
+    assert_eq!(world.gone, east);
+    east.push(world.grant("east"));
+    world.break_stream(east[2]);
+    world.pass_beating(secs(6.0), &west);
+    assert_eq!(world.gone, east[..2], "three losses within one ttl are not believed: {:?}", world.doubt);
+    world.pass_beating(secs(10.0), &west);
+    assert_eq!(world.gone, east, "the first two are longer ago");
+    assert_eq!(world.leases.groups.len(), 2);
+    world.pass_beating(secs(16.0), &west);
+    assert_eq!((world.leases.groups.len(), world.leases.vacant.len()), (1, 0));
+}
+
+#[test]
+fn only_so_many_zones_are_remembered_for_their_losses() {
+    let mut leases = Leases::new(Instant::now(), SystemTime::UNIX_EPOCH);
+    let now = leases.began;
+    for number in 0..=VACANT {
+        let id = InstanceId::from_bytes((number as u128 + 1).to_be_bytes());
+        let (epoch, ttl, zone) = (Epoch(1), LeaseTtl::DEFAULT, number.to_string());
+        leases.apply(LeaseChange::Granted { id, epoch, ttl, service: users(), zone }, now);
+        leases.apply(LeaseChange::Ended { id, why: RemovalReason::Expired }, now);
+    }
+    assert_eq!((leases.groups.len(), leases.vacant.len()), (VACANT, VACANT));
 }
 
 #[test]

@@ -167,9 +167,30 @@ impl Locality {
         self.part(2)
     }
 
+    /// Accepts what [`FromStr`] would: places that others send in parts say anything.
+    pub fn check(&self) -> Result<(), Invalid> {
+        let parts = [("region", self.region()), ("zone", self.zone()), ("sub_zone", self.sub_zone())];
+        match parts.into_iter().find(|(_, part)| !part.is_empty() && !is_sound(part)) {
+            Some((name, part)) => {
+                let problem = format!(
+                    "has {} bytes; give up to {LONGEST_PART} visible ASCII characters without /, like eu-west-1",
+                    part.len()
+                );
+                Err(Invalid::new(name, problem))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn part(&self, index: usize) -> &str {
         self.parts.as_ref().map_or("", |parts| &parts[index])
     }
+}
+
+const LONGEST_PART: usize = 63;
+
+fn is_sound(part: &str) -> bool {
+    (1..=LONGEST_PART).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
 }
 
 /// `eu/a/rack-1`, without the unknown parts at the end.
@@ -185,9 +206,8 @@ impl FromStr for Locality {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let sound = |part: &str| (1..=63).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_graphic());
         let parts: Vec<&str> = text.split('/').collect();
-        if !text.is_empty() && (parts.len() > 3 || !parts.iter().all(|part| sound(part))) {
+        if !text.is_empty() && (parts.len() > 3 || !parts.iter().all(|part| is_sound(part))) {
             let problem = format!("{text:?} is no place: expected REGION, REGION/ZONE or REGION/ZONE/SUB_ZONE");
             return Err(Invalid::new("", problem));
         }
@@ -333,6 +353,20 @@ mod tests {
         for wrong in ["/", "eu/", "/a", "eu//r", "a/b/c/d", "e u", &"x".repeat(64)] {
             assert!(parts(wrong).unwrap_err().problem().contains("REGION/ZONE"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn parts_of_a_place_are_bounded() {
+        let long = "x".repeat(63);
+        for sound in [Locality::default(), Locality::new("", "a", ""), Locality::new("eu", "a", long.as_str())] {
+            assert_eq!(sound.check(), Ok(()));
+        }
+        let wrong =
+            |region: &str, zone: &str, sub_zone: &str| Locality::new(region, zone, sub_zone).check().unwrap_err();
+        assert_eq!(wrong("", "", &format!("{long}x")).field(), "sub_zone");
+        assert_eq!(wrong("e u", "", "").field(), "region");
+        assert_eq!(wrong("", "a/b", "").field(), "zone");
+        assert!(wrong("eu", "é", "").to_string().starts_with("zone: has 2 bytes; give up to 63 visible ASCII"));
     }
 
     #[test]

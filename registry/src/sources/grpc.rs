@@ -223,6 +223,8 @@ impl Registry {
         let instance = instance
             .and_then(|it| Instance::try_from(it).map_err(|e| e.within("instance")))
             .map_err(|e| status::invalid(&e))?;
+        // Only here: what a store or another registry holds already is read as it is.
+        instance.locality.check().map_err(|e| status::invalid(&e.within("instance.locality")))?;
         access.to_service(&instance.service)?;
         instance.check.as_ref().map_or(Ok(()), |check| access.to_check(check))?;
         access.to_instance(&self.catalog, &instance.id, Word::Owner(instance.epoch))?;

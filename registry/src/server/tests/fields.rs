@@ -1,5 +1,7 @@
 //! Bad input, field by field: INVALID_ARGUMENT with the path of the field.
 
+use weft_proto::weft::model::v1::Locality;
+
 use super::*;
 
 fn field(status: &Status) -> String {
@@ -13,7 +15,7 @@ type Breaking = fn(&mut RegisterRequest);
 #[tokio::test(start_paused = true)]
 async fn register_names_the_field_that_is_wrong() {
     let mut world = World::new().await;
-    let cases: [(&str, Breaking); 12] = [
+    let cases: [(&str, Breaking); 14] = [
         ("instance", |r| r.instance = None),
         ("ttl_ms", |r| r.ttl_ms = 999),
         ("instance.id", |r| r.instance.as_mut().unwrap().id = "1".into()),
@@ -22,6 +24,8 @@ async fn register_names_the_field_that_is_wrong() {
         ("instance.endpoint.address", |r| endpoint(r).address = "users:80".into()),
         ("instance.endpoint.transport", |r| endpoint(r).transport = None),
         ("instance.endpoint.protocol", |r| endpoint(r).protocol = 9),
+        ("instance.locality.zone", |r| locality(r).zone = "x".repeat(64)),
+        ("instance.locality.sub_zone", |r| locality(r).sub_zone = "rack 1".into()),
         ("instance.weight", |r| r.instance.as_mut().unwrap().weight = 65_536),
         ("instance.descriptor_digest", |r| r.instance.as_mut().unwrap().descriptor_digest = vec![1; 31].into()),
         ("instance.metadata", |r| {
@@ -37,6 +41,10 @@ async fn register_names_the_field_that_is_wrong() {
     world.users(1).await;
     assert_eq!(field(&world.register(instance("posts", 1)).await.unwrap_err()), "instance.service");
     assert_eq!(world.list().await.len(), 1, "nothing of the refused was kept");
+}
+
+fn locality(request: &mut RegisterRequest) -> &mut Locality {
+    request.instance.as_mut().unwrap().locality.get_or_insert_default()
 }
 
 fn endpoint(request: &mut RegisterRequest) -> &mut Endpoint {

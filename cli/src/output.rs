@@ -10,6 +10,7 @@ use std::{
 use comfy_table::{ColumnConstraint, Table, Width, presets};
 use rustix::termios::tcgetwinsize;
 use serde::Serialize;
+use unicode_width::UnicodeWidthStr;
 
 /// A format of data on stdout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -125,8 +126,9 @@ fn blocks<const N: usize>(heading: &[&str], rows: &[[String; N]], columns: usize
     text.trim_end().to_owned()
 }
 
+/// Columns of a text on a terminal, as the table counts them: two for most characters of East Asia, none for a mark above another.
 fn width(text: &str) -> usize {
-    text.chars().count()
+    text.width()
 }
 
 /// Writes one line to stdout; an error means that nobody reads it any more.
@@ -174,6 +176,24 @@ mod tests {
             }
             assert!(!text.contains("of no column"));
         }
+    }
+
+    #[test]
+    fn wide_characters_keep_to_the_terminal_and_are_not_cut() {
+        let why = "サービスが 応答しません 再起動 してください";
+        let rows = [["用户-1", why, "cafe\u{301}"], ["users-2", "-", "ok"]].map(|row| row.map(str::to_owned));
+        for columns in 18..80 {
+            let text = render(&["NAME", "WHY", "WHO"], &rows[..], Some(columns));
+            assert!(text.lines().all(|line| width(line) <= columns), "{columns} columns:\n{text}");
+            for word in rows.iter().flatten().flat_map(|cell| cell.split(' ')) {
+                assert!(text.split_whitespace().any(|it| it == word), "{word} is cut at {columns} columns:\n{text}");
+            }
+        }
+        let text = render(&["NAME", "WHY", "WHO"], &rows[..], None);
+        let starts = |line: &str, cell: &str| line.find(cell).map(|at| width(&line[..at]));
+        let lines: Vec<&str> = text.lines().collect();
+        let places = [starts(lines[0], "WHO"), starts(lines[1], "cafe\u{301}"), starts(lines[2], "ok")];
+        assert!(places[0].is_some() && places.iter().all(|it| *it == places[0]), "{places:?}\n{text}");
     }
 
     #[test]

@@ -4,6 +4,8 @@
 
 use std::fmt::Write;
 
+use unicode_width::UnicodeWidthStr;
+
 use crate::{
     ids::Group,
     report::{Outcome, Report, Status},
@@ -125,11 +127,11 @@ fn folded(line: &str, columns: Option<usize>) -> String {
     text
 }
 
-/// Columns of a text: a colour takes none.
+/// Columns of a text on a terminal: a colour takes none, most characters of East Asia take two.
 fn width(text: &str) -> usize {
     let mut parts = text.split('\x1b');
-    let plain = parts.next().map_or(0, |it| it.chars().count());
-    plain + parts.map(|it| it.split_once('m').map_or(0, |(_, rest)| rest.chars().count())).sum::<usize>()
+    let plain = parts.next().map_or(0, UnicodeWidthStr::width);
+    plain + parts.map(|it| it.split_once('m').map_or(0, |(_, rest)| rest.width())).sum::<usize>()
 }
 
 #[cfg(test)]
@@ -187,6 +189,7 @@ mod tests {
         assert_eq!(fold("  √ is ready (in time)", 22), "  √ is ready (in time)");
         assert_eq!(fold("  √ is ready (in time)", 21), "  √ is ready (in\n      time)");
         assert_eq!(fold("  \x1b[32m√\x1b[0m is ready", 12), "  \x1b[32m√\x1b[0m is ready", "colours take no room");
+        assert_eq!(fold("  √ 本番 本番 x", 12), "  √ 本番\n      本番 x", "two columns each");
         assert_eq!(fold("      http://127.0.0.1:7100 ends", 10), "      http://127.0.0.1:7100\n      ends");
         let text = render(&report(), Look { columns: Some(60), ..Look::default() });
         assert!(text.lines().all(|line| line.chars().count() <= 60), "{text}");

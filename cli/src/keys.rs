@@ -194,13 +194,18 @@ async fn revoke(args: RevokeArgs, registry: &mut PoliciesClient<Asked>) -> anyho
             }
             found => found?.into_inner().policy,
         };
-        if !matches!(found.and_then(|it| it.kind), Some(pb::policy::Kind::ApiKey(_))) {
+        if found.is_none_or(|it| !is_key(&it)) {
             anyhow::bail!("{name} is a policy and no key; `weft delete policies {name}` removes it");
         }
         registry.delete(pb::DeleteRequest { name: name.to_string(), expected_version: 0 }).await?;
         output::line(&format!("key {name} revoked"))?;
     }
     Ok(())
+}
+
+/// Whether a policy is a key.
+pub(crate) fn is_key(policy: &pb::Policy) -> bool {
+    matches!(policy.kind, Some(pb::policy::Kind::ApiKey(_)))
 }
 
 fn secret() -> String {

@@ -19,6 +19,7 @@ use weft_runtime::Context;
 use crate::{
     access::{Asked, Registry},
     claims,
+    keys::is_key,
     output::{self, Format},
     tool,
 };
@@ -248,6 +249,10 @@ pub(crate) async fn delete(args: DeleteArgs, context: Context) -> anyhow::Result
     let Kind::Policies = args.kind;
     let mut registry = connect(&args.registry, &context).await?;
     for name in args.names {
+        let found = registry.get(pb::GetRequest { name: name.clone() }).await?.into_inner().policy;
+        if found.is_some_and(|it| is_key(&it)) {
+            anyhow::bail!("{name} is a key; `weft keys revoke {name}` ends it for whoever holds it");
+        }
         registry.delete(pb::DeleteRequest { name: name.clone(), expected_version: 0 }).await?;
         output::line(&format!("policy {name} deleted"))?;
     }

@@ -80,6 +80,13 @@ async fn a_key_counts_at_every_gateway_until_it_is_revoked_and_then_at_none() {
     assert!(!again.status.success() && again.stdout.is_empty(), "a name is given once: {again:?}");
     let no_key = weft(&mesh, &["keys", "revoke", "callers"], "").await;
     assert!(!no_key.status.success(), "a policy is no key: {no_key:?}");
+    let no_policy = weft(&mesh, &["delete", "policies", "billing"], "").await;
+    let said = String::from_utf8_lossy(&no_policy.stderr).into_owned();
+    assert!(
+        !no_policy.status.success() && said.contains("`weft keys revoke billing`"),
+        "a key is ended as one: {said}"
+    );
+    until_status(gateways[0], &shown, StatusCode::OK).await;
 
     // From the moment that the operator has the answer.
     assert_eq!(told(&mesh, &["keys", "revoke", "billing"], "").await, "key billing revoked");

@@ -13,7 +13,7 @@ use std::{
 
 use serde::Deserialize;
 use toml::Spanned;
-use weft_model::ServiceName;
+use weft_model::{Invalid, Locality, ServiceName, Weight};
 use weft_runtime::{
     Mistake,
     listen::{Insecure, ListenAddr},
@@ -96,6 +96,12 @@ pub struct Service {
     pub data: Data,
     /// `plaintext`: who may call an instance without a certificate. Default nobody.
     pub plaintext: Plaintext,
+    /// `descriptor_set`: a file with the encoded FileDescriptorSet of the app. Default none: the app is asked by gRPC reflection.
+    pub descriptor_set: Option<PathBuf>,
+    /// `locality`: where its instances are, `REGION[/ZONE[/SUB_ZONE]]`. Default unknown.
+    pub locality: Option<Locality>,
+    /// `weight`: the share of traffic of each instance. Default 1.
+    pub weight: Option<Weight>,
 }
 
 /// Who may call an instance without a certificate: as nobody, to whom access rules apply.
@@ -288,6 +294,9 @@ struct RawService {
     env: BTreeMap<Spanned<String>, String>,
     data: Option<Spanned<String>>,
     plaintext: Option<Spanned<String>>,
+    descriptor_set: Option<Spanned<PathBuf>>,
+    locality: Option<Spanned<String>>,
+    weight: Option<Spanned<u32>>,
 }
 
 impl RawFile {
@@ -320,7 +329,7 @@ impl RawFile {
         for (key, raw) in self.services {
             let name = service_name(&key)?;
             needs.insert(name.clone(), raw.needs.iter().map(|need| need.span()).collect::<Vec<_>>());
-            services.insert(name, raw.check(key.span(), &names)?);
+            services.insert(name, raw.check(key.span(), &names, root)?);
         }
         if let Err(cycle) = order::stages(services.iter().map(|(name, it)| (name, it.needs.as_slice()))) {
             let at = needs.get(&cycle.0[0]).and_then(|spans| spans.first().cloned()).unwrap_or_default();
@@ -331,7 +340,12 @@ impl RawFile {
 }
 
 impl RawService {
-    fn check(self, at: Range<usize>, names: &BTreeMap<ServiceName, Range<usize>>) -> Result<Service, Wrong> {
+    fn check(
+        self,
+        at: Range<usize>,
+        names: &BTreeMap<ServiceName, Range<usize>>,
+        root: &Path,
+    ) -> Result<Service, Wrong> {
         Ok(Service {
             run: run(self.package, self.command, at)?,
             scale: match self.scale {
@@ -357,6 +371,9 @@ impl RawService {
                 }
             },
             plaintext: self.plaintext.map(plaintext).transpose()?.unwrap_or_default(),
+            descriptor_set: self.descriptor_set.map(|path| existing(root, path)).transpose()?,
+            locality: self.locality.map(|it| sound(it.span(), it.get_ref().parse::<Locality>())).transpose()?,
+            weight: self.weight.map(|it| sound(it.span(), Weight::new(*it.get_ref()))).transpose()?,
         })
     }
 }
@@ -407,8 +424,12 @@ fn existing(root: &Path, path: Spanned<PathBuf>) -> Result<PathBuf, Wrong> {
     }
 }
 
+fn sound<T>(at: Range<usize>, read: Result<T, Invalid>) -> Result<T, Wrong> {
+    read.map_err(|wrong| Wrong::new(at, wrong))
+}
+
 fn service_name(key: &Spanned<String>) -> Result<ServiceName, Wrong> {
-    key.get_ref().parse().map_err(|error| Wrong::new(key.span(), error))
+    sound(key.span(), key.get_ref().parse())
 }
 
 fn needed(need: &Spanned<String>, names: &BTreeMap<ServiceName, Range<usize>>) -> Result<ServiceName, Wrong> {
@@ -453,6 +474,7 @@ mod tests {
         let config = parse(
             "[registry]\nlisten = \"127.0.0.1:0\"\nhttp = \"[::1]:0\"\ndata = \"/elsewhere\"\n[gateway]\nlisten = \"localhost:0\"\n\
              [services.users]\npackage = \"weft-users\"\nscale = 2\nneeds = [\"mail\"]\nenv = { LOG_SQL = \"1\" }\ndata = \"shared\"\nplaintext = \"loopback\"\n\
+             locality = \"eu/a\"\nweight = 3\n\
              [services.mail]\ncommand = [\"python3\", \"app.py\"]\n",
         )
         .unwrap();
@@ -467,6 +489,8 @@ mod tests {
         let mail = &config.services[&"mail".parse().unwrap()];
         assert_eq!(mail.run, Run::Command(vec!["python3".to_owned(), "app.py".to_owned()]));
         assert_eq!((mail.scale, mail.data, mail.plaintext), (1, Data::PerInstance, Plaintext::Refuse));
+        assert_eq!((&users.locality, users.weight), (&Some("eu/a".parse().unwrap()), Some(Weight::new(3).unwrap())));
+        assert_eq!((&mail.descriptor_set, &mail.locality, mail.weight), (&None, &None, None));
         assert_eq!(config.packages(), ["weft-users"]);
     }
 
@@ -525,6 +549,15 @@ mod tests {
                 "3: [services.users] plaintext: \"yes\" is not known here; write \"refuse\", \"loopback\" or \"allow\"",
             ),
             (
+                "[services.users]\npackage = \"p\"\ndescriptor_set = \"none.binpb\"\n",
+                "3: [services.users] descriptor_set: there is no file /m/none.binpb",
+            ),
+            (
+                "[services.users]\npackage = \"p\"\nlocality = \"eu west\"\n",
+                "3: [services.users] locality: \"eu west\" is no place: expected REGION, REGION/ZONE",
+            ),
+            ("[services.users]\npackage = \"p\"\nweight = 0\n", "3: [services.users] weight: 0 is outside 1 to 65535"),
+            (
                 "[services.users]\npackage = \"p\"\nenv = { PORT = \"1\" }\n",
                 "3: [services.users] env: \"PORT\" is set by the sidecar",
             ),
@@ -539,6 +572,16 @@ mod tests {
             assert!(error.starts_with(&format!("/m/weft.toml:{wanted}")), "{text:?} gave {error:?}, not {wanted:?}");
         }
         assert!(parse(users).is_ok());
+    }
+
+    #[test]
+    fn a_descriptor_set_lies_beside_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let set = dir.path().join("mail.binpb");
+        fs::write(&set, "").unwrap();
+        let text = "[services.mail]\ncommand = [\"./mail\"]\ndescriptor_set = \"mail.binpb\"\n";
+        let config = Config::parse(&dir.path().join(FILE), text).unwrap();
+        assert_eq!(config.services[&"mail".parse().unwrap()].descriptor_set, Some(set));
     }
 
     #[test]

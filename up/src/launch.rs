@@ -67,17 +67,18 @@ impl Launch {
     pub(crate) fn gateway(&self, child: String, config: &Config) -> Spec {
         let args = self.role("gateway").flag("--listen", config.gateway.listen.to_string());
         let args = args.flag("--token-file", keys::file(&self.tokens, &keys::gateway()));
-        let args = match &config.gateway.config {
-            Some(file) => args.flag("--config", file),
-            None => args,
-        };
+        let args = args.given("--config", config.gateway.config.as_ref());
         self.spec(child, args).grace(GATEWAY_GRACE)
     }
 
     /// A sidecar and behind it the app.
     pub(crate) fn instance(&self, child: String, slot: &Slot, service: &Service) -> Spec {
+        self.spec(child, self.sidecar(slot, service)).envs(service.env.clone()).grace(INSTANCE_GRACE)
+    }
+
+    fn sidecar(&self, slot: &Slot, service: &Service) -> Args {
         let any_port = "127.0.0.1:0";
-        let args = (self.role("sidecar"))
+        (self.role("sidecar"))
             .flag("--service", slot.service.to_string())
             .flag("--slot", slot.to_string())
             .flag("--token-file", keys::file(&self.tokens, &slot.service))
@@ -86,8 +87,10 @@ impl Launch {
             .flag("--inbound", any_port)
             .flag("--outbound", any_port)
             .flag("--data", self.data(slot, service.data))
-            .rest(self.app(&service.run));
-        self.spec(child, args).envs(service.env.clone()).grace(INSTANCE_GRACE)
+            .given("--descriptor-set", service.descriptor_set.as_ref())
+            .given("--locality", service.locality.as_ref().map(|it| format!("{it:?}")))
+            .given("--weight", service.weight.map(|it| it.get().to_string()))
+            .rest(self.app(&service.run))
     }
 
     fn app(&self, run: &Run) -> Vec<OsString> {
@@ -128,6 +131,13 @@ impl Args {
         self
     }
 
+    fn given(self, name: &str, value: Option<impl Into<OsString>>) -> Self {
+        match value {
+            Some(value) => self.flag(name, value),
+            None => self,
+        }
+    }
+
     fn rest(mut self, command: Vec<OsString>) -> Self {
         self.0.push("--".into());
         self.0.extend(command);
@@ -137,7 +147,50 @@ impl Args {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+
+    use weft_model::Weight;
+
     use super::*;
+    use crate::config::Plaintext;
+
+    /// The sidecar's flag in a command line, and what stands behind it.
+    fn flag<'a>(args: &'a Args, name: &str) -> Option<&'a OsStr> {
+        let end = args.0.iter().position(|it| it == "--").unwrap();
+        let at = args.0[..end].iter().position(|it| it == name)?;
+        Some(&args.0[at + 1])
+    }
+
+    #[test]
+    fn what_the_file_says_of_a_service_reaches_its_sidecar() {
+        let launch = Launch::new(Path::new("weft"), &Env::from_pairs([("", ""); 0]), Path::new("/m"), Path::new("/t"));
+        let slot = Slot { service: "mail".parse().unwrap(), number: 2 };
+        let plain = Service {
+            run: Run::Command(vec!["./mail".to_owned(), "--weight".to_owned()]),
+            scale: 2,
+            needs: Vec::new(),
+            env: BTreeMap::new(),
+            data: Data::PerInstance,
+            plaintext: Plaintext::Loopback,
+            descriptor_set: None,
+            locality: None,
+            weight: None,
+        };
+        let told = Service {
+            descriptor_set: Some("/m/mail.binpb".into()),
+            locality: Some("eu/a".parse().unwrap()),
+            weight: Some(Weight::new(3).unwrap()),
+            ..plain.clone()
+        };
+        let (plain, told) = (launch.sidecar(&slot, &plain), launch.sidecar(&slot, &told));
+        for (name, value) in [("--descriptor-set", "/m/mail.binpb"), ("--locality", "eu/a"), ("--weight", "3")] {
+            assert_eq!((flag(&plain, name), flag(&told, name)), (None, Some(OsStr::new(value))), "{name}");
+        }
+        for (name, value) in [("--slot", "mail-2"), ("--plaintext", "loopback"), ("--data", "/m/.weft/data/mail-2")] {
+            assert_eq!(flag(&told, name), Some(OsStr::new(value)), "{name}");
+        }
+        assert!(told.0.ends_with(&["--", "./mail", "--weight"].map(OsString::from)));
+    }
 
     #[test]
     fn every_call_is_traced_unless_the_person_says_otherwise_and_no_process_takes_anothers_name() {

@@ -133,7 +133,7 @@ table! {
         cure "look at the process: is it stopped (state T), out of memory, behind a firewall? `weft restart SLOT` replaces it"
     DESCRIPTORS "WEFT0407" Services "its descriptors are known"
         means "The registry took the descriptors that the app shows by reflection. Without them the service has no REST, and no gRPC through the gateway; where older ones are known, their methods go on."
-        cure "turn gRPC reflection on in the app, or give its sidecar --descriptor-set; protos that are refused: mend them as the detail says, and deploy again"
+        cure "turn gRPC reflection on in the app, or give its sidecar --descriptor-set (`descriptor_set` in a weft.toml); protos that are refused: mend them as the detail says, and deploy again"
     CLAIMS "WEFT0408" Services "owns what it offers"
         means "Every gRPC name and REST template that the service declares is its own. One that another service claimed first is refused: calls to that name go to its owner. One that is refused to a service which a route policy of the owner sends calls on to, a canary, is as it should be."
         cure "rename one of them; or let an operator move the claim to the service that shall have it"

@@ -197,6 +197,9 @@ Examples:
   weft restart users         each replacement serves before the old instance drains
   weft restart users-2       one slot only
 
+Replacements, and what `weft scale` starts, are as the weft.toml says of their service by then. needs, scale, other packages, services that come
+or go, [registry] and [gateway] count when `weft up` is started again.
+
 The gateway and the registry have one instance and fixed ports here: the old one ends before the new one starts. That takes a second or two,
 or as long as calls last that the old one has begun, streams among them: half a minute at most. Calls to the gateway are refused meanwhile;
 calls between services go on.";

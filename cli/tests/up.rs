@@ -251,6 +251,44 @@ async fn scale_restart_and_stop_do_what_they_say() {
 }
 
 #[tokio::test]
+async fn a_restart_takes_up_what_the_file_says_by_then() {
+    let Some(up) = with_echo("a_restart_takes_up_what_the_file_says_by_then", 1).await else { return };
+    let mut seen = up.pids();
+    let first = up.instances();
+    let file = up.dir.path().join("weft.toml");
+    let toml = std::fs::read_to_string(&file).unwrap();
+    let rewrite = |more: &str| std::fs::write(&file, format!("{toml}{more}\n")).unwrap();
+    let told = |row: &Row, file: &str| text(&std::fs::read(format!("/proc/{}/{file}", row.pid)).unwrap());
+
+    rewrite("weight = 0");
+    let output = up.weft(&["restart", "echo"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("[services.echo] weight: 0 is outside 1 to 65535"), "{output:?}");
+    assert_eq!(up.instances(), first, "nothing follows from a file that cannot be used");
+
+    rewrite("weight = 3\nenv = { SAID = \"by then\" }");
+    let output = up.weft(&["scale", "echo=2"]);
+    assert!(output.status.success() && text(&output.stderr).contains("weft.toml says now"), "{output:?}");
+    let two = up.serving("a second instance", |rows| names(rows) == ["echo-1", "echo-2"]).await;
+    assert_eq!(two[0], first[0]);
+    assert!(told(&two[1], "environ").contains("SAID=by then") && !told(&two[0], "environ").contains("SAID="));
+    seen.extend(up.pids());
+    let output = up.weft(&["restart", "echo-1"]);
+    assert!(output.status.success() && !text(&output.stderr).contains("says now"), "it was said: {output:?}");
+    let both = up.serving("a new echo-1", |rows| rows.len() == 2).await;
+    let new = both.iter().find(|row| row.name == "echo-1").map(|row| told(row, "cmdline")).unwrap();
+    assert!(new.contains("--weight\u{0}3\u{0}"), "{new}");
+    seen.extend(up.pids());
+
+    std::fs::write(&file, toml.replacen("[gateway]\nlisten = \"127.0.0.1:0\"", "[gateway]", 1)).unwrap();
+    let output = up.weft(&["restart", "gateway"]);
+    assert!(text(&output.stderr).contains("says otherwise of [gateway] now"), "{output:?}");
+    seen.extend(up.pids());
+    up.process.signal(Signal::INT);
+    up.ended(0, seen).await;
+}
+
+#[tokio::test]
 async fn a_killed_sidecar_takes_its_app_along_and_a_killed_app_does_not_take_its_sidecar() {
     let test = "a_killed_sidecar_takes_its_app_along_and_a_killed_app_does_not_take_its_sidecar";
     let Some(up) = with_echo(test, 1).await else { return };

@@ -1,7 +1,7 @@
 //! What is done to the mesh: start it, scale, restart and stop services, stop it. One action at a time.
 //!
-//! Lives here: the order of steps and what is waited for between them; `process`, one process's; `told`, what somebody hears of it. Does not: deciding which
-//! slots (`plan`), what is started with what (`launch`), what runs (`board`), keeping it running (`weft-supervise`).
+//! Lives here: the order of steps and what is waited for between them; `process`, one process's; `file`, what `weft.toml` says by then; `told`, what somebody
+//! hears of it. Does not: deciding which slots (`plan`), what is started with what (`launch`), what runs (`board`), keeping it running (`weft-supervise`).
 //! A replacement serves before the instance it replaces is asked to leave; an instance leaves by SIGTERM to its sidecar, which drains.
 
 use std::{
@@ -31,6 +31,7 @@ use crate::{
     screen::{Screen, seconds},
 };
 
+mod file;
 mod process;
 mod told;
 
@@ -220,6 +221,9 @@ impl Director {
         let present = self.present(service);
         let plan = plan::scale(&present.keys().copied().collect(), instances);
         let slot = |number| Slot { service: service.clone(), number };
+        if !plan.start.is_empty() {
+            self.reread(service, steps).await?;
+        }
         let started = Instant::now();
         let mut new = Vec::new();
         for number in plan.start {
@@ -260,6 +264,7 @@ impl Director {
                 "{service} has no instance to restart; `scale {service}=1` starts one"
             )));
         }
+        self.reread(&service, steps).await?;
         for number in numbers {
             let slot = Slot { service: service.clone(), number };
             let name = slot.to_string();
@@ -293,6 +298,7 @@ impl Director {
                 .unwrap_or_else(|died| Err(died.to_string()))
                 .map_err(|problem| Failed::because(format!("{problem}; gateway runs on as before")))?;
         }
+        self.reread_role(kind, steps).await;
         let (started, before) = (Instant::now(), handle.status());
         let ended = |row: &Row| row.pid.is_none() || row.restarts > before.restarts;
         self.board.leaving(key).await;

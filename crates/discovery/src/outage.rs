@@ -3,14 +3,15 @@
 //! Lives here: the pause once all have failed, the one look at what each speaks. Does not: asking (`registries`, `watch`, `lease`), how a look is taken
 //! (`spoken`), when an outage is over: that is for whoever asks to say.
 //! A look costs up to two waits of half a second and a connection that a server logs as a broken one, and shows nothing new the second time: a mistake of
-//! configuration lasts, and a registry that is away is no mistake.
+//! configuration lasts. A registry that is away is looked at again, since it may come up with one: that costs nothing where nobody listens, and half a second
+//! where nobody answers.
 
 use std::time::Duration;
 
 use tonic::Status;
 
 use crate::backoff::Backoff;
-use crate::spoken::{is_of_the_transport, misspoken};
+use crate::spoken::{self, Look, is_of_the_transport};
 
 /// What is known of an outage; at first, and when it is over, nothing.
 #[derive(Debug, Default)]
@@ -18,26 +19,34 @@ pub(crate) struct Outage {
     /// Failures so far, of whichever registry.
     failures: usize,
     backoff: Backoff,
-    /// URLs of the registries that were looked at.
+    /// URLs of the registries that were looked at and were there.
     seen: Vec<String>,
 }
 
 impl Outage {
-    /// Says what is wrong with how the registry at `url` is addressed, with which a call has ended in `status`. It is looked at once, and not at all
-    /// when it sent that status: then it is spoken to as it should be. Cancel-safe: a look that was not waited for is not taken again.
+    /// Says what is wrong with how the registry at `url` is addressed, with which a call has ended in `status`. Once it is there it
+    /// is looked at once, and not at all when it sent that status: then it is spoken to as it should be. Cancel-safe: a look that was not waited for is not
+    /// taken again.
     pub(crate) async fn look(&mut self, url: &str, status: &Status) -> Option<&'static str> {
-        self.look_by(url, status, misspoken(url)).await
+        self.look_by(url, status, spoken::look(url)).await
     }
 
     async fn look_by<L>(&mut self, url: &str, status: &Status, look: L) -> Option<&'static str>
     where
-        L: Future<Output = Option<&'static str>>,
+        L: Future<Output = Look>,
     {
         if !is_of_the_transport(status) || self.seen.iter().any(|it| it == url) {
             return None;
         }
         self.seen.push(url.to_owned());
-        look.await
+        match look.await {
+            Look::Misspoken(problem) => Some(problem),
+            Look::Well => None,
+            Look::Nobody => {
+                self.seen.pop(); // it was the last: a look is waited for with the whole outage
+                None
+            }
+        }
     }
 
     /// Counts a failure of one of `count` registries. Returns how long to wait before the next is asked; none as long as there may be one that has not
@@ -68,6 +77,10 @@ mod tests {
         Status::from_error(Box::new(std::io::Error::from(std::io::ErrorKind::ConnectionReset)))
     }
 
+    fn misspoken() -> impl Future<Output = Look> {
+        std::future::ready(Look::Misspoken(PROBLEM))
+    }
+
     /// Lets each registry fail so many times in turn; returns who was looked at, and how long that took.
     async fn rounds(outage: &mut Outage, rounds: usize) -> (Vec<&'static str>, Duration) {
         let (began, mut paused, mut seen) = (Instant::now(), Duration::ZERO, Vec::new());
@@ -75,7 +88,7 @@ mod tests {
             for url in URLS {
                 let look = async {
                     sleep(LOOK).await;
-                    Some(PROBLEM)
+                    Look::Misspoken(PROBLEM)
                 };
                 if outage.look_by(url, &broken(), look).await == Some(PROBLEM) {
                     seen.push(url);
@@ -102,8 +115,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_registry_that_answers_is_looked_at_when_its_connection_fails() {
         let mut outage = Outage::default();
-        let look =
-            async |outage: &mut Outage, status: Status| outage.look_by(URLS[0], &status, async { Some(PROBLEM) }).await;
+        let look = async |outage: &mut Outage, status: Status| outage.look_by(URLS[0], &status, misspoken()).await;
         assert_eq!(look(&mut outage, Status::unavailable("leaving")).await, None);
         assert_eq!(look(&mut outage, broken()).await, Some(PROBLEM));
         assert_eq!(look(&mut outage, broken()).await, None);
@@ -115,7 +127,21 @@ mod tests {
         let status = broken();
         let look = outage.look_by(URLS[0], &status, std::future::pending());
         assert!(tokio::time::timeout(LOOK, look).await.is_err());
-        assert_eq!(outage.look_by(URLS[0], &status, async { Some(PROBLEM) }).await, None);
+        assert_eq!(outage.look_by(URLS[0], &status, misspoken()).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_that_was_not_up_yet_is_looked_at_when_it_is() {
+        let mut outage = Outage::default();
+        let status = broken();
+        for _ in 0..3 {
+            assert_eq!(outage.look_by(URLS[0], &status, std::future::ready(Look::Nobody)).await, None);
+        }
+        assert_eq!(outage.look_by(URLS[1], &status, std::future::ready(Look::Well)).await, None);
+        assert_eq!(outage.look_by(URLS[0], &status, misspoken()).await, Some(PROBLEM));
+        for url in URLS {
+            assert_eq!(outage.look_by(url, &status, misspoken()).await, None, "{url} was looked at");
+        }
     }
 
     #[test]

@@ -318,18 +318,21 @@ impl Registries {
         let (mut last, mut misspoken) = (None, None);
         loop {
             let (url, Link { channel, .. }) = self.current();
-            last = match timeout_at(until(Instant::now()), attempt(channel)).await {
+            let failed = match timeout_at(until(Instant::now()), attempt(channel)).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(status)) if is_an_answer(status.code()) => return Err(CallError::Refused(Box::new(status))),
                 Ok(Err(status)) => Some(Box::new(status)),
-                Err(_) => last.or_else(|| Some(Box::new(Status::deadline_exceeded(format!("{url} does not answer"))))),
+                Err(_) => None,
             };
             self.give_up_on(url);
-            if let Some(status) = &last
+            if let Some(status) = &failed
                 && let Ok(Some(problem)) = timeout_at(deadline, outage.look(url, status)).await
             {
                 misspoken = Some(Box::new(Status::unavailable(format!("{url}: {problem}"))));
             }
+            // Silence says less than what another has failed with.
+            let silent = || Some(Box::new(Status::deadline_exceeded(format!("{url} does not answer"))));
+            last = failed.or(last).or_else(silent);
             let next = Instant::now() + outage.failed(self.count()).unwrap_or_default();
             if next >= deadline {
                 break;
@@ -441,6 +444,32 @@ mod tests {
             Ok(())
         };
         assert!(registries.call(Duration::from_secs(10), |_| slow()).await.is_ok(), "there is no other to ask");
+    }
+
+    #[tokio::test]
+    async fn nobody_is_looked_at_for_what_another_has_failed_with() {
+        let listeners = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let urls = listeners.each_ref().map(|it| format!("http://{}", it.local_addr().unwrap()));
+        let registries = Registries::new(&urls.join(",").parse().unwrap());
+        let mut asked = 0;
+        let attempt = |_| {
+            asked += 1;
+            let turn = asked;
+            async move {
+                match turn {
+                    1 => Err(Status::from_error(Box::new(std::io::Error::from(std::io::ErrorKind::ConnectionReset)))),
+                    2 => std::future::pending().await,
+                    _ => Ok(()),
+                }
+            }
+        };
+        let soon = |began: Instant| began + Duration::from_millis(20);
+        registries.in_turn(Duration::from_secs(60), soon, attempt).await.unwrap();
+        let looks = listeners.map(|it| {
+            it.set_nonblocking(true).unwrap();
+            std::iter::from_fn(|| it.accept().ok()).count()
+        });
+        assert_eq!(looks.iter().sum::<usize>(), 1, "at the first alone: the second has said nothing");
     }
 
     #[tokio::test]

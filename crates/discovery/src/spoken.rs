@@ -20,18 +20,42 @@ const SNIFF: Duration = Duration::from_millis(500);
 /// Says so if the server at `http://host:port` speaks TLS, or the one at `https://host:port` plaintext, and what to write instead. None if it does
 /// neither, or cannot be asked. Cancel-safe.
 pub async fn misspoken(url: &str) -> Option<&'static str> {
-    misspoken_within(SNIFF, url).await
+    match look(url).await {
+        Look::Misspoken(problem) => Some(problem),
+        Look::Nobody | Look::Well => None,
+    }
 }
 
-async fn misspoken_within(bound: Duration, url: &str) -> Option<&'static str> {
-    let uri: Uri = url.parse().ok()?;
-    let (host, port) = (uri.host()?.trim_matches(['[', ']']), uri.port_u16()?);
-    match (spoken(bound, host, port).await, uri.scheme_str()?) {
-        (Spoken::Tls, "http") => Some("it speaks TLS, and was addressed in plaintext: write https:// for http://"),
-        (Spoken::Plaintext, "https") => {
-            Some("it speaks plaintext, and was addressed with TLS: write http:// for https://")
+/// What a look at a server shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// There is none: another look may show more.
+    Nobody,
+    /// Nothing is wrong with how it is addressed, as far as that shows.
+    Well,
+    /// It speaks otherwise than it is addressed: what to write instead.
+    Misspoken(&'static str),
+}
+
+/// Looks at the server at `http://host:port` or `https://host:port`. Cancel-safe.
+pub(crate) async fn look(url: &str) -> Look {
+    look_within(SNIFF, url).await
+}
+
+async fn look_within(bound: Duration, url: &str) -> Look {
+    let Ok(uri) = url.parse::<Uri>() else { return Look::Well };
+    let (Some(host), Some(port), Some(scheme)) = (uri.host(), uri.port_u16(), uri.scheme_str()) else {
+        return Look::Well;
+    };
+    match (spoken(bound, host.trim_matches(['[', ']']), port).await, scheme) {
+        (Spoken::Tls, "http") => {
+            Look::Misspoken("it speaks TLS, and was addressed in plaintext: write https:// for http://")
         }
-        (Spoken::Tls | Spoken::Plaintext | Spoken::Something | Spoken::Nothing, _) => None,
+        (Spoken::Plaintext, "https") => {
+            Look::Misspoken("it speaks plaintext, and was addressed with TLS: write http:// for https://")
+        }
+        (Spoken::Nothing, _) => Look::Nobody,
+        (Spoken::Tls | Spoken::Plaintext | Spoken::Something, _) => Look::Well,
     }
 }
 
@@ -131,11 +155,14 @@ mod tests {
     #[tokio::test]
     async fn a_mismatch_names_what_to_write() {
         let said = async |scheme, bytes| {
-            saying(bytes, async move |at| misspoken_within(LONG, &format!("{scheme}://{at}")).await).await
+            saying(bytes, async move |at| look_within(LONG, &format!("{scheme}://{at}")).await).await
         };
-        assert!(said("http", TLS).await.unwrap().ends_with("write https:// for http://"));
-        assert!(said("https", PLAINTEXT).await.unwrap().ends_with("write http:// for https://"));
-        assert_eq!(said("https", TLS).await, None);
-        assert_eq!(said("http", PLAINTEXT).await, None);
+        let says = |look: Look, end: &str| matches!(look, Look::Misspoken(problem) if problem.ends_with(end));
+        assert!(says(said("http", TLS).await, "write https:// for http://"));
+        assert!(says(said("https", PLAINTEXT).await, "write http:// for https://"));
+        assert_eq!(said("https", TLS).await, Look::Well);
+        assert_eq!(said("http", PLAINTEXT).await, Look::Well);
+        let unused = weft_runtime::listen::ListenAddr::loopback(0).lasting().get();
+        assert_eq!(look_within(LONG, &format!("http://{unused}")).await, Look::Nobody);
     }
 }

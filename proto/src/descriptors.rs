@@ -15,7 +15,7 @@ use weft_model::Digest;
 pub const REGISTRY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/weft.registry.v1.binpb"));
 /// `weft.registry.v1.Identity` and what it imports.
 pub const IDENTITY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/weft.registry.v1.identity.binpb"));
-/// `weft.policy.v1`.
+/// `weft.policy.v1` and what it imports.
 pub const POLICY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/weft.policy.v1.binpb"));
 /// `weft.discovery.v1` and what it imports.
 pub const DISCOVERY: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/weft.discovery.v1.binpb"));

@@ -290,12 +290,14 @@ fn meant(name: &str, registered: &BTreeSet<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use weft_proto::weft::{
-        discovery::v1::{Claim, Full, ServicePolicies, service_update::Body},
-        model::v1::{GrpcService, Instance, Method},
-        policy::v1::{
-            Authentication, CallMatch, Callers, Fault, HttpRule, Limits, RouteRule, Rule, Upstream, http_rule::Pattern,
-            route_rule::Target,
+    use weft_proto::{
+        google::api::{HttpRule, http_rule::Pattern},
+        weft::{
+            discovery::v1::{Claim, Full, ServicePolicies, service_update::Body},
+            model::v1::{GrpcService, Instance, Method},
+            policy::v1::{
+                Authentication, CallMatch, Callers, Fault, Limits, RouteRule, Rule, Upstream, route_rule::Target,
+            },
         },
     };
 

@@ -6,17 +6,20 @@ use model::Invalid;
 use weft_model as model;
 
 use super::edge::indexed;
-use crate::weft::policy::v1::{self as pb, http_rule::Pattern};
+use crate::{
+    google::api::{self, http_rule::Pattern},
+    weft::policy::v1 as pb,
+};
 
 pub(super) fn http(it: pb::Http) -> Result<model::PolicyKind, Invalid> {
     let rules = model::HttpRules::new(indexed("rules", it.rules, |_, it| it.try_into())?)?;
     Ok(model::PolicyKind::Edge(model::Edge::Http(rules)))
 }
 
-impl TryFrom<pb::HttpRule> for model::HttpRule {
+impl TryFrom<api::HttpRule> for model::HttpRule {
     type Error = Invalid;
 
-    fn try_from(mut it: pb::HttpRule) -> Result<Self, Invalid> {
+    fn try_from(mut it: api::HttpRule) -> Result<Self, Invalid> {
         let selector = it.selector.parse().map_err(|e: Invalid| e.within("selector"))?;
         let additional = indexed("additional_bindings", std::mem::take(&mut it.additional_bindings), |_, it| {
             if !it.selector.is_empty() {
@@ -31,7 +34,7 @@ impl TryFrom<pb::HttpRule> for model::HttpRule {
     }
 }
 
-fn binding(it: pb::HttpRule) -> Result<model::HttpBinding, Invalid> {
+fn binding(it: api::HttpRule) -> Result<model::HttpBinding, Invalid> {
     let fixed = |field: &str, path: &str| {
         let kind = model::HttpKind::of_field(field).expect("a constant that is one of the fields");
         Ok((kind, model::HttpBinding::template(path).map_err(|e| e.within(field))?))
@@ -58,7 +61,7 @@ fn binding(it: pb::HttpRule) -> Result<model::HttpBinding, Invalid> {
 
 impl From<&model::HttpRules> for pb::Http {
     fn from(it: &model::HttpRules) -> Self {
-        let rule = |it: &model::HttpRule| pb::HttpRule {
+        let rule = |it: &model::HttpRule| api::HttpRule {
             selector: it.selector.to_string(),
             additional_bindings: it.additional.iter().map(Into::into).collect(),
             ..(&it.binding).into()
@@ -67,7 +70,7 @@ impl From<&model::HttpRules> for pb::Http {
     }
 }
 
-impl From<&model::HttpBinding> for pb::HttpRule {
+impl From<&model::HttpBinding> for api::HttpRule {
     fn from(it: &model::HttpBinding) -> Self {
         let path = it.template.to_string();
         let pattern = match it.kind.field() {
@@ -76,7 +79,7 @@ impl From<&model::HttpBinding> for pb::HttpRule {
             Some("post") => Pattern::Post(path),
             Some("delete") => Pattern::Delete(path),
             Some("patch") => Pattern::Patch(path),
-            Some(_) | None => Pattern::Custom(pb::http_rule::Custom { kind: it.kind.as_str().to_owned(), path }),
+            Some(_) | None => Pattern::Custom(api::CustomHttpPattern { kind: it.kind.as_str().to_owned(), path }),
         };
         let (body, response_body) = (it.body.as_str().to_owned(), it.response_body.as_str().to_owned());
         Self { pattern: Some(pattern), body, response_body, ..Self::default() }
@@ -87,18 +90,18 @@ impl From<&model::HttpBinding> for pb::HttpRule {
 mod tests {
     use super::*;
 
-    fn rule(selector: &str, pattern: Pattern) -> pb::HttpRule {
-        pb::HttpRule { selector: selector.into(), pattern: Some(pattern), ..pb::HttpRule::default() }
+    fn rule(selector: &str, pattern: Pattern) -> api::HttpRule {
+        api::HttpRule { selector: selector.into(), pattern: Some(pattern), ..api::HttpRule::default() }
     }
 
     fn policy() -> pb::Policy {
-        let custom = pb::http_rule::Custom { kind: "HEAD".into(), path: "/a/{it.id=x/**}:see".into() };
-        let first = pb::HttpRule {
+        let custom = api::CustomHttpPattern { kind: "HEAD".into(), path: "/a/{it.id=x/**}:see".into() };
+        let first = api::HttpRule {
             body: "*".into(),
             response_body: "it".into(),
             additional_bindings: vec![
                 rule("", Pattern::Get("/a/{id}".into())),
-                pb::HttpRule { body: "it".into(), ..rule("", Pattern::Patch("/a".into())) },
+                api::HttpRule { body: "it".into(), ..rule("", Pattern::Patch("/a".into())) },
                 rule("", Pattern::Custom(custom)),
             ],
             ..rule("a.B.C", Pattern::Post("/a".into()))
@@ -115,7 +118,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named_by_its_path() {
-        let broken = |breaking: fn(&mut pb::HttpRule)| {
+        let broken = |breaking: fn(&mut api::HttpRule)| {
             let mut it = policy();
             let Some(pb::policy::Kind::Http(http)) = &mut it.kind else { panic!("it is of http") };
             breaking(&mut http.rules[0]);
@@ -129,9 +132,9 @@ mod tests {
         assert_eq!(broken(|it| it.response_body = "1".into()), "http.rules[0].response_body");
         let of = "http.rules[0].additional_bindings";
         assert_eq!(broken(|it| it.additional_bindings[1].selector = "a.B.X".into()), format!("{of}[1].selector"));
-        let nested = broken(|it| it.additional_bindings[0].additional_bindings = vec![pb::HttpRule::default()]);
+        let nested = broken(|it| it.additional_bindings[0].additional_bindings = vec![api::HttpRule::default()]);
         assert_eq!(nested, format!("{of}[0].additional_bindings"));
-        let custom = |kind: &str| Some(Pattern::Custom(pb::http_rule::Custom { kind: kind.into(), path: "a".into() }));
+        let custom = |kind: &str| Some(Pattern::Custom(api::CustomHttpPattern { kind: kind.into(), path: "a".into() }));
         let mut it = rule("a.B.C", Pattern::Get("/".into()));
         it.pattern = custom("");
         assert_eq!(model::HttpRule::try_from(it.clone()).unwrap_err().field(), "custom.kind");
@@ -143,7 +146,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_left_out() {
-        let later = pb::HttpRule { pattern: None, ..rule("a.B.C", Pattern::Get("/".into())) };
+        let later = api::HttpRule { pattern: None, ..rule("a.B.C", Pattern::Get("/".into())) };
         let kind = Some(pb::policy::Kind::Http(pb::Http { rules: vec![later] }));
         let said = crate::weft::discovery::v1::ServicePolicies { policies: vec![pb::Policy { kind, ..policy() }] };
         let (read, problems) = super::super::stored_policies(&"users".parse().unwrap(), said);

@@ -10,7 +10,7 @@ use crate::Invalid;
 /// What each caller bears from a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
-    /// Calls in flight of one client at most; more are refused at once. None: the client's own bound, 1,024 with gRPC.
+    /// Calls in flight of one client at most; more are refused at once. None: no bound, not even one that a client has of its own.
     pub max_requests: Option<u32>,
     /// When an instance is left out for a while; none: never.
     pub outliers: Option<Outliers>,

@@ -77,8 +77,9 @@ fn policies(service: &ServiceSnapshot) -> impl Iterator<Item = &Upstream> {
     })
 }
 
-/// Calls to the service at once: as many as a policy says, else as many as come, like those of our own proxies. Said in any case: who hears nothing stops at 1,024,
-/// and Envoy tries 3 calls again at a time, fewer than an instance carries that is killed.
+/// Calls to the service at once: as many as a policy says, else as many as come, like those of our own proxies. Said in any case: who hears nothing stops
+/// at 1,024 (gRFC A32, and Envoy, too), where an operator has said nothing and a call by way of a sidecar would pass; and Envoy tries 3 calls again at a
+/// time, fewer than an instance carries that is killed.
 fn bounds(requests: Option<u32>, family: Family) -> CircuitBreakers {
     let max_requests = number(requests.unwrap_or(UNBOUNDED));
     let threshold = match family {

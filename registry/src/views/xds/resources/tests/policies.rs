@@ -103,8 +103,12 @@ fn calls_at_once_are_bounded_by_the_first_policy_that_says_so_and_else_by_none()
     let said = || vec![leaving_out(outliers(Some(RATE), None)), at_most(7), at_most(8)];
     let only = |max_requests| cluster::circuit_breakers::Thresholds { max_requests, ..Default::default() };
     assert_eq!(bounds(&nobody(), said()), only(number(7)));
-    assert_eq!(bounds(&nobody(), vec![]), only(number(i32::MAX as u32)), "clients have bounds of their own");
-    for (upstreams, max) in [(said(), 7), (vec![], i32::MAX as u32)] {
+    let silent = || vec![leaving_out(outliers(Some(RATE), None))];
+    for nothing in [vec![], silent()] {
+        let told = bounds(&nobody(), nothing);
+        assert_eq!(told, only(number(i32::MAX as u32)), "a client that is told nothing stops at 1,024");
+    }
+    for (upstreams, max) in [(said(), 7), (vec![], i32::MAX as u32), (silent(), i32::MAX as u32)] {
         let it = bounds(&envoy(), upstreams);
         assert_eq!(it.max_requests, number(max));
         let unbounded = number(i32::MAX as u32);

@@ -154,11 +154,15 @@ impl SharedCounts {
 impl SharedTask {
     /// Runs for as long as it is polled.
     pub(crate) async fn run(mut self) {
-        let mut told = false;
+        let (mut told, mut closed) = (false, None::<Instant>);
         loop {
             let problem = match self.serve(&mut told).await {
                 Ok(Served::All) => return std::future::pending().await, // nobody asks any more
-                Ok(Served::ToItsEnd) => continue,
+                // Servers close what is idle: nothing is wrong until a new one cannot be had. One that closes that, too, is not to be asked without end.
+                Ok(Served::ToItsEnd) => match closed.replace(Instant::now()) {
+                    Some(before) if before.elapsed() < PAUSE => io::Error::from(io::ErrorKind::UnexpectedEof),
+                    Some(_) | None => continue,
+                },
                 Err(problem) => problem,
             };
             self.outside.is(State::Without(problem.to_string()));
@@ -182,7 +186,6 @@ impl SharedTask {
     /// Answers on one connection until it fails, or nobody asks any more.
     async fn serve(&mut self, told: &mut bool) -> io::Result<Served> {
         let (mut connection, script) = timeout(LIMIT, self.connect()).await.map_err(|_| io::ErrorKind::TimedOut)??;
-        let since = Instant::now();
         self.outside.is(State::Well);
         if std::mem::take(told) {
             tracing::info!(redis = ?self.url, "Redis answers again; limits are shared");
@@ -208,8 +211,7 @@ impl SharedTask {
                     some => some,
                 },
                 read = timeout(patience, connection.read_buf(&mut heard)) => match read {
-                    // Servers close what is idle: nothing is wrong until a new one cannot be had. One that closes at once is not to be asked without end.
-                    Ok(Ok(0)) if waiting.is_empty() && since.elapsed() >= PAUSE => return Ok(Served::ToItsEnd),
+                    Ok(Ok(0)) if waiting.is_empty() => return Ok(Served::ToItsEnd),
                     Ok(Ok(0)) => return Err(io::ErrorKind::UnexpectedEof.into()),
                     Ok(Ok(_)) => None,
                     Ok(Err(error)) => return Err(error),

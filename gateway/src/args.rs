@@ -18,7 +18,7 @@ pub struct Args {
     #[command(flatten)]
     pub join: JoinArgs,
 
-    /// Without a registry: file with an encoded FileDescriptorSet, imports included, or a directory of such files; changes are followed
+    /// Without a registry: file with an encoded FileDescriptorSet, imports included, or a directory of such files; changes are followed, a pipe is read once
     #[arg(long, value_name = "PATH", requires = "upstream", conflicts_with_all = ["registry", "token_file", "token_fd"])]
     pub descriptor_set: Option<PathBuf>,
 

@@ -22,8 +22,8 @@ use weft_runtime::{Mistake, Usage, listen::ListenAddr};
 use weft_transcode::{Elements, Settings};
 
 use crate::{
-    Args, ClientFiles, DescriptorFiles, Docs, FileRule, ForwardedHeader, Network, RedisUrl, TlsFiles, TrustedProxies,
-    protocol::chain,
+    Args, ClientFiles, DescriptorError, DescriptorFiles, Docs, FileRule, ForwardedHeader, Network, RedisUrl, TlsFiles,
+    TrustedProxies, protocol::chain,
 };
 
 /// Everything a gateway needs to know before it starts.
@@ -113,8 +113,9 @@ impl Config {
         let mut credential = None;
         let source = match (args.descriptor_set, args.upstream) {
             (Some(path), Some(upstream)) => {
-                let descriptor_set = DescriptorFiles::Path(path);
-                descriptor_set.read().map_err(|error| Usage::new(format!("--descriptor-set: {}", chain(&error))))?;
+                let wrong = |error: DescriptorError| Usage::new(format!("--descriptor-set: {}", chain(&error)));
+                let descriptor_set = DescriptorFiles::Path(path).taken().map_err(wrong)?;
+                descriptor_set.check().map_err(wrong)?;
                 Source::Static { descriptor_set, upstream: plaintext(&upstream)? }
             }
             (None, None) => match args.join.load().map_err(|error| Usage::of(&error))? {

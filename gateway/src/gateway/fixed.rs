@@ -26,8 +26,8 @@ use crate::{
     protocol::{chain, health::Board},
     routes::{Entry, Table},
 };
-use files::Sets;
 pub use files::{DescriptorError, DescriptorFiles};
+use files::{Files, Sets};
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -39,12 +39,15 @@ fn upstream() -> ServiceName {
 
 /// What is described, and what calls of it meet.
 pub(super) struct Fixed {
-    files: DescriptorFiles,
+    files: Files,
     endpoints: Vec<Endpoint>,
     policies: Vec<Arc<Policy>>,
+    /// Those that the table is made of.
     sets: Sets,
     /// Where it is told whether the files can be used.
     part: Part,
+    /// Why they cannot; empty: they can.
+    told: String,
 }
 
 /// Where it is published.
@@ -65,14 +68,12 @@ impl Fixed {
         outside: &Outside,
         places: &mut Places<'_>,
     ) -> Result<Self, DescriptorError> {
-        let sets = Sets::read(&files, &Sets::default())?;
-        let name = match &files {
-            DescriptorFiles::Set(_) => String::new(),
-            DescriptorFiles::Path(path) => path.display().to_string(),
-        };
+        let mut files = Files::new(files.taken()?);
+        let sets = files.look().expect("the first look sees all")?;
+        let name = files.path().map(|it| it.display().to_string()).unwrap_or_default();
         let part = outside.part(Kind::Descriptors, &name);
         part.is(State::Well);
-        let fixed = Self { files, endpoints, policies, sets, part };
+        let fixed = Self { files, endpoints, policies, sets, part, told: String::new() };
         places.edge.keys(fixed.policies.iter());
         let table = fixed.table(&fixed.sets, places)?;
         fixed.publish(table, places);
@@ -107,42 +108,58 @@ impl Fixed {
 
     /// Whether the files may change.
     pub(super) fn is_followed(&self) -> bool {
-        matches!(self.files, DescriptorFiles::Path(_))
+        self.files.path().is_some()
     }
 
     /// Looks at the files until it is dropped.
     pub(super) async fn follow(mut self, mut places: Places<'_>) {
         let mut ticks = interval(LOOK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told = String::new();
         loop {
             ticks.tick().await;
-            let (files, before) = (self.files.clone(), self.sets.clone());
-            let Ok(read) = task::spawn_blocking(move || Sets::read(&files, &before)).await else { continue };
-            let new = read.and_then(|sets| match sets.is(&self.sets) {
-                true => Ok(None),
-                false => self.table(&sets, &mut places).map(|table| Some((sets, table))),
-            });
-            match new {
-                Ok(new) => {
-                    if let Some((sets, table)) = new {
-                        self.sets = sets;
-                        self.publish(table, &mut places);
-                        tracing::info!(sets = self.sets.len(), "descriptor sets replaced");
-                    }
-                    self.part.is(State::Well);
-                    told.clear();
+            self.look(&mut places).await;
+        }
+    }
+
+    /// Looks at the files once. What has changed is taken over, or told to be unusable.
+    async fn look(&mut self, places: &mut Places<'_>) {
+        let mut files = self.files.lend();
+        let looked = task::spawn_blocking(move || {
+            let looked = files.look();
+            (files, looked)
+        });
+        let Ok((files, looked)) = looked.await else { return }; // it panicked: all is read anew
+        self.files = files;
+        let Some(read) = looked else { return };
+        let new = read.and_then(|sets| match sets.is(&self.sets) {
+            true => Ok(None),
+            false => self.table(&sets, places).map(|table| Some((sets, table))),
+        });
+        match new {
+            Ok(new) => {
+                if let Some((sets, table)) = new {
+                    self.sets = sets;
+                    self.publish(table, places);
+                    tracing::info!(sets = self.sets.len(), "descriptor sets replaced");
                 }
-                Err(error) => {
-                    let error = chain(&error);
-                    if error != told {
-                        places.meters.sets_refused.inc();
-                        tracing::error!(error, "descriptor sets cannot be used; the routes before them stay");
-                        self.part.is(State::Without(format!("{error}; the routes before stay")));
-                        told = error;
-                    }
-                }
+                self.part.is(State::Well);
+                self.told.clear();
             }
+            Err(error) => self.refuse(&error, places),
+        }
+    }
+
+    /// Tells once, for as long as it lasts, what is wrong with the files.
+    fn refuse(&mut self, error: &DescriptorError, places: &Places<'_>) {
+        let error = chain(error);
+        if error != self.told {
+            places.meters.sets_refused.inc();
+            tracing::error!(error, "descriptor sets cannot be used; the routes before them stay");
+            self.part.is(State::Without(format!("{error}; the routes before stay")));
+            self.told = error;
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

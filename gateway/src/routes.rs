@@ -319,7 +319,11 @@ fn claimed_by_another<'c>(
     }
     let of_another = |claim: &str| claims.get_key_value(claim).filter(|(_, holder)| **holder != own);
     let met = match method {
-        "*" => claims.iter().find(|(it, holder)| **holder != own && it.split_once(' ').is_some_and(|it| it.1 == path)),
+        "*" => {
+            let of_path = |it: &str| it.split_once(' ').is_some_and(|(_, it)| it == path);
+            let others = claims.iter().filter(|(it, holder)| **holder != own && of_path(it));
+            others.min_by_key(|(it, _)| *it) // of several always the same one, so that it is told once
+        }
         "HEAD" => of_another(&claim).or_else(|| of_another(&format!("GET {path}"))),
         _ => of_another(&claim),
     };

@@ -188,6 +188,50 @@ fn a_rule_takes_no_path_that_another_service_claims_even_where_it_is_not_called_
 }
 
 #[test]
+fn a_rule_takes_no_call_of_anothers_annotation_by_any_method_by_head_or_by_a_verb() {
+    const ANY: &str = "custom: { kind: \"*\" path: \"/x/{id}\" }";
+    const HEAD: &str = "custom: { kind: \"HEAD\" path: \"/x/{id}\" }";
+    const TWO: &str = "post: \"/x/{id}\" additional_bindings { get: \"/x/{id}\" }";
+    for (annotation, rule, claim) in [
+        ("get: \"/x/{id}\"", "custom: { kind: '*', path: '/x/{id}' }", Some("GET /x/*")),
+        ("get: \"/x/{id}\"", "custom: { kind: HEAD, path: '/x/{id}' }", Some("GET /x/*")),
+        ("get: \"/x/{id}\"", "custom: { kind: PURGE, path: '/x/{id}' }", None),
+        ("get: \"/x/{id}\"", "post: '/x/{id}'", None),
+        (HEAD, "custom: { kind: head, path: '/x/{id}' }", Some("HEAD /x/*")),
+        (HEAD, "custom: { kind: '*', path: '/x/{id}' }", Some("HEAD /x/*")),
+        (HEAD, "get: '/x/{id}'", None),
+        (ANY, "get: '/x/{id}'", Some("* /x/*")),
+        (ANY, "custom: { kind: HEAD, path: '/x/{id}' }", Some("* /x/*")),
+        (ANY, "custom: { kind: PURGE, path: '/x/{id}' }", Some("* /x/*")),
+        (ANY, "custom: { kind: '*', path: '/x/{id}' }", Some("* /x/*")),
+        (ANY, "custom: { kind: '*', path: '/x/{id}:see' }", None),
+        (ANY, "custom: { kind: '*', path: '/x/*/{id}' }", None),
+        ("get: \"/x/{id}:see\"", "custom: { kind: '*', path: '/x/{id}:see' }", Some("GET /x/*:see")),
+        ("get: \"/x/{id}:see\"", "custom: { kind: HEAD, path: '/x/{id}' }", None),
+        (TWO, "custom: { kind: '*', path: '/x/{id}' }", Some("GET /x/*")),
+    ] {
+        let other = entry("other", "o.v1", vec![set("o.v1", &[("It", "")])], &[]);
+        let holder = entry("holder", "h.v1", vec![set("h.v1", &[("It", annotation)])], &[]);
+        let yaml = format!("name: wants\nservice: other\nhttp: {{ rules: [{{ selector: o.v1.Api.It, {rule} }}] }}\n");
+        let left_out = claim.map(|claim| {
+            format!("policy wants: {claim} belongs to holder; that of o.v1.Api.It of other is not routed: give it another path")
+        });
+        let table = table_with(vec![other, holder], "", &yaml);
+        assert_eq!(table.problems(), left_out.into_iter().collect::<Vec<_>>(), "{rule} beside {annotation}");
+    }
+}
+
+#[test]
+fn a_rule_may_have_all_methods_of_a_path_that_its_own_service_claims() {
+    let own = set("a.v1", &[("Said", "get: \"/x/{id}\""), ("Bare", "")]);
+    let yaml = "name: all\nservice: a\nhttp: { rules: [{ selector: a.v1.Api.Bare, custom: { kind: '*', path: '/x/{id}' } }] }\n";
+    let table = table_with(vec![entry("a", "a.v1", vec![own], &[])], "", yaml);
+    assert_eq!(leads(&table, "GET", "/x/1"), to("a", "Said"), "who names the method comes first");
+    assert_eq!(leads(&table, "PUT", "/x/1"), to("a", "Bare"));
+    assert_eq!(table.problems(), [""; 0]);
+}
+
+#[test]
 fn what_the_registry_refused_a_service_no_rule_gives_it() {
     let entries =
         vec![entry("thief", "t.v1", vec![set("t.v1", &[("It", "get: \"/x/{id}\"")])], &[("GET /x/*", "away")])];
@@ -211,6 +255,57 @@ fn of_two_rules_with_one_path_the_policy_that_is_first_by_name_has_it_at_every_g
         let expected = "policy b: GET /x belongs to b.v1.Api.It of two; that of a.v1.Api.It of one is not routed: give it another path";
         assert_eq!(table.problems(), [expected]);
     }
+}
+
+#[test]
+fn of_two_rules_of_one_policy_with_one_path_the_method_that_is_first_by_name_has_it() {
+    let one = || entry("one", "a.v1", vec![set("a.v1", &[("Second", ""), ("First", "")])], &[]);
+    let two = || entry("two", "b.v1", vec![set("b.v1", &[("First", "")])], &[]);
+    let left_out = |method: &str, of: &str| {
+        format!(
+            "policy p: GET /x belongs to a.v1.Api.First of one; that of {method} of {of} is not routed: give it another path"
+        )
+    };
+    let (first, second, elsewhere) = (("a.v1.Api.First", "/x"), ("a.v1.Api.Second", "/x"), ("b.v1.Api.First", "/x"));
+    for rules in [[first, second], [second, first]] {
+        let table = table_with(vec![one()], "", &policy("p", "one", &rules));
+        assert_eq!(leads(&table, "GET", "/x"), to("one", "First"), "{rules:?}");
+        assert_eq!(table.problems(), [left_out("a.v1.Api.Second", "one")]);
+    }
+    for rules in [[first, elsewhere], [elsewhere, first]] {
+        for entries in [vec![one(), two()], vec![two(), one()]] {
+            let table = table_with(entries, "", &policy("p", "gateway", &rules));
+            assert_eq!(leads(&table, "GET", "/x"), to("one", "First"), "{rules:?}");
+            assert_eq!(table.problems(), [left_out("b.v1.Api.First", "two")]);
+        }
+    }
+}
+
+#[test]
+fn a_set_keeps_its_plans_for_as_long_as_the_rules_about_it_are_the_same() {
+    let set = set("a.v1", &[("One", ""), ("Two", "get: \"/two\"")]);
+    let rule = |selector: &str, path: &str| {
+        let toml = format!("[[http]]\nselector = \"a.v1.Api.{selector}\"\nget = \"{path}\"\n");
+        weft_policy::parse_http_among(&toml).unwrap().remove(0).1
+    };
+    let claims = |schema: &Schema| -> Vec<String> {
+        schema.plans().iter().filter(|plan| !plan.is_plain()).map(|plan| plan.claim()).collect()
+    };
+    let same = |a: &Schema, b: &Schema| {
+        a.plans().len() == b.plans().len() && a.plans().iter().zip(b.plans()).all(|(a, b)| Arc::ptr_eq(a, b))
+    };
+    let first = set.ruled(&[&rule("One", "/one")]);
+    assert_eq!(claims(&first), ["GET /one", "GET /two"]);
+    assert!(same(&set.ruled(&[&rule("One", "/one")]), &first), "rules that say the same are the same");
+    for (rules, expected) in [
+        (vec![rule("One", "/1")], ["GET /1", "GET /two"]),
+        (vec![rule("One", "/1"), rule("Two", "/2")], ["GET /1", "GET /2"]),
+        (vec![rule("Two", "/2"), rule("One", "/1")], ["GET /1", "GET /2"]),
+    ] {
+        assert_eq!(claims(&set.ruled(&rules.iter().collect::<Vec<_>>())), expected);
+    }
+    assert!(same(&set.ruled(&[]), set.schema()), "what it says itself stays as it is");
+    assert_eq!(claims(set.schema()), ["GET /two"]);
 }
 
 #[test]

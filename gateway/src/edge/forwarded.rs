@@ -312,6 +312,31 @@ mod tests {
     }
 
     #[test]
+    fn words_of_other_products_reach_a_service_from_trusted_proxies_alone() {
+        const WORDS: &str = "cf-connecting-ip cf-connecting-ipv6 client-ip do-connecting-ip fastly-client-ip fly-client-ip forwarded-for \
+            true-client-ip x-appengine-user-ip x-azure-clientip x-azure-socketip x-client-ip x-cluster-client-ip x-forwarded x-host \
+            x-http-host-override x-original-forwarded-for x-original-host x-original-uri x-original-url x-originating-ip x-real-ip \
+            x-remote-addr x-remote-ip x-rewrite-url x-envoy-external-address x-envoy-original-path";
+        let proxies = trust(&["10.0.0.0/8"], ForwardedHeader::XForwardedFor);
+        let passes = |name: &str, from: &str| {
+            let name = HeaderName::try_from(name).unwrap();
+            let mut headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static("203.0.113.7"))]);
+            proxies.see(from.parse().unwrap()).settle(&mut headers);
+            headers.contains_key(name)
+        };
+        for word in WORDS.split_whitespace() {
+            for name in [word.to_owned(), format!("grpc-metadata-{word}")] {
+                assert!(!passes(&name, "192.0.2.9:1"), "{name} of a caller");
+                assert!(passes(&name, "10.0.0.1:9"), "{name} of a proxy");
+            }
+        }
+        assert!(CLAIMS.iter().all(|it| WORDS.split_whitespace().any(|word| word == *it)), "each of them is held here");
+        for name in ["x-envoy", "x-real-ips", "x-hosts", "host", "grpc-metadata-client"] {
+            assert!(passes(name, "192.0.2.9:1"), "{name} is an application's");
+        }
+    }
+
+    #[test]
     fn the_caller_is_the_last_one_that_no_trusted_proxy_is() {
         let proxies = trust(&["10.0.0.0/8", "fd00::/8"], ForwardedHeader::XForwardedFor);
         for (lists, caller) in [

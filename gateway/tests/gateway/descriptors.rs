@@ -1,6 +1,6 @@
 //! Static mode's descriptors as files: a directory of sets, what is changed in it, and what cannot be used.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, io::Write, os::fd::AsRawFd, path::Path, thread, time::Duration};
 
 use tempfile::TempDir;
 use weft_gateway::{DescriptorFiles, Source};
@@ -107,4 +107,27 @@ async fn a_file_is_followed_as_a_directory_is() {
     fs::remove_file(dir.path().join("set.binpb")).unwrap();
     until("the lack to be told", SOON, || async { (refused(&gateway).await == "1").then_some(()) }).await;
     assert_eq!((users(&gateway).await, echo(&gateway).await), (200, 200));
+}
+
+#[tokio::test]
+async fn a_pipe_that_a_flag_names_is_read_once_and_serves() {
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: weft_gateway::Args,
+    }
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let writing = thread::spawn(move || writer.write_all(descriptors::SHOP_USERS).unwrap());
+    let set = format!("/dev/fd/{}", reader.as_raw_fd());
+    let line = ["weft", "--listen", "127.0.0.1:0", "--upstream", "127.0.0.1:1", "--descriptor-set", &set];
+    let read = weft_gateway::Config::load(<Command as clap::Parser>::parse_from(line).args).unwrap().source;
+    writing.join().unwrap();
+    let Source::Static { descriptor_set, .. } = read else { panic!("it has an upstream") };
+    let backend = backend().await;
+    let upstream = backend.addr.clone();
+    let gateway = start_gateway(upstream.clone(), |config| {
+        config.source = Source::Static { descriptor_set, upstream };
+    })
+    .await;
+    assert_eq!((users(&gateway).await, echo(&gateway).await), (200, 404));
 }

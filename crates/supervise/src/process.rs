@@ -23,6 +23,8 @@ use crate::spec::Spec;
 const LAST_LINES: usize = 20;
 /// How long the pipes may stay open after the end. They close with it unless somebody who left the group holds them.
 const LAST_WORDS: Duration = Duration::from_millis(300);
+/// How long they are read once more when that is over: on a machine that let us wait, it is over before anybody had a turn to read.
+const ONE_MORE_LOOK: Duration = Duration::from_millis(50);
 
 /// A running process.
 #[derive(Debug)]
@@ -67,7 +69,7 @@ impl Process {
         self.first_line
     }
 
-    /// Waits for the end, and for the last lines (at most 0.3 s more). May be called again, with the same answer. Cancel-safe.
+    /// Waits for the end, and for the last lines (at most 0.35 s more). May be called again, with the same answer. Cancel-safe.
     pub async fn wait(&mut self) -> Exit {
         let (outcome, at) = match &self.ended {
             Some(ended) => ended.clone(),
@@ -77,8 +79,9 @@ impl Process {
                 self.ended.insert((outcome, Instant::now())).clone()
             }
         };
-        let all_read = async { while self.readers.join_next().await.is_some() {} };
-        if timeout_at(at + LAST_WORDS, all_read).await.is_err() {
+        if timeout_at(at + LAST_WORDS, all_read(&mut self.readers)).await.is_err()
+            && timeout(ONE_MORE_LOOK, all_read(&mut self.readers)).await.is_err()
+        {
             self.readers.shutdown().await;
         }
         let last_lines = self.logs.last_since(self.first_line, LAST_LINES);
@@ -104,6 +107,11 @@ impl Process {
         self.kill();
         self.wait().await
     }
+}
+
+/// Waits until both outputs are at their end.
+async fn all_read(readers: &mut JoinSet<()>) {
+    while readers.join_next().await.is_some() {}
 }
 
 /// Reads one output to its end. An error of a pipe is its end.

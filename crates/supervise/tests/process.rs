@@ -6,7 +6,9 @@
 mod common;
 
 use std::io::{BufRead, BufReader};
+use std::pin::pin;
 use std::process::{Command, Stdio};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use common::{LONG, alive, fixture, printed_number, sh, soon, spawner, texts, trampoline, until};
@@ -28,6 +30,22 @@ async fn an_exit_carries_code_and_the_lines_of_both_outputs() {
     assert_eq!(seen, [(Stream::Stdout, "data".to_owned()), (Stream::Stderr, "talk".to_owned())]);
     assert_eq!(exit.last_lines.len(), 2);
     assert!(matches!(process.wait().await.outcome, Outcome::Code(3)), "asked again, it says the same");
+}
+
+/// Keeps everything in this runtime from its turn, for longer than last lines are waited for.
+#[expect(clippy::disallowed_methods, reason = "that nothing else runs meanwhile is the point")]
+fn stand_still() {
+    std::thread::sleep(Duration::from_millis(600));
+}
+
+#[tokio::test]
+async fn last_lines_are_read_although_nobody_had_a_turn_to_read_them_in_time() {
+    let (mut process, _logs) = start(&sh("sleep 0.1; echo data; exit 3")).await;
+    stand_still();
+    // Hears of the end, and nobody has read yet.
+    assert!(pin!(process.wait()).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    stand_still();
+    assert_eq!(texts(&soon("the end", process.wait()).await.last_lines), ["data"]);
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 use weft_supervise::{Child, Event, Exit, Line, Spawner, Spec};
 
 /// Longer than anything here takes on a busy machine.
-pub(crate) const LONG: Duration = Duration::from_secs(20);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
 /// A child that runs a shell script with the usual tools in reach, and is killed soon when it does not stop.
 pub(crate) fn sh(script: &str) -> Spec {

@@ -17,6 +17,7 @@ use http::{Method, StatusCode};
 use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use weft_testkit::{
     http::send,
     load::{self, Report},
@@ -28,12 +29,12 @@ use weft_testkit::{
 
 use crate::{
     ALONE,
-    reliability::{RATE, SPAN, four_reads_to_one_write},
+    reliability::{RATE, four_reads_to_one_write},
 };
 
 const SOON: Duration = Duration::from_secs(30);
-/// What a process may take that has nothing left to wait for.
-const PROMPTLY: Duration = Duration::from_secs(10);
+/// What a process may take that has nothing left to wait for, on a busy machine.
+const PROMPTLY: Duration = Duration::from_secs(20);
 
 /// An app and its sidecar, which know each other's address and nothing else.
 struct Pod {
@@ -86,8 +87,8 @@ async fn pods_replaced_in_the_order_of_kubernetes_fail_no_call() {
     mesh.all_serving().await;
 
     let call = four_reads_to_one_write(mesh.gateway_at()).await;
-    let mut load: JoinSet<Report> = JoinSet::new();
-    load.spawn(load::run(mesh.gateway_at(), RATE, SPAN, call));
+    let (enough, mut load) = (CancellationToken::new(), JoinSet::<Report>::new());
+    load.spawn(load::run_until(mesh.gateway_at(), RATE, enough.clone().cancelled_owned(), call));
     for pod in std::mem::take(&mut pods) {
         pods.push(Pod::start(&mut mesh, &users[0], data.path()).await);
         mesh.all_serving().await;
@@ -96,7 +97,7 @@ async fn pods_replaced_in_the_order_of_kubernetes_fail_no_call() {
         println!("a pod was gone after {:?}; {}", began.elapsed(), drained.trim());
         assert!(drained.contains("acknowledged by") && drained.contains("gateway/"), "{drained}");
     }
-    assert!(load.try_join_next().is_none(), "the load lasted longer than the changes");
+    enough.cancel();
     let listed = mesh.instances().await;
     assert_eq!(listed.len(), 2, "who left is not listed: {listed:?}");
     let report = load.join_next().await.unwrap().unwrap();
@@ -152,19 +153,28 @@ async fn a_gateway_that_drains_behind_a_balancer_fails_no_call() {
     wait::until("both gateways to be ready", SOON, || async { (balancer.ready() == 2).then_some(()) }).await;
 
     let call = four_reads_to_one_write(mesh.gateway_at()).await;
-    let mut load: JoinSet<Report> = JoinSet::new();
+    let (enough, mut load) = (CancellationToken::new(), JoinSet::<Report>::new());
     let picks = balancer.clone();
-    load.spawn(load::run_balanced(move |_| picks.pick(), RATE, SPAN, call));
-    wait::until("the load to flow", SOON, || async { (balancer.next.load(Ordering::Relaxed) > 200).then_some(()) })
-        .await;
+    let stop = enough.clone().cancelled_owned();
+    load.spawn(load::run_balanced_until(move |_| picks.pick(), RATE, stop, call));
+    let flows = async |more: usize| {
+        let wanted = balancer.next.load(Ordering::Relaxed) + more;
+        let begun = || async { (balancer.next.load(Ordering::Relaxed) > wanted).then_some(()) };
+        wait::until("the load to flow", SOON, begun).await;
+    };
+    flows(200).await;
+    let began = Instant::now();
     let drained = send(leaving, Method::GET, "/drain", "").await.expect("preStop is answered");
     assert_eq!(drained.status, StatusCode::OK, "{drained:?}");
-    assert_eq!(balancer.ready(), 1, "the balancer has heard of it by then");
+    assert!(began.elapsed() >= 2 * Balancer::PROBE_EVERY, "the balancer had time to hear of it: {:?}", began.elapsed());
+    // It is this test that probes, and a busy machine may keep it from that.
+    wait::until("the balancer to hear of it", SOON, || async { (balancer.ready() == 1).then_some(()) }).await;
     mesh.gateway.signal(Signal::TERM);
     let status = mesh.gateway.end(PROMPTLY).await;
     assert!(status.success(), "{status:?}\n{}", mesh.gateway.log());
 
-    assert!(load.try_join_next().is_none(), "the load lasted longer than the change");
+    flows(200).await;
+    enough.cancel();
     let report = load.join_next().await.unwrap().unwrap();
     println!("one of two gateways left: {report}");
     assert!(report.failed().is_empty(), "{report}");

@@ -420,5 +420,5 @@ fn token_file(dir: &TempDir, service: &str) -> PathBuf {
 /// A plaintext channel that connects when first used.
 pub fn channel(addr: SocketAddr) -> Channel {
     let endpoint = Channel::from_shared(format!("http://{addr}")).expect("an address is a valid authority");
-    endpoint.connect_timeout(Duration::from_secs(2)).timeout(Duration::from_secs(10)).connect_lazy()
+    endpoint.connect_timeout(Duration::from_secs(10)).timeout(Duration::from_secs(30)).connect_lazy()
 }

@@ -21,7 +21,7 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use crate::wait;
 
 /// How long the last lines of a process that has ended may take to be read; what still holds its pipe may be a child of it.
-const LAST_LINES: Duration = Duration::from_secs(1);
+const LAST_LINES: Duration = Duration::from_secs(5);
 /// Log lines kept for the report of a failed test.
 const KEPT_LINES: usize = 400;
 
@@ -84,7 +84,7 @@ impl Process {
 
     /// Waits until the process announced a listener of this kind (`http`, `grpc`, `inbound`, …). Panics with its log if it ends before.
     pub async fn address(&mut self, proto: &str) -> SocketAddr {
-        let limit = Duration::from_secs(30);
+        let limit = Duration::from_secs(60);
         let start = std::time::Instant::now();
         loop {
             if let Some((_, addr)) = self.heard().listening.iter().rev().find(|(p, _)| p == proto) {

@@ -37,7 +37,7 @@ pub fn channel(at: SocketAddr, identity: &Identity, expected: &SpiffeId) -> Chan
         }
     });
     let endpoint = Endpoint::from_shared(format!("http://{at}")).expect("an address is a valid authority");
-    let endpoint = endpoint.connect_timeout(Duration::from_secs(2)).timeout(Duration::from_secs(10));
+    let endpoint = endpoint.connect_timeout(Duration::from_secs(10)).timeout(Duration::from_secs(30));
     endpoint.connect_with_connector_lazy(connect)
 }
 
@@ -75,7 +75,7 @@ pub fn stranger_channel(at: SocketAddr, config: Arc<ClientConfig>) -> Channel {
         async move { connect_as(config, at).await.map(TokioIo::new) }
     });
     let endpoint = Endpoint::from_shared(format!("http://{at}")).expect("an address is a valid authority");
-    let endpoint = endpoint.connect_timeout(Duration::from_secs(2)).timeout(Duration::from_secs(10));
+    let endpoint = endpoint.connect_timeout(Duration::from_secs(10)).timeout(Duration::from_secs(30));
     endpoint.connect_with_connector_lazy(connect)
 }
 

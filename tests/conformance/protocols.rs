@@ -37,7 +37,7 @@ use weft_testkit::{outside, wait::until};
 const RECEIVE_LIMIT: u32 = 200 * 1024;
 /// Time a judge may take; the whole of it takes about a minute.
 const LIMIT: Duration = Duration::from_secs(600);
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 /// `connectrpc.conformance.v1.ServerCompatRequest`.
 #[derive(Clone, PartialEq, Message)]
@@ -236,7 +236,7 @@ const SOAK: [&str; 4] = [
 async fn protocol_conformance_of_grpc_interop() {
     let test = "protocol_conformance_of_grpc_interop";
     let Some(interop) = outside::need(outside::grpc_interop(), test, "grpc-go's interop programs") else { return };
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let port = ListenAddr::loopback(0).lasting().get().port(); // nobody else is given it before the server takes it
     let mut app = Command::new(interop.join("bin/server"));
     app.arg(format!("--port={port}")).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
     let _app = app.spawn().unwrap();

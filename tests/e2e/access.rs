@@ -226,7 +226,10 @@ async fn a_service_that_no_rule_allows_is_refused_by_name_and_the_calls_of_the_o
         (failed.status, failed.json()["message"].clone()),
         (StatusCode::INTERNAL_SERVER_ERROR, json!("internal error"))
     );
-    assert!(mesh.members[2].sidecar.said("policy users-callers, rule default"), "{}", mesh.members[2].sidecar.log());
+    wait::until("the cause to be logged", SOON, || async {
+        mesh.members[2].sidecar.said("policy users-callers, rule default").then_some(())
+    })
+    .await;
 
     // The other way round, REST is told what gRPC is.
     apply(&mesh, &only("posts")).await;

@@ -38,8 +38,8 @@ use crate::{
 };
 
 const SOON: Duration = Duration::from_secs(60);
-/// What the whole run may take, however much is broken; beside it a busy machine starts processes slowly.
-const BOUND: Duration = Duration::from_secs(10);
+/// What the whole run may take, however much is broken: its own bound, and beside it what a busy machine takes to start a process.
+const BOUND: Duration = Duration::from_secs(20);
 
 /// What one run said.
 #[derive(Debug)]

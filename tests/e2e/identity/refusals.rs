@@ -73,9 +73,9 @@ async fn a_sidecar_refuses_every_caller_that_is_nobody_and_says_by_which_rule() 
     call(at, Some(&dir.join("forged"))).await.unwrap_err();
     refused(&mut mesh, "unknown_authority").await;
 
-    // A second registry of the same authority, whose certificates live for two seconds.
+    // A second registry of the same authority, whose certificates live for a few seconds.
     let ca = dir.join("registry/ca");
-    let flags = ["--ca-dir", ca.to_str().unwrap(), "--certificate-life", "2"];
+    let flags = ["--ca-dir", ca.to_str().unwrap(), "--certificate-life", "5"];
     let mut hasty = registry_beside(&mesh, "hasty", &flags).await;
     let url = format!("https://{}", hasty.address("grpc").await);
     write_files(&mesh, &posts, "short", &["--registry", &url]).await;

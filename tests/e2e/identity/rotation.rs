@@ -22,7 +22,7 @@ use crate::{
 fn rhythm() -> (Duration, u32) {
     match outside::soak() {
         Some(length) => (length, 20),
-        None => (Duration::from_secs(32), 6),
+        None => (Duration::from_secs(45), 8),
     }
 }
 

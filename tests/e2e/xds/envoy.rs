@@ -30,6 +30,7 @@ use weft_proto::{
         testkit::v1::{EchoRequest, echo_client::EchoClient},
     },
 };
+use weft_runtime::listen::ListenAddr;
 use weft_testkit::{
     mesh::{App, Mesh},
     outside, wait,
@@ -43,10 +44,11 @@ use crate::ALONE;
 /// A caller's pause between calls.
 const PACE: Duration = Duration::from_millis(5);
 
-/// Addresses that are free now; Envoy cannot tell which it took.
+/// Addresses that are free now, and that nobody else is given meanwhile; Envoy cannot tell which it took.
 fn free() -> [SocketAddr; 2] {
-    let held = [0, 0].map(|port| TcpListener::bind(("127.0.0.1", port)).expect("loopback has free ports"));
-    held.map(|it| it.local_addr().expect("it is bound"))
+    let first = ListenAddr::loopback(0).lasting().get();
+    let _held = TcpListener::bind(first).expect("it was free a moment ago");
+    [first, ListenAddr::loopback(0).lasting().get()]
 }
 
 /// An Envoy that a person set up with `weft bootstrap`. It ends with this value.

@@ -56,7 +56,7 @@ use crate::ALONE;
 /// Longest time until a client that was started has asked the registry.
 const STARTED: Duration = Duration::from_secs(60);
 /// Longest time until a rejection that was sent is counted.
-const COUNTED: Duration = Duration::from_secs(10);
+const COUNTED: Duration = Duration::from_secs(30);
 
 /// What a client makes of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

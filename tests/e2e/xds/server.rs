@@ -2,10 +2,7 @@
 //!
 //! Lives here: what their callers must see. Does not: the servers (`go/serve.go`, `server.py`), how policies become RBAC (the registry's own tests).
 
-use std::{
-    net::{SocketAddr, TcpListener},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use weft_proto::weft::{
@@ -13,6 +10,7 @@ use weft_proto::weft::{
     policy::v1 as policy,
     registry::v1::{RegisterRequest, registry_client::RegistryClient},
 };
+use weft_runtime::listen::ListenAddr;
 use weft_testkit::{mesh::Mesh, secure};
 
 use super::{
@@ -74,7 +72,7 @@ async fn takes_the_mesh_alone_and_enforces_access_policies(lang: Lang, test: &st
     let _shared = ALONE.read().await;
     let Some(mut mesh) = Mesh::start(test, &[]).await else { return };
     let certificates = stock::identity(&mesh, "vault").await;
-    let at = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let at = ListenAddr::loopback(0).lasting().get(); // no other test is given it before the server takes it
     let _server = Server::start(lang, &mesh, "vault", &certificates, at, NAME).await;
     register(&mesh, at).await;
 

@@ -6,7 +6,7 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -15,6 +15,7 @@ use std::{
 use http::{Method, StatusCode};
 use serde_json::json;
 use tempfile::TempDir;
+use weft_runtime::listen::ListenAddr;
 use weft_testkit::{
     http::send,
     kubernetes::{AUTHENTICATED, ApiServer},
@@ -163,7 +164,7 @@ impl Stage {
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    ListenAddr::loopback(0).lasting().get().port() // nobody else is given it before the app takes it
 }
 
 /// What a container runs, and what it does before it ends.

@@ -169,7 +169,7 @@ async fn a_deadline_ends_a_call_whose_answer_is_held() {
     let stalls = Upstream::start(says_and_stalls).await;
     let mesh = Mesh::of([stalls.address]);
     let mut timed = request(GET, Body::full("x"));
-    timed.headers_mut().insert("grpc-timeout", HeaderValue::from_static("100m"));
+    timed.headers_mut().insert("grpc-timeout", HeaderValue::from_static("1S"));
     let error = mesh.send(timed).await.unwrap_err();
     assert!(matches!(error, Error::Deadline), "{error:?}");
     until("the server saw the reset", || stalls.resets() == 1).await;

@@ -89,7 +89,8 @@ async fn a_caller_that_the_peer_refuses_loses_no_call_and_learns_why() {
     assert!(error.message().ends_with("CertificateRevoked"), "{}", error.message());
     assert_eq!((server.let_in(), server.calls()), (0, 0));
 
-    let mesh = Mesh::secured(Some(posts), &ours.id("users"), [server.address, second.address]);
+    let (patience, both) = (Duration::from_secs(10), [server.address, second.address]);
+    let mesh = Mesh::secured_with(patience, Some(posts), &ours.id("users"), both);
     for _ in 0..20 {
         assert_eq!(mesh.call(POST, Body::full("x")).await.unwrap().code, Code::Ok, "it goes to one that lets it in");
     }
@@ -243,7 +244,7 @@ async fn an_expired_peer_gets_no_new_call_and_finishes_those_it_has() {
 async fn calls_across_rotations_of_both_sides_and_of_the_root_lose_nothing() {
     let hand = Hand::running();
     let (old, new) = (Authority::new("weft.local", &hand), Authority::new("weft.local", &hand));
-    let life = Duration::from_secs(2);
+    let life = Duration::from_secs(5);
     let (users, posts) = (old.identity("users", life), old.identity("posts", life));
     let server = serving(&users).await;
     let mesh = Mesh::secured(Some(posts.clone()), &old.id("users"), [server.address]);
@@ -268,7 +269,7 @@ async fn calls_across_rotations_of_both_sides_and_of_the_root_lose_nothing() {
                     side.trust().replace(new.bundle(), Revocations::default()).unwrap();
                 }
             }
-            tokio::time::sleep(life / 8).await;
+            tokio::time::sleep(life / 20).await;
         }
         unreachable!("it rotates until the calls are done")
     };

@@ -10,6 +10,7 @@ use http_body_util::BodyExt;
 use prometheus_client::registry::Registry;
 use weft_identity::Identity;
 use weft_model::{Endpoint, GrpcService, Method, Protocol, ServiceInfo, ServiceName, SpiffeId, Transport};
+use weft_runtime::listen::ListenAddr;
 use weft_traffic::{
     Body, Claims, Code, Error, Interests, Metrics, Outbound, OutboundConfig, Pool, PoolConfig, StaticCluster, Worlds,
 };
@@ -92,10 +93,20 @@ impl Mesh {
         expected: &SpiffeId,
         addresses: impl IntoIterator<Item = SocketAddr>,
     ) -> Self {
+        // Less patience than the default: most of these tests are about calls that are never going to pass.
+        Self::secured_with(Duration::from_millis(500), identity, expected, addresses)
+    }
+
+    /// The same, with other patience.
+    pub(crate) fn secured_with(
+        patience: Duration,
+        identity: Option<Identity>,
+        expected: &SpiffeId,
+        addresses: impl IntoIterator<Item = SocketAddr>,
+    ) -> Self {
         // A handshake may take its time on a busy machine.
         let pool = PoolConfig { identity, connect_timeout: Duration::from_secs(10), ..PoolConfig::default() };
-        // Less patience than the default: most of these tests are about calls that are never going to pass.
-        let config = OutboundConfig { patience: Duration::from_millis(500), ..OutboundConfig::default() };
+        let config = OutboundConfig { patience, ..OutboundConfig::default() };
         let it = Self::with(pool, config, []);
         let transport = Transport::Mtls { identity: expected.clone() };
         it.set_endpoints(addresses.into_iter().map(|at| Endpoint { transport: transport.clone(), ..endpoint(at) }));
@@ -145,9 +156,9 @@ pub(crate) async fn read(response: Response<Body>) -> Answered {
     Answered { code, body: collected.to_bytes(), message }
 }
 
-/// Waits for a state, at most five seconds.
+/// Waits for a state, at most half a minute.
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let waited = tokio::time::timeout(Duration::from_secs(5), async {
+    let waited = tokio::time::timeout(Duration::from_secs(30), async {
         while !holds() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -155,8 +166,7 @@ pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     assert!(waited.await.is_ok(), "{what}");
 }
 
-/// An address that refuses connections.
-pub(crate) async fn nobody() -> SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap()
+/// An address that refuses connections: no other test is given it, as a server or for a connection of its own.
+pub(crate) fn nobody() -> SocketAddr {
+    ListenAddr::loopback(0).lasting().get()
 }

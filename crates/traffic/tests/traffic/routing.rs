@@ -17,6 +17,9 @@ use crate::{
     upstream::{Call, Upstream},
 };
 
+/// What a call waits for that waits: who is told at once waits for less, however busy the machine.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 fn outbound(worlds: &Worlds) -> Outbound {
     let pool = Pool::new(PoolConfig::default(), Metrics::default());
     Outbound::new(OutboundConfig::default(), worlds.clone(), pool)
@@ -122,7 +125,7 @@ async fn a_deadline_ends_the_wait() {
     let began = Instant::now();
     let error = outbound(&worlds).call_with(request(GET, Body::full("x")), options).await.unwrap_err();
     assert!(matches!(error, Error::Deadline));
-    assert!(began.elapsed() < Duration::from_secs(1));
+    assert!(began.elapsed() < PATIENCE);
 }
 
 #[tokio::test]
@@ -142,7 +145,7 @@ async fn what_cannot_be_is_said_at_once() {
     let empty = call(&format!("http://users{GET}")).await.unwrap_err();
     assert!(matches!(empty, Error::NoEndpoint { .. }), "the registry says that there is none");
     assert_eq!((unknown.grpc_code(), empty.grpc_code()), (Code::Unavailable, Code::Unavailable));
-    assert!(began.elapsed() < Duration::from_secs(1));
+    assert!(began.elapsed() < PATIENCE);
 }
 
 #[tokio::test]
@@ -163,10 +166,8 @@ async fn a_call_for_one_instance_reaches_that_one_or_fails_at_once() {
     let (first, second) = (Upstream::start(Call::echo).await, Upstream::start(Call::echo).await);
     let (worlds, _interests) = Worlds::new(Metrics::default());
     let serving = Status::Serving;
-    worlds.apply(&with_instances(
-        [(1, first.address, serving), (2, second.address, serving), (3, nobody().await, serving)],
-        1,
-    ));
+    worlds
+        .apply(&with_instances([(1, first.address, serving), (2, second.address, serving), (3, nobody(), serving)], 1));
     let outbound = outbound(&worlds);
     let call = |number: u8| {
         let instance = Some(InstanceId::from_bytes([number; 16]));
@@ -180,5 +181,5 @@ async fn a_call_for_one_instance_reaches_that_one_or_fails_at_once() {
     let began = Instant::now();
     assert!(matches!(call(3).await.unwrap_err(), Error::Connect { .. }), "no other answers in its place");
     assert!(matches!(call(4).await.unwrap_err(), Error::NoEndpoint { .. }));
-    assert!(began.elapsed() < Duration::from_secs(2));
+    assert!(began.elapsed() < PATIENCE);
 }

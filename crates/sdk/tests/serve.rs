@@ -204,7 +204,7 @@ async fn a_call_over_its_deadline_is_answered_so() {
 async fn a_stream_over_its_deadline_ends_so_after_what_was_sent() {
     let served = Served::start().await;
     let request = pb::EchoRequest { count: 1_000_000, ..asks("", 10) };
-    let (bytes, code) = raw_call(served.addr, "ServerStream", "200m", &request).await;
+    let (bytes, code) = raw_call(served.addr, "ServerStream", "2S", &request).await;
     assert!(bytes > 0);
     assert_eq!(code, Code::DeadlineExceeded);
 }

@@ -1,22 +1,21 @@
 //! Calls through inbound and outbound.
 
 use std::error::Error as _;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustix::process::Signal;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_stream::StreamExt;
 use tonic::Code;
 use weft_proto::weft::{model::v1::Status, testkit::v1::EchoRequest};
+use weft_runtime::listen::ListenAddr;
 use weft_testkit::{echo, process, wait};
 
-use crate::fixture::{Fixture, LIMIT, says, signal, soon};
+use crate::fixture::{Fixture, LIMIT, says, signal, soon, under_way};
 
 #[tokio::test]
 async fn all_four_kinds_of_call_pass_through_outbound_and_inbound() {
@@ -62,7 +61,7 @@ async fn a_failure_of_the_app_passes_through_with_its_code() {
 #[tokio::test]
 async fn an_app_that_cannot_be_reached_makes_refused_stream() {
     let fixture = Fixture::fixed();
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let nobody = ListenAddr::loopback(0).lasting().get();
     let config = weft_sidecar::Config { app: nobody, ..fixture.config("echo", &[]) };
     let sidecar = fixture.start(config).await;
     let stream = TcpStream::connect(sidecar.addresses.inbound).await.unwrap();
@@ -119,11 +118,7 @@ async fn an_app_that_dies_costs_the_call_in_flight_and_no_other() {
     let mut in_flight = client.clone();
     let in_flight = in_flight.unary(EchoRequest { delay_ms: 20_000, ..says("slow") });
     let others = async {
-        let begun = Instant::now();
-        wait::until("the call to be under way", LIMIT, || async {
-            (begun.elapsed() > Duration::from_millis(200)).then_some(())
-        })
-        .await;
+        under_way(client.clone()).await;
         signal(pid, Signal::KILL);
         process::gone(pid.as_raw_nonzero().get().cast_unsigned(), LIMIT).await; // a call on a dying process may be lost with it
         // Refused by the inbound while nobody listens, and sent again by the outbound until somebody does.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::transport::{Channel, Endpoint};
 use weft_discovery::Credential;
 use weft_identity::{Identity, KeyRequest, Trust, token::Token};
@@ -89,8 +89,10 @@ impl Fixture {
     pub(crate) async fn start_registry(&mut self) {
         drop(self.deaf.take());
         let (context, shutdown) = (Context::for_test("registry", Env::default()), Shutdown::new());
+        // A port that it can have again when it was stopped.
+        let listen = self.registry.map_or_else(|| ListenAddr::loopback(0).lasting(), ListenAddr::from);
         let config = weft_registry::Config {
-            listen: ListenAddr::loopback(self.registry.map_or(0, |addr| addr.port())),
+            listen,
             http: ListenAddr::loopback(0),
             dns: ListenAddr::loopback(0),
             dns_ttl: Duration::ZERO,
@@ -285,6 +287,16 @@ fn channel(at: SocketAddr) -> Endpoint {
 
 pub(crate) fn says(text: &str) -> EchoRequest {
     EchoRequest { text: text.to_owned(), ..EchoRequest::default() }
+}
+
+/// Waits until a call that was made by this client before is surely with the app: one that was made later has come back from there by the same connections.
+pub(crate) async fn under_way(mut client: EchoClient<Channel>) {
+    let begun = Instant::now();
+    soon("an answer to a later call", client.unary(says("later"))).await.unwrap();
+    wait::until("the call to be under way", LIMIT, || async {
+        (begun.elapsed() > Duration::from_millis(200)).then_some(())
+    })
+    .await;
 }
 
 pub(crate) fn signal(pid: Pid, signal: Signal) {

@@ -22,6 +22,7 @@ use weft_discovery::{Registries, RegistryUrls};
 use weft_identity::{Callers, Identity};
 use weft_proto::weft::discovery::v1::{self as discovery, discovery_server};
 use weft_proto::weft::registry::v1::{self as registry, registry_server};
+use weft_runtime::listen::ListenAddr;
 
 /// Longest wait of a test for anything.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
@@ -102,8 +103,9 @@ pub(crate) struct Fake {
 }
 
 impl Fake {
+    /// At a port that nobody else is given while it is killed.
     pub(crate) async fn start() -> Self {
-        Self::start_at("127.0.0.1:0".parse().unwrap()).await
+        Self::start_at(ListenAddr::loopback(0).lasting().get()).await
     }
 
     pub(crate) async fn start_at(at: SocketAddr) -> Self {

@@ -11,7 +11,7 @@ from shop.users.v1 import users_pb2, users_pb2_grpc
 def refused(call, *args, **options):
     """Returns the status code with which a call fails."""
     try:
-        call(*args, timeout=10, **options)
+        call(*args, timeout=30, **options)
     except grpc.RpcError as error:
         return error.code()
     raise AssertionError("the call went through")
@@ -19,19 +19,19 @@ def refused(call, *args, **options):
 
 with grpc.insecure_channel(sys.argv[1]) as channel:
     users = users_pb2_grpc.UsersStub(channel)
-    ada = users.CreateUser(users_pb2.CreateUserRequest(name="Ada", email="ada@example.com"), timeout=10)
+    ada = users.CreateUser(users_pb2.CreateUserRequest(name="Ada", email="ada@example.com"), timeout=30)
     assert ada.id and ada.create_time.seconds > 0, ada
-    assert users.GetUser(users_pb2.GetUserRequest(id=ada.id), timeout=10) == ada
+    assert users.GetUser(users_pb2.GetUserRequest(id=ada.id), timeout=30) == ada
     changed = users.UpdateUser(
-        users_pb2.UpdateUserRequest(user=users_pb2.User(id=ada.id, name="Ada L."), update_mask={"paths": ["name"]}), timeout=10
+        users_pb2.UpdateUserRequest(user=users_pb2.User(id=ada.id, name="Ada L."), update_mask={"paths": ["name"]}), timeout=30
     )
     assert (changed.name, changed.email) == ("Ada L.", "ada@example.com"), changed
-    assert [user.id for user in users.ListUsers(users_pb2.ListUsersRequest(), timeout=10).users] == [ada.id]
+    assert [user.id for user in users.ListUsers(users_pb2.ListUsersRequest(), timeout=30).users] == [ada.id]
     assert refused(users.GetUser, users_pb2.GetUserRequest(id="nobody")) == grpc.StatusCode.NOT_FOUND
     assert refused(users.CreateUser, users_pb2.CreateUserRequest(name="B", email="ada@example.com")) == grpc.StatusCode.ALREADY_EXISTS
     assert refused(users.CreateUser, users_pb2.CreateUserRequest()) == grpc.StatusCode.INVALID_ARGUMENT
 
-    health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="shop.users.v1.Users"), timeout=10)
+    health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="shop.users.v1.Users"), timeout=30)
     assert health.status == health_pb2.HealthCheckResponse.SERVING, health
 
     services = set(ProtoReflectionDescriptorDatabase(channel).get_services())

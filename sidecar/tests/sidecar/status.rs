@@ -19,6 +19,7 @@ use weft_proto::weft::discovery::v1::{WatchRequest, discovery_client::DiscoveryC
 use weft_proto::weft::model::v1::Status;
 use weft_proto::weft::registry::v1::{RegisterRequest, registry_client::RegistryClient};
 
+use weft_runtime::listen::ListenAddr;
 use weft_sidecar::Config;
 use weft_testkit::{http::send, wait};
 
@@ -193,13 +194,13 @@ impl Drop for Reflecting {
 #[tokio::test]
 async fn a_restarted_app_that_fails_to_describe_itself_keeps_its_descriptors_until_it_does() {
     let fixture = Fixture::with_registry().await;
-    let app = Reflecting::start("127.0.0.1:0".parse().unwrap(), descriptors::TESTKIT, 0).await;
+    let at = ListenAddr::loopback(0).lasting().get(); // which nobody else is given while it is away
+    let app = Reflecting::start(at, descriptors::TESTKIT, 0).await;
     let mut config = fixture.config("echo", &[]);
     config.app = app.at;
     let sidecar = fixture.start(config).await;
     let first = fixture.listed_as(&sidecar, Status::Serving).await.descriptor_digest;
     assert!(!first.is_empty());
-    let at = app.at;
     drop(app);
     fixture.listed_as(&sidecar, Status::NotServing).await;
     let again = Reflecting::start(at, descriptors::SHOP_USERS, 2).await;

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use weft_discovery::{LeaseState, Leases, Registries, Topic, Watch, WatchConfig};
 use weft_model::{Instance, InstanceId, LeaseTtl, Status};
 use weft_registry::{Config, Registry};
-use weft_runtime::{Context, Env, Shutdown};
+use weft_runtime::{Context, Env, Shutdown, listen::ListenAddr};
 
 use crate::fake::{registries, soon};
 use crate::leases::instance;
@@ -19,6 +19,11 @@ use crate::leases::instance;
 /// A registry that has just started is not sure of what there is for TTL + 5 s, and a watch takes the word of one that has lost its past
 /// after 30 s.
 const UNTIL_SURE: Duration = Duration::from_secs(60);
+
+/// A port that nobody else is given while its registry is away.
+fn somewhere() -> SocketAddr {
+    ListenAddr::loopback(0).lasting().get()
+}
 
 /// Starts a registry in a runtime of its own, so that ending it is as sudden as a kill.
 async fn start(at: SocketAddr, data: &Path) -> (Runtime, SocketAddr) {
@@ -58,7 +63,7 @@ fn numbered(number: u8) -> Instance {
 #[tokio::test]
 async fn a_registry_killed_and_restarted_costs_no_endpoint_and_no_lease() {
     let dir = tempfile::tempdir().unwrap();
-    let (server, at) = start("127.0.0.1:0".parse().unwrap(), dir.path()).await;
+    let (server, at) = start(somewhere(), dir.path()).await;
     let client: Registries = registries(&[at]);
     let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
 
@@ -114,7 +119,7 @@ async fn a_service_that_a_registry_without_its_past_does_not_know_is_forgotten()
     // Another registry takes the place of the first with nothing on its disk: its versions are lower, and the client takes its word once it
     // has stayed behind for long. By then it is sure of what there is: `posts`, which registered again.
     let (first_dir, second_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let (server, at) = start("127.0.0.1:0".parse().unwrap(), first_dir.path()).await;
+    let (server, at) = start(somewhere(), first_dir.path()).await;
     let client: Registries = registries(&[at]);
     let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
     let (leaving, mut users_tasks) = (CancellationToken::new(), JoinSet::new());

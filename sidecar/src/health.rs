@@ -386,7 +386,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_secs(20);
     /// Polls so rare that only a watch can tell in time.
     const RARELY: Timing = Timing { interval: Duration::from_secs(600), timeout: Duration::from_secs(5) };
-    const OFTEN: Timing = Timing { interval: Duration::from_millis(50), timeout: Duration::from_millis(500) };
+    const OFTEN: Timing = Timing { interval: Duration::from_millis(50), timeout: Duration::from_secs(5) };
 
     async fn listener() -> (TcpListener, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

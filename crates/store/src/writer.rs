@@ -213,7 +213,7 @@ mod tests {
     async fn a_transaction_of_another_process_that_lasts_too_long_makes_the_file_busy() {
         let dir = tempfile::tempdir().unwrap();
         let database = open(&dir).await;
-        let writer = writer(&dir, Duration::from_millis(100)).await;
+        let writer = writer(&dir, Duration::from_secs(2)).await; // for which the pool, too, waits for its connection
         let writing = other(&dir).begin_with("BEGIN IMMEDIATE").await.unwrap();
         let (first, second) = tokio::join!(add(&writer, "a"), add(&writer, "b"));
         assert!(matches!((first, second), (Err(Error::Busy(_)), Err(Error::Busy(_)))));

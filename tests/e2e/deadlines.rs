@@ -100,7 +100,7 @@ async fn a_deadline_ends_the_call_in_time_and_resets_the_stream_of_the_slow_serv
     assert_eq!(created.status, StatusCode::CREATED, "{created:?}");
 
     let limit = Duration::from_millis(500);
-    let asked_for = Cell::new(1);
+    let asked_for = Cell::new(1_usize);
     for number in [1, 2] {
         let before = shop.users.calls().len();
         // On a busy machine the time of a call may be over before users hear of it: then it is made again.

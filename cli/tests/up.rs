@@ -289,6 +289,9 @@ async fn a_restart_takes_up_what_the_file_says_by_then() {
     std::fs::write(&file, toml.replacen("[gateway]\nlisten = \"127.0.0.1:0\"", "[gateway]", 1)).unwrap();
     let output = up.weft(&["restart", "gateway"]);
     assert!(text(&output.stderr).contains("says otherwise of [gateway] now"), "{output:?}");
+    rewrite("weight = 0");
+    let output = up.weft(&["restart", "gateway"]);
+    assert!(output.status.success() && text(&output.stderr).contains("gateway starts as it was"), "{output:?}");
     seen.extend(up.pids());
     up.process.signal(Signal::INT);
     up.ended(0, seen).await;

@@ -100,7 +100,7 @@ pub struct Drained {
     pub acknowledged: bool,
     /// Watchers that had not when time was up, by name.
     pub waiting: Vec<String>,
-    /// Watchers that held the instance, by name, also those that had acknowledged before they had to be waited for.
+    /// Watchers that held the instance, by name, also those that had acknowledged before they had to be waited for; xDS clients only if they had to be.
     pub waited_for: Vec<String>,
 }
 

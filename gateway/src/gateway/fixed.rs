@@ -11,7 +11,7 @@ use arc_swap::ArcSwapOption;
 use tokio::{
     sync::watch,
     task,
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval_at},
 };
 use weft_model::{Endpoint, Policy, ServiceName};
 use weft_traffic::{Claims, StaticCluster, Worlds};
@@ -113,7 +113,7 @@ impl Fixed {
 
     /// Looks at the files until it is dropped.
     pub(super) async fn follow(mut self, mut places: Places<'_>) {
-        let mut ticks = interval(LOOK);
+        let mut ticks = interval_at(Instant::now() + LOOK, LOOK); // the first look was at the start
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;

@@ -35,18 +35,17 @@ impl Director {
         Ok(())
     }
 
-    /// Tells who asked where the file says otherwise of a role: a restart of it does not take that up.
+    /// Tells who asked where the file says otherwise of a role, or cannot be used: a restart of it does not take that up.
     pub(super) async fn reread_role(&self, role: &Kind, steps: &Steps) {
-        if let Ok(newer) = self.read_again().await
-            && role_changed(&self.config, &newer, role)
-        {
-            let (file, role) = (self.config.file.display(), role.name());
-            self.step(
-                steps,
-                format!("{file} says otherwise of [{role}] now; that counts when `weft up` is started again"),
-            )
-            .await;
-        }
+        let (file, name) = (self.config.file.display(), role.name());
+        let told = match self.read_again().await {
+            Ok(newer) if role_changed(&self.config, &newer, role) => {
+                format!("{file} says otherwise of [{name}] now; that counts when `weft up` is started again")
+            }
+            Ok(_) => return,
+            Err(problem) => format!("{problem}; {name} starts as it was"),
+        };
+        self.step(steps, told).await;
     }
 
     async fn read_again(&self) -> Result<Config, String> {

@@ -256,13 +256,10 @@ impl Files {
     /// Reads what has changed below a path; whether anything had.
     fn read(&mut self, path: &Path) -> Result<bool, DescriptorError> {
         let paths = files_at(path)?;
-        let mut changed = false;
-        for path in &paths {
-            changed |= self.read_file(path, &paths)?;
-        }
+        let read = paths.iter().try_fold(false, |changed, path| Ok(self.read_file(path, &paths)? || changed));
         let before = self.known.len();
-        self.known.retain(|path, _| paths.binary_search(path).is_ok());
-        Ok(changed || self.known.len() < before)
+        self.known.retain(|path, _| paths.binary_search(path).is_ok()); // also if one cannot be read, for as long as it cannot
+        Ok(read? || self.known.len() < before)
     }
 
     /// Reads one of these paths, if it has changed; whether what is in it had.
@@ -270,6 +267,11 @@ impl Files {
         let found = metadata(path)?;
         if !found.is_file() {
             return Err(DescriptorError::NoFile { path: path.to_owned() }); // opening it might wait for good
+        }
+        match found.len() {
+            0 => return Err(DescriptorError::Empty { path: path.to_owned() }),
+            length if length > LONGEST as u64 => return Err(DescriptorError::Long { path: path.to_owned() }),
+            _ => {}
         }
         let stamp = Stamp::of(&found); // of before it is read: what is written meanwhile leaves another one
         if self.known.get(path).is_some_and(|it| it.settled && it.stamp == stamp) {
@@ -444,9 +446,22 @@ mod tests {
     #[test]
     fn a_file_is_not_read_beyond_what_descriptors_are() {
         let (dir, mut files) = directory(&[]);
-        let file = File::create(dir.path().join("disk.img")).unwrap();
+        let disk = dir.path().join("disk.img");
+        let file = File::create(&disk).unwrap();
         file.set_len(LONGEST as u64 + 1).unwrap(); // it takes no room
         assert!(matches!(refused(&mut files), DescriptorError::Long { .. }));
+        assert!(matches!(read(&disk), Err(DescriptorError::Long { .. })), "nor what a pipe brings");
+    }
+
+    #[test]
+    fn what_has_gone_is_forgotten_also_while_another_file_cannot_be_read() {
+        let (dir, mut files) = directory(&[("a0.binpb", SHOP_USERS), ("z.binpb", &[])]);
+        let path = |n: u32| dir.path().join(format!("a{n}.binpb"));
+        for n in 0..5 {
+            refused(&mut files);
+            assert!(files.known.keys().eq([&path(n)]), "{:?}", files.known.keys());
+            fs::rename(path(n), path(n + 1)).unwrap();
+        }
     }
 
     #[test]

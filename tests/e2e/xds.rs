@@ -367,6 +367,10 @@ async fn calls_by_mutual_tls(lang: Lang, test: &str) {
     no_failure(&told);
     let share = told.answered.get(heavy).copied().unwrap_or_default() as f64 / 1_000.0;
     assert!((share - 0.75).abs() < 0.06, "{told:?}");
+    // Who leaves in order costs no call; what may fail is what the kills cost.
+    let told = client.so_far().await;
+    no_failure(&told);
+    assert!(told.answered.keys().eq(&set(&[near, too, light, heavy])), "{told:?}");
 
     // A kill gives no notice: it costs the calls in flight, and those that come before the client finds that their connection is gone. Then there is nobody in
     // the region.

@@ -56,6 +56,8 @@ async function main() {
       stopped = true;
       await Promise.all(running);
       tell(total);
+    } else if (word === 'tell') {
+      tell(total);
     }
   }
   stub.close();

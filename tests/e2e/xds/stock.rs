@@ -146,7 +146,12 @@ impl Client {
         self.say("start").await;
     }
 
-    /// Ends that, and tells what came of it.
+    /// Tells what came of these calls so far.
+    pub(super) async fn so_far(&mut self) -> Told {
+        self.say("tell").await
+    }
+
+    /// Ends them, and tells what came of them.
     pub(super) async fn stop_calls(&mut self) -> Told {
         self.say("stop").await
     }

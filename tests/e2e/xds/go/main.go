@@ -174,6 +174,8 @@ func main() {
 			close(stopped)
 			running.Wait()
 			total.tell()
+		case "tell":
+			total.tell()
 		}
 	}
 }

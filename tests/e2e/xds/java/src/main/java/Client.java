@@ -192,6 +192,7 @@ public final class Client {
           }
           total.tell();
         }
+        case "tell" -> total.tell();
         default -> throw new IllegalArgumentException(line);
       }
     }

@@ -49,6 +49,14 @@ async fn rejections(mesh: &mut Mesh) -> u64 {
     lines.map(|line| line.rsplit(' ').next().and_then(|it| it.parse::<u64>().ok()).expect("a count")).sum()
 }
 
+/// Open streams of a protocol of xDS, `sotw` or `delta`, as the registry counts them.
+async fn streams(admin: std::net::SocketAddr, protocol: &str) -> usize {
+    let (page, label) = (metrics(admin).await, format!("protocol=\"{protocol}\""));
+    let line = page.lines().find(|line| line.starts_with("weft_registry_xds_streams{") && line.contains(&label));
+    // A series begins with its first stream.
+    line.map_or(0, |line| line.rsplit(' ').next().and_then(|it| it.parse().ok()).expect("a count"))
+}
+
 /// Instances of echo that take calls, by id.
 async fn serving(mesh: &Mesh) -> Vec<String> {
     let all = mesh.instances().await.into_iter();

@@ -29,8 +29,9 @@ use weft_proto::weft::{
     model::v1::{Endpoint, Instance, Status, Transport, transport},
     registry::v1::{RegisterRequest, registry_client::RegistryClient},
 };
-use weft_testkit::{http::send, memory, mesh, outside, process::Process, wait};
+use weft_testkit::{memory, mesh, outside, process::Process, wait};
 
+use super::streams;
 use crate::ALONE;
 
 /// Connections, within the 1,024 descriptors that a process often has.
@@ -247,13 +248,6 @@ fn endpoints(resource: &Bytes) -> usize {
     assignment.endpoints.iter().map(|it| it.lb_endpoints.len()).sum()
 }
 
-/// Open streams, as the registry counts them.
-async fn streams(admin: SocketAddr) -> usize {
-    let page = send(admin, http::Method::GET, "/metrics", "").await.unwrap().body;
-    let line = page.lines().find(|line| line.starts_with("weft_registry_xds_streams{") && line.contains("sotw"));
-    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_else(|| panic!("no count in\n{page}"))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crowd_of_5000_streams_is_served_although_one_in_ten_never_reads() {
     let test = "a_crowd_of_5000_streams_is_served_although_one_in_ten_never_reads";
@@ -291,7 +285,7 @@ async fn comes(weft: &std::path::Path) {
     drop(words);
     reach(&crowd.answered, &mut connections).await;
     // Of those who never read nothing is heard by which one could tell that they are counted, too.
-    let all = async || (streams(admin).await == CONNECTIONS * STREAMS + 1).then_some(());
+    let all = async || (streams(admin, "sotw").await == CONNECTIONS * STREAMS + 1).then_some(());
     wait::until("all to be counted: nobody was left out", PATIENCE, all).await;
 
     for change in 1..=CHANGES {
@@ -303,7 +297,7 @@ async fn comes(weft: &std::path::Path) {
     }
     word.send_modify(|word| word.last = Some(crowd.number(told)));
     reach(&crowd.finished, &mut connections).await;
-    assert_eq!(streams(admin).await, CONNECTIONS * STREAMS + 1, "nobody was cut off");
+    assert_eq!(streams(admin, "sotw").await, CONNECTIONS * STREAMS + 1, "nobody was cut off");
     let after = memory::resident(registry.pid()).unwrap();
     let cost = after.peak - before.now;
     assert!(cost < MOST_MEMORY, "the crowd cost {cost:.0} MiB of {MOST_MEMORY:.0}: {before:?}, {after:?}");
@@ -312,7 +306,8 @@ async fn comes(weft: &std::path::Path) {
     while let Some(ended) = connections.join_next().await {
         ended.unwrap();
     }
-    wait::until("the crowd to be forgotten", PATIENCE, async || (streams(admin).await == 1).then_some(())).await;
+    wait::until("the crowd to be forgotten", PATIENCE, async || (streams(admin, "sotw").await == 1).then_some(()))
+        .await;
 }
 
 /// Waits until all that read have come so far; none of their connections may end before.

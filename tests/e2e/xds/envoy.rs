@@ -37,7 +37,8 @@ use weft_testkit::{
 };
 
 use super::{
-    LIMIT, apply, canary_policy, failing, harmless, inbound_calls, leave, rule, services, serving, stock, waiting,
+    LIMIT, apply, canary_policy, failing, harmless, inbound_calls, leave, rule, services, serving, stock, streams,
+    waiting,
 };
 use crate::ALONE;
 
@@ -206,6 +207,11 @@ async fn envoy_follows(delta: bool, test: &str) {
     callers.go_on(200).await;
     callers.lost_none().await;
 
+    // Nobody else asks by xDS here.
+    let admin = mesh.registry.as_mut().expect("the registry runs").address("admin").await;
+    let (asked, other) = if delta { ("delta", "sotw") } else { ("sotw", "delta") };
+    wait::until(&format!("a stream of {asked}"), LIMIT, async || (streams(admin, asked).await > 0).then_some(())).await;
+    assert_eq!(streams(admin, other).await, 0, "Envoy asks by {other}, too");
     assert!(envoy.sum("update_success").await > 0);
     assert_eq!(envoy.sum("update_rejected").await, 0, "{}", metrics_page(envoy.admin).await);
     assert_eq!(super::rejections(&mut mesh).await, 0);

@@ -35,6 +35,9 @@ use weft_testkit::{outside, wait::until};
 
 /// Longest message that connectconformance expects a server to take.
 const RECEIVE_LIMIT: u32 = 200 * 1024;
+/// Fewer passed cases mean that a protocol, a version of HTTP, a codec, a compression or TLS was not judged, or that the judge gave up half-way: cases that
+/// could not be run are no failures to it. Of the configuration connectconformance 1.0.7 makes 7,288, of which 3,714 are in the clear.
+const CASES: usize = 7_000;
 /// Time a judge may take; the whole of it takes about a minute.
 const LIMIT: Duration = Duration::from_secs(600);
 const SOON: Duration = Duration::from_secs(60);
@@ -114,10 +117,12 @@ async fn protocol_conformance_of_connect_grpc_web_and_grpc() {
         never = servers.run() => match never {},
     };
     let (out, err) = (String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
-    let total = out.lines().chain(err.lines()).find(|line| line.starts_with("Total cases"));
+    let lines = || out.lines().chain(err.lines());
+    let total = lines().find(|line| line.starts_with("Total cases"));
     println!("{}", total.unwrap_or("no total"));
     assert!(said.status.success(), "{out}\n{err}");
-    assert!(total.is_some_and(|line| line != "Total cases: 0"), "{out}\n{err}");
+    let passed = lines().find_map(|line| line.split_once(" passed, ")?.0.parse::<usize>().ok());
+    assert!(passed.is_some_and(|it| it >= CASES), "{passed:?} of {CASES} cases passed: {out}\n{err}");
     let ways: BTreeSet<_> =
         servers.gateways.iter().map(|(way, _)| (way.use_tls, !way.client_tls_cert.is_empty())).collect();
     let wanted = [(false, false), (true, false), (true, true)];
@@ -203,8 +208,8 @@ fn tls_files(folder: &Path, pair: &Pair, authorities: &[u8]) -> TlsFiles {
     TlsFiles { certificates, clients, plaintext: false }
 }
 
-/// The cases of grpc/doc/interop-test-descriptions.md that need neither Google's cloud nor more than one server. Without those on ORCA: grpc-go's own
-/// client and server fail them with nothing between them.
+/// The cases of grpc/doc/interop-test-descriptions.md that do not need Google's cloud. Without pick_first_unary and those on ORCA: grpc-go's own client and
+/// server fail them with nothing between them. The former wants to be told by which server it was answered, and that server says no name.
 const INTEROP: [&str; 16] = [
     "empty_unary",
     "large_unary",

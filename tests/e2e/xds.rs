@@ -151,13 +151,21 @@ async fn a_java_client_follows_the_mesh_without_a_failed_call() {
 
 /// A route policy of echo with this rule.
 pub(crate) fn rule(rule: policy::RouteRule) -> policy::Policy {
-    let kind = Some(policy::policy::Kind::Route(policy::Route { rules: vec![rule] }));
+    route(vec![rule])
+}
+
+/// A route policy of echo with these rules, of which the first that matches decides.
+fn route(rules: Vec<policy::RouteRule>) -> policy::Policy {
+    let kind = Some(policy::policy::Kind::Route(policy::Route { rules }));
     policy::Policy { name: "echo-route".into(), service: "echo".into(), version: 0, kind }
+}
+
+fn target(service: &str, weight: u32) -> policy::route_rule::Target {
+    policy::route_rule::Target { service: service.into(), weight }
 }
 
 /// Calls with the header `x-canary: yes` go to the canary, and one in ten of the others.
 pub(crate) fn canary_policy() -> policy::Policy {
-    let target = |service: &str, weight| policy::route_rule::Target { service: service.into(), weight };
     let yes = Some(policy::header_match::Value::Exact("yes".into()));
     let header = policy::HeaderMatch { name: "x-canary".into(), value: yes };
     let marked = policy::CallMatch { headers: vec![header], ..policy::CallMatch::default() };
@@ -165,14 +173,34 @@ pub(crate) fn canary_policy() -> policy::Policy {
     let first = policy::RouteRule { r#match: Some(marked), to: all, ..policy::RouteRule::default() };
     let shares = vec![target("echo", 90), target("canary", 10)];
     let second = policy::RouteRule { to: shares, ..policy::RouteRule::default() };
-    let kind = Some(policy::policy::Kind::Route(policy::Route { rules: vec![first, second] }));
-    policy::Policy { name: "echo-route".into(), service: "echo".into(), version: 0, kind }
+    route(vec![first, second])
+}
+
+/// Calls that match go to this service alone.
+fn sent(to: &str, matches: policy::CallMatch) -> policy::RouteRule {
+    policy::RouteRule { r#match: Some(matches), to: vec![target(to, 1)], ..policy::RouteRule::default() }
+}
+
+/// Calls of the method that clients call here go to the canary; those of another, and all that no rule matches, stay.
+fn by_method() -> policy::Policy {
+    let of = |name: &str| policy::CallMatch {
+        methods: vec![format!("weft.testkit.v1.Echo/{name}")],
+        ..policy::CallMatch::default()
+    };
+    route(vec![sent("echo", of("Bidi")), sent("canary", of("Unary"))])
+}
+
+/// Paths that begin as that of their calls stay; this beginning as a whole path, and all others, go to the canary.
+fn by_path() -> policy::Policy {
+    let of = |path: &str| policy::CallMatch { paths: vec![path.into()], ..policy::CallMatch::default() };
+    let beginning = "/weft.testkit.v1.Echo/Un";
+    let others = policy::RouteRule { to: vec![target("canary", 1)], ..policy::RouteRule::default() };
+    route(vec![sent("canary", of(beginning)), sent("echo", of(&format!("{beginning}*"))), others])
 }
 
 /// Every call of echo goes to echo.
 fn harmless() -> policy::Policy {
-    let itself = policy::route_rule::Target { service: "echo".into(), weight: 1 };
-    rule(policy::RouteRule { to: vec![itself], ..policy::RouteRule::default() })
+    rule(policy::RouteRule { to: vec![target("echo", 1)], ..policy::RouteRule::default() })
 }
 
 /// Every call of echo ends with FAILED_PRECONDITION instead of being sent.
@@ -262,6 +290,12 @@ async fn obeys_policies(lang: Lang, test: &str) {
     assert_eq!(inbound_calls(&mesh).await, before, "they got to no instance");
     apply(&mesh, vec![harmless()]).await;
     until_told(&mut client, "calls as before", (1, ""), |it| it.failed.is_empty()).await;
+
+    // From the service to the canary and back, by what is called and nothing else.
+    apply(&mesh, vec![by_method()]).await;
+    wait_for(&mut client, "all at the canary, by their method", |told| split(&of, told) == 1.0).await;
+    apply(&mesh, vec![by_path()]).await;
+    wait_for(&mut client, "all at the service, by their path", |told| split(&of, told) == 0.0).await;
     assert_eq!(rejections(&mut mesh).await, 0);
 }
 

@@ -102,7 +102,7 @@ async fn pods_replaced_in_the_order_of_kubernetes_fail_no_call() {
     assert_eq!(listed.len(), 2, "who left is not listed: {listed:?}");
     let report = load.join_next().await.unwrap().unwrap();
     println!("two pods replaced: {report}");
-    assert!(report.failed().is_empty(), "{report}");
+    report.lost_none();
 }
 
 /// The gateways that say they are ready, as a load balancer in front of them knows it: from a probe now and then.
@@ -177,5 +177,5 @@ async fn a_gateway_that_drains_behind_a_balancer_fails_no_call() {
     enough.cancel();
     let report = load.join_next().await.unwrap().unwrap();
     println!("one of two gateways left: {report}");
-    assert!(report.failed().is_empty(), "{report}");
+    report.lost_none();
 }

@@ -1,6 +1,6 @@
 //! An open-loop load generator over HTTP/1.1: calls start when they are due, whatever became of the ones before.
 //!
-//! Lives here: the schedule, the connections, the outcome of each call, a report. Does not: what to call (a closure), judging.
+//! Lives here: the schedule, the connections, the outcome of each call, a report. Does not: what to call (a closure), what may fail.
 //! Latency counts from the intended start, so that a stall shows in every call it delayed (no coordinated omission).
 
 use std::{
@@ -8,7 +8,10 @@ use std::{
     fmt,
     future::pending,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,6 +26,11 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
+use crate::wait;
+
+/// Fewer calls are no load, and that none of them failed says nothing.
+const LOAD: usize = 100;
+
 /// A call that has not answered by then has failed. Far above what a machine that stands still for a moment costs: latency is reported, not judged.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 
@@ -35,6 +43,28 @@ pub struct Call {
     pub path: String,
     /// JSON body; none for an empty one.
     pub body: Option<String>,
+}
+
+/// How many calls a load has begun, for who waits until there are more: what goes on beside a load may be over in less than it takes to be one.
+#[derive(Debug, Clone, Default)]
+pub struct Begun(Arc<AtomicUsize>);
+
+impl Begun {
+    /// The same calls, counted.
+    pub fn counting<C: FnMut(usize) -> Call>(&self, mut call: C) -> impl FnMut(usize) -> Call + use<C> {
+        let begun = Arc::clone(&self.0);
+        move |n| {
+            begun.fetch_add(1, Ordering::Relaxed);
+            call(n)
+        }
+    }
+
+    /// Waits until this many more have begun. Panics after `limit`.
+    pub async fn more(&self, calls: usize, limit: Duration) {
+        let wanted = self.0.load(Ordering::Relaxed) + calls;
+        let begun = || async { (self.0.load(Ordering::Relaxed) >= wanted).then_some(()) };
+        wait::until(&format!("{calls} more calls of the load"), limit, begun).await;
+    }
 }
 
 /// What became of one call.
@@ -194,6 +224,13 @@ pub struct Report {
 }
 
 impl Report {
+    /// Panics unless there were calls enough to be a load, and all of them ended with a 2xx.
+    #[track_caller]
+    pub fn lost_none(&self) {
+        assert!(self.outcomes.len() >= LOAD, "this is no load: {self}");
+        assert!(self.failed().is_empty(), "{self}");
+    }
+
     /// Calls that did not end with a 2xx.
     pub fn failed(&self) -> Vec<&Outcome> {
         self.outcomes.iter().filter(|outcome| !outcome.ok()).collect()

@@ -41,8 +41,8 @@ const SOON: Duration = Duration::from_secs(60);
 /// What the whole run may take, however much is broken: its own bound, and beside it what a busy machine takes to start a process.
 const BOUND: Duration = Duration::from_secs(20);
 
-/// Where a call takes so long the machine has stood still, of which a check may be alarmed: it waits for two seconds.
-const STANDS_STILL: Duration = Duration::from_secs(1);
+/// Where a call takes longer the machine has stood still for longer than a check waits for an answer, of which it may be alarmed.
+const STANDS_STILL: Duration = Duration::from_secs(2);
 
 /// What one run said.
 #[derive(Debug)]

@@ -88,7 +88,7 @@ impl Launch {
             .flag("--outbound", any_port)
             .flag("--data", self.data(slot, service.data))
             .given("--descriptor-set", service.descriptor_set.as_ref())
-            .given("--locality", service.locality.as_ref().map(|it| format!("{it:?}")))
+            .given("--locality", service.locality.as_ref().map(ToString::to_string))
             .given("--weight", service.weight.map(|it| it.get().to_string()))
             .rest(self.app(&service.run))
     }

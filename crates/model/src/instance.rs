@@ -172,11 +172,12 @@ impl Locality {
         let parts = [("region", self.region()), ("zone", self.zone()), ("sub_zone", self.sub_zone())];
         match parts.into_iter().find(|(_, part)| !part.is_empty() && !is_sound(part)) {
             Some((name, part)) => {
-                let problem = format!(
-                    "has {} bytes; give up to {LONGEST_PART} visible ASCII characters without /, like eu-west-1",
-                    part.len()
-                );
-                Err(Invalid::new(name, problem))
+                let has = match part.chars().find(|it| !fits(*it)) {
+                    Some(other) => format!("{other:?}"),
+                    None => format!("{} bytes", part.len()),
+                };
+                let wanted = "visible ASCII characters without /, like eu-west-1";
+                Err(Invalid::new(name, format!("has {has}; give up to {LONGEST_PART} {wanted}")))
             }
             None => Ok(()),
         }
@@ -190,14 +191,25 @@ impl Locality {
 const LONGEST_PART: usize = 63;
 
 fn is_sound(part: &str) -> bool {
-    (1..=LONGEST_PART).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_graphic() && b != b'/')
+    (1..=LONGEST_PART).contains(&part.len()) && part.chars().all(fits)
 }
 
-/// `eu/a/rack-1`, without the unknown parts at the end.
-impl fmt::Debug for Locality {
+/// Whether a part may have this character.
+fn fits(it: char) -> bool {
+    it.is_ascii_graphic() && it != '/'
+}
+
+/// `eu/a/rack-1`, without the unknown parts at the end, as [`FromStr`] reads it.
+impl fmt::Display for Locality {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let whole = [self.region(), self.zone(), self.sub_zone()].join("/");
         f.write_str(whole.trim_end_matches('/'))
+    }
+}
+
+impl fmt::Debug for Locality {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -343,7 +355,8 @@ mod tests {
         let parts = |text: &str| text.parse::<Locality>().map(|it| [it.region(), it.zone(), it.sub_zone()].join("|"));
         for (text, read) in [("", "||"), ("eu", "eu||"), ("eu/a", "eu|a|"), ("eu/a/rack-1", "eu|a|rack-1")] {
             assert_eq!(parts(text).as_deref(), Ok(read));
-            assert_eq!(format!("{:?}", text.parse::<Locality>().unwrap()), text);
+            let place: Locality = text.parse().unwrap();
+            assert_eq!((place.to_string(), format!("{place:?}")), (text.to_owned(), text.to_owned()));
         }
         assert_eq!(Locality::new("", "", ""), Locality::default());
         assert!(
@@ -363,10 +376,17 @@ mod tests {
         }
         let wrong =
             |region: &str, zone: &str, sub_zone: &str| Locality::new(region, zone, sub_zone).check().unwrap_err();
-        assert_eq!(wrong("", "", &format!("{long}x")).field(), "sub_zone");
-        assert_eq!(wrong("e u", "", "").field(), "region");
-        assert_eq!(wrong("", "a/b", "").field(), "zone");
-        assert!(wrong("eu", "é", "").to_string().starts_with("zone: has 2 bytes; give up to 63 visible ASCII"));
+        let problems = [
+            (wrong("", "", &format!("{long}x")), "sub_zone: has 64 bytes"),
+            (wrong("e u", "", ""), "region: has ' '"),
+            (wrong("", "a/b", ""), "zone: has '/'"),
+            (wrong("eu", "é", ""), "zone: has 'é'"),
+            (wrong(&format!("{long}\n"), "", ""), "region: has '\\n'"),
+        ];
+        for (error, expected) in problems {
+            let expected = format!("{expected}; give up to 63 visible ASCII characters without /, like eu-west-1");
+            assert_eq!(error.to_string(), expected);
+        }
     }
 
     #[test]

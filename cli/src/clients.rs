@@ -3,6 +3,7 @@
 //! Lives here: flags, what is asked of the registry, what a row says. Does not: who is waited for (the registry).
 
 use serde::Serialize;
+use weft_model::Version;
 use weft_proto::weft::discovery::v1::{
     self as pb, ClientsRequest, client::Protocol, discovery_client::DiscoveryClient, subscription::resource::State,
 };
@@ -133,8 +134,8 @@ impl Client {
 impl Subscription {
     fn why(&self) -> impl Iterator<Item = String> {
         let rejection = self.rejection.iter().map(|it| {
-            let at = format!("{}.{}", it.version >> 32, it.version & 0xffff_ffff);
-            format!("{} of {} rejected at {at}: {}", self.kind, it.resources.join(", "), it.error)
+            let (resources, at) = (it.resources.join(", "), Version(it.version));
+            format!("{} of {resources} rejected at {at}: {}", self.kind, it.error)
         });
         let missing = self.missing.iter().map(|name| format!("there is no {name} ({})", self.kind));
         let left_out = self.left_out.iter().map(|it| match it.endpoints {

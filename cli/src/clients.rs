@@ -42,7 +42,7 @@ pub(crate) async fn clients(args: ClientsArgs, context: Context) -> anyhow::Resu
     output::print(args.output, &everything, |format| {
         let mut heading = vec!["CLIENT", "SPEAKS", "STATE", "HAS", "WHY"];
         if format == Format::Wide {
-            heading.extend(["AGENT", "TRANSPORT", "IDENTITY", "SILENT"]);
+            heading.extend(["VERSION", "AGENT", "TRANSPORT", "IDENTITY", "SILENT"]);
         }
         (heading, everything.clients.iter().map(Client::row).collect())
     })
@@ -103,7 +103,7 @@ struct Resource {
 }
 
 impl Client {
-    fn row(&self) -> [String; 9] {
+    fn row(&self) -> [String; 10] {
         let dash = |text: String| if text.is_empty() { "-".to_owned() } else { text };
         let all = &self.subscriptions;
         let state = if all.iter().any(|it| it.rejection.is_some()) {
@@ -123,11 +123,25 @@ impl Client {
             state.to_owned(),
             dash(has.collect::<Vec<_>>().join(", ")),
             dash(why.join("; ")),
+            dash(self.acts_on()),
             dash(self.agent.clone()),
             dash(self.transport.clone()),
             dash(self.identity.clone()),
             crate::look::age(i64::try_from(self.silent_ms / 1_000).unwrap_or(i64::MAX)),
         ]
+    }
+
+    /// Returns the version of the catalog that it acknowledged last; by kind where they differ, less what it has acknowledged nothing of.
+    fn acts_on(&self) -> String {
+        let each = || self.subscriptions.iter().map(|it| it.acknowledged);
+        match each().next() {
+            Some(first) if first > 0 && each().all(|it| it == first) => Version(first).to_string(),
+            _ => {
+                let acknowledged = self.subscriptions.iter().filter(|it| it.acknowledged > 0);
+                let texts = acknowledged.map(|it| format!("{} {}", Version(it.acknowledged), it.kind));
+                texts.collect::<Vec<_>>().join(", ")
+            }
+        }
     }
 }
 
@@ -227,5 +241,15 @@ mod tests {
         let rejects = pb::Subscription { rejection: Some(rejection), ..subscription("cds") };
         let row = client(vec![rejects]).row();
         assert_eq!(row[2..5], ["rejects", "1 cds", "cds of users rejected at 7.42: no lb_policy"]);
+    }
+    #[test]
+    fn a_wide_row_says_which_version_a_client_acts_on() {
+        let at = |kind: &str, low: u64| pb::Subscription { acknowledged: 7 << 32 | low, ..subscription(kind) };
+        let version = |subscriptions| client(subscriptions).row()[5].clone();
+        assert_eq!(version(vec![at("services", 42)]), "7.42");
+        assert_eq!(version(vec![at("lds", 42), at("eds", 42)]), "7.42", "one for all");
+        assert_eq!(version(vec![at("lds", 42), at("eds", 43)]), "7.42 lds, 7.43 eds");
+        assert_eq!(version(vec![subscription("lds"), at("eds", 43)]), "7.43 eds", "and none of its listeners");
+        assert_eq!((version(vec![subscription("lds")]), version(Vec::new())), ("-".to_owned(), "-".to_owned()));
     }
 }

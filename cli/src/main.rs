@@ -289,6 +289,7 @@ Examples:
 const CLIENTS: &str = "\
 Examples:
   weft clients                       sidecars and gateways by name, xDS clients by the id of their node
+  weft clients -o wide               which version of the catalog each acts on, what it is, who it proved to be
   weft clients web-1 -o json         each resource of one client, with versions";
 
 const BOOTSTRAP: &str = "\

@@ -1,4 +1,4 @@
-//! Figures of several rounds: the median, and how far the rounds lie apart.
+//! Figures of several rounds: the median, and how far the rounds lie apart; of many values in one, a quantile.
 //!
 //! Lives here: summing up. Does not: measuring.
 
@@ -33,6 +33,13 @@ impl fmt::Display for Figure {
     }
 }
 
+/// Returns the lowest of some sorted values that so large a share of them is not above (nearest rank); of fewer than a hundred the highest is the 99th
+/// percentile. None if there are none.
+pub fn quantile<T: Copy>(sorted: &[T], share: f64) -> Option<T> {
+    let rank = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,5 +49,14 @@ mod tests {
         assert_eq!(Figure::of(&[3.0, 1.0, 2.0]), Some(Figure { median: 2.0, low: 1.0, high: 3.0 }));
         assert_eq!(Figure::of(&[4.0, 1.0, 2.0, 3.0]).map(|it| it.median), Some(2.5));
         assert_eq!(Figure::of(&[]), None);
+    }
+
+    #[test]
+    fn a_quantile_is_one_of_the_values_and_of_few_the_highest() {
+        let hundreds: Vec<u32> = (1..=200).collect();
+        assert_eq!((quantile(&hundreds, 0.5), quantile(&hundreds, 0.99)), (Some(100), Some(198)));
+        assert_eq!((quantile(&[1, 2, 3], 0.5), quantile(&[1, 2, 3], 0.99)), (Some(2), Some(3)));
+        assert_eq!((quantile(&[7], 0.5), quantile(&[7], 0.0), quantile(&[7], 1.0)), (Some(7), Some(7), Some(7)));
+        assert_eq!(quantile::<u32>(&[], 0.5), None);
     }
 }

@@ -5,6 +5,7 @@
 
 use std::{
     net::SocketAddr,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -17,7 +18,14 @@ use http::{
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, task::JoinSet, time::sleep};
+use tokio::{
+    net::TcpStream,
+    sync::mpsc,
+    task::{JoinSet, spawn_blocking},
+};
+
+/// From when a round is begun to its first call: until then everybody is in place.
+const LEAD: Duration = Duration::from_millis(5);
 
 /// A call that is made over and over.
 #[derive(Debug, Clone)]
@@ -78,22 +86,26 @@ impl Client {
         span: Duration,
         length: usize,
     ) -> anyhow::Result<Vec<Duration>> {
-        let (began, many) = (Instant::now(), self.senders.len());
-        let every = Duration::from_secs_f64(many as f64 / rate);
-        let took = self.each(|at, mut sender| {
-            let (call, mut due) = (call.clone(), began + every.mul_f64(at as f64 / many as f64));
+        let (many, every) = (self.senders.len(), Duration::from_secs_f64(1.0 / rate));
+        let calls = (span.as_secs_f64() * rate).ceil().max(1.0) as usize;
+        // A queue has room for all that comes through it: a call that is late holds up those of its connection alone.
+        let (ringing, heard): (Vec<_>, Vec<_>) = (0..many).map(|_| mpsc::channel(calls.div_ceil(many))).unzip();
+        let (began, mut heard) = (Instant::now() + LEAD, heard.into_iter());
+        let bells = spawn_blocking(move || ring(began, every, calls, &ringing));
+        let took = self.each(|_, mut sender| {
+            let (call, mut bell) = (call.clone(), heard.next().expect("there is one for each connection"));
             async move {
                 let mut took = Vec::new();
-                while due < began + span {
-                    sleep(due.saturating_duration_since(Instant::now())).await;
+                while let Some(due) = bell.recv().await {
                     sends(&mut sender, &call, length).await?;
-                    took.push(due.elapsed());
-                    due += every;
+                    took.push(Instant::now().saturating_duration_since(due));
                 }
                 Ok((sender, took))
             }
         });
         let mut took = took.await?.concat();
+        bells.await?;
+        ensure!(took.len() == calls, "{} calls instead of {calls}", took.len());
         took.sort_unstable();
         Ok(took)
     }
@@ -101,7 +113,7 @@ impl Client {
     /// Does something on every connection at once.
     async fn each<T: Send + 'static, F>(
         &mut self,
-        work: impl Fn(usize, SendRequest<Full<Bytes>>) -> F,
+        mut work: impl FnMut(usize, SendRequest<Full<Bytes>>) -> F,
     ) -> anyhow::Result<Vec<T>>
     where
         F: Future<Output = anyhow::Result<(SendRequest<Full<Bytes>>, T)>> + Send + 'static,
@@ -115,6 +127,20 @@ impl Client {
             results.push(result);
         }
         Ok(results)
+    }
+}
+
+/// Tells connections, one after the other, that a call is due, when it is. On a thread, since the timers of the runtime go by whole milliseconds; and asleep
+/// between calls, since to wait awake would take a core from what is measured. Ends when it has told of all, or nobody listens.
+#[expect(clippy::disallowed_methods, reason = "a thread of its own: nobody else waits")]
+fn ring(began: Instant, every: Duration, calls: usize, connections: &[mpsc::Sender<Instant>]) {
+    let mut due = began;
+    for connection in connections.iter().cycle().take(calls) {
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        if connection.try_send(due).is_err() {
+            return; // a call has failed, and its round with it
+        }
+        due += every;
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Lives here: the rounds and the tables. Does not: the peers (`peers`), the client (`load`), the messages (`messages`), the server behind (`app`),
 //! the meaning of the figures (`bench/README.md`).
-//! The rounds of the peers alternate, message by message. Before anything counts, each peer's answer is read and has to say what was sent.
+//! The rounds of the peers alternate, message by message, those at a fixed rate, too. Before anything counts, each peer's answer is read and has to say
+//! what was sent.
 
 mod app;
 mod load;
@@ -13,7 +14,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use clap::Parser;
-use weft_bench::{cpu, figures::Figure};
+use weft_bench::{
+    cpu,
+    figures::{Figure, quantile},
+};
 use weft_testkit::memory;
 
 use load::{Call, Client};
@@ -31,7 +35,10 @@ struct Arguments {
     /// Connections, each with one call in flight
     #[arg(long, default_value_t = 16)]
     connections: usize,
-    /// Seconds at a fixed rate for latency, each peer and message
+    /// Rounds of each peer and message at a fixed rate, for latency
+    #[arg(long, default_value_t = 5)]
+    latency_rounds: u32,
+    /// Seconds at a fixed rate, each peer and message; of all such rounds together
     #[arg(long, default_value_t = 10)]
     seconds: u64,
     /// Only messages whose name has this in it
@@ -49,8 +56,9 @@ struct Results {
     cost: Vec<f64>,
     /// Calls a second.
     rate: Vec<f64>,
-    p50: Duration,
-    p99: Duration,
+    /// ms from when a call was due to its answer, at a fixed rate.
+    p50: Vec<f64>,
+    p99: Vec<f64>,
     /// MiB, after all of it.
     resident: f64,
 }
@@ -82,8 +90,9 @@ impl Running {
 
     async fn latency(&mut self, rate: f64, span: Duration) -> anyhow::Result<()> {
         let took = self.client().await?.paced(&self.call, rate, span, self.length).await?;
-        let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize];
-        (self.results.p50, self.results.p99) = (at(0.5), at(0.99));
+        let ms = |share: f64| quantile(&took, share).map(|it| it.as_secs_f64() * 1e3).context("no call was due");
+        self.results.p50.push(ms(0.5)?);
+        self.results.p99.push(ms(0.99)?);
         self.results.resident = memory::resident(self.peer.process.pid())?.now;
         Ok(())
     }
@@ -130,8 +139,10 @@ fn difference(one: &str, other: &str) -> String {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let Arguments { rounds, percent, connections, seconds, only, bench: _ } = Arguments::parse();
-    ensure!(rounds > 0 && percent > 0 && connections > 0 && seconds > 0, "every number has to be at least 1");
+    let Arguments { rounds, percent, connections, latency_rounds, seconds, only, bench: _ } = Arguments::parse();
+    let least = [rounds, percent, connections].into_iter().min().unwrap_or_default();
+    ensure!(least > 0 && latency_rounds > 0 && seconds > 0, "every number has to be at least 1");
+    let span = Duration::from_secs(seconds) / latency_rounds;
     let schema = Schema::load()?;
     let dir = tempfile::tempdir()?;
     let set = dir.path().join("shapes.binpb");
@@ -162,38 +173,47 @@ async fn main() -> anyhow::Result<()> {
             }
             eprintln!("{}: round {round} of {rounds}", case.name);
         }
-        for running in &mut all {
-            running.latency(case.rate, Duration::from_secs(seconds)).await.context(running.peer.name)?;
+        for round in 1..=latency_rounds {
+            for running in &mut all {
+                running.latency(case.rate, span).await.context(running.peer.name)?;
+            }
+            eprintln!("{}: round {round} of {latency_rounds} at a fixed rate", case.name);
         }
-        tell(case, calls, &all);
+        tell(case, calls, span, &all);
     }
     Ok(())
 }
 
-fn tell(case: &Case, calls: usize, all: &[Running]) {
+fn tell(case: &Case, calls: usize, span: Duration, all: &[Running]) {
+    let figure = |rounds: &[f64]| Figure::of(rounds).expect("there was a round");
+    let rounds = |of: fn(&Results) -> usize| all.first().map_or(0, |it| of(&it.results));
     println!(
-        "\n{}: JSON {} bytes, wire {} bytes; rounds of {calls} calls",
+        "\n{}: JSON {} bytes, wire {} bytes; {} rounds of {calls} calls, then {} of {:.1} s at {} calls/s",
         case.name,
         case.json.len(),
-        case.wire.len()
+        case.wire.len(),
+        rounds(|it| it.cost.len()),
+        rounds(|it| it.p50.len()),
+        span.as_secs_f64(),
+        case.rate
     );
     println!(
-        "{:<15} | {:>28} | {:>12} | {:>9} | {:>22} | {:>7}",
-        "", "CPU µs a call", "weft is", "calls/s", "p50 / p99 ms at a rate", "MiB"
+        "{:<15} | {:>28} | {:>12} | {:>9} | {:>22} | {:>22} | {:>7}",
+        "", "CPU µs a call", "weft is", "calls/s", "p50 ms at that rate", "p99 ms at that rate", "MiB"
     );
-    let cost = |it: &Running| Figure::of(&it.results.cost).expect("there was a round");
-    let ours = all.iter().find(|it| it.peer.name == "weft").map_or(f64::NAN, |it| cost(it).median);
+    let ours = all.iter().find(|it| it.peer.name == "weft").map_or(f64::NAN, |it| figure(&it.results.cost).median);
     for it in all {
-        let (cost, rate) = (cost(it), Figure::of(&it.results.rate).expect("there was a round"));
-        let (p50, p99) = (it.results.p50.as_secs_f64() * 1e3, it.results.p99.as_secs_f64() * 1e3);
+        let Results { cost, rate, p50, p99, resident } = &it.results;
+        let cost = figure(cost);
         println!(
-            "{:<15} | {:>28} | {:>10.2} × | {:>9.0} | {:>22} | {:>7.1}",
+            "{:<15} | {:>28} | {:>10.2} × | {:>9.0} | {:>22} | {:>22} | {:>7.1}",
             it.peer.name,
             cost.to_string(),
             ours / cost.median,
-            rate.median,
-            format!("{p50:.2} / {p99:.2} @{}", case.rate),
-            it.results.resident
+            figure(rate).median,
+            figure(p50).to_string(),
+            figure(p99).to_string(),
+            resident
         );
     }
 }

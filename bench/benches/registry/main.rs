@@ -7,6 +7,7 @@
 
 mod ads;
 mod etcd;
+mod histogram;
 mod native;
 mod population;
 mod readers;
@@ -26,9 +27,13 @@ use tonic::transport::{Channel, Endpoint};
 use weft_testkit::outside;
 
 use crate::{
+    histogram::Histogram,
     readers::ALL,
     run::{Run, memory_of, say},
 };
+
+/// What the registry counts of its ADS streams: from a change of the catalog to a client's word that it acts on it.
+const CHANGE_TO_ACK: &str = "weft_registry_xds_change_to_ack_seconds";
 
 /// As the registry has it: who measures shares two cores with what is measured.
 #[global_allocator]
@@ -106,7 +111,11 @@ async fn weft(arguments: &Arguments, dir: &Path) -> anyhow::Result<()> {
     run.read::<native::Watch>("watchers", arguments.some(0, arguments.watchers)).await?;
     run.read::<native::Watch>("watchers of all", arguments.everything()).await?;
     run.read::<ads::Stream>("ADS streams", arguments.some(arguments.watchers, arguments.ads)).await?;
+    let admin = process.address("admin").await;
+    let before = Histogram::read(admin, CHANGE_TO_ACK).await?;
     let catalog = run.churn(native::catalog).await?;
+    let counted = Histogram::read(admin, CHANGE_TO_ACK).await?.since(&before);
+    say("change → ADS acknowledged, by the registry", &counted.to_string());
 
     process.kill();
     let began = Instant::now();

@@ -1,8 +1,9 @@
 //! The API as the gateway describes it, judged by strangers: a validator, a tool that makes up requests from the description and holds answers
 //! against it, and a browser. Inventory: fastapi.
 //!
-//! Lives here: starting the example API and these judges. Does not: what the description says of each kind of route (weft-transcode), what the
-//! judges look at (`python/validate_openapi.py`, `python/browse_docs.py`), who is there for them to ask for (`python/shop_hooks.py`).
+//! Lives here: starting the example API, and the echo service for what streams, and these judges. Does not: what the description says of each kind of route
+//! (weft-transcode), what the judges look at (`python/validate_openapi.py`, `python/validate_streams.py`, `python/browse_docs.py`), who is there for
+//! them to ask for (`python/shop_hooks.py`).
 
 use std::{
     ffi::OsStr,
@@ -50,14 +51,21 @@ async fn run<A: AsRef<OsStr>>(program: &Path, arguments: impl IntoIterator<Item 
     output
 }
 
-/// Waits until the gateway describes all three services.
-async fn described(mesh: &Mesh) {
+/// Waits until the gateway describes so many services.
+async fn described(mesh: &Mesh, services: usize) {
     wait::until("all services to be described", SOON, || async {
         let answer = send(mesh.gateway_at(), Method::GET, "/openapi.json", "").await.ok()?;
         let tags = answer.status.is_success().then(|| answer.json()["tags"].as_array().map(Vec::len))?;
-        tags.filter(|it| *it == SHOP.len())
+        tags.filter(|it| *it == services)
     })
     .await;
+}
+
+/// Has the gateway's description judged, in both its forms.
+async fn validate(python: &Path, mesh: &Mesh) {
+    let at = |form: &str| format!("http://{}/openapi.{form}", mesh.gateway_at());
+    let (json, yaml) = (at("json"), at("yaml"));
+    run(python, [script("validate_openapi.py").as_os_str(), json.as_ref(), yaml.as_ref()], mesh.dir()).await;
 }
 
 #[tokio::test]
@@ -66,11 +74,10 @@ async fn the_example_api_is_what_its_openapi_document_says() {
     let _shared = ALONE.read().await;
     let Some(python) = outside::need(outside::openapi_python(), test, "schemathesis") else { return };
     let Some(mesh) = Mesh::start(test, &SHOP).await else { return };
-    described(&mesh).await;
-    let at = format!("http://{}", mesh.gateway_at());
-    let (json, yaml) = (format!("{at}/openapi.json"), format!("{at}/openapi.yaml"));
-    run(&python, [script("validate_openapi.py").as_os_str(), json.as_ref(), yaml.as_ref()], mesh.dir()).await;
+    described(&mesh, SHOP.len()).await;
+    validate(&python, &mesh).await;
 
+    let json = format!("http://{}/openapi.json", mesh.gateway_at());
     let asked =
         ["-m", "schemathesis.cli", "run", &json, "--checks", CHECKS, "--max-examples", EXAMPLES, "--seed", SEED];
     let further = [
@@ -95,6 +102,19 @@ async fn the_example_api_is_what_its_openapi_document_says() {
     assert!(never.is_empty(), "never succeeded: {never:?}; did: {served}");
 }
 
+#[tokio::test]
+async fn streams_and_failures_are_what_the_openapi_document_says() {
+    let test = "streams_and_failures_are_what_the_openapi_document_says";
+    let _shared = ALONE.read().await;
+    let Some(python) = outside::need(outside::openapi_python(), test, "openapi-spec-validator") else { return };
+    let Some(mesh) = Mesh::start(test, &[App::Echo]).await else { return };
+    described(&mesh, 1).await;
+    validate(&python, &mesh).await;
+    let (said, at) = (script("validate_streams.py"), format!("http://{}", mesh.gateway_at()));
+    let output = run(&python, [said.as_os_str(), at.as_ref()], mesh.dir()).await;
+    println!("{}", String::from_utf8_lossy(&output.stdout));
+}
+
 /// Returns the operations of one path as schemathesis names them: `GET /api/users`.
 fn operations((path, item): (&String, &Value)) -> impl Iterator<Item = String> {
     item.as_object().expect("operations").keys().map(move |method| format!("{} {path}", method.to_uppercase()))
@@ -107,7 +127,7 @@ async fn a_call_is_made_from_the_page_by_keyboard_in_a_real_browser() {
     let Some(chromium) = outside::need_from_setup(outside::chromium(), test, "Chromium") else { return };
     let Some(python) = outside::need(outside::openapi_python(), test, "Python") else { return };
     let Some(mesh) = Mesh::start(test, &SHOP).await else { return };
-    described(&mesh).await;
+    described(&mesh, SHOP.len()).await;
     let page = format!("http://{}/docs", mesh.gateway_at());
     let picture = Path::new(env!("CARGO_TARGET_TMPDIR")).join("docs.png");
     let said = script("browse_docs.py");

@@ -1,7 +1,7 @@
 //! HTTP/2 by hand: a client that may write any frame at all, and notes what comes back.
 //!
 //! Lives here: frames and uncompressed header blocks. Does not: flow control or any other manners.
-//! Source: RFC 9113, 4.1 and 6; RFC 7541, 6.2.2 (literals without indexing, no Huffman coding).
+//! Source: RFC 9113, 4.1, 6 and 7; RFC 7541, 6.2.2 (literals without indexing, no Huffman coding).
 
 use std::{
     net::SocketAddr,
@@ -28,6 +28,9 @@ pub(super) const GOAWAY: u8 = 7;
 pub(super) const CONTINUATION: u8 = 9;
 pub(super) const END_STREAM: u8 = 1;
 pub(super) const END_HEADERS: u8 = 4;
+pub(super) const CANCEL: u32 = 8;
+pub(super) const COMPRESSION_ERROR: u32 = 9;
+pub(super) const ENHANCE_YOUR_CALM: u32 = 11;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 

@@ -338,8 +338,14 @@ mod tests {
 
     use super::*;
 
+    use base64::{Engine, engine::general_purpose::STANDARD};
     use http_body_util::Full;
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, crypto::ring};
     use tokio::{io::AsyncWriteExt, net::TcpListener, task::JoinSet};
+    use weft_runtime::Metrics;
+
+    use crate::tls::{self, TlsFiles};
 
     async fn served(bounds: Bounds, shutdown: Shutdown) -> (TcpStream, JoinSet<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -377,6 +383,56 @@ mod tests {
             read_to_end(&mut client).await;
             tasks.join_next().await.unwrap().unwrap();
         }
+    }
+
+    fn pem(what: &str, der: &[u8]) -> String {
+        format!("-----BEGIN {what}-----\n{}\n-----END {what}-----\n", STANDARD.encode(der))
+    }
+
+    /// A door for TLS, and the first that a client says there.
+    fn door(metrics: &Metrics) -> (Door, Vec<u8>) {
+        let dir = tempfile::tempdir().unwrap();
+        let (chain, key) = (dir.path().join("a.pem"), dir.path().join("a.key"));
+        let pair = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec!["a.test".to_owned()]).unwrap().self_signed(&pair).unwrap();
+        std::fs::write(&chain, pem("CERTIFICATE", certificate.der())).unwrap();
+        std::fs::write(&key, pem("PRIVATE KEY", &pair.serialize_der())).unwrap();
+        let files = TlsFiles { certificates: vec![(chain, key)], clients: None, plaintext: false };
+        let (door, _) = tls::open(&files, metrics).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let mut client = ClientConnection::new(Arc::new(config), "a.test".try_into().unwrap()).unwrap();
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
+        (door, hello)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_stalls_in_its_handshake_is_let_go() {
+        let metrics = Metrics::default();
+        let (door, hello) = door(&metrics);
+        let bounds = Bounds { detect: Duration::from_millis(200), ..Bounds::default() };
+        // Nothing, the first byte, a record's head, half a hello, and a whole one whose answer it takes no note of.
+        for said in [0, 1, 5, hello.len() / 2, hello.len()] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            client.write_all(&hello[..said]).await.unwrap();
+            let (http, door) = (Http::new(bounds.clone()), door.clone());
+            let mut tasks = JoinSet::new();
+            tasks.spawn(async move {
+                let answer = |_| async { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"hi")))) };
+                http.serve_at(&door, stream, |_| service_fn(answer), Shutdown::new()).await;
+            });
+            let heard = read_to_end(&mut client).await;
+            assert_eq!(heard.is_empty(), said < hello.len(), "after {said} bytes: {heard:?}");
+            tasks.join_next().await.unwrap().unwrap();
+        }
+        let failed = "weft_gateway_tls_handshake_failures_total 0";
+        assert!(metrics.encode().contains(failed), "nothing but the time was wrong with them");
     }
 
     #[tokio::test]

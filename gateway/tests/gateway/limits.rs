@@ -1,16 +1,23 @@
 //! Limits of size and time as callers meet them: each has its own status, and other routes know nothing of them.
 
 use std::{
+    convert::Infallible,
     io,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Either, Empty, channel::Channel};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::timeout,
+    task::JoinSet,
+    time::{sleep, timeout},
 };
 use weft_testkit::wait::until;
 
@@ -221,5 +228,36 @@ async fn what_is_too_slow_has_a_status_of_its_own() {
     for counted in [r#"rule="timeout"} "#, r#"rule="body-timeout"} 1"#] {
         let counted = format!(r#"weft_gateway_policy_refusals_total{{policy="quick",{counted}"#);
         assert!(metrics.contains(&counted), "{counted} in {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_trickles_over_http2_is_ended_by_the_limit_that_is_set_and_its_connection_is_not() {
+    let by_policy = start("{name: quick, service: upstream, limits: {body_timeout: 200ms}}").await;
+    let policy = "the request body took too long to arrive, longer than 200ms: policy quick, rule body-timeout";
+    let by_file = start_with(|config| config.limits.default_timeout = Duration::from_millis(200)).await;
+    let file = "deadline exceeded: 200ms, the gateway's default_timeout; the request body is not all there";
+    for (gateway, status, message) in [(&by_policy, 408, policy), (&by_file, 504, file)] {
+        let stream = TcpStream::connect(gateway.addr).await.unwrap();
+        let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { drop(connection.await) });
+        let (mut data, body) = Channel::<Bytes, Infallible>::new(1);
+        tasks.spawn(async move {
+            // Never silent for long.
+            while data.send_data(Bytes::from_static(b" ")).await.is_ok() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let request = Request::post(format!("http://{}/echo", gateway.addr)).body(Either::Left(body)).unwrap();
+        let response = timeout(SOON, sender.send_request(request)).await.expect("the limit ends it").unwrap();
+        let (head, body) = response.into_parts();
+        let told: Value = serde_json::from_slice(&body.collect().await.unwrap().to_bytes()).unwrap();
+        assert_eq!((head.status.as_u16(), &told["code"], &told["message"]), (status, &json!(4), &json!(message)));
+
+        let list = Request::get(format!("http://{}/api/users", gateway.addr)).header("grpc-timeout", "60S");
+        let list = list.body(Either::Right(Empty::<Bytes>::new())).unwrap();
+        let response = timeout(SOON, sender.send_request(list)).await.expect("an answer").unwrap();
+        assert_eq!(response.status(), StatusCode::OK, "the connection goes on");
     }
 }

@@ -12,6 +12,7 @@ mod connect;
 mod descriptors;
 mod docs;
 mod errors;
+mod files;
 mod forms;
 mod grpc_web;
 mod h2spec;

@@ -326,6 +326,9 @@ async fn who_shows_nothing_may_be_let_in_as_nobody_and_who_shows_something_bad_n
     refused(&get(&gateway, &Key::p256("one").sign(&claims(&issuer))).await, 401, 16, "token-signature");
 }
 
+/// How often gateways may be seen to count alone before nothing is said of how they count together.
+const ROUNDS: usize = 20;
+
 #[tokio::test]
 async fn gateways_with_one_redis_count_together_and_for_themselves_while_it_is_away() {
     let Some(mut redis) =
@@ -333,32 +336,43 @@ async fn gateways_with_one_redis_count_together_and_for_themselves_while_it_is_a
     else {
         return;
     };
-    let yaml = "
-name: few
-service: gateway
-rate_limit: { rules: [{ name: all, per: [address], calls: 6, every: 24h }] }
-";
-    let start = async || {
+    let start = async |round: usize| {
+        let rule = "{ name: all, per: [address], calls: 6, every: 24h }";
+        let yaml = format!("name: few-{round}\nservice: gateway\nrate_limit: {{ rules: [{rule}] }}\n");
         let url = redis.url();
-        start_with(|config| (config.policies, config.redis) = (read(yaml), Some(url.parse().unwrap()))).await
+        start_with(|config| (config.policies, config.redis) = (read(&yaml), Some(url.parse().unwrap()))).await
     };
-    let gateways = [start().await, start().await];
-    let call = async |at: usize| send(gateways[at].addr, "GET", "/api/users", &[], "").await;
-    let mut passed = 0;
-    for at in [0, 1].repeat(6) {
-        let answer = call(at).await;
-        match answer.status {
-            StatusCode::OK => passed += 1,
-            StatusCode::TOO_MANY_REQUESTS => assert!(answer.headers.contains_key("retry-after"), "{answer:?}"),
-            other => panic!("{other}: {answer:?}"),
+    let call = async |gateway: &Running| send(gateway.addr, "GET", "/api/users", &[], "").await;
+    let mut round = 0;
+    let gateways = loop {
+        round += 1;
+        assert!(round <= ROUNDS, "Redis answered too late in each of {ROUNDS} rounds");
+        let gateways = [start(round).await, start(round).await];
+        for gateway in &gateways {
+            let well = || async { (outside(gateway).await["state"] == json!("well")).then_some(()) };
+            until("the gateway to have its connection", SOON, well).await;
         }
-    }
-    // A question that Redis answered too late was counted by its gateway alone; told by a metric, and on a quiet machine none.
-    let mut alone = 0;
-    for gateway in &gateways {
-        alone += weft_testkit::http::count(gateway.admin, "weft_gateway_rate_limits_alone_total").await.unwrap();
-    }
-    assert!((6..=6 + alone).contains(&passed), "{passed} of 6 passed; {alone} were counted alone");
+        let mut passed = 0;
+        for at in [0, 1].repeat(6) {
+            let answer = call(&gateways[at]).await;
+            match answer.status {
+                StatusCode::OK => passed += 1,
+                StatusCode::TOO_MANY_REQUESTS => assert!(answer.headers.contains_key("retry-after"), "{answer:?}"),
+                other => panic!("{other}: {answer:?}"),
+            }
+        }
+        // A question that Redis answered too late was counted by its gateway alone, which a metric tells: such a round shows nothing, and the next one is by
+        // a policy of which nobody has counted anything.
+        let mut alone = 0;
+        for gateway in &gateways {
+            alone += weft_testkit::http::count(gateway.admin, "weft_gateway_rate_limits_alone_total").await.unwrap();
+        }
+        if alone == 0 {
+            assert_eq!(passed, 6, "both have six together");
+            break gateways;
+        }
+        println!("round {round}: {alone} calls were counted alone, {passed} passed");
+    };
 
     // Also if a question was answered too late a moment ago.
     until("Redis to be well", SOON, || async { (outside(&gateways[1]).await["state"] == json!("well")).then_some(()) })
@@ -368,12 +382,12 @@ rate_limit: { rules: [{ name: all, per: [address], calls: 6, every: 24h }] }
         (outside(&gateways[1]).await["state"] == json!("without")).then_some(())
     })
     .await;
-    assert_eq!(call(0).await.status, StatusCode::OK, "a gateway that counts for itself has its own six");
+    assert_eq!(call(&gateways[0]).await.status, StatusCode::OK, "a gateway that counts for itself has its own six");
     redis.start_again().await;
     until("the gateway to count with Redis again", SOON, || async {
         let series = "weft_gateway_rate_limits_alone_total";
         let before = weft_testkit::http::count(gateways[0].admin, series).await;
-        call(0).await;
+        call(&gateways[0]).await;
         (weft_testkit::http::count(gateways[0].admin, series).await == before).then_some(())
     })
     .await;

@@ -354,11 +354,12 @@ async fn calls_that_are_reset_at_once_pile_up_nowhere() {
     until("no call is left", SOON, || async { (gateway.backend.in_flight().load(SeqCst) == 0).then_some(()) }).await;
 }
 
-/// So many calls, each followed by its reset. `stream` is the first, and then the one after the last.
+/// So many calls, each followed by its reset; every second one is whole, so that it could go upstream. `stream` is the first, and then the one after the last.
 fn resets(stream: &mut u32, count: usize, head: &[u8]) -> Vec<u8> {
     let mut frames = Vec::new();
-    for _ in 0..count {
-        frames.extend(frame(HEADERS, END_HEADERS, *stream, head));
+    for at in 0..count {
+        let whole = if at % 2 == 0 { END_STREAM } else { 0 };
+        frames.extend(frame(HEADERS, END_HEADERS | whole, *stream, head));
         frames.extend(frame(RST_STREAM, 0, *stream, &CANCEL.to_be_bytes()));
         *stream += 2;
     }

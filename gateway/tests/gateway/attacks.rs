@@ -39,7 +39,7 @@ use weft_testkit::{
     wait::until,
 };
 
-use crate::support::{Backend, backend, descriptor_set, framed, send, send_bytes, unframed};
+use crate::support::{Backend, backend, descriptor_set, framed, send, send_bytes, stands_still, unframed};
 use frames::{
     CANCEL, COMPRESSION_ERROR, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, PING,
     RST_STREAM, Raw, SETTINGS, block, frame, indexed, post,
@@ -140,6 +140,7 @@ const SOME: usize = 30;
 
 /// Callers who have no part in an attack, at a steady rate from before it until after it.
 struct Others {
+    gateway: SocketAddr,
     /// Calls that have begun, and how many of them before the attack.
     calls: Arc<AtomicUsize>,
     before: usize,
@@ -163,7 +164,7 @@ impl Others {
         }
         reach(&calls, SOME).await;
         let before = calls.load(SeqCst);
-        Self { calls, before, attacked: Instant::now(), enough, lines }
+        Self { gateway, calls, before, attacked: Instant::now(), enough, lines }
     }
 
     /// How many calls have begun since the attack did.
@@ -171,9 +172,12 @@ impl Others {
         self.calls.load(SeqCst) - self.before
     }
 
-    /// Waits until some have called beside an attack that lasts for as long as it is let.
+    /// Waits until some have called beside an attack that lasts for as long as it is let, and others who come anew, to any data thread, are answered.
     async fn call(&self) {
-        reach(&self.calls, self.before + SOME).await;
+        reach(&self.calls, self.calls.load(SeqCst) + SOME).await;
+        for _ in 0..8 {
+            assert_eq!(echo(self.gateway).await, StatusCode::OK);
+        }
     }
 
     /// Ends the load some calls after the attack. Returns all calls, and those that were under way beside the attack.
@@ -235,28 +239,29 @@ async fn heads_and_bodies_that_never_end_hold_up_nobody() {
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_nobody_reads_wait_at_their_source() {
     let Some(gateway) = Attacked::start("answers_that_nobody_reads_wait_at_their_source").await else { return };
-    // 100,000 answers of 64 KiB each, asked for by 16 clients: 100 GB, if anybody were to hold it.
+    let attack = "16 answers of 6 GB unread";
+    gateway.under(attack, async |others: &Others| unread(&gateway, 16, others).await).await;
+}
+
+/// So many clients ask for 100,000 answers of 64 KiB each, 6 GB if anybody were to hold it, and read no more than that they begin.
+async fn unread(gateway: &Attacked, clients: usize, others: &Others) -> String {
     let body = r#"{"count": 100000, "padding": 65536}"#;
-    gateway
-        .under("16 answers of 6 GB unread", async |others: &Others| {
-            let mut held = Vec::new();
-            for _ in 0..16 {
-                let mut client = TcpStream::connect(gateway.addr).await.unwrap();
-                let length = body.len();
-                let head = format!(
-                    "POST /weft.testkit.v1.Echo/ServerStream HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n"
-                );
-                client.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
-                // The stream has begun.
-                let mut start = [0; 1024];
-                client.read_exact(&mut start).await.unwrap();
-                assert!(start.starts_with(b"HTTP/1.1 200 "), "{:?}", String::from_utf8_lossy(&start));
-                held.push(client);
-            }
-            others.call().await;
-            "200, and the rest at its source".to_owned()
-        })
-        .await;
+    let mut held = Vec::new();
+    for _ in 0..clients {
+        let mut client = TcpStream::connect(gateway.addr).await.unwrap();
+        let length = body.len();
+        let head =
+            format!("POST /weft.testkit.v1.Echo/ServerStream HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n");
+        client.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        let mut start = [0; 1024];
+        let begun = timeout(SOON, client.read_exact(&mut start)).await;
+        begun.unwrap_or_else(|_| panic!("behind {} that nobody reads the next does not begin", held.len())).unwrap();
+        assert!(start.starts_with(b"HTTP/1.1 200 "), "{:?}", String::from_utf8_lossy(&start));
+        held.push(client);
+    }
+    let sent = stands_still(gateway.backend.replies()).await;
+    others.call().await;
+    format!("200, {sent} replies left their source")
 }
 
 #[tokio::test(flavor = "multi_thread")]

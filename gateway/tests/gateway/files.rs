@@ -33,11 +33,11 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::Notify,
     task::JoinSet,
-    time::{sleep, timeout},
+    time::timeout,
 };
 use weft_gateway::Source;
 
-use crate::support::{Running, framed, send, send_bytes, start_gateway};
+use crate::support::{Running, framed, send, send_bytes, stands_still, start_gateway};
 
 const PROTO: &str = r#"
     syntax = "proto3";
@@ -220,20 +220,6 @@ impl Files {
     fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.gateway.addr)
     }
-}
-
-/// Returns how many chunks were sent by the time that none is for a second.
-async fn stands_still(sent: &AtomicUsize) -> usize {
-    let stands = async {
-        loop {
-            let before = sent.load(SeqCst);
-            sleep(Duration::from_secs(1)).await;
-            if before > 0 && sent.load(SeqCst) == before {
-                return before;
-            }
-        }
-    };
-    timeout(SOON, stands).await.expect("the upstream stands still")
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! A gateway and its backends for one test.
 //!
-//! Lives here: starting them, one HTTP call, the users service in memory. Does not: assertions.
+//! Lives here: starting them, one HTTP call, waiting until nothing flows, the users service in memory. Does not: assertions.
 
 use std::{
     collections::BTreeMap,
@@ -9,6 +9,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
+    time::{sleep, timeout},
 };
 use tonic::{
     Request, Response, Status,
@@ -80,6 +82,11 @@ impl Backend {
     /// Calls whose handler has not returned or been dropped.
     pub(crate) fn in_flight(&self) -> &Arc<AtomicUsize> {
         &self.counts.in_flight
+    }
+
+    /// Replies of server streams.
+    pub(crate) fn replies(&self) -> &AtomicUsize {
+        &self.counts.replies
     }
 }
 
@@ -186,6 +193,20 @@ pub(crate) async fn send_bytes(
     let response = sender.send_request(request.body(Full::new(body)).unwrap()).await.unwrap();
     let (head, body) = response.into_parts();
     (head.status, head.headers, body.collect().await.unwrap().to_bytes())
+}
+
+/// Waits until a count that has begun to rise stands still for a second; returns what it has come to.
+pub(crate) async fn stands_still(count: &AtomicUsize) -> usize {
+    let stands = async {
+        loop {
+            let before = count.load(Ordering::SeqCst);
+            sleep(Duration::from_secs(1)).await;
+            if before > 0 && count.load(Ordering::SeqCst) == before {
+                return before;
+            }
+        }
+    };
+    timeout(Duration::from_secs(60), stands).await.expect("it stands still")
 }
 
 /// A message in a frame.

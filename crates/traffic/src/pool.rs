@@ -43,7 +43,8 @@ pub struct PoolConfig {
     pub streams_per_connection: usize,
     /// Receive window of a stream, bytes. Default 1 MiB.
     pub stream_window: u32,
-    /// Receive window of a connection, bytes; at least 8 streams' worth. Default 16 MiB.
+    /// Receive window of a connection, bytes. It has room for a whole window of each stream that a connection takes: else some streams that nobody reads on
+    /// would hold up all others. Default 128 MiB, which is what may be waiting for slow readers and not what is used.
     pub connection_window: u32,
     /// Whom to ask by PING whether it is still there. Default: peers of the mesh. TCP notices a peer that vanished in any case, within 20 s.
     pub pings: Pings,
@@ -70,7 +71,7 @@ impl Default for PoolConfig {
             connect_timeout: Duration::from_secs(1),
             streams_per_connection: 100,
             stream_window: 1 << 20,
-            connection_window: 16 << 20,
+            connection_window: 128 << 20,
             pings: Pings::Mesh,
             ping_every: Duration::from_secs(10),
             ping_timeout: Duration::from_secs(5),

@@ -14,8 +14,9 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -30,8 +31,10 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     net::TcpStream,
+    sync::Notify,
+    task::yield_now,
     time::{sleep, timeout},
 };
 use tokio_util::task::TaskTracker;
@@ -73,6 +76,10 @@ const CONNECTION_WINDOW: u32 = 8 << 20;
 /// A client that is gone without a word is noticed within the sum of both.
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Calls of a connection from which on each waits for a turn before it begins.
+const MANY: usize = 100;
+/// How long the calls may take that a client has not given up, when it has given up too many.
+const CALM: Duration = Duration::from_secs(1);
 /// How long a drain waits for the call that a client may have sent already.
 const LAST_CALL: Duration = Duration::from_millis(100);
 
@@ -279,6 +286,19 @@ impl Http {
         B::Error: Into<BoxError>,
     {
         let streams = TaskTracker::new();
+        let calls = Arc::new(Calls::at_most(2 * self.bounds.streams as usize));
+        let io = Heard { io, calls: calls.clone() };
+        let service = service_fn(|request| {
+            let (begun, answer) = (Calls::begin(&calls), service.call(request));
+            async move {
+                if begun.of_many {
+                    yield_now().await; // who has been reset meanwhile goes no further
+                }
+                let answer = answer.await;
+                drop(begun);
+                answer
+            }
+        });
         let mut http = http2::Builder::new(Streams(streams.clone()));
         http.timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -294,12 +314,101 @@ impl Http {
             served = connection.as_mut() => served,
             () = shutdown.draining() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                connection.as_mut().await
+            }
+            () = calls.too_many() => {
+                tracing::debug!("a client gives up on more calls than it may have at once, faster than they can be let go");
+                connection.as_mut().graceful_shutdown();
+                timeout(CALM, connection.as_mut()).await.unwrap_or(Ok(()))
             }
         };
         streams.close();
         streams.wait().await; // without their connection they end at once
         served
+    }
+}
+
+/// Calls of a connection of HTTP/2 that wait for their answer. A stream that its client resets counts no more for the protocol, but its call lives until its task
+/// has had a turn: by resets alone a client may have any number of them (rapid reset, CVE-2023-44487).
+#[derive(Debug)]
+struct Calls {
+    alive: AtomicUsize,
+    most: usize,
+    /// There were more, once.
+    exceeded: AtomicBool,
+    told: Notify,
+}
+
+impl Calls {
+    fn at_most(most: usize) -> Self {
+        Self { alive: AtomicUsize::new(0), most, exceeded: AtomicBool::new(false), told: Notify::new() }
+    }
+
+    fn begin(this: &Arc<Self>) -> Begun {
+        let alive = this.alive.fetch_add(1, Ordering::Relaxed);
+        if alive >= this.most && !this.exceeded.swap(true, Ordering::Relaxed) {
+            this.told.notify_one();
+        }
+        Begun { calls: this.clone(), of_many: alive >= MANY }
+    }
+
+    /// Waits until there are more than an honest client can have. For one to wait.
+    async fn too_many(&self) {
+        self.told.notified().await;
+    }
+}
+
+/// A call, until it is answered or given up.
+struct Begun {
+    calls: Arc<Calls>,
+    /// It is one of so many that some of them may have been given up already.
+    of_many: bool,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.calls.alive.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a client says, for as long as it does not have too many calls: then nothing more is read of it.
+struct Heard<I> {
+    io: I,
+    calls: Arc<Calls>,
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.calls.exceeded.load(Ordering::Relaxed) {
+            return Poll::Pending; // for good: the connection is about to be ended
+        }
+        Pin::new(&mut self.io).poll_read(cx, buffer)
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Heard<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bytes)
     }
 }
 
@@ -383,6 +492,25 @@ mod tests {
             read_to_end(&mut client).await;
             tasks.join_next().await.unwrap().unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn of_a_client_that_gives_up_on_more_calls_than_it_may_have_nothing_more_is_read() {
+        let calls = Arc::new(Calls::at_most(2));
+        for _ in 0..10 {
+            let both = [Calls::begin(&calls), Calls::begin(&calls)];
+            assert!(both.iter().all(|it| !it.of_many));
+        }
+        let mut heard = Heard { io: &b"all it says"[..], calls: calls.clone() };
+        let mut said = [0; 3];
+        assert_eq!(AsyncReadExt::read(&mut heard, &mut said).await.unwrap(), 3);
+        let early = timeout(Duration::from_millis(10), calls.too_many()).await;
+        assert!(early.is_err(), "they were over before the next ones began");
+        let alive = [Calls::begin(&calls), Calls::begin(&calls), Calls::begin(&calls)];
+        timeout(Duration::from_secs(10), calls.too_many()).await.unwrap();
+        drop(alive);
+        let read = timeout(Duration::from_millis(10), AsyncReadExt::read(&mut heard, &mut said)).await;
+        assert!(read.is_err(), "it has had its chance");
     }
 
     fn pem(what: &str, der: &[u8]) -> String {

@@ -132,11 +132,12 @@ async fn echo(gateway: SocketAddr) -> StatusCode {
     answer.status
 }
 
-/// Connections of others that stay, more than the gateway has data threads, and how many calls begin on each in a second.
+/// Callers who have no part in it, more than the gateway has data threads, and how many calls each begins in a second: few, since what a slow machine does not
+/// get done beside an attack queues.
 const LINES: usize = 4;
-const RATE: u32 = 15;
+const RATE: u32 = 4;
 /// How many calls others make before an attack, beside it and after it, at the least.
-const SOME: usize = 30;
+const SOME: usize = 16;
 
 /// Callers who have no part in an attack, at a steady rate from before it until after it.
 struct Others {
@@ -347,13 +348,13 @@ async fn calls_that_are_reset_at_once_pile_up_nowhere() {
                 while reset < 40_000 && !raw.is_over() && raw.write(&resets(&mut stream, 100, &head), SOON).await {
                     reset += 100;
                 }
-                // It may go on for ever at a rate that the gateway keeps up with, and for nothing else is it ended.
+                // It may go on for ever at a rate that the gateway keeps up with: it is ended when its calls outnumber what it may have at once.
                 if reset < 40_000 || raw.is_over() {
-                    is_told_to_calm_down(&raw).await;
+                    until("the connection to be ended", SOON, || async { raw.is_over().then_some(()) }).await;
                     ended += 1;
                 }
             }
-            format!("GOAWAY with code {ENHANCE_YOUR_CALM} on {ended} connections")
+            format!("{ended} connections ended")
         })
         .await;
     // Too many for the gateway to have begun with any: 1,024 may wait, the streams that a connection may have at once.

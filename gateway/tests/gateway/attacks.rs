@@ -248,10 +248,10 @@ async fn answers_that_nobody_reads_wait_at_their_source() {
 async fn answers_that_nobody_reads_leave_room_on_the_connections_that_they_share() {
     let test = "answers_that_nobody_reads_leave_room_on_the_connections_that_they_share";
     let Some(gateway) = Attacked::start(test).await else { return };
-    // On each data thread twice as many as the window of a connection upstream, 16 MiB, has room for at 1 MiB a stream. Each may hold that, and what is on its
-    // way out.
+    // On each data thread more than a connection upstream would have room for, if its window were not as wide as those of all its streams together. Each may hold
+    // its stream's, 1 MiB, and what is on its way out.
     let attack = "64 answers of 6 GB unread";
-    gateway.under_within(64.0 * 3.0, attack, async |others: &Others| unread(&gateway, 64, others).await).await;
+    gateway.under_within(64.0 * 4.0, attack, async |others: &Others| unread(&gateway, 64, others).await).await;
 }
 
 /// So many clients ask for 100,000 answers of 64 KiB each, 6 GB if anybody were to hold it, and read no more than that they begin.

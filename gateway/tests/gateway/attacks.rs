@@ -41,7 +41,7 @@ use weft_testkit::{
 
 use crate::support::{Backend, backend, descriptor_set, framed, send, send_bytes, stands_still, unframed};
 use frames::{
-    CANCEL, COMPRESSION_ERROR, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, PING,
+    CANCEL, COMPRESSION_ERROR, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, NO_ERROR, PING,
     RST_STREAM, Raw, SETTINGS, block, frame, indexed, post,
 };
 
@@ -351,6 +351,7 @@ async fn calls_that_are_reset_at_once_pile_up_nowhere() {
                 // It may go on for ever at a rate that the gateway keeps up with: it is ended when its calls outnumber what it may have at once.
                 if reset < 40_000 || raw.is_over() {
                     until("the connection to be ended", SOON, || async { raw.is_over().then_some(()) }).await;
+                    assert!(matches!(raw.goodbye(), Some(NO_ERROR | ENHANCE_YOUR_CALM)), "{}", told(&raw));
                     ended += 1;
                 }
             }

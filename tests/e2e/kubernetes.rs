@@ -29,7 +29,7 @@ use weft_testkit::{
 
 use crate::{
     ALONE,
-    reliability::{RATE, four_reads_to_one_write},
+    reliability::{RATE, four_reads_to_one_write, span_and},
 };
 
 const SOON: Duration = Duration::from_secs(30);
@@ -88,7 +88,7 @@ async fn pods_replaced_in_the_order_of_kubernetes_fail_no_call() {
 
     let call = four_reads_to_one_write(mesh.gateway_at()).await;
     let (enough, mut load) = (CancellationToken::new(), JoinSet::<Report>::new());
-    load.spawn(load::run_until(mesh.gateway_at(), RATE, enough.clone().cancelled_owned(), call));
+    load.spawn(load::run_until(mesh.gateway_at(), RATE, span_and(enough.clone()), call));
     for pod in std::mem::take(&mut pods) {
         pods.push(Pod::start(&mut mesh, &users[0], data.path()).await);
         mesh.all_serving().await;
@@ -155,7 +155,7 @@ async fn a_gateway_that_drains_behind_a_balancer_fails_no_call() {
     let call = four_reads_to_one_write(mesh.gateway_at()).await;
     let (enough, mut load) = (CancellationToken::new(), JoinSet::<Report>::new());
     let picks = balancer.clone();
-    let stop = enough.clone().cancelled_owned();
+    let stop = span_and(enough.clone());
     load.spawn(load::run_balanced_until(move |_| picks.pick(), RATE, stop, call));
     let flows = async |more: usize| {
         let wanted = balancer.next.load(Ordering::Relaxed) + more;

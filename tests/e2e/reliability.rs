@@ -9,6 +9,7 @@ use http::{Method, StatusCode};
 use serde_json::json;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_stream::StreamExt;
+use tokio_util::sync::CancellationToken;
 use weft_proto::{
     shop::users::v1::{ListUsersRequest, users_client::UsersClient},
     weft::{
@@ -27,6 +28,12 @@ use crate::ALONE;
 
 pub(crate) const RATE: u32 = 200;
 const SPAN: Duration = Duration::from_secs(20);
+/// When a load ends beside changes that `enough` tells the end of: not before the time in which something left over from them would show.
+pub(crate) async fn span_and(enough: CancellationToken) {
+    tokio::time::sleep(SPAN).await;
+    enough.cancelled().await;
+}
+
 /// For what takes moments, on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
 /// Calls at once that surely meet every data thread of a gateway, of which there is one a core.

@@ -24,7 +24,7 @@ use weft_testkit::{
 
 use crate::{
     ALONE,
-    reliability::{RATE, four_reads_to_one_write},
+    reliability::{RATE, four_reads_to_one_write, span_and},
 };
 
 const START: Duration = Duration::from_secs(60);
@@ -124,7 +124,7 @@ async fn restart_and_scale_fail_no_call() {
     let call = four_reads_to_one_write(gateway).await;
     let mut load: JoinSet<Report> = JoinSet::new();
     let enough = CancellationToken::new();
-    load.spawn(load::run_until(gateway, RATE, enough.clone().cancelled_owned(), call));
+    load.spawn(load::run_until(gateway, RATE, span_and(enough.clone()), call));
     tokio::time::sleep(Duration::from_secs(1)).await;
 
     up.run(&["restart", "users"]).await;

@@ -22,7 +22,7 @@ use weft_testkit::{
 
 use crate::{
     ALONE,
-    reliability::{RATE, four_reads_to_one_write},
+    reliability::{RATE, four_reads_to_one_write, span_and},
 };
 
 const SOON: Duration = Duration::from_secs(30);
@@ -198,7 +198,7 @@ async fn a_foreign_service_that_claims_what_users_have_is_refused_by_name_and_no
     let begun = Begun::default();
     let call = begun.counting(four_reads_to_one_write(gateway).await);
     let (enough, mut load) = (CancellationToken::new(), JoinSet::<Report>::new());
-    load.spawn(load::run_until(gateway, RATE, enough.clone().cancelled_owned(), call));
+    load.spawn(load::run_until(gateway, RATE, span_and(enough.clone()), call));
 
     mesh.add(App::Foreign);
     for path in ["/foreign/own/a", "/foreign/claimed/a"] {
